@@ -1,0 +1,52 @@
+"""Majordomo Protocol for gevent: broker, workers and clients.
+
+Reliable service-oriented request-reply over ZeroMQ (RFC 7 MDP/0.1, RFC 18
+MDP/0.2, RFC 8 MMI), to embed in gevent programs::
+
+    from gmdp import Broker, Client, Worker
+
+    with Broker("tcp://127.0.0.1:*") as broker:
+        with Worker(broker.endpoint, "echo", lambda request: request.body):
+            with Client(broker.endpoint, timeout=2.5) as client:
+                print(client.request("echo", b"hello"))
+"""
+
+from .broker import Broker
+from .client import AsyncClient, Client
+from .core.states import State, StateChange
+from .exceptions import (
+    BindError,
+    BrokerLost,
+    CallError,
+    ClosedError,
+    ConfigurationError,
+    MDPError,
+    OwnerDied,
+    RequestTimeout,
+    StateError,
+    StreamOverflow,
+)
+from .handlers import Request
+from .version import __version__
+from .worker import Worker
+
+__all__ = [
+    "AsyncClient",
+    "BindError",
+    "Broker",
+    "BrokerLost",
+    "CallError",
+    "Client",
+    "ClosedError",
+    "ConfigurationError",
+    "MDPError",
+    "OwnerDied",
+    "Request",
+    "RequestTimeout",
+    "State",
+    "StateChange",
+    "StateError",
+    "StreamOverflow",
+    "Worker",
+    "__version__",
+]

@@ -1,0 +1,214 @@
+"""The broker as users hold it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from time import monotonic
+from typing import Any
+
+import zmq
+import zmq.green
+from zope.interface import implementer
+
+from .core.broker import BrokerCore
+from .core.management import About
+from .core.options import BrokerOptions, check_number, unknown
+from .core.states import State
+from .core.statistics import BrokerCounters, BrokerStatistics
+from .core.token import NONCE_SIZE
+from .endpoints import DEFAULT_ENDPOINT, check_endpoints, somebody_listens
+from .exceptions import BindError, ConfigurationError
+from .interfaces import IBroker
+from .lifecycle import Lifecycle
+from .owner import Link, Owner
+from .version import __version__
+
+_log = logging.getLogger("gmdp.broker")
+_OPTIONS = frozenset(option.name for option in fields(BrokerOptions))
+
+
+@implementer(IBroker)
+class Broker(Lifecycle):
+    """A Majordomo broker (RFC 7, RFC 18, RFC 8) on one ROUTER socket.
+
+    ``with Broker("tcp://127.0.0.1:*") as broker: ...``
+
+    `bind`: one endpoint or a sequence of them (``tcp://``, ``ipc://``,
+    ``inproc://``; a port may be ``*``).  `context`: the ``zmq.green.Context``
+    of an embedding application (default: ``zmq.green.Context.instance()``).
+    `hwm`: whole messages ZeroMQ may hold per peer, each way.  `services`: values
+    that differ per service, as ``{"pattern": {"request_ttl": 5.0}}``.  Other
+    keywords are those of :class:`gmdp.core.options.BrokerOptions`; times are
+    seconds, sizes bytes.
+
+    Raises ConfigurationError here for a wrong value; `start` raises BindError
+    if an endpoint cannot be bound.  For the greenlets of one thread; see
+    :class:`gmdp.lifecycle.Lifecycle` for what other threads may do.
+    """
+
+    def __init__(
+        self,
+        bind: str | Sequence[str] = DEFAULT_ENDPOINT,
+        *,
+        context: zmq.green.Context[Any] | None = None,
+        hwm: int = 1000,
+        services: Mapping[str, Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        for name in options:
+            if name not in _OPTIONS:
+                raise ConfigurationError(unknown(name, _OPTIONS | {"bind", "context", "hwm"}))
+        self._bind = check_endpoints(bind, bind=True)
+        try:
+            check_number("hwm", hwm, 1, whole=True)
+            self.options = BrokerOptions(services=services or {}, **options)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        super().__init__(context)
+        self._hwm = hwm
+        self._endpoints = self._bind
+        self._counters = BrokerCounters()
+        self._core = self._new_core()
+
+    @property
+    def endpoint(self) -> str:
+        """The first of :attr:`endpoints`."""
+        return self._endpoints[0]
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Where it listens, wildcards resolved; before the first start as given."""
+        return self._endpoints
+
+    def statistics(self) -> BrokerStatistics:
+        """Everything as it is at this moment, as an immutable copy.
+
+        Any greenlet, any thread, any state; never waits for a socket.  From
+        another thread it raises StateError if the broker's hub does not run.
+        Totals go on over restarts.
+        """
+        core = self._core
+        statistics: BrokerStatistics = self._in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
+        return statistics
+
+    def __repr__(self) -> str:
+        core = self._core
+        return (
+            f"<{type(self).__name__} {self.state.value} {' '.join(self._endpoints)} services={len(core.services)} "
+            f"workers={len(core.workers)} queued={core.queued} assigned={core.assigned}>"
+        )
+
+    def _new_core(self) -> BrokerCore:
+        about = About(version=__version__)
+        return BrokerCore(self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about)
+
+    def _open(self) -> tuple[Owner, State, str]:
+        socket: zmq.green.Socket[bytes] | None = None
+        endpoint = self._bind[0]
+        try:
+            socket = self._context.socket(zmq.ROUTER)
+            socket.set(zmq.LINGER, 0)
+            socket.set(zmq.ROUTER_MANDATORY, 1)
+            socket.set(zmq.SNDHWM, self._hwm)
+            socket.set(zmq.RCVHWM, self._hwm)
+            socket.set(zmq.BACKLOG, 1024)
+            socket.set(zmq.MAXMSGSIZE, self.options.max_frame_size)
+            socket.set(zmq.HEARTBEAT_IVL, max(1, math.ceil(self.options.heartbeat_interval * 1000)))
+            socket.set(zmq.HEARTBEAT_TIMEOUT, max(1, math.ceil(self.options.expiry * 1000)))
+            if any("[" in endpoint for endpoint in self._bind):
+                socket.set(zmq.IPV6, 1)
+            bound = []
+            for endpoint in self._bind:
+                if endpoint.startswith("ipc:") and somebody_listens(endpoint):
+                    raise zmq.ZMQError(zmq.EADDRINUSE)
+                socket.bind(endpoint)
+                bound.append(socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
+        except zmq.ZMQError as error:
+            if socket is not None:
+                socket.close(0)
+            raise BindError(error.errno, f"cannot bind {endpoint}: {error.strerror}") from None
+        self._endpoints = tuple(bound)
+        self._core = self._new_core()
+        engine = _BrokerEngine(self, self._core)
+        owner = Owner(engine, f"broker {bound[0]}")
+        engine.start(owner, socket)
+        self._engine = engine
+        return owner, State.RUNNING, ""
+
+    def _drain(self, until: float) -> None:
+        self._engine.drain(until)
+
+
+class _BrokerEngine:
+    """Between a broker's core and its socket."""
+
+    #: Seconds the last messages have to leave, in the background.
+    linger = 1.0
+
+    owner: Owner
+    link: Link
+
+    def __init__(self, shell: Broker, core: BrokerCore) -> None:
+        self._shell = shell
+        self._core = core
+        self._until: float | None = None
+        self.awake = core.awake
+        self.caught_up = core.caught_up
+
+    def start(self, owner: Owner, socket: zmq.green.Socket[bytes]) -> None:
+        self.owner = owner
+        self.link = owner.link(socket, self._core.options.max_frames)
+
+    def received(self, link: Link, frames: list[bytes], now: float) -> None:
+        self._core.feed(frames, now)
+
+    def up(self, link: Link, now: float) -> None:
+        """Bound sockets do not connect."""
+
+    def down(self, link: Link, reason: str, now: float) -> None:
+        """Bound sockets do not connect."""
+
+    def deadline(self) -> float:
+        deadline = self._core.deadline()
+        if self._until is not None:
+            return 0.0 if self._core.drained else min(deadline, self._until)
+        return deadline
+
+    def tick(self, now: float) -> None:
+        core = self._core
+        core.tick(now)
+        if self._until is not None and (core.drained or now >= self._until):
+            core.finish(now)
+            self.flush(now)
+            self.link.close(self.linger)
+            self.owner.finish()
+            self._shell._ended()
+
+    def flush(self, now: float) -> None:
+        core = self._core
+        send = self.link.send
+        # What cannot be sent may lead to more that is to be sent.
+        while core.outbox:
+            outbox, core.outbox = core.outbox, []
+            for outgoing in outbox:
+                why_not = send(outgoing.frames)
+                if why_not is not None:
+                    core.unsent(outgoing, why_not == "full", now)
+        if core.events:
+            events, core.events = core.events, []
+            for event in events:
+                level = logging.WARNING if event.kind == "ended" else logging.INFO
+                if event.kind == "registered" or self._until is not None:
+                    level = logging.DEBUG
+                _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)
+
+    def drain(self, until: float) -> None:
+        self._core.drain()
+        self._until = until if self._until is None else min(until, self._until)
+
+    def died(self, error: BaseException) -> None:
+        self._shell._ended(str(error))

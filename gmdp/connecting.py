@@ -1,0 +1,62 @@
+"""What worker and client sockets have in common."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import zmq
+import zmq.green
+
+from .core.options import check_number
+from .core.wire import VERSIONS, Dialect
+from .exceptions import ConfigurationError
+from .owner import Link, Owner
+
+#: Frames of a message that are read; more is no answer to anything.
+MAX_FRAMES = 100_000
+
+
+def dealer(owner: Owner, context: zmq.green.Context[Any], endpoint: str, tag: Any, heartbeat: float) -> Link:
+    """A new DEALER socket being connected to `endpoint`.
+
+    It does not reconnect: what was queued for one broker must not reach the
+    next.  `heartbeat`: seconds between ZMTP heartbeats; three unanswered ones
+    end the connection.  ZMQError if there are no descriptors left.
+    """
+    socket = context.socket(zmq.DEALER)
+    link = owner.link(socket, MAX_FRAMES, tag)
+    try:
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.RECONNECT_IVL, -1)
+        socket.set(zmq.IMMEDIATE, 1)
+        interval = max(1, math.ceil(heartbeat * 1000))
+        socket.set(zmq.HEARTBEAT_IVL, interval)
+        socket.set(zmq.HEARTBEAT_TIMEOUT, 3 * interval)
+        if "[" in endpoint:
+            socket.set(zmq.IPV6, 1)
+        if endpoint.startswith("inproc:"):
+            # Its bound is the sum of both ends'; without one, EVENTS tells
+            # whether there is a peer.
+            socket.set(zmq.SNDHWM, 0)
+        link.connect(endpoint)
+    except zmq.ZMQError:
+        link.close()
+        raise
+    return link
+
+
+def check_version(version: object) -> Dialect:
+    """The dialect of "0.1" or "0.2"; else ConfigurationError."""
+    if not isinstance(version, str) or version not in VERSIONS:
+        raise ConfigurationError(f'version must be "0.1" or "0.2", not {version!r}')
+    return VERSIONS[version]
+
+
+def check(name: str, value: Any, least: float, whole: bool = False, above: bool = False) -> Any:
+    """`value`, if it is a number of at least (or `above`) `least`; else ConfigurationError."""
+    try:
+        check_number(name, value, least, whole, above)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    return value

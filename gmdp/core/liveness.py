@@ -1,0 +1,73 @@
+"""Heartbeats, and when silence means loss.
+
+RFC 7 and 18: "Both broker and worker MUST send heartbeats at regular and
+agreed-upon intervals.  A peer MUST consider the other peer "disconnected" if
+no heartbeat arrives within some multiple of that interval (usually 3-5)."
+
+Two rules of ours make that hold in practice:
+
+* On a HEARTBEAT, if nothing was sent to that peer since its previous
+  HEARTBEAT, one is sent at once; besides, at one's own interval.  Peers with
+  different intervals then do not lose each other, and nobody answers for ever.
+* After a gap in one's own running nobody is lost before what waits on the
+  socket has been read (:class:`Gap`).
+"""
+
+from __future__ import annotations
+
+
+class Pulse:
+    """What was heard from one peer and what was sent to it, and when."""
+
+    __slots__ = ("answered", "heard", "sent")
+
+    def __init__(self, now: float) -> None:
+        #: When anything was last received.
+        self.heard = now
+        #: When anything was last sent.
+        self.sent = now
+        #: True if something was sent since the peer's previous HEARTBEAT.
+        self.answered = False
+
+    def sending(self, now: float) -> None:
+        """Something is being sent to the peer."""
+        self.sent = now
+        self.answered = True
+
+    def heartbeat_due(self) -> bool:
+        """The peer's HEARTBEAT came: must it be answered at once?"""
+        if self.answered:
+            self.answered = False
+            return False
+        return True
+
+
+class Gap:
+    """Knows when one's own process did not run, and grants the peers that time.
+
+    `length`: a pause in seconds longer than this is a gap; `grace`: after a
+    gap nobody is lost for so long, unless the socket has been read empty
+    before (a flooded socket may never be).
+    """
+
+    __slots__ = ("_grace", "_last", "_length", "_until")
+
+    def __init__(self, length: float, grace: float, now: float) -> None:
+        self._length = length
+        self._grace = grace
+        self._last = now
+        self._until = now
+
+    def awake(self, now: float) -> None:
+        """Called whenever the owner begins a pass."""
+        if now - self._last > self._length:
+            self._until = now + self._grace
+        self._last = now
+
+    def caught_up(self, now: float) -> None:
+        """Called when the socket had nothing more to read."""
+        self._until = now
+
+    def may_judge(self, now: float) -> bool:
+        """True if silence is the peer's and not one's own."""
+        return now >= self._until

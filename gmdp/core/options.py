@@ -1,0 +1,115 @@
+"""What a broker can be told, checked in one place.
+
+The names are those of ``Broker``'s keywords, of the keys of the TOML file and
+of the command line.  A wrong value raises ``ValueError`` with a message that
+says what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+MEBI = 1024 * 1024
+
+
+def check_number(name: str, value: Any, least: float, whole: bool = False, above: bool = False) -> None:
+    """Raise ValueError unless `value` is a number of at least (or `above`) `least`."""
+    kinds: tuple[type, ...] = (int,) if whole else (int, float)
+    right = isinstance(value, kinds) and not isinstance(value, bool) and not math.isnan(value)
+    if right and (value > least if above else value >= least) and (whole or math.isfinite(value)):
+        return
+    kind = "a whole number" if whole else "a number"
+    bound = "greater than" if above else "of at least"
+    raise ValueError(f"{name} must be {kind} {bound} {least:g}, not {value!r}")
+
+
+def unknown(name: str, known: Any, where: str = "option") -> str:
+    """The message for a name that is not among `known`."""
+    near = difflib.get_close_matches(str(name), list(known), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}"
+    return f"unknown {where} {name!r}{hint}"
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """What may differ from service to service."""
+
+    #: Seconds a request may wait in the queue, all its waits together.
+    request_ttl: float = 30.0
+    #: Seconds a worker that does not heartbeat while it works may work.
+    busy_timeout: float = 900.0
+    #: How often a request is given to a worker before it is given up.
+    attempts: int = 3
+    #: Requests that may wait for one service.
+    max_queue: int = 100_000
+
+    def __post_init__(self) -> None:
+        check_number("request_ttl", self.request_ttl, 0, above=True)
+        check_number("busy_timeout", self.busy_timeout, 0, above=True)
+        check_number("attempts", self.attempts, 1, whole=True)
+        check_number("max_queue", self.max_queue, 1, whole=True)
+
+
+SERVICE_OPTIONS = frozenset(option.name for option in fields(ServiceOptions))
+
+
+@dataclass(frozen=True)
+class BrokerOptions(ServiceOptions):
+    """All a broker's core is told."""
+
+    #: Seconds between heartbeats.
+    heartbeat_interval: float = 2.5
+    #: Intervals of silence after which a peer is lost.
+    liveness: float = 3
+    max_services: int = 10_000
+    max_workers: int = 65_536
+    #: Bytes of request bodies queued or assigned, and of replies being joined.
+    max_queue_bytes: int = 256 * MEBI
+    #: Frames of a message, its envelope included.
+    max_frames: int = 1_000
+    #: Bytes of a frame.
+    max_frame_size: int = 16 * MEBI
+    #: Per-service values: shell-style pattern of the name to options.  The
+    #: first pattern that matches counts.
+    services: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("heartbeat_interval", self.heartbeat_interval, 0, above=True)
+        check_number("liveness", self.liveness, 3)
+        for name in ("max_services", "max_workers", "max_queue_bytes", "max_frame_size"):
+            check_number(name, getattr(self, name), 1, whole=True)
+        check_number("max_frames", self.max_frames, 8, whole=True)
+        if not isinstance(self.services, Mapping):
+            raise ValueError(f"services must be a table of patterns, not {self.services!r}")
+        for pattern, values in self.services.items():
+            if not isinstance(pattern, str) or not isinstance(values, Mapping):
+                raise ValueError(f"services[{pattern!r}] must be a table of options, not {values!r}")
+            for name in values:
+                if name not in SERVICE_OPTIONS:
+                    raise ValueError(f"services[{pattern!r}]: {unknown(name, SERVICE_OPTIONS)}")
+            try:
+                ServiceOptions(**values)
+            except ValueError as error:
+                raise ValueError(f"services[{pattern!r}]: {error}") from None
+
+    @property
+    def expiry(self) -> float:
+        """Seconds of silence after which a peer is lost."""
+        return self.heartbeat_interval * self.liveness
+
+    def for_service(self, name: bytes) -> ServiceOptions:
+        """The values that hold for the service `name`."""
+        for pattern, values in self.services.items():
+            if fnmatch.fnmatchcase(name, pattern.encode()):
+                return replace(self._plain, **values)
+        return self._plain
+
+    @property
+    def _plain(self) -> ServiceOptions:
+        return ServiceOptions(**{name: getattr(self, name) for name in SERVICE_OPTIONS})

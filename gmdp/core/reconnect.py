@@ -1,0 +1,66 @@
+"""Which endpoint to try next, and when.
+
+The first endpoint that answers is used, the next one when it is lost.  Delays
+double from the first up to a multiple of it, with jitter, and start anew once
+a broker has answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: The longest delay, in multiples of the first.
+MAX_FACTOR = 16
+
+
+class Reconnect:
+    """The endpoints of one connection, and its patience.
+
+    `interval`: seconds before the second attempt at an endpoint.
+    """
+
+    __slots__ = ("_answered", "_at", "_failures", "_interval", "endpoints")
+
+    def __init__(self, endpoints: Sequence[str], interval: float) -> None:
+        self.endpoints = tuple(endpoints)
+        self._interval = interval
+        self._at = 0
+        self._failures = 0
+        self._answered = False
+
+    @property
+    def endpoint(self) -> str:
+        """The one to try, or in use."""
+        return self.endpoints[self._at]
+
+    def answered(self) -> None:
+        """A broker answered at the present endpoint."""
+        self._failures = 0
+        self._answered = True
+
+    def lost(self, jitter: float) -> float:
+        """The connection is lost, or was never made.
+
+        Returns the seconds to wait before the next attempt; `jitter` is a random
+        number from 0 to 1.  The next attempt goes to the next endpoint; there is
+        no wait until each of them has been tried once.
+        """
+        if self._answered:
+            self._answered = False
+            self._failures = 0
+        self._failures += 1
+        self._at = (self._at + 1) % len(self.endpoints)
+        rounds = self._failures // len(self.endpoints)
+        if len(self.endpoints) > 1 and self._failures % len(self.endpoints):
+            return 0.0
+        return self._interval * min(2 ** min(rounds - 1, 16), MAX_FACTOR) * (0.5 + jitter / 2)
+
+    def refused(self, jitter: float) -> float:
+        """The broker said DISCONNECT: it is there, the next attempt goes to it
+        if it had answered before."""
+        stay = self._answered
+        delay = self.lost(jitter)
+        if stay:
+            self._at = (self._at - 1) % len(self.endpoints)
+            delay = self._interval * (0.5 + jitter / 2)
+        return delay

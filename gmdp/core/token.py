@@ -1,0 +1,76 @@
+"""The token a broker gives a worker as client address.
+
+RFC 7 and RFC 18 hand a worker the "client address (envelope stack)" and take
+it back in the reply.  Ours is minted for one assignment and says nothing about
+the client, so that a reply can neither be forged, repeated nor redirected.
+All numbers are big-endian:
+
+======  ====  =========================================================
+offset  size  field
+======  ====  =========================================================
+0       4     magic, ``89 4D 44 54`` (``\\x89MDT``)
+4       1     version, 1
+5       8     nonce of this broker's start
+13      8     number of the assignment
+21      1     status: 0; a gmdp worker sets 1 where its handler failed
+22      4     milliseconds left for the caller; ``FFFFFFFF``: unknown
+26      1     which attempt this is, from 1 (255 and more: 255)
+======  ====  =========================================================
+
+A broker compares the first 21 bytes with the worker's present assignment and
+nothing else.  A worker may read the rest if it knows the magic and version;
+what a longer token carries after byte 26 is for later versions.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+MAGIC = b"\x89MDT"
+VERSION = 1
+NONCE_SIZE = 8
+#: How much of a token identifies the assignment.
+PREFIX_SIZE = 21
+STATUS = 21
+OK = 0
+HANDLER_FAILED = 1
+
+_LAYOUT = struct.Struct(">13sQBIB")
+_UNKNOWN = 0xFFFFFFFF
+
+
+class Reading(NamedTuple):
+    """What a worker may know of its assignment."""
+
+    attempt: int
+    #: Seconds left when the broker sent the request, None if nobody said.
+    time_left: float | None
+
+
+def start(nonce: bytes) -> bytes:
+    """The 13 bytes with which every token of one broker start begins."""
+    if len(nonce) != NONCE_SIZE:
+        raise ValueError(f"the nonce must be {NONCE_SIZE} bytes, not {len(nonce)}")
+    return MAGIC + bytes((VERSION,)) + nonce
+
+
+def mint(begin: bytes, number: int, attempt: int, time_left: float | None = None) -> bytes:
+    """A token: `begin` is from :func:`start`, `time_left` in seconds."""
+    left = _UNKNOWN if time_left is None else min(max(int(time_left * 1000), 0), _UNKNOWN - 1)
+    return _LAYOUT.pack(begin, number, OK, left, min(attempt, 255))
+
+
+def read(address: bytes) -> Reading | None:
+    """What `address` tells a worker; None if it is some other broker's address."""
+    if len(address) < _LAYOUT.size or address[:4] != MAGIC or address[4] != VERSION:
+        return None
+    _, _, _, left, attempt = _LAYOUT.unpack_from(address)
+    return Reading(attempt, None if left == _UNKNOWN else left / 1000)
+
+
+def failed(address: bytes) -> bytes:
+    """`address` with its status set to "handler failed", if it is a token."""
+    if read(address) is None:
+        return address
+    return address[:STATUS] + bytes((HANDLER_FAILED,)) + address[STATUS + 1 :]

@@ -1,0 +1,289 @@
+"""Frames to commands and back: MDP/0.1, MDP/0.2 and the majortomo dialect.
+
+The rules of this module:
+
+* A peer's dialect shows in the first frame after the routing id, and nowhere
+  else; bodies and service names are never inspected for it:
+
+  ======================================  =============================
+  ``MDPC02`` / ``MDPW02``                 :data:`RFC18` (MDP/0.2)
+  empty, ``MDPC01`` / ``MDPW01``          :data:`RFC7` (MDP/0.1)
+  empty, ``MDPC02`` / ``MDPW02``          :data:`MAJORTOMO`
+  1 to 8 frames, then one of the two      the same, behind a return address
+  rows that begin with an empty frame     that is given back verbatim
+  anything else                           malformed
+  ======================================  =============================
+
+* Parsing never raises.  What is no command is ``None``; the caller counts it.
+* Building trusts its arguments: they are ours, or were parsed here before.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+#: Frames of return address that may precede the empty delimiter.
+MAX_STACK = 8
+
+#: A service name is 1 to this many bytes.
+MAX_SERVICE_NAME = 255
+
+#: RFC 8: "An MMI broker implementation MUST handle all services that start
+#: with "mmi." internally."
+MMI_PREFIX = b"mmi."
+
+EMPTY = b""
+CLIENT_01 = b"MDPC01"
+WORKER_01 = b"MDPW01"
+CLIENT_02 = b"MDPC02"
+WORKER_02 = b"MDPW02"
+
+
+class Command(enum.Enum):
+    """What a message says, whatever the dialect."""
+
+    #: A client's request, or a broker's request to a worker.
+    REQUEST = "request"
+    READY = "ready"
+    PARTIAL = "partial"
+    #: The end of an answer; MDP/0.1 calls it REPLY.
+    FINAL = "final"
+    HEARTBEAT = "heartbeat"
+    DISCONNECT = "disconnect"
+
+
+class Message(NamedTuple):
+    """One parsed message, as a broker received it."""
+
+    command: Command
+    dialect: Dialect
+    #: True if a client spoke, False if a worker did.
+    client: bool
+    #: Return address between the routing id and the empty delimiter.
+    stack: tuple[bytes, ...]
+    #: The service of REQUEST and READY, the address of PARTIAL and FINAL.
+    subject: bytes
+    body: list[bytes]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dialect:
+    """One way to write MDP.  Instances: `RFC7`, `RFC18`, `MAJORTOMO`."""
+
+    name: str
+    #: The version a user names: "0.1" or "0.2".
+    version: str
+    #: True if an answer may come in several messages.
+    streams: bool
+    #: Frames before a client's or worker's command.
+    client_head: tuple[bytes, ...]
+    worker_head: tuple[bytes, ...]
+    #: Command frames; RFC 7 has none between client and broker.
+    client_request: bytes | None
+    client_partial: bytes | None
+    client_final: bytes | None
+    #: False where replies to clients do not repeat the service.
+    reply_names_service: bool
+    #: The dialect of a package that sends bodies of no frames: one empty frame.
+    empty_bodies: bool
+    worker_codes: Mapping[Command, bytes]
+    _commands: dict[bytes, Command] = field(init=False)
+    _replies: dict[bytes, Command] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_commands", {code: command for command, code in self.worker_codes.items()})
+        replies = {}
+        if self.client_partial is not None and self.client_final is not None:
+            replies = {self.client_partial: Command.PARTIAL, self.client_final: Command.FINAL}
+        object.__setattr__(self, "_replies", replies)
+
+    def __repr__(self) -> str:
+        return f"<Dialect {self.name}>"
+
+    # Building
+
+    def request(self, service: bytes, body: Sequence[bytes]) -> list[bytes]:
+        """A client's REQUEST (RFC 7 and 18, MDP/Client)."""
+        command = () if self.client_request is None else (self.client_request,)
+        return [*self.client_head, *command, service, *body]
+
+    def reply(self, service: bytes, body: Sequence[bytes], final: bool = True) -> list[bytes]:
+        """A broker's REPLY, PARTIAL or FINAL to a client."""
+        code = self.client_final if final else self.client_partial
+        if code is None:
+            return [*self.client_head, service, *body]
+        if self.reply_names_service:
+            return [*self.client_head, code, service, *body]
+        return [*self.client_head, code, *body]
+
+    def worker(self, command: Command, *rest: bytes) -> list[bytes]:
+        """A command between worker and broker, either way; `rest` follows it."""
+        return [*self.worker_head, self.worker_codes[command], *rest]
+
+    # Parsing what a broker sent
+
+    def parse_reply(self, frames: Sequence[bytes]) -> tuple[Command, bytes | None, list[bytes]] | None:
+        """What a client received: (PARTIAL or FINAL, service if named, body)."""
+        at = len(self.client_head)
+        if tuple(frames[:at]) != self.client_head:
+            return None
+        command: Command | None = Command.FINAL
+        if self.client_final is not None:
+            command = self._replies.get(frames[at]) if len(frames) > at else None
+            at += 1
+        if command is None:
+            return None
+        service = None
+        if self.reply_names_service:
+            if len(frames) <= at:
+                return None
+            service = frames[at]
+            at += 1
+        body = list(frames[at:])
+        return (command, service, body) if body else None
+
+    def parse_for_worker(self, frames: Sequence[bytes]) -> tuple[Command, bytes, list[bytes]] | None:
+        """What a worker received: (REQUEST, HEARTBEAT or DISCONNECT, address, body)."""
+        at = len(self.worker_head)
+        if len(frames) <= at or tuple(frames[:at]) != self.worker_head:
+            return None
+        command = self._commands.get(frames[at])
+        if command is Command.REQUEST:
+            # "The REQUEST and the REPLY commands MUST contain precisely one client
+            # address frame. This frame MUST be followed by an empty (zero sized) frame."
+            if len(frames) < at + 4 or frames[at + 2] != EMPTY:
+                return None
+            return command, frames[at + 1], list(frames[at + 3 :])
+        if command in (Command.HEARTBEAT, Command.DISCONNECT) and len(frames) == at + 1:
+            return command, EMPTY, []
+        return None
+
+
+RFC7 = Dialect(
+    name="MDP/0.1",
+    version="0.1",
+    streams=False,
+    client_head=(EMPTY, CLIENT_01),
+    worker_head=(EMPTY, WORKER_01),
+    client_request=None,
+    client_partial=None,
+    client_final=None,
+    reply_names_service=True,
+    empty_bodies=False,
+    worker_codes={
+        Command.READY: b"\x01",
+        Command.REQUEST: b"\x02",
+        Command.FINAL: b"\x03",
+        Command.HEARTBEAT: b"\x04",
+        Command.DISCONNECT: b"\x05",
+    },
+)
+
+_CODES_02 = {
+    Command.READY: b"\x01",
+    Command.REQUEST: b"\x02",
+    Command.PARTIAL: b"\x03",
+    Command.FINAL: b"\x04",
+    Command.HEARTBEAT: b"\x05",
+    Command.DISCONNECT: b"\x06",
+}
+
+RFC18 = Dialect(
+    name="MDP/0.2",
+    version="0.2",
+    streams=True,
+    client_head=(CLIENT_02,),
+    worker_head=(WORKER_02,),
+    client_request=b"\x01",
+    client_partial=b"\x02",
+    client_final=b"\x03",
+    reply_names_service=True,
+    empty_bodies=False,
+    worker_codes=_CODES_02,
+)
+
+MAJORTOMO = Dialect(
+    name="MDP/0.2 (majortomo)",
+    version="0.2",
+    streams=True,
+    client_head=(EMPTY, CLIENT_02),
+    worker_head=(EMPTY, WORKER_02),
+    client_request=b"\x02",
+    client_partial=b"\x03",
+    client_final=b"\x04",
+    reply_names_service=False,
+    empty_bodies=True,
+    worker_codes=_CODES_02,
+)
+
+#: The dialects a client or worker of ours may be told to speak.
+VERSIONS = {"0.1": RFC7, "0.2": RFC18}
+
+_DIRECT = {CLIENT_02: (RFC18, True), WORKER_02: (RFC18, False)}
+_DELIMITED = {
+    CLIENT_01: (RFC7, True),
+    WORKER_01: (RFC7, False),
+    CLIENT_02: (MAJORTOMO, True),
+    WORKER_02: (MAJORTOMO, False),
+}
+_SPOKEN_BY_WORKERS = frozenset(Command) - {Command.REQUEST}
+_NO_STACK: tuple[bytes, ...] = ()
+
+
+def parse(frames: list[bytes]) -> Message | None:
+    """One message as a ROUTER socket gives it, routing id first; None if malformed."""
+    count = len(frames)
+    if count < 3:
+        return None
+    stack = _NO_STACK
+    at = 1
+    found = _DIRECT.get(frames[1])
+    if found is None:
+        if frames[1]:
+            try:
+                at = frames.index(EMPTY, 2, MAX_STACK + 2)
+            except ValueError:
+                return None
+            stack = tuple(frames[1:at])
+        at += 1
+        found = _DELIMITED.get(frames[at]) if at < count else None
+        if found is None:
+            return None
+    at += 1
+    dialect, client = found
+    if client:
+        if dialect.client_request is not None:
+            if at >= count or frames[at] != dialect.client_request:
+                return None
+            at += 1
+        # "A REQUEST command consists of a multipart message of 4 or more frames"
+        if at >= count or not 0 < len(frames[at]) <= MAX_SERVICE_NAME:
+            return None
+        body = frames[at + 1 :]
+        if not body:
+            if not dialect.empty_bodies:
+                return None
+            body = [EMPTY]
+        return Message(Command.REQUEST, dialect, True, stack, frames[at], body)
+    command = dialect._commands.get(frames[at]) if at < count else None
+    if command is Command.FINAL or command is Command.PARTIAL:
+        # "The REQUEST, PARTIAL and FINAL commands SHALL contain precisely one client
+        # address frame. This frame MUST be followed by an empty (zero sized) frame."
+        if count < at + 3 or frames[at + 2]:
+            return None
+        body = frames[at + 3 :]
+        if not body:
+            if not dialect.empty_bodies:
+                return None
+            body = [EMPTY]
+        return Message(command, dialect, False, stack, frames[at + 1], body)
+    if command is Command.READY:
+        if count != at + 2 or not 0 < len(frames[at + 1]) <= MAX_SERVICE_NAME:
+            return None
+        return Message(command, dialect, False, stack, frames[at + 1], [])
+    if command not in _SPOKEN_BY_WORKERS or command is None or count != at + 1:
+        return None
+    return Message(command, dialect, False, stack, EMPTY, [])

@@ -1,0 +1,148 @@
+"""Requests as handlers get them, and how a handler is run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import gevent
+from gevent.pool import Pool
+from zope.interface import implementer
+
+from .core import token
+from .core.worker import Work
+from .endpoints import check_body
+from .exceptions import ConfigurationError
+from .interfaces import IRequest
+from .lifecycle import running_in
+from .slots import Slot
+
+_log = logging.getLogger("gmdp.worker")
+
+
+@implementer(IRequest)
+class Request:
+    """One request as a handler gets it.  Immutable but for the list of frames."""
+
+    __slots__ = ("_time_left", "attempt", "body", "metadata", "received", "service")
+
+    def __init__(
+        self,
+        service: bytes,
+        body: list[bytes],
+        *,
+        attempt: int = 1,
+        time_left: float | None = None,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.service = service
+        self.body = body
+        self.attempt = attempt
+        self.metadata = metadata
+        self.received = monotonic()
+        self._time_left = time_left
+
+    @property
+    def age(self) -> float:
+        """Seconds since it arrived at this worker."""
+        return monotonic() - self.received
+
+    def remaining(self) -> float | None:
+        """Seconds its caller still waits, never below 0; None if nobody told."""
+        return None if self._time_left is None else max(0.0, self._time_left - self.age)
+
+    def __repr__(self) -> str:
+        size = sum(map(len, self.body))
+        return f"<Request {self.service[:60]!r} attempt={self.attempt} frames={len(self.body)} bytes={size}>"
+
+
+Handler = Callable[[Any], Any]
+
+
+class Sink(Protocol):
+    """Where a running handler's results go; safe from any greenlet and thread."""
+
+    def partial(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
+        """A part of the answer; `slot` hears True when it left, False if nobody wants it."""
+
+    def final(self, work: Work, body: list[bytes] | None, failure: BaseException | None, seconds: float) -> None:
+        """The handler ended."""
+
+
+#: Parts a handler may be ahead of its connection.
+PARTS_AHEAD = 16
+
+
+def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sink) -> None:
+    """Run `handler` and everything it yields, catching everything."""
+    began = monotonic()
+    body: list[bytes] | None = None
+    failure: BaseException | None = None
+    marker = running_in.set(owner)
+    try:
+        result = handler(request)
+        if isinstance(result, Iterator):
+            body = _drain(result, work, sink)
+        else:
+            body = check_body(result)
+    except BaseException as error:
+        failure = error
+        _log.warning("the handler of %.100r failed: %r", request.service, error, exc_info=True)
+    finally:
+        running_in.reset(marker)
+        sink.final(work, body, failure, monotonic() - began)
+
+
+def _drain(parts: Iterator[Any], work: Work, sink: Sink) -> list[bytes] | None:
+    """Send each item as a PARTIAL; returns what a generator returned as FINAL."""
+    ahead = 0
+    try:
+        while True:
+            body = check_body(next(parts))
+            ahead += 1
+            slot = Slot() if ahead % PARTS_AHEAD == 0 else None
+            sink.partial(work, body, slot)
+            if slot is not None:
+                slot.wait()
+                if not slot.get():
+                    return None
+    except StopIteration as stop:
+        return None if stop.value is None else check_body(stop.value)
+    finally:
+        close = getattr(parts, "close", None)
+        if close is not None:
+            close()
+
+
+def spawner(spawn: Any) -> Callable[..., Any]:
+    """What gevent's servers take as ``spawn``, as one callable.
+
+    None or "default": a new greenlet; "raw": the same without ``Greenlet``'s
+    bookkeeping; a whole number: a pool of that size; an object with a ``spawn``
+    method (a ``Pool``, a ``ThreadPool``); a callable.
+    """
+    if spawn is None or spawn == "default":
+        return gevent.spawn
+    if spawn == "raw":
+        return gevent.spawn_raw
+    if isinstance(spawn, int) and not isinstance(spawn, bool) and spawn > 0:
+        return Pool(spawn).spawn
+    method = getattr(spawn, "spawn", None)
+    if callable(method):
+        return method  # type: ignore[no-any-return]
+    if callable(spawn):
+        return spawn  # type: ignore[no-any-return]
+    raise ConfigurationError(
+        f'spawn must be a pool, a size of at least 1, a callable, "default" or "raw", not {spawn!r}'
+    )
+
+
+def request_of(service: bytes, work: Work) -> Request:
+    """The request that `work` is, with what its address tells."""
+    told = token.read(work.address)
+    if told is None:
+        return Request(service, work.body)
+    return Request(service, work.body, attempt=told.attempt, time_left=told.time_left)

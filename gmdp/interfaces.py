@@ -1,0 +1,128 @@
+"""The contracts, for code that wants to depend on no implementation."""
+
+from __future__ import annotations
+
+from zope.interface import Attribute, Interface
+
+
+class ILifecycle(Interface):
+    """Can be started and stopped; the idiom of gevent's ``BaseServer``.
+
+    Unlike gevent's servers, ``with`` starts, ``start`` after ``stop`` works, and
+    ``stop`` from one's own handler begins the stop and returns at once.
+    """
+
+    state = Attribute("The present ``gmdp.State``; readable from any thread at any time.")
+    started = Attribute("bool: True from ``start()`` until stopping begins.")
+    closed = Attribute("bool: True while no socket is held, before the first start too.")
+    stop_timeout = Attribute("float: seconds ``stop()`` lets running work go on by default.")
+
+    def start():
+        """Open sockets and begin; no effect if started.
+
+        Raises ConfigurationError, BindError, or StateError while stopping.
+        """
+
+    def stop(timeout=None):
+        """Finish what is being done, for at most `timeout` seconds, and close.
+
+        Waits for that, unless called from one's own handler.  No effect if not
+        started.
+        """
+
+    def close():
+        """Close at once; no effect if closed."""
+
+    def serve_forever(stop_timeout=None):
+        """Start unless started, and wait until stopped."""
+
+    def subscribe(queue=None):
+        """A gevent queue that receives every ``gmdp.StateChange`` from now on."""
+
+    def unsubscribe(queue):
+        """Send no more changes to `queue`."""
+
+    def statistics():
+        """An immutable copy of all counters; any greenlet, any thread, any state."""
+
+
+class IBroker(ILifecycle):
+    """Routes requests of clients to workers (RFC 7, RFC 18, RFC 8)."""
+
+    options = Attribute("The ``BrokerOptions`` in force.")
+    endpoint = Attribute("str: the first of ``endpoints``.")
+    endpoints = Attribute("tuple of str: where it listens; wildcards resolved once started.")
+
+
+class IWorker(ILifecycle):
+    """Offers one service to a broker (RFC 7 and RFC 18, MDP/Worker)."""
+
+    service = Attribute("bytes: the name of the service.")
+    handler = Attribute("The ``IRequestHandler`` called for each request.")
+    concurrency = Attribute("int: how many requests it works on at once.")
+    version = Attribute('str: the protocol\'s version, "0.1" or "0.2".')
+    endpoints = Attribute("tuple of str: the brokers, in order of preference.")
+
+
+class IRequest(Interface):
+    """One request as a handler gets it."""
+
+    service = Attribute("bytes: the service asked for.")
+    body = Attribute("list of bytes: the frames of the body, at least one.")
+    attempt = Attribute("int: which attempt this is, from 1; 1 if the broker does not tell.")
+    metadata = Attribute("Mapping of str to str: what else is known; may be empty.")
+    received = Attribute("float: monotonic seconds when it arrived.")
+    age = Attribute("float: seconds since it arrived.")
+
+    def remaining():
+        """Seconds its caller still waits, never below 0; None if nobody told."""
+
+
+class IRequestHandler(Interface):
+    """What a worker calls for each request."""
+
+    def __call__(request):
+        """Answer `request` (an ``IRequest``).
+
+        Returns bytes (one frame), a list or tuple of bytes (the body), or an
+        iterator: each of its items, bytes or such a list, goes out at once as a
+        PARTIAL, and a generator's return value is the FINAL.  Anything else, and
+        any exception, is a handler failure.  Called in a greenlet or thread of
+        its own; several at once if the worker's concurrency is above 1.
+        """
+
+
+class IClient(ILifecycle):
+    """Asks services (RFC 7 and RFC 18, MDP/Client).
+
+    Safe for any number of greenlets, and for threads.  Each call ends in
+    exactly one of: its own reply, RequestTimeout, or another error of gmdp.
+    """
+
+    endpoints = Attribute("tuple of str: the brokers, in order of preference.")
+    version = Attribute('str: the protocol\'s version, "0.1" or "0.2".')
+    timeout = Attribute("float: seconds a call may take unless it says otherwise.")
+    retries = Attribute("int: further tries of a call unless it says otherwise.")
+
+    def request(service, body, *, timeout=None, retries=None):
+        """The body of the reply: a list of frames; a streamed answer's are joined.
+
+        `timeout`: seconds in all.  Raises RequestTimeout, BrokerLost,
+        ClosedError.
+        """
+
+    def stream(service, body, *, timeout=None, deadline=None, retries=None):
+        """An iterator over the parts of the answer, each a list of frames.
+
+        `timeout`: seconds per part; `deadline`: seconds in all.
+        """
+
+
+class IAsyncClient(IClient):
+    """A client whose calls need not be waited for."""
+
+    def submit(service, body, *, timeout=None, retries=None):
+        """Begin a call; a gevent ``AsyncResult`` of what ``request`` would return."""
+
+    def map(service, bodies, *, in_flight=100, ordered=True, timeout=None, retries=None):
+        """An iterator over the replies to many bodies, `in_flight` calls at a time."""
