@@ -126,11 +126,12 @@ class Broker(Lifecycle):
                 if endpoint.startswith("ipc:") and somebody_listens(endpoint):
                     raise zmq.ZMQError(zmq.EADDRINUSE)
                 socket.bind(endpoint)
-                bound.append(socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
+                resolved: Any = socket.get(zmq.LAST_ENDPOINT)
+                bound.append(resolved.rstrip(b"\0").decode())
         except zmq.ZMQError as error:
             if socket is not None:
                 socket.close(0)
-            raise BindError(error.errno, f"cannot bind {endpoint}: {error.strerror}") from None
+            raise BindError(error.errno, f"cannot bind {endpoint}: {zmq.strerror(error.errno)}") from None
         self._endpoints = tuple(bound)
         self._core = self._new_core()
         engine = _BrokerEngine(self, self._core)

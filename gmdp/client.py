@@ -89,6 +89,11 @@ class Client(Lifecycle):
         self._home = gevent.get_hub()
         self._home_ident = get_ident()
 
+    @property
+    def endpoint(self) -> str:
+        """The broker in use, or the one tried at present."""
+        return self._core.endpoint
+
     def request(
         self,
         service: str | bytes,
@@ -209,7 +214,8 @@ class Client(Lifecycle):
 
     def _start_for(self, slot: Slot) -> None:
         try:
-            slot.set(self.start())
+            self.start()
+            slot.set(None)
         except Exception as error:
             slot.fail(error)
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import gevent
 from gevent.pool import Pool
@@ -117,6 +117,10 @@ def _drain(parts: Iterator[Any], work: Work, sink: Sink) -> list[bytes] | None:
             close()
 
 
+def _callable(spawn: Any) -> Callable[..., Any]:
+    return cast("Callable[..., Any]", spawn)
+
+
 def spawner(spawn: Any) -> Callable[..., Any]:
     """What gevent's servers take as ``spawn``, as one callable.
 
@@ -125,16 +129,14 @@ def spawner(spawn: Any) -> Callable[..., Any]:
     method (a ``Pool``, a ``ThreadPool``); a callable.
     """
     if spawn is None or spawn == "default":
-        return gevent.spawn
+        return _callable(gevent.spawn)
     if spawn == "raw":
-        return gevent.spawn_raw
+        return _callable(gevent.spawn_raw)
     if isinstance(spawn, int) and not isinstance(spawn, bool) and spawn > 0:
-        return Pool(spawn).spawn
-    method = getattr(spawn, "spawn", None)
-    if callable(method):
-        return method  # type: ignore[no-any-return]
-    if callable(spawn):
-        return spawn  # type: ignore[no-any-return]
+        return _callable(Pool(spawn).spawn)
+    for candidate in (getattr(spawn, "spawn", None), spawn):
+        if callable(candidate):
+            return _callable(candidate)
     raise ConfigurationError(
         f'spawn must be a pool, a size of at least 1, a callable, "default" or "raw", not {spawn!r}'
     )

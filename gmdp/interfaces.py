@@ -1,5 +1,6 @@
 """The contracts, for code that wants to depend on no implementation."""
 
+# mypy: disable-error-code="no-untyped-def, empty-body"
 from __future__ import annotations
 
 from zope.interface import Attribute, Interface
@@ -101,6 +102,7 @@ class IClient(ILifecycle):
 
     endpoints = Attribute("tuple of str: the brokers, in order of preference.")
     version = Attribute('str: the protocol\'s version, "0.1" or "0.2".')
+    endpoint = Attribute("str: the broker in use, or the one tried at present.")
     timeout = Attribute("float: seconds a call may take unless it says otherwise.")
     retries = Attribute("int: further tries of a call unless it says otherwise.")
 

@@ -306,7 +306,7 @@ class Owner:
         engine = self._engine
         try:
             done = 0
-            while not self._finished:
+            while True:
                 now = monotonic()
                 engine.awake(now)
                 done += 1 + self._empty_mailbox()

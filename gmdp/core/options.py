@@ -19,9 +19,8 @@ MEBI = 1024 * 1024
 
 def check_number(name: str, value: Any, least: float, whole: bool = False, above: bool = False) -> None:
     """Raise ValueError unless `value` is a number of at least (or `above`) `least`."""
-    kinds: tuple[type, ...] = (int,) if whole else (int, float)
-    right = isinstance(value, kinds) and not isinstance(value, bool) and not math.isnan(value)
-    if right and (value > least if above else value >= least) and (whole or math.isfinite(value)):
+    right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if right and math.isfinite(value) and (value > least if above else value >= least):
         return
     kind = "a whole number" if whole else "a number"
     bound = "greater than" if above else "of at least"

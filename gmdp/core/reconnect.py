@@ -53,7 +53,7 @@ class Reconnect:
         rounds = self._failures // len(self.endpoints)
         if len(self.endpoints) > 1 and self._failures % len(self.endpoints):
             return 0.0
-        return self._interval * min(2 ** min(rounds - 1, 16), MAX_FACTOR) * (0.5 + jitter / 2)
+        return self._interval * min(1 << min(rounds - 1, 16), MAX_FACTOR) * (0.5 + jitter / 2)
 
     def refused(self, jitter: float) -> float:
         """The broker said DISCONNECT: it is there, the next attempt goes to it

@@ -1,0 +1,299 @@
+"""The commands.  Errors are one line on standard error, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from .. import config
+from ..broker import Broker
+from ..client import Client
+from ..core.options import BrokerOptions
+from ..core.wire import VERSIONS
+from ..endpoints import DEFAULT_ENDPOINT
+from ..exceptions import ConfigurationError, MDPError, RequestTimeout
+from ..version import __version__
+from ..worker import Worker
+from .serving import configure_logging, serve
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_TIMEOUT = 124
+EXIT_INTERRUPTED = 130
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit status."""
+    try:
+        status = cli.main(args=list(arguments), prog_name="gmdp", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return EXIT_USAGE
+    except click.ClickException as error:
+        command = getattr(error, "ctx", None)
+        name = command.command_path if command is not None else "gmdp"
+        return _fail(name, " ".join(error.format_message().split()), EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_ERROR
+    except RequestTimeout as error:
+        return _fail("gmdp", str(error), EXIT_TIMEOUT)
+    except ConfigurationError as error:
+        return _fail("gmdp", str(error), EXIT_USAGE)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail("gmdp", f"{where}{error.strerror or error}", EXIT_ERROR)
+    except MDPError as error:
+        return _fail("gmdp", str(error), EXIT_ERROR)
+
+
+def _fail(name: str, message: str, status: int) -> int:
+    click.echo(f"{name}: {message}", err=True)
+    return status
+
+
+def broker_option(command: F) -> F:
+    """--broker, as all commands that connect have it."""
+    return click.option(
+        "--broker",
+        "endpoint",
+        envvar="GMDP_BROKER",
+        default=DEFAULT_ENDPOINT,
+        show_default=True,
+        metavar="ENDPOINT",
+        help="The broker; else $GMDP_BROKER.  Several, with commas between: the first that answers.",
+    )(command)
+
+
+def timeout_option(default: float) -> Callable[[F], F]:
+    """--timeout."""
+    return click.option(
+        "--timeout", default=default, show_default=True, metavar="SECONDS", help="Give up after so long (exit 124)."
+    )
+
+
+mdp_option = click.option(
+    "--mdp", default="0.2", show_default=True, type=click.Choice(sorted(VERSIONS)), help="The protocol's version."
+)
+verbose_option = click.option("-v", "--verbose", count=True, help="Log more; twice: everything.")
+
+
+def _endpoints(given: str) -> list[str]:
+    return [endpoint.strip() for endpoint in given.split(",")]
+
+
+@click.group(no_args_is_help=True)
+@click.version_option(__version__, prog_name="gmdp")
+def cli() -> None:
+    """Majordomo (MDP/0.1 and 0.2): a broker, workers, clients.
+
+    Start a broker, start workers, send requests:
+
+    \b
+      gmdp broker &
+      gmdp worker upper --exec 'tr a-z A-Z' &
+      gmdp call upper hello
+    """
+
+
+def _broker_options(command: F) -> F:
+    """An option for each number a broker can be told."""
+    for option in reversed(fields(BrokerOptions)):
+        if option.name != "services":
+            kind = int if option.type == "int" else float
+            flag = "--" + option.name.replace("_", "-")
+            help_text = f"[default: {option.default:g}]" if kind is float else f"[default: {option.default}]"
+            command = click.option(flag, option.name, type=kind, default=None, help=help_text)(command)
+    return command
+
+
+@cli.command()
+@click.option(
+    "--bind",
+    multiple=True,
+    metavar="ENDPOINT",
+    help=f"Where to listen; may be given several times.  [default: {DEFAULT_ENDPOINT}]",
+)
+@click.option("--config", "file", metavar="FILE.toml", help="Options from a file; the command line overrides it.")
+@click.option("--hwm", type=int, default=None, help="Messages held per peer and direction.  [default: 1000]")
+@_broker_options
+@verbose_option
+def broker(bind: tuple[str, ...], file: str | None, verbose: int, **options: Any) -> None:
+    """Run a broker.
+
+    Prints "listening on ENDPOINT…" when it is ready.  SIGTERM and SIGINT let
+    running work end (10 seconds), then exit 0; a second signal ends at once.
+    Times are seconds, sizes bytes.
+    """
+    configure_logging(verbose)
+    keywords: dict[str, Any] = {}
+    if file is not None:
+        keywords = config.load(file)
+        try:
+            Broker(**keywords)
+        except (ConfigurationError, TypeError) as error:
+            raise ConfigurationError(f"{file}: {error}") from None
+    keywords.update((name, value) for name, value in options.items() if value is not None)
+    if bind:
+        keywords["bind"] = bind
+    serve(Broker(**keywords), lambda broker: f"listening on {' '.join(broker.endpoints)}")
+
+
+@cli.command()
+@click.argument("service")
+@click.argument("target", metavar="[PACKAGE.MODULE:CALLABLE]", required=False)
+@click.option("--exec", "command", metavar="COMMAND", help="Run a command for each request instead.")
+@broker_option
+@click.option("--concurrency", default=1, show_default=True, help="Requests worked on at once.")
+@click.option("--heartbeat-interval", default=2.5, show_default=True, metavar="SECONDS", help="Between heartbeats.")
+@click.option("--liveness", default=3.0, show_default=True, help="Silent intervals after which a broker is lost.")
+@mdp_option
+@verbose_option
+def worker(
+    service: str,
+    target: str | None,
+    command: str | None,
+    endpoint: str,
+    concurrency: int,
+    heartbeat_interval: float,
+    liveness: float,
+    mdp: str,
+    verbose: int,
+) -> None:
+    """Run a worker for SERVICE.
+
+    Requests go to a Python callable (it gets a gmdp.Request and returns bytes, a
+    list of bytes, or an iterator of parts), or with --exec to a command: the
+    request is its standard input, its output the reply; an exit status other
+    than 0 is a failure, which the caller sees as the reply "500".  The standard
+    library is monkey-patched for gevent.  SIGTERM and SIGINT finish the present
+    request and exit 0; a second signal ends at once.
+    """
+    from gevent import monkey
+
+    monkey.patch_all()
+    from .targets import Execute, load
+
+    if (target is None) is (command is None):
+        raise ConfigurationError("name either PACKAGE.MODULE:CALLABLE or --exec COMMAND")
+    configure_logging(verbose)
+    handler = load(target) if target is not None else Execute(command or "")
+    serve(
+        Worker(
+            _endpoints(endpoint),
+            service,
+            handler,
+            concurrency,
+            version=mdp,
+            heartbeat_interval=heartbeat_interval,
+            liveness=liveness,
+        ),
+        lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
+    )
+
+
+@cli.command()
+@click.argument("service")
+@click.argument("frames", nargs=-1, metavar="[FRAME]...")
+@broker_option
+@timeout_option(30.0)
+@mdp_option
+def call(service: str, frames: tuple[str, ...], endpoint: str, timeout: float, mdp: str) -> None:
+    """Send a request to SERVICE and print the reply.
+
+    Each FRAME is a frame of the request; without any, standard input is the one
+    frame.  The reply's frames go to standard output as they are, with nothing
+    between them; parts of a streamed reply as soon as they come.  Exit status:
+    0, 1 after an error (one line on standard error), 124 on timeout.
+    """
+    body = [frame.encode(errors="surrogateescape") for frame in frames] or [sys.stdin.buffer.read()]
+    with Client(_endpoints(endpoint), version=mdp, timeout=timeout) as client:
+        for part in client.stream(service, body, deadline=timeout):
+            sys.stdout.buffer.write(b"".join(part))
+            sys.stdout.buffer.flush()
+
+
+def _report(client: Client, service: str) -> Any:
+    """The JSON a management service of ours replies with."""
+    reply = client.request(service, b"")
+    if reply[0] != b"200" or len(reply) != 2:
+        raise MDPError(f"the broker at {client.endpoints[0]} does not know {service} (it replied {reply[0][:20]!r})")
+    return json.loads(reply[1])
+
+
+@cli.command()
+@broker_option
+@timeout_option(5.0)
+def services(endpoint: str, timeout: float) -> None:
+    """List the services a broker knows, their workers and queues."""
+    with Client(_endpoints(endpoint), timeout=timeout) as client:
+        report = _report(client, "mmi.services")
+    table = Table(title=None)
+    table.add_column("service")
+    names = ("workers", "idle", "busy", "queued", "requests", "replies")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in report["services"]:
+        table.add_row(row["name"], *(str(row[name]) for name in names))
+    Console().print(table)
+    if report["total"] > len(report["services"]):
+        click.echo(f"{report['total'] - len(report['services'])} more")
+
+
+@cli.command()
+@broker_option
+@timeout_option(5.0)
+@click.option("--count", default=5, show_default=True, help="How often to ask.")
+@mdp_option
+def ping(endpoint: str, timeout: float, count: int, mdp: str) -> None:
+    """Tell whether a broker answers, what it is, and how fast it is.
+
+    Any MDP broker that has the management interface of RFC 8 answers.
+    """
+    if count < 1:
+        raise ConfigurationError("--count must be at least 1")
+    times = []
+    with Client(_endpoints(endpoint), version=mdp, timeout=timeout) as client:
+        for _ in range(count):
+            began = perf_counter()
+            reply = client.request("mmi.broker", b"")
+            times.append((perf_counter() - began) * 1000)
+        where = client.endpoint
+    what = "an MDP broker"
+    if reply[0] == b"200" and len(reply) == 2:
+        about = json.loads(reply[1])
+        what = f"{about['name']} {about['version']}, {about['state']}, up {about['uptime']:.0f} s"
+    click.echo(
+        f"{where}: {what}; {count} round trips: "
+        f"min {min(times):.2f}, mean {sum(times) / count:.2f}, max {max(times):.2f} ms"
+    )
+
+
+@cli.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+def demo(folder: Path | None) -> int:
+    """Hash every file of FOLDER through a broker and four worker processes.
+
+    Half way, one worker process is killed; no request is lost.  Every digest is
+    compared with one computed directly.  FOLDER is the installed package's own
+    unless given.  Exit status 0 if all are right.
+    """
+    from .demo import demonstrate
+
+    return demonstrate(folder if folder is not None else Path(__file__).parent.parent)

@@ -1,0 +1,192 @@
+"""The demonstration: real work, real processes, one of them killed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+import gevent
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..broker import Broker
+from ..client import AsyncClient
+from ..exceptions import ConfigurationError, MDPError
+from ..handlers import Request
+
+WORKERS = 4
+IN_FLIGHT = 8
+FRAME = 1024 * 1024
+HEARTBEAT = 0.5
+SERVICE = "sha256"
+#: Seconds four Python processes may take to start.
+STARTING = 60.0
+
+
+def sha256(request: Request) -> bytes:
+    """The service: the hexadecimal SHA-256 digest of all frames together."""
+    digest = hashlib.sha256()
+    for frame in request.body:
+        digest.update(frame)
+    return digest.hexdigest().encode()
+
+
+class Item(NamedTuple):
+    """One file, read."""
+
+    path: Path
+    frames: list[bytes]
+    digest: bytes
+
+
+def _files(folder: Path) -> list[tuple[Path, int]]:
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder} is not a folder")
+    found = []
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
+            found.append((path, status.st_size))
+    if not found:
+        raise ConfigurationError(f"{folder} holds no file that can be read")
+    return found
+
+
+def _read(path: Path) -> Item:
+    """Read and hash one file, off the hub."""
+    item: Item = gevent.get_hub().threadpool.apply(_read_now, (path,))
+    return item
+
+
+def _read_now(path: Path) -> Item:
+    with path.open("rb") as file:
+        frames = list(iter(lambda: file.read(FRAME), b"")) or [b""]
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(frame)
+    return Item(path, frames, digest.hexdigest().encode())
+
+
+class _Run:
+    """One demonstration."""
+
+    def __init__(self, broker: Broker, client: AsyncClient, workers: list[subprocess.Popen[bytes]]) -> None:
+        self.broker = broker
+        self.client = client
+        self.workers = workers
+        self.files = 0
+        self.bytes = 0
+        self.wrong: list[Path] = []
+
+    def wait_for_workers(self) -> None:
+        """Until all of them are registered."""
+        until = monotonic() + STARTING
+        while True:
+            service = self.broker.statistics().services.get(SERVICE.encode())
+            if service is not None and service.workers == WORKERS:
+                return
+            if any(worker.poll() is not None for worker in self.workers) or monotonic() > until:
+                raise MDPError("the worker processes did not start")
+            gevent.sleep(0.02)
+
+    def hash(self, paths: list[Path], progress: Progress, task: Any) -> None:
+        """Have all files hashed, a few at a time, and check every digest."""
+        items: deque[Item] = deque()
+
+        def bodies() -> Iterator[list[bytes]]:
+            for path in paths:
+                items.append(_read(path))
+                yield items[-1].frames
+
+        for reply in self.client.map(SERVICE, bodies(), in_flight=IN_FLIGHT):
+            self._check(items.popleft(), reply)
+            progress.update(task, advance=1, refresh=True)
+
+    def lose_a_worker(self, paths: list[Path]) -> None:
+        """Kill a worker that is certain to have a request.
+
+        All are idle.  One is frozen; as many requests as there are workers go to
+        one each; when only one is unanswered, it is the frozen worker's.
+        """
+        victim = self.workers[0]
+        victim.send_signal(signal.SIGSTOP)
+        items = [_read(path) for path in paths]
+        futures = [self.client.submit(SERVICE, item.frames) for item in items]
+        gevent.wait(futures, count=len(futures) - 1)
+        victim.send_signal(signal.SIGKILL)
+        for item, future in zip(items, futures, strict=True):
+            if future.get()[0] != item.digest:
+                self.wrong.append(item.path)
+
+    def _check(self, item: Item, reply: list[bytes]) -> None:
+        self.files += 1
+        self.bytes += sum(map(len, item.frames))
+        if reply != [item.digest]:
+            self.wrong.append(item.path)
+
+
+def demonstrate(folder: Path) -> int:
+    """Run it; returns the exit status."""
+    files = _files(folder)
+    largest = max(size for _, size in files)
+    paths = [path for path, _ in files]
+    half = len(paths) // 2
+    console = Console()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        auto_refresh=False,
+    )
+    broker = Broker(
+        "tcp://127.0.0.1:*",
+        heartbeat_interval=HEARTBEAT,
+        max_frames=max(1000, 2 * largest // FRAME + 16),
+        max_queue_bytes=2 * IN_FLIGHT * (largest + FRAME) + 256 * FRAME,
+    )
+    workers: list[subprocess.Popen[bytes]] = []
+    with broker, AsyncClient(broker.endpoint, timeout=600) as client:
+        try:
+            for _ in range(WORKERS):
+                workers.append(_start_worker(broker.endpoint))
+            run = _Run(broker, client, workers)
+            run.wait_for_workers()
+            began = monotonic()
+            with bar:
+                task = bar.add_task(f"hashing {folder}", total=len(paths))
+                run.hash(paths[:half], bar, task)
+                bar.console.print(f"killing worker process {workers[0].pid} in the middle of a request")
+                run.lose_a_worker([paths[at % len(paths)] for at in range(WORKERS)])
+                run.hash(paths[half:], bar, task)
+            seconds = monotonic() - began
+        finally:
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.wait()
+        statistics = broker.statistics()
+    table = Table()
+    for name in ("files", "bytes", "seconds", "redeliveries", "wrong digests"):
+        table.add_column(name, justify="right")
+    row = (run.files, run.bytes, f"{seconds:.2f}", statistics.redeliveries, len(run.wrong))
+    table.add_row(*map(str, row))
+    console.print(table)
+    return 0 if not run.wrong and statistics.redeliveries else 1
+
+
+def _start_worker(endpoint: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "gmdp", "worker", SERVICE, f"{__name__}:sha256"]
+    options = ["--broker", endpoint, "--heartbeat-interval", str(HEARTBEAT)]
+    return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)

@@ -1,0 +1,44 @@
+"""Running a broker or worker in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import TypeVar
+
+import gevent
+
+from ..broker import Broker
+from ..worker import Worker
+
+
+def configure_logging(verbosity: int) -> None:
+    """Warnings, or with -v all there is to tell, on standard error."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+S = TypeVar("S", Broker, Worker)
+
+
+def serve(service: S, ready: Callable[[S], str]) -> None:
+    """Start `service`, print what `ready` says of it, and run until a signal.
+
+    SIGTERM and SIGINT drain; a second one ends the process at once.
+    """
+    stopping = False
+
+    def on_signal(number: int) -> None:
+        nonlocal stopping
+        if stopping:
+            os._exit(128 + number)
+        stopping = True
+        service.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, on_signal, number)
+    service.start()
+    print(ready(service), flush=True)
+    service.serve_forever()

@@ -1,0 +1,70 @@
+"""What a worker of the command line runs: a callable, or another command."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shlex
+import shutil
+import sys
+from typing import Any
+
+from gevent import subprocess
+
+from ..exceptions import ConfigurationError, MDPError
+from ..handlers import Handler, Request
+
+
+class CommandFailed(MDPError):
+    """A command ended with a status other than 0."""
+
+
+def load(target: str) -> Handler:
+    """The callable that ``package.module:callable`` names; ConfigurationError if there is none."""
+    module_name, colon, path = target.partition(":")
+    if not (colon and module_name and path):
+        raise ConfigurationError(f"{target!r} must look like package.module:callable")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigurationError(f"cannot import {module_name}: {type(error).__name__}: {error}") from None
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise ConfigurationError(f"{module_name} has no {path}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise ConfigurationError(f"{target} is not callable but a {type(found).__name__}")
+    return found  # type: ignore[no-any-return]
+
+
+class Execute:
+    """A handler that runs a command for each request.
+
+    The request's frames, one after another, are its standard input; its
+    standard output is the reply.  A status other than 0 is a handler failure.
+    """
+
+    def __init__(self, command: str) -> None:
+        try:
+            self.arguments = shlex.split(command)
+        except ValueError as error:
+            raise ConfigurationError(f"--exec {command!r}: {error}") from None
+        if not self.arguments:
+            raise ConfigurationError("--exec needs a command")
+        if shutil.which(self.arguments[0]) is None:
+            raise ConfigurationError(f"--exec: no such command: {self.arguments[0]}")
+
+    def __call__(self, request: Request) -> bytes:
+        """Run it; raises CommandFailed."""
+        process = subprocess.Popen(self.arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            output, _ = process.communicate(b"".join(request.body))
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if process.returncode:
+            raise CommandFailed(f"{self.arguments[0]} ended with status {process.returncode}")
+        return bytes(output)
