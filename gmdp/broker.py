@@ -131,7 +131,8 @@ class Broker(Lifecycle):
         except zmq.ZMQError as error:
             if socket is not None:
                 socket.close(0)
-            raise BindError(error.errno, f"cannot bind {endpoint}: {zmq.strerror(error.errno)}") from None
+            number = error.errno or 0
+            raise BindError(number, f"cannot bind {endpoint}: {zmq.strerror(number)}") from None
         self._endpoints = tuple(bound)
         self._core = self._new_core()
         engine = _BrokerEngine(self, self._core)
@@ -185,7 +186,7 @@ class _BrokerEngine:
         if self._until is not None and (core.drained or now >= self._until):
             core.finish(now)
             self.flush(now)
-            self.link.close(self.linger)
+            self.link.close_bound(self._shell.endpoints, self.linger)
             self.owner.finish()
             self._shell._ended()
 

@@ -16,11 +16,14 @@ from .owner import Link, Owner
 #: Frames of a message that are read; more is no answer to anything.
 MAX_FRAMES = 100_000
 
+#: Milliseconds before libzmq would reconnect by itself: a socket is long closed then.
+NEVER = 24 * 3600 * 1000
+
 
 def dealer(owner: Owner, context: zmq.green.Context[Any], endpoint: str, tag: Any, heartbeat: float) -> Link:
     """A new DEALER socket being connected to `endpoint`.
 
-    It does not reconnect: what was queued for one broker must not reach the
+    It does not reconnect (whoever owns it closes it first): what was queued for one broker must not reach the
     next.  `heartbeat`: seconds between ZMTP heartbeats; three unanswered ones
     end the connection.  ZMQError if there are no descriptors left.
     """
@@ -28,8 +31,9 @@ def dealer(owner: Owner, context: zmq.green.Context[Any], endpoint: str, tag: An
     link = owner.link(socket, MAX_FRAMES, tag)
     try:
         socket.set(zmq.LINGER, 0)
-        socket.set(zmq.RECONNECT_IVL, -1)
-        socket.set(zmq.IMMEDIATE, 1)
+        # Neither RECONNECT_IVL -1 nor IMMEDIATE: with either, libzmq throws away
+        # what arrived and was not yet read when the connection ends.
+        socket.set(zmq.RECONNECT_IVL, NEVER)
         interval = max(1, math.ceil(heartbeat * 1000))
         socket.set(zmq.HEARTBEAT_IVL, interval)
         socket.set(zmq.HEARTBEAT_TIMEOUT, 3 * interval)

@@ -8,11 +8,13 @@ engine decides (a broker's, worker's or client's).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
+import operator
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
@@ -37,14 +39,21 @@ _send = zmq.backend.Socket.send
 _receive = zmq.backend.Socket.recv
 _get = zmq.backend.Socket.get
 
+# What a monitor tells of a connecting socket.  The end of a connection may be told
+# before what arrived last can be read; when it is told that another attempt is
+# planned, everything can.
 _UP = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-_DOWN = {
+_GONE = int(zmq.EVENT_CONNECT_RETRIED)
+_WHY = {
     int(zmq.EVENT_DISCONNECTED): "the connection was closed",
     int(zmq.EVENT_CLOSED): "connection refused",
+}
+_REFUSED = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the peer does not speak this protocol",
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "the broker refused the connection",
 }
+_ALL = functools.reduce(operator.or_, [*_WHY, *_REFUSED], _UP | _GONE)
 _monitor_names = itertools.count(1)
 
 
@@ -85,7 +94,23 @@ class Link:
     Made and used by one owner only.
     """
 
-    __slots__ = ("_monitor", "_owner", "_watchers", "blocked", "closed", "inproc", "max_frames", "socket", "tag")
+    #: Seconds ZeroMQ's thread may take for what it does in milliseconds: to free a
+    #: bound endpoint, to tell all about a lost connection.
+    patience = 1.0
+
+    __slots__ = (
+        "_monitor",
+        "_owner",
+        "_watchers",
+        "blocked",
+        "closed",
+        "inproc",
+        "lost",
+        "lost_at",
+        "max_frames",
+        "socket",
+        "tag",
+    )
 
     def __init__(self, owner: Owner, socket: zmq.green.Socket[bytes], max_frames: int, tag: Any) -> None:
         self._owner = owner
@@ -98,6 +123,9 @@ class Link:
         #: True after a message found no room: until there is some.
         self.blocked = False
         self.inproc = False
+        #: Why the connection ended, once it has.
+        self.lost = ""
+        self.lost_at = 0.0
         self._monitor: zmq.green.Socket[bytes] | None = None
         self._watchers: list[Any] = []
         _stop_green_watcher(socket)
@@ -116,17 +144,7 @@ class Link:
         """Connect to `endpoint`; the engine hears `up` or `down`.  ZMQError if that is impossible."""
         self.inproc = endpoint.startswith("inproc:")
         if not self.inproc:
-            name = f"inproc://gmdp-monitor-{os.getpid()}-{next(_monitor_names)}"
-            events = _UP
-            for event in _DOWN:
-                events |= event
-            self.socket.monitor(name, events)
-            # An undrained monitor stops all traffic once it is full: no bound here.
-            self._monitor = self.socket.context.socket(zmq.PAIR)
-            _stop_green_watcher(self._monitor)
-            self._monitor.set(zmq.RCVHWM, 0)
-            self._monitor.set(zmq.LINGER, 0)
-            self._monitor.connect(name)
+            self._monitor = _monitor(self.socket, _ALL)
             self._watch(self._monitor)
         self.socket.connect(endpoint)
 
@@ -165,21 +183,50 @@ class Link:
         """The socket's EVENTS: whoever reads them re-arms the descriptor."""
         return int(_get(self.socket, _EVENTS))
 
-    def news(self) -> tuple[bool, str]:
-        """What became of the connection since last asked: (up, why down or "")."""
-        if self._monitor is None:
-            return False, ""
-        up, down = False, ""
-        while True:
+    def news(self) -> tuple[bool, bool]:
+        """What became of the connection since last asked: (it stands, it is gone)."""
+        up = gone = False
+        while self._monitor is not None:
             try:
                 event = int.from_bytes(_receive(self._monitor, _DONTWAIT)[:2], "little")
                 _receive(self._monitor, _DONTWAIT)
             except zmq.ZMQError:
-                return up, down
-            if event == _UP:
-                up = True
-            elif not down:
-                down = _DOWN.get(event, "")
+                break
+            up = up or event == _UP
+            gone = gone or event == _GONE or event in _REFUSED
+            if not self.lost:
+                self.lost = _WHY.get(event, "") or _REFUSED.get(event, "")
+                self.lost_at = monotonic()
+        if self.lost and monotonic() > self.lost_at + self.patience:
+            gone = True  # no other attempt is planned
+        if self.inproc and not self.events() & _POLLOUT:
+            # It has no bound and no monitor: no way out means no peer.
+            gone, self.lost = True, "the broker closed its endpoint"
+        return up, gone
+
+    def close_bound(self, endpoints: Sequence[str], linger: float) -> None:
+        """Close a socket that is bound to `endpoints`, and wait until they are free.
+
+        Closing goes on in another thread: who binds again at once would find the
+        address in use.
+        """
+        monitor = _monitor(self.socket, zmq.EVENT_CLOSED)
+        listeners = 0
+        for endpoint in endpoints:
+            if endpoint.startswith("inproc:"):
+                self.socket.unbind(endpoint)  # frees the name, and leaves the peers alone
+            else:
+                listeners += 1
+        self.close(linger)
+        until = monotonic() + self.patience
+        while listeners and monotonic() < until:
+            try:
+                _receive(monitor, _DONTWAIT)
+                _receive(monitor, _DONTWAIT)
+                listeners -= 1
+            except zmq.ZMQError:
+                gevent.sleep(0.0005)
+        monitor.close(0)
 
     def close(self, linger: float = 0) -> None:
         """Close the socket; what is unsent has `linger` seconds, in the background."""
@@ -374,15 +421,15 @@ class Owner:
 
     def _after_reading(self, link: Link, now: float) -> None:
         self.ready.discard(link)
-        up, down = link.news()
-        if up:
+        stands, gone = link.news()
+        if stands:
             self._engine.up(link, now)
-        if down and not link.closed:
+        if gone and not link.closed:
             # What arrived before the loss counts.
             while not link.closed and (frames := link.receive()) is not None:
                 self._engine.received(link, frames, now)
             if not link.closed:
-                self._engine.down(link, down, now)
+                self._engine.down(link, link.lost, now)
 
     def _look_again(self) -> None:
         """The descriptor is edge-triggered: before a wait, see what has come since."""
@@ -390,12 +437,8 @@ class Owner:
             if link.closed:
                 continue
             events = link.events()
-            if events & _POLLIN or (link.blocked and events & _POLLOUT):
+            if events & _POLLIN or (link.blocked and events & _POLLOUT) or (link.inproc and not events & _POLLOUT):
                 self.ready.add(link)
-            elif link.inproc and not events & _POLLOUT:
-                # An inproc link has no bound and no monitor: no way out means no peer.
-                self.ready.add(link)
-                self._engine.down(link, "the broker closed its endpoint", monotonic())
         self._touched.clear()
 
     def _wait(self, deadline: float) -> None:
@@ -428,6 +471,19 @@ class Owner:
     def _close_links(self) -> None:
         for link in self._links[:]:
             link.close()
+
+
+def _monitor(socket: zmq.green.Socket[bytes], events: int) -> zmq.green.Socket[bytes]:
+    """A socket that receives what happens to the connections of `socket`."""
+    name = f"inproc://gmdp-monitor-{os.getpid()}-{next(_monitor_names)}"
+    socket.monitor(name, events)
+    monitor: zmq.green.Socket[bytes] = socket.context.socket(zmq.PAIR)
+    _stop_green_watcher(monitor)
+    # An undrained monitor stops all traffic once it is full: no bound here.
+    monitor.set(zmq.RCVHWM, 0)
+    monitor.set(zmq.LINGER, 0)
+    monitor.connect(name)
+    return monitor
 
 
 def _stop_green_watcher(socket: zmq.green.Socket[bytes]) -> None:

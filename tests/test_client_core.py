@@ -1,0 +1,227 @@
+"""The client's core in virtual time: whose time runs when, and what ends a call."""
+
+import math
+
+import pytest
+
+from gmdp.core.client import Call, ClientCore, Close, Ended, Open, Outcome, Part, Send
+from gmdp.core.reconnect import Reconnect
+from gmdp.core.statistics import ClientCounters
+from gmdp.core.wire import RFC7, RFC18
+
+PARTIAL = [b"MDPC02", b"\x02", b"it", b"part"]
+FINAL = [b"MDPC02", b"\x03", b"it", b"end"]
+
+
+class Bench:
+    """A core, and the connections it opened."""
+
+    def __init__(self, dialect=RFC18, endpoints=("tcp://a:1",), most=4):
+        self.core = ClientCore(dialect, Reconnect(endpoints, 1.0), most, ClientCounters())
+        self.opened = []
+        self.closed = []
+        self.sent = []
+
+    def act(self):
+        actions, self.core.actions = self.core.actions, []
+        for action in actions:
+            if isinstance(action, Open):
+                self.opened.append(action.connection)
+            elif isinstance(action, Close):
+                self.closed.append(action.connection)
+            elif isinstance(action, Send):
+                self.sent.append((action.connection, action.frames))
+        events, self.core.events = self.core.events, []
+        return events
+
+    def call(self, now=0.0, **limits):
+        call = Call(b"it", [b"x"], **{"timeout": 10.0, **limits})
+        self.core.submit(call, now)
+        return call
+
+    def connected_call(self, **limits):
+        call = self.call(**limits)
+        self.act()
+        self.core.connected(self.opened[-1], 0.0)
+        self.act()
+        return call, self.opened[-1]
+
+
+def test_nothing_is_sent_before_the_connection_stands():
+    bench = Bench()
+    bench.call()
+    bench.act()
+    assert len(bench.opened) == 1
+    assert bench.sent == []
+    bench.core.connected(bench.opened[0], 0.5)
+    bench.act()
+    assert bench.sent == [(bench.opened[0], [b"MDPC02", b"\x01", b"it", b"x"])]
+
+
+def test_each_part_of_a_stream_starts_its_timeout_anew():
+    bench = Bench()
+    _call, connection = bench.connected_call(timeout=10.0)
+    for now in (9.0, 18.0, 27.0):
+        bench.core.tick(now, 0.5)
+        bench.core.feed(connection, PARTIAL, now)
+        assert [type(event) for event in bench.act()] == [Part]
+    bench.core.tick(36.9, 0.5)
+    assert bench.act() == []
+    bench.core.tick(37.0, 0.5)
+    (ended,) = bench.act()
+    assert ended.outcome is Outcome.TIMEOUT
+
+
+def test_the_deadline_of_a_stream_holds_while_parts_come():
+    bench = Bench()
+    _call, connection = bench.connected_call(timeout=10.0, deadline=15.0)
+    bench.core.feed(connection, PARTIAL, 9.0)
+    bench.act()
+    assert bench.core.deadline() == 15.0
+    bench.core.tick(15.0, 0.5)
+    (ended,) = bench.act()
+    assert ended.outcome is Outcome.TIMEOUT
+    assert bench.closed == [connection]
+
+
+def test_a_call_given_up_takes_its_connection_with_it():
+    """So a late reply finds nobody (C3)."""
+    bench = Bench()
+    _call, connection = bench.connected_call(timeout=1.0)
+    bench.core.tick(1.0, 0.5)
+    bench.act()
+    assert bench.closed == [connection]
+    other = bench.call(now=1.0)
+    bench.act()
+    bench.core.feed(connection, FINAL, 1.1)
+    assert bench.act() == []
+    bench.core.connected(bench.opened[-1], 1.2)
+    bench.act()
+    bench.core.feed(bench.opened[-1], FINAL, 1.3)
+    assert bench.act() == [Part(other, [b"end"], True)]
+
+
+def test_each_try_has_its_share_of_the_time():
+    bench = Bench()
+    call, _ = bench.connected_call(timeout=9.0, retries=2)
+    for now, tries in ((3.0, 2), (6.0, 3)):
+        bench.core.tick(now - 0.01, 0.5)
+        assert call.tries == tries - 1
+        bench.core.tick(now, 0.5)
+        assert bench.act() == []
+        assert call.tries == tries
+        bench.core.connected(bench.opened[-1], now)
+        bench.act()
+    bench.core.tick(9.0, 0.5)
+    assert [event.outcome for event in bench.act()] == [Outcome.TIMEOUT]
+    assert len(bench.sent) == 3
+    assert len({id(connection) for connection, _ in bench.sent}) == 3
+
+
+def test_no_retry_after_a_part_was_delivered():
+    bench = Bench()
+    _call, connection = bench.connected_call(timeout=9.0, retries=5)
+    bench.core.feed(connection, PARTIAL, 0.1)
+    bench.act()
+    bench.core.disconnected(connection, "gone", 0.2, 0.5)
+    (ended,) = bench.act()
+    assert ended.outcome is Outcome.BROKER_LOST
+
+
+def test_while_no_broker_answers_one_connection_at_a_time_is_tried():
+    bench = Bench(most=10)
+    for _ in range(10):
+        bench.call(timeout=100.0)
+    bench.act()
+    assert len(bench.opened) == 1
+    now = 0.0
+    for attempt in range(2, 6):
+        bench.core.disconnected(bench.opened[-1], "refused", now, 1.0)
+        bench.act()
+        now = bench.core.deadline()
+        bench.core.tick(now, 1.0)
+        bench.act()
+        assert len(bench.opened) == attempt
+    assert now == 1 + 2 + 4 + 8
+    bench.core.connected(bench.opened[-1], now)
+    bench.act()
+    assert len(bench.opened) == 5 + 9
+
+
+def test_a_connection_that_never_comes_is_given_up_and_the_next_endpoint_tried():
+    bench = Bench(endpoints=("tcp://a:1", "tcp://b:1"))
+    call = bench.call(timeout=100.0)
+    bench.act()
+    assert bench.core.deadline() == bench.core.connect_timeout
+    bench.core.tick(bench.core.connect_timeout, 0.5)
+    bench.act()
+    assert [connection.endpoint for connection in bench.opened] == ["tcp://a:1", "tcp://b:1"]
+    assert call.tries == 1
+
+
+def test_one_lost_connection_retires_the_idle_ones_of_its_time():
+    """They were of one broker: the next call goes where the next connection goes."""
+    bench = Bench(endpoints=("tcp://a:1", "tcp://b:1"))
+    first, connection = bench.connected_call()
+    second = bench.call()
+    bench.act()
+    bench.core.connected(bench.opened[1], 0.1)
+    bench.core.feed(bench.opened[1], FINAL, 0.2)
+    assert [event.call for event in bench.act()] == [second]
+    bench.core.disconnected(connection, "gone", 0.3, 0.5)
+    (ended,) = bench.act()
+    assert (ended.call, ended.outcome) == (first, Outcome.BROKER_LOST)
+    assert set(bench.closed) == {connection, bench.opened[1]}
+    bench.call(now=0.3)
+    bench.act()
+    assert bench.opened[-1].endpoint == "tcp://b:1"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b""],
+        [b"MDPC02"],
+        [b"MDPC02", b"\x01", b"it", b"x"],
+        [b"MDPC02", b"\x03", b"other", b"x"],
+        [b"MDPC02", b"\x03", b"it"],
+        [b"", b"MDPC01", b"it", b"x"],
+        [b"MDPW02", b"\x03", b"it", b"x"],
+    ],
+)
+def test_what_is_no_answer_to_the_call_is_counted_and_dropped(frames):
+    bench = Bench()
+    call, connection = bench.connected_call()
+    bench.core.feed(connection, frames, 0.1)
+    assert bench.act() == []
+    assert bench.core.counters.malformed == 1
+    bench.core.feed(connection, FINAL, 0.2)
+    assert bench.act() == [Part(call, [b"end"], True)]
+
+
+def test_a_reply_of_0_1_is_one_part():
+    bench = Bench(dialect=RFC7)
+    call, connection = bench.connected_call()
+    bench.core.feed(connection, [b"", b"MDPC01", b"it", b"a", b"b"], 0.1)
+    assert bench.act() == [Part(call, [b"a", b"b"], True)]
+
+
+def test_counters_add_up_whatever_happens():
+    bench = Bench(most=2)
+    calls = [bench.call(timeout=5.0) for _ in range(6)]
+    bench.act()
+    bench.core.connected(bench.opened[0], 0.0)
+    bench.act()
+    bench.core.feed(bench.opened[0], FINAL, 0.1)
+    bench.act()
+    bench.core.cancel(calls[3], Outcome.CANCELLED, 0.2)
+    bench.core.tick(5.0, 0.5)
+    bench.call(now=5.0)
+    bench.core.close(5.1)
+    ended = [event for event in bench.act() if isinstance(event, Ended)]
+    assert {event.outcome for event in ended} == {Outcome.CANCELLED, Outcome.TIMEOUT, Outcome.CLOSED}
+    now = bench.core.statistics()
+    assert now.requests == 7 == now.replies + now.timeouts + now.cancelled + now.errors
+    assert (now.in_flight, now.waiting, now.sockets) == (0, 0, 0)
+    assert bench.core.deadline() == math.inf
