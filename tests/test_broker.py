@@ -1,0 +1,523 @@
+"""The broker with real sockets: endpoints, draining, lost workers, bounds."""
+
+import errno
+import itertools
+import json
+import signal
+import socket
+import subprocess
+import sys
+from time import monotonic
+
+import gevent
+import pytest
+import zmq
+import zmq.green
+from gevent.event import Event
+from waiting import wait_until
+
+from gmdp import AsyncClient, BindError, Broker, Client, ConfigurationError, State, StateError, Worker
+
+
+def echo(request):
+    return request.body
+
+
+# Endpoints
+
+
+def test_wildcard_ports_are_resolved():
+    broker = Broker("tcp://127.0.0.1:*")
+    assert broker.endpoint == "tcp://127.0.0.1:*"
+    with broker:
+        assert broker.endpoint.startswith("tcp://127.0.0.1:")
+        assert int(broker.endpoint.rpartition(":")[2]) > 0
+        assert broker.endpoints == (broker.endpoint,)
+
+
+def test_several_endpoints_serve_together(tmp_path):
+    endpoints = ["tcp://127.0.0.1:*", f"ipc://{tmp_path}/broker", f"inproc://{tmp_path}", "tcp://127.0.0.1:*"]
+    with Broker(endpoints) as broker:
+        assert len(set(broker.endpoints)) == 4
+        with Worker(broker.endpoints[0], "echo", echo):
+            for endpoint in broker.endpoints:
+                with Client(endpoint) as client:
+                    assert client.request("echo", endpoint.encode()) == [endpoint.encode()]
+
+
+def test_an_ipv6_endpoint():
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with Broker("tcp://[::1]:*") as broker, Worker(broker.endpoint, "echo", echo), Client(broker.endpoint) as client:
+        assert client.request("echo", b"x") == [b"x"]
+
+
+def test_a_context_of_the_embedding_application():
+    context = zmq.green.Context()
+    worker = Worker("inproc://mine", "echo", echo, context=context)
+    client = Client("inproc://mine", context=context)
+    with Broker("inproc://mine", context=context), worker, client:
+        assert client.request("echo", b"x") == [b"x"]
+    context.term()
+
+
+def test_the_context_must_be_green():
+    with pytest.raises(ConfigurationError, match=r"zmq\.green\.Context"):
+        Broker(context=zmq.Context.instance())
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc", "inproc"])
+def test_B10_an_endpoint_in_use_is_a_clear_error_and_nothing_remains(tmp_path, nothing_left, transport):
+    endpoint = {"tcp": "tcp://127.0.0.1:*", "ipc": f"ipc://{tmp_path}/b", "inproc": f"inproc://{tmp_path}"}[transport]
+    with Broker(endpoint) as first:
+        second = Broker(["tcp://127.0.0.1:*", first.endpoint])
+        with pytest.raises(BindError, match=f"cannot bind {first.endpoint}: Address already in use") as caught:
+            second.start()
+        assert isinstance(caught.value, OSError)
+        assert caught.value.errno == errno.EADDRINUSE
+        assert (second.state, second.started, second.closed) == (State.CLOSED, False, True)
+        with Worker(first.endpoint, "echo", echo), Client(first.endpoint) as client:
+            assert client.request("echo", b"x") == [b"x"]
+    second.start()  # it is free now
+    second.stop()
+    nothing_left()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc", "inproc"])
+def test_what_was_stopped_can_be_bound_again_at_once(unused_endpoint, tmp_path, transport):
+    endpoint = {"tcp": unused_endpoint, "ipc": f"ipc://{tmp_path}/b", "inproc": f"inproc://{tmp_path}"}[transport]
+    broker = Broker(endpoint)
+    for _ in range(30):
+        with broker, Client(endpoint) as client:
+            assert client.request("mmi.nothing", b"") == [b"501"]
+        with Broker(endpoint) as another:
+            assert another.started
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bind": "tcp:127.0.0.1:1"}, "must begin with tcp://"),
+        ({"bind": []}, "at least one"),
+        ({"hearbeat_interval": 1}, "did you mean 'heartbeat_interval'"),
+        ({"heartbeat_interval": 0}, "greater than 0"),
+        ({"liveness": 2}, "at least 3"),
+        ({"attempts": 0}, "at least 1"),
+        ({"attempts": True}, "whole number"),
+        ({"request_ttl": "1"}, "must be a number"),
+        ({"max_queue": 0.5}, "whole number"),
+        ({"hwm": 0}, "at least 1"),
+        ({"services": {"x": {"atempts": 1}}}, "did you mean 'attempts'"),
+        ({"services": {"x": 1}}, "table of options"),
+        ({"services": {"x": {"attempts": 0}}}, "at least 1"),
+        ({"services": [1]}, "table of patterns"),
+    ],
+)
+def test_wrong_options_are_told_at_once(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Broker(**arguments)
+
+
+# Life
+
+
+def test_starting_twice_changes_nothing(broker):
+    endpoint = broker.endpoint
+    broker.start()
+    assert broker.endpoint == endpoint
+
+
+def test_starting_while_stopping_is_an_error(broker):
+    hold = Event()
+    with Worker(broker.endpoint, "held", lambda r: hold.wait() and b""), AsyncClient(broker.endpoint) as client:
+        future = client.submit("held", b"")
+        wait_until(lambda: broker.statistics().assigned)
+        stopper = gevent.spawn(broker.stop)
+        wait_until(lambda: broker.state is State.DRAINING)
+        with pytest.raises(StateError, match="still stopping"):
+            broker.start()
+        hold.set()
+        future.get()
+        stopper.get()
+    broker.start()
+
+
+def test_B2_a_graceful_stop_finishes_running_work_and_takes_no_new(broker):
+    hold = Event()
+    worker = Worker(broker.endpoint, "held", lambda r: hold.wait() and r.body, reconnect_interval=60)
+    with worker, AsyncClient(broker.endpoint) as client, AsyncClient(broker.endpoint) as other:
+        running = client.submit("held", b"running")
+        wait_until(lambda: broker.statistics().assigned)
+        queued = [client.submit("held", b"queued"), client.submit("nobody", b"")]
+        wait_until(lambda: broker.statistics().queued == 2)
+        other.request("mmi.broker", b"")
+        stopper = gevent.spawn(broker.stop)
+        wait_until(lambda: broker.state is State.DRAINING)
+        other.submit("held", b"new")
+        wait_until(lambda: broker.statistics().drops == {"draining": 1})
+        assert json.loads(other.request("mmi.broker", b"")[1])["state"] == "draining"
+        hold.set()
+        stopper.get()
+        assert running.get() == [b"running"]
+        assert queued[0].get() == [b"queued"]
+        now = broker.statistics()
+        assert (now.replies, dict(now.ended), dict(now.lost_workers)) == (2, {"stopped": 1}, {"stopped": 1})
+        wait_until(lambda: worker.state is State.CONNECTING)  # it was told DISCONNECT
+
+
+def test_B2_past_the_timeout_what_runs_is_let_go_and_counted(broker):
+    hold = Event()
+    with Worker(broker.endpoint, "held", lambda r: hold.wait() and b""), AsyncClient(broker.endpoint) as client:
+        client.submit("held", b"")
+        wait_until(lambda: broker.statistics().assigned)
+        broker.stop(timeout=0.01)
+        assert broker.closed
+        assert broker.statistics().ended == {"stopped": 1}
+        hold.set()
+
+
+def test_close_is_abrupt(broker):
+    hold = Event()
+    with Worker(broker.endpoint, "held", lambda r: hold.wait() and b""), AsyncClient(broker.endpoint) as client:
+        client.submit("held", b"")
+        wait_until(lambda: broker.statistics().assigned)
+        broker.close()
+        assert broker.closed
+        hold.set()
+
+
+def test_serve_forever_starts_waits_and_ends_with_stop(unused_endpoint):
+    broker = Broker(unused_endpoint)
+    server = gevent.spawn(broker.serve_forever)
+    wait_until(lambda: broker.started)
+    assert not server.ready()
+    broker.stop()
+    server.get(timeout=30)
+
+
+def test_serve_forever_stops_what_it_serves_when_it_is_interrupted(broker):
+    server = gevent.spawn(broker.serve_forever, stop_timeout=0)
+    gevent.sleep(0)
+    server.kill()
+    assert broker.closed
+
+
+def test_a_supervisor_that_knows_gevents_servers_only(broker):
+    """start, stop, serve_forever, started, closed, stop_timeout: as StreamServer's."""
+    from gevent.server import StreamServer
+
+    things = [StreamServer(("127.0.0.1", 0), lambda *_: None), Worker(broker.endpoint, "echo", echo)]
+    for thing in things:
+        thing.start()
+    assert all(thing.started and not thing.closed for thing in things)
+    for thing in things:
+        thing.stop(timeout=thing.stop_timeout)
+    assert all(thing.closed and not thing.started for thing in things)
+
+
+def test_subscribers_get_every_change_in_order_with_its_reason():
+    broker = Broker("tcp://127.0.0.1:*")
+    changes = broker.subscribe()
+    for _ in range(3):
+        with broker:
+            pass
+    got = [changes.get() for _ in range(changes.qsize())]
+    cycle = [State.STARTING, State.RUNNING, State.DRAINING, State.CLOSED]
+    assert [change.new for change in got] == cycle * 3
+    assert [change.old for change in got] == [State.NEW, *(cycle * 3)[:-1]]
+    assert [change.at for change in got] == sorted(change.at for change in got)
+    broker.unsubscribe(changes)
+    broker.start()
+    broker.stop()
+    assert changes.empty()
+
+
+def test_a_subscriber_that_does_not_read_is_dropped_with_a_warning(caplog):
+    from gevent.queue import Queue
+
+    broker = Broker("tcp://127.0.0.1:*")
+    full, fine = broker.subscribe(Queue(1)), broker.subscribe()
+    with broker:
+        pass
+    assert (full.qsize(), fine.qsize()) == (1, 4)
+    assert "does not read" in caplog.text
+
+
+# Workers that are lost
+
+
+WORKER_PROCESS = """
+import sys, gmdp
+def handler(request):
+    if request.body == [b"die" ] and request.attempt == 1:
+        print("has it", flush=True)
+        sys.stdin.read()  # blocks the hub: only a signal ends this
+    return b"%d" % request.attempt
+gmdp.Worker(sys.argv[1], "it", handler, heartbeat_interval=float(sys.argv[2])).serve_forever()
+"""
+
+
+@pytest.fixture
+def worker_process():
+    """A function: a worker in a process of its own."""
+    processes = []
+
+    def start(endpoint, interval):
+        command = [sys.executable, "-c", WORKER_PROCESS, endpoint, str(interval)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def read_line(process):
+    return gevent.get_hub().threadpool.apply(process.stdout.readline)
+
+
+def test_W1_a_killed_workers_request_is_delivered_to_another(worker_process):
+    """Found out within one interval: its peer is unreachable."""
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker, AsyncClient(broker.endpoint) as client:
+        process = worker_process(broker.endpoint, 0.1)
+        future = client.submit("it", b"die", timeout=60)
+        assert read_line(process) == b"has it\n"
+        process.send_signal(signal.SIGKILL)
+        with Worker(broker.endpoint, "it", lambda request: b"%d" % request.attempt):
+            assert future.get() == [b"2"]
+        now = broker.statistics()
+        assert now.redeliveries == 1
+        assert now.lost_workers["unreachable"] == 1
+        assert (now.requests, now.replies) == (1, 1)
+
+
+def test_W2_a_frozen_workers_request_is_delivered_again_and_its_late_reply_dropped(worker_process):
+    """Even one that was never heard while it worked: its ZeroMQ does not answer either."""
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker, AsyncClient(broker.endpoint) as client:
+        process = worker_process(broker.endpoint, 0.1)
+        future = client.submit("it", b"die", timeout=60)
+        assert read_line(process) == b"has it\n"
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: sum(broker.statistics().lost_workers.values()) == 1)
+        with Worker(broker.endpoint, "it", lambda request: b"%d" % request.attempt):
+            assert future.get() == [b"2"]
+        process.send_signal(signal.SIGCONT)
+        process.stdin.close()  # lets the handler end
+        # It finds its connection gone, registers again and works.
+        wait_until(lambda: broker.statistics().registrations == 3)
+        assert client.request("it", b"x") == [b"1"]
+        now = broker.statistics()
+        assert (now.requests, now.replies, now.redeliveries) == (2, 2, 1)
+
+
+def test_B11_a_blocked_hub_throws_nobody_out(worker_process):
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker:
+        for _ in range(3):
+            worker_process(broker.endpoint, 0.1)
+        wait_until(lambda: broker.statistics().workers == 3)
+        for _ in range(3):
+            until = monotonic() + 0.6  # twice the expiry
+            while monotonic() < until:
+                pass
+            gevent.sleep(0)
+            assert broker.statistics().workers == 3
+        assert broker.statistics().lost_workers == {}
+
+
+def test_B8_the_wall_clock_changes_nothing(monkeypatch):
+    import time
+
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.05) as broker, Client(broker.endpoint) as client:
+        with Worker(broker.endpoint, "echo", echo, heartbeat_interval=0.05):
+            real = time.time
+            for jump in (3600, -3600):
+                monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
+                until = monotonic() + 0.3
+                wait_until(lambda until=until: monotonic() > until)
+                assert client.request("echo", b"x", timeout=30) == [b"x"]
+        assert broker.statistics().lost_workers.keys() <= {"disconnect"}
+        assert broker.statistics().expiries == 0
+
+
+def test_C2_a_client_gone_before_the_reply_frees_the_worker(broker):
+    hold = Event()
+    with Worker(broker.endpoint, "held", lambda r: hold.wait() and r.body):
+        with AsyncClient(broker.endpoint) as gone:
+            gone.submit("held", b"1")
+            wait_until(lambda: broker.statistics().assigned)
+        hold.set()
+        wait_until(lambda: broker.statistics().drops.get("client_gone") == 1)
+        with Client(broker.endpoint) as client:
+            assert client.request("held", b"2") == [b"2"]
+
+
+def test_C7_two_peers_with_one_routing_id(broker):
+    """The second gets no service, the first notices nothing."""
+    context = zmq.green.Context.instance()
+    peers = []
+    for _ in range(2):
+        peer = context.socket(zmq.DEALER)
+        peer.set(zmq.LINGER, 0)
+        peer.set(zmq.IDENTITY, b"twin")
+        peer.connect(broker.endpoint)
+        peers.append(peer)
+        peer.send_multipart([b"MDPC02", b"\x01", b"mmi.nothing", b""])
+        if len(peers) == 1:
+            assert peer.recv_multipart() == [b"MDPC02", b"\x03", b"mmi.nothing", b"501"]
+    first, second = peers
+    first.send_multipart([b"MDPC02", b"\x01", b"mmi.nothing", b""])
+    assert first.recv_multipart()[-1] == b"501"
+    assert not second.poll(50)
+    assert broker.statistics().management == 2
+    for peer in peers:
+        peer.close()
+
+
+def test_B7_a_frame_above_the_limit_costs_its_sender_the_connection_only():
+    context = zmq.green.Context.instance()
+    options = {"max_frame_size": 1000}
+    with Broker("tcp://127.0.0.1:*", **options) as broker, Worker(broker.endpoint, "echo", echo):
+        rude = context.socket(zmq.DEALER)
+        rude.set(zmq.LINGER, 0)
+        rude.connect(broker.endpoint)
+        with Client(broker.endpoint) as client:
+            assert client.request("echo", b"x" * 1000) == [b"x" * 1000]
+            monitor = rude.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            rude.send_multipart([b"MDPC02", b"\x01", b"echo", b"x" * 1001])
+            monitor.recv_multipart()
+            rude.disable_monitor()
+            assert client.request("echo", b"y") == [b"y"]
+            assert client.statistics().disconnects == 0
+        assert broker.statistics().requests == 2
+        rude.close()
+        monitor.close()
+
+
+def test_B7_on_inproc_the_core_refuses_it(tmp_path):
+    endpoint = f"inproc://{tmp_path}"
+    with Broker(endpoint, max_frame_size=1000), Worker(endpoint, "echo", echo), AsyncClient(endpoint) as client:
+        assert client.request("echo", b"x" * 1000) == [b"x" * 1000]
+        broker_drops = client.submit("echo", b"x" * 1001, timeout=0.2)
+        with pytest.raises(TimeoutError):
+            broker_drops.get()
+        report = json.loads(client.request("mmi.statistics", b"")[1])
+        assert report["drops"] == {"frame_too_large": 1}
+
+
+def test_B3_a_peer_that_never_reads_harms_nobody_else():
+    context = zmq.green.Context.instance()
+    with Broker("tcp://127.0.0.1:*", hwm=10) as broker, Worker(broker.endpoint, "echo", echo):
+        deaf = context.socket(zmq.DEALER)
+        for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, 1), (zmq.SNDHWM, 0), (zmq.RCVBUF, 4096)):
+            deaf.set(option, value)
+        deaf.connect(broker.endpoint)
+        body = b"x" * 100_000
+        for _ in range(200):
+            deaf.send_multipart([b"MDPC02", b"\x01", b"echo", body])
+        with Client(broker.endpoint) as client:
+            for number in range(200):
+                assert client.request("echo", b"%d" % number) == [b"%d" % number]
+            wait_until(lambda: broker.statistics().replies == 400)
+        assert broker.statistics().drops["client_full"] > 0
+        deaf.close()
+
+
+def test_B4_a_message_of_100_000_frames_is_dropped_and_counted(broker):
+    context = zmq.green.Context.instance()
+    rude = context.socket(zmq.DEALER)
+    rude.set(zmq.LINGER, 0)
+    rude.connect(broker.endpoint)
+    rude.send_multipart([b"MDPC02", b"\x01", b"echo", *[b""] * 100_000])
+    wait_until(lambda: broker.statistics().drops == {"too_many_frames": 1})
+    rude.send_multipart([b"MDPC02", b"\x01", b"mmi.nothing", b""])
+    assert rude.recv_multipart()[-1] == b"501"
+    rude.close()
+
+
+def test_B9_no_descriptors_left_and_some_again():
+    """In a process of its own: what it runs out of is its own."""
+    script = """
+import os, resource, sys, gevent, gmdp
+with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.Worker(broker.endpoint, "echo", lambda r: r.body):
+    with gmdp.Client(broker.endpoint) as client:
+        assert client.request("echo", b"1") == [b"1"]
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+        taken = []
+        try:
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+        with gmdp.Client(broker.endpoint, timeout=0.3) as other:
+            try:
+                print("unexpected", other.request("echo", b"2"))
+            except gmdp.RequestTimeout as error:
+                print("open files" in str(error))
+        assert client.request("echo", b"3") == [b"3"]
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        with gmdp.Client(broker.endpoint) as other:
+            print(other.request("echo", b"4"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("True\n[b'4']\n", 0), done.stderr
+
+
+def test_the_embedding_programs_greenlets_run_while_the_broker_is_flooded(broker):
+    """Bounded bursts: a flooded broker yields."""
+    turns = []
+
+    def somebody():
+        while True:
+            turns.append(broker.statistics().requests)
+            gevent.sleep(0)
+
+    context = zmq.green.Context.instance()
+    flood = context.socket(zmq.DEALER)
+    flood.set(zmq.LINGER, 0)
+    flood.set(zmq.SNDHWM, 0)
+    flood.connect(broker.endpoint)
+    other = gevent.spawn(somebody)
+    for _ in range(5000):
+        flood.send_multipart([b"MDPC02", b"\x01", b"nobody", b"x"])
+    wait_until(lambda: broker.statistics().requests == 5000)
+    other.kill()
+    steps = [after - before for before, after in itertools.pairwise(turns)]
+    assert max(steps) <= 2 * broker._engine.owner.burst
+    flood.close()
+
+
+def test_the_owner_killed_by_a_stranger_closes_what_it_owned(broker, nothing_left):
+    """No greenlet dies in silence: state says closed, waiting callers hear of it."""
+    client = AsyncClient(broker.endpoint)
+    future = client.submit("nobody", b"")
+    wait_until(lambda: broker.statistics().queued)
+    client._owner.greenlet.kill()
+    with pytest.raises(Exception, match="owner") as caught:
+        future.get(timeout=30)
+    assert type(caught.value).__name__ == "OwnerDied"
+    assert client.closed
+    client.start()
+    assert client.request("mmi.nothing", b"") == [b"501"]
+    client.close()
+
+
+def test_P6_the_interpreter_ends_without_close():
+    script = """
+import gmdp
+broker = gmdp.Broker("tcp://127.0.0.1:*"); broker.start()
+worker = gmdp.Worker(broker.endpoint, "echo", lambda r: r.body); worker.start()
+client = gmdp.Client(broker.endpoint)
+print(client.request("echo", b"x"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("[b'x']\n", 0), done.stderr

@@ -1,0 +1,69 @@
+"""What is stopped leaves nothing behind."""
+
+import gevent
+import pytest
+
+from gmdp import AsyncClient, Broker, RequestTimeout, Worker
+
+CYCLES = 100
+
+
+def echo(request):
+    return request.body
+
+
+def cycle(endpoint, timeouts=True):
+    """Everything there is, once: calls, streams, timeouts, given up and cancelled."""
+    with Broker(endpoint) as broker, Worker(broker.endpoint, "echo", echo, concurrency=2) as worker:
+        with AsyncClient(broker.endpoint) as client:
+            assert client.request("echo", b"x") == [b"x"]
+            assert list(client.stream("echo", b"y")) == [[b"y"]]
+            assert list(client.map("echo", [b"1", b"2", b"3"])) == [[b"1"], [b"2"], [b"3"]]
+            if timeouts:
+                with pytest.raises(RequestTimeout):
+                    client.request("nobody", b"", timeout=0.001)
+            caller = gevent.spawn(client.request, "nobody", b"")
+            gevent.sleep(0)
+            caller.kill()
+            worker.stop()
+            worker.start()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "inproc"])
+def test_P7_start_and_stop_100_times_leaves_nothing(transport, tmp_path, request):
+    """No greenlet, descriptor or thread."""
+    endpoint = "tcp://127.0.0.1:*" if transport == "tcp" else f"inproc://{tmp_path}"
+    cycle(endpoint)  # what is made once: the context's threads, the hub's descriptors
+    nothing_left = request.getfixturevalue("nothing_left")
+    for _ in range(CYCLES):
+        cycle(endpoint)
+    nothing_left()
+
+
+def test_objects_that_are_never_started_hold_nothing(nothing_left):
+    for _ in range(100):
+        Broker("tcp://127.0.0.1:*")
+        Worker("tcp://127.0.0.1:1", "echo", echo)
+        AsyncClient("tcp://127.0.0.1:1")
+    nothing_left()
+
+
+def test_a_worker_and_a_client_without_a_broker_leave_nothing(nothing_left, unused_endpoint):
+    for _ in range(20):
+        with Worker(unused_endpoint, "echo", echo, reconnect_interval=0.001), AsyncClient(unused_endpoint) as client:
+            with pytest.raises(RequestTimeout):
+                client.request("echo", b"", timeout=0.02)
+    nothing_left()
+
+
+def test_W16_many_register_and_leave(nothing_left):
+    with Broker("tcp://127.0.0.1:*") as broker:
+        with Worker(broker.endpoint, "echo", echo, concurrency=8) as worker:
+            for _ in range(100):
+                worker.stop()
+                worker.start()
+        broker_now = broker.statistics()
+        assert broker_now.workers <= 8
+    nothing_left()
+    assert broker.statistics().workers == 0
+    assert len(broker.statistics().services) == 0
