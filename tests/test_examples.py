@@ -1,0 +1,35 @@
+"""Each example runs as it stands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+#: What each prints; "..." stands for anything.
+PRINTS = {
+    "first_steps": ["[b'HELLO']"],
+    "legacy_handler": ["100", "70", "75"],
+    "many_at_once": ["100 of 100 digests agree", "later: ...", "ClientStatistics(..."],
+    "streaming": ["3", "2", "1", "lift-off"],
+    "supervised": ["desserts", "<Broker closed inproc://supervised ..."],
+}
+
+
+def test_there_is_an_expectation_for_each():
+    assert {path.stem for path in EXAMPLES} == set(PRINTS)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs_as_it_stands(path):
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(PRINTS[path.stem])
+    for line, expected in zip(lines, PRINTS[path.stem], strict=True):
+        if expected.endswith("..."):
+            assert line.startswith(expected[:-3])
+        else:
+            assert line == expected
