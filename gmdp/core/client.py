@@ -79,6 +79,7 @@ class Call:
         "timer",
         "tries",
         "try_until",
+        "until",
     )
 
     def __init__(
@@ -99,6 +100,8 @@ class Call:
         self.owner = owner
         self.state = CallState.WAITING
         self.submitted = 0.0
+        #: When its deadline is: set when it is submitted.
+        self.until = math.inf
         #: Tries begun.
         self.tries = 0
         #: Parts delivered.
@@ -197,7 +200,7 @@ class ClientCore:
         """Begin a call."""
         self.counters.requests += 1
         call.submitted = now
-        call.deadline += now
+        call.until = now + call.deadline
         self._try(call, now)
         self._waiting[call] = None
         self._pump(now)
@@ -268,7 +271,7 @@ class ClientCore:
         else:
             self.counters.partials += 1
             call.try_until = now + call.timeout
-            self._timers.arm(call, min(call.try_until, call.deadline))
+            self._timers.arm(call, min(call.try_until, call.until))
 
     def tick(self, now: float, jitter: float) -> None:
         """Do what is due by `now`."""
@@ -338,10 +341,10 @@ class ClientCore:
         """Begin the next try: from now on its time runs."""
         call.tries += 1
         call.try_until = now + call.timeout / (call.retries + 1)
-        self._timers.arm(call, min(call.try_until, call.deadline))
+        self._timers.arm(call, min(call.try_until, call.until))
 
     def _may_retry(self, call: Call, now: float) -> bool:
-        return call.tries <= call.retries and not call.parts and now < call.deadline
+        return call.tries <= call.retries and not call.parts and now < call.until
 
     def _retry(self, call: Call, now: float) -> None:
         self.counters.retries += 1
