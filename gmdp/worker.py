@@ -163,7 +163,7 @@ class _Session:
         self.waiters: list[Slot] = []
         self.registered = False
         self.task: Any = None
-        self.timer: float | None = None
+        self.timer: tuple[float, int] | None = None
         self._dispatch_again()
 
     def _dispatch_again(self, _: object = None) -> None:
@@ -333,7 +333,7 @@ class _WorkerEngine:
             while session.waiters:
                 session.waiters.pop().set(True)
         when = core.deadline()
-        if session.timer is None or when < session.timer:
+        if session.timer is None or when < session.timer[0]:
             self._timers.arm(session, max(when, now)) if when < float("inf") else None
         if core.registered is not session.registered:
             session.registered = core.registered

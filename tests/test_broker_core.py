@@ -380,7 +380,7 @@ def test_B6_bytes_are_bounded_too():
     for _ in range(20):
         broker.ask(MDP02, b"client", b"x" * 100)
     assert (broker.core.held_bytes, broker.core.queued) == (1000, 10)
-    assert counters(broker).ended == {"overloaded": 10}
+    assert counters(broker).drops == {"bytes_full": 10}
     broker.ready(MDP02, b"W1")
     address, _ = broker.assignment(MDP02, b"W1")
     assert broker.core.held_bytes == 1000  # what is assigned is held, too

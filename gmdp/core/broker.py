@@ -202,6 +202,10 @@ class BrokerCore:
                 self.counters.count("drops", "services_full")
                 return
         request = Request(service, address, message.dialect, message.body, now)
+        if self.held_bytes + request.size > self.options.max_queue_bytes:
+            self.counters.count("drops", "bytes_full")
+            self._collect(service)
+            return
         self.counters.requests += 1
         service.requests += 1
         self.held_bytes += request.size
@@ -220,9 +224,7 @@ class BrokerCore:
             service.queue.push(request.lane, request)
         self._timers.arm(request, now + request.ttl_left)
         # The newest request of the longest backlog gives way.
-        while service.queue and (
-            len(service.queue) > service.options.max_queue or self.held_bytes > self.options.max_queue_bytes
-        ):
+        if len(service.queue) > service.options.max_queue:
             victim = service.queue.evict()
             self._unqueue(victim)
             self._end(victim, "overloaded")
@@ -274,6 +276,9 @@ class BrokerCore:
         if worker is None:
             self._stranger_said(key, (routing_id, *message.stack), message, now)
             return
+        if message.dialect is not worker.dialect:
+            self._lose(worker, "other_dialect", now, disconnect=True)
+            return
         # "Any received command except DISCONNECT acts as a heartbeat."
         worker.pulse.heard = now
         command = message.command
@@ -302,6 +307,8 @@ class BrokerCore:
             self.counters.count("drops", "unregistered")
             if self._rejected.get(key, now) <= now:
                 self._refuse(key, address, message, now)
+            else:
+                self._reject(key, now)  # remembered for as long as it talks on
         elif message.subject.startswith(wire.MMI_PREFIX):
             # RFC 8: "It MUST disconnect any workers that attempt to register
             # services in this namespace."
@@ -389,9 +396,9 @@ class BrokerCore:
                 return
             lost_at = now + options.heartbeat_interval
         # "Peers SHOULD NOT send HEARTBEAT commands while also sending other commands."
-        if now >= pulse.sent + options.heartbeat_interval:
+        if now >= pulse.beat_at(options.heartbeat_interval):
             self._send_heartbeat(worker, now)
-        self._timers.arm(worker, min(lost_at, pulse.sent + options.heartbeat_interval))
+        self._timers.arm(worker, min(lost_at, pulse.beat_at(options.heartbeat_interval)))
 
     def _heartbeat(self, worker: Worker, now: float) -> None:
         # The first one of a piece of work may have been sent before it began.
@@ -401,7 +408,7 @@ class BrokerCore:
             self._send_heartbeat(worker, now)
 
     def _send_heartbeat(self, worker: Worker, now: float) -> None:
-        worker.pulse.sending(now)
+        worker.pulse.beating(now)
         self.outbox.append(Outgoing(worker.command(Command.HEARTBEAT), worker, False))
 
     # Assignments
@@ -412,7 +419,7 @@ class BrokerCore:
         if service.queue:
             request = service.queue.pop()
             if request.timer is not None:
-                request.ttl_left = request.timer - now
+                request.ttl_left = request.timer[0] - now
             self._unqueue(request)
             self._assign(request, worker, now)
         else:

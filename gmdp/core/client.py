@@ -108,7 +108,7 @@ class Call:
         self.parts = 0
         self.connection: Connection | None = None
         self.try_until = math.inf
-        self.timer: float | None = None
+        self.timer: tuple[float, int] | None = None
 
 
 class Connection:
@@ -239,7 +239,7 @@ class ClientCore:
             self._open_at = now + self._reconnect.lost(jitter)
             for other in self._idle[:]:
                 self._remove(other)
-        call = connection.call
+        call, connection.call = connection.call, None
         if call is not None:
             call.connection = None
             if self._may_retry(call, now):
@@ -304,8 +304,9 @@ class ClientCore:
     def close(self, now: float) -> None:
         """End every call and connection."""
         for connection in list(self._connections):
-            if connection.call is not None:
-                self._end(connection.call, Outcome.CLOSED, "")
+            call, connection.call = connection.call, None
+            if call is not None:
+                self._end(call, Outcome.CLOSED, "")
             self._remove(connection)
         while self._waiting:
             self._end(self._waiting.popitem(last=False)[0], Outcome.CLOSED, "")

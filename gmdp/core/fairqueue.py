@@ -47,13 +47,13 @@ class FairQueue(Generic[T]):
     def push(self, lane: Hashable, item: T) -> None:
         """Add `item` at the end of its lane; a new lane is served last."""
         self._lane(lane).append(item)
-        self._note(lane)
+        self._note(lane, newest=True)
 
     def push_front(self, lane: Hashable, item: T) -> None:
         """Give `item` back: it is the first of its lane, and the lane is next."""
         self._lane(lane).appendleft(item)
         self._lanes.move_to_end(lane, last=False)
-        self._note(lane)
+        self._note(lane, newest=False)
 
     def pop(self) -> T:
         """The next item; IndexError if there is none."""
@@ -86,11 +86,12 @@ class FairQueue(Generic[T]):
         if not self._count:
             raise IndexError("the queue is empty")
         while True:
-            if not self._longest or len(self._longest) > 2 * self._count + _SLACK:
+            if not self._longest:
                 lanes = self._lanes
                 self._longest = [(-len(lanes[lane]), at, lane) for at, lane in enumerate(reversed(lanes))]
                 heapq.heapify(self._longest)
                 self._relax_at = self._count // 2
+                self._pushes = len(lanes)
             length, when, lane = heapq.heappop(self._longest)
             items = self._lanes.get(lane)
             if items is None:
@@ -113,8 +114,13 @@ class FairQueue(Generic[T]):
             items = self._lanes[lane] = deque()
         return items
 
-    def _note(self, lane: Hashable) -> None:
+    def _note(self, lane: Hashable, newest: bool) -> None:
         self._count += 1
-        if self._longest is not None:
-            self._pushes += 1
-            heapq.heappush(self._longest, (-len(self._lanes[lane]), -self._pushes, lane))
+        if self._longest is None:
+            return
+        if len(self._longest) >= 2 * self._count + _SLACK:
+            self._longest = None  # mostly stale: built anew when it is needed
+            return
+        self._pushes += 1
+        when = -self._pushes if newest else self._pushes
+        heapq.heappush(self._longest, (-len(self._lanes[lane]), when, lane))

@@ -7,10 +7,13 @@ no heartbeat arrives within some multiple of that interval (usually 3-5)."
 Two rules of ours make that hold in practice:
 
 * On a HEARTBEAT, if nothing was sent to that peer since its previous
-  HEARTBEAT, one is sent at once; besides, at one's own interval.  Peers with
-  different intervals then do not lose each other, and nobody answers for ever.
+  HEARTBEAT, one is sent at once; besides, at one's own interval, if nothing was
+  sent or nothing was heard meanwhile (who sends much and hears nothing asks).
+  Peers with different intervals then do not lose each other, and nobody answers
+  for ever.
 * After a gap in one's own running nobody is lost before what waits on the
-  socket has been read (:class:`Gap`).
+  socket has been read, and before there was time to answer a HEARTBEAT
+  (:class:`Gap`).
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ from __future__ import annotations
 class Pulse:
     """What was heard from one peer and what was sent to it, and when."""
 
-    __slots__ = ("answered", "heard", "sent")
+    __slots__ = ("answered", "beat", "heard", "sent")
 
     def __init__(self, now: float) -> None:
         #: When anything was last received.
         self.heard = now
         #: When anything was last sent.
         self.sent = now
+        #: When a HEARTBEAT was last sent.
+        self.beat = now
         #: True if something was sent since the peer's previous HEARTBEAT.
         self.answered = False
 
@@ -33,6 +38,15 @@ class Pulse:
         """Something is being sent to the peer."""
         self.sent = now
         self.answered = True
+
+    def beating(self, now: float) -> None:
+        """A HEARTBEAT is being sent to the peer."""
+        self.beat = now
+        self.sending(now)
+
+    def beat_at(self, interval: float) -> float:
+        """When the next HEARTBEAT is to be sent."""
+        return min(self.sent, max(self.heard, self.beat)) + interval
 
     def heartbeat_due(self) -> bool:
         """The peer's HEARTBEAT came: must it be answered at once?"""
@@ -45,28 +59,31 @@ class Pulse:
 class Gap:
     """Knows when one's own process did not run, and grants the peers that time.
 
-    `length`: a pause in seconds longer than this is a gap; `grace`: after a
-    gap nobody is lost for so long, unless the socket has been read empty
-    before (a flooded socket may never be).
+    `length`: a pause in seconds longer than this is a gap, and after one nobody
+    is lost for so long: a peer may have waited for a heartbeat to answer.
+    `grace`: nor for so long as the socket has not been read empty (a flooded
+    one may never be: then this is the limit).
     """
 
-    __slots__ = ("_grace", "_last", "_length", "_until")
+    __slots__ = ("_grace", "_last", "_length", "_settled", "_until")
 
     def __init__(self, length: float, grace: float, now: float) -> None:
         self._length = length
         self._grace = grace
         self._last = now
         self._until = now
+        self._settled = now
 
     def awake(self, now: float) -> None:
         """Called whenever the owner begins a pass."""
         if now - self._last > self._length:
             self._until = now + self._grace
+            self._settled = now + self._length
         self._last = now
 
     def caught_up(self, now: float) -> None:
         """Called when the socket had nothing more to read."""
-        self._until = now
+        self._until = min(self._until, self._settled)
 
     def may_judge(self, now: float) -> bool:
         """True if silence is the peer's and not one's own."""

@@ -90,7 +90,7 @@ class Request:
         #: PARTIALs that wait for the FINAL, for a client that gets one reply.
         self.joined: list[bytes] | None = None
         self.joined_size = 0
-        self.timer: float | None = None
+        self.timer: tuple[float, int] | None = None
 
     @property
     def lane(self) -> Hashable:
@@ -143,7 +143,7 @@ class Worker:
         self.heard_busy = False
         self.request_head = self.command(Command.REQUEST)
         self.served = 0
-        self.timer: float | None = None
+        self.timer: tuple[float, int] | None = None
 
     def command(self, command: Command) -> list[bytes]:
         """A message to it that has no more frames than its command."""

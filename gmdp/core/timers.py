@@ -1,7 +1,7 @@
 """A heap of deadlines for items that mostly do not reach them.
 
-Rules: an item has at most one live entry, the one whose time is its ``timer``
-attribute; everything else in the heap is stale and skipped.  Stale entries are
+Rules: an item has at most one live entry, the one its ``timer`` attribute
+names; everything else in the heap is stale and skipped.  Stale entries are
 swept when they outnumber the live ones, so the heap never holds more than
 twice the live entries and a constant.
 """
@@ -18,8 +18,13 @@ _SWEEP_AT = 1024
 class Timed(Protocol):
     """What can wait in :class:`Timers`."""
 
-    #: When it is due (monotonic seconds), or None.
-    timer: float | None
+    #: When it is due (monotonic seconds) and which entry says so, or None.
+    timer: tuple[float, int] | None
+
+
+def _live(entry: tuple[float, int, Any]) -> bool:
+    timer = entry[2].timer
+    return timer is not None and timer[1] == entry[1]
 
 
 class Timers:
@@ -39,8 +44,8 @@ class Timers:
         """Make `item` due at `when`, instead of any earlier arrangement."""
         if item.timer is not None:
             self.disarm(item)
-        item.timer = when
         self._sequence += 1
+        item.timer = (when, self._sequence)
         heapq.heappush(self._heap, (when, self._sequence, item))
 
     def disarm(self, item: Timed) -> None:
@@ -50,14 +55,14 @@ class Timers:
         item.timer = None
         self._stale += 1
         if self._stale > _SWEEP_AT and self._stale * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].timer == entry[0]]
+            self._heap = [entry for entry in self._heap if _live(entry)]
             heapq.heapify(self._heap)
             self._stale = 0
 
     def next(self) -> float:
         """When the earliest item is due; infinity if there is none."""
         heap = self._heap
-        while heap and heap[0][2].timer != heap[0][0]:
+        while heap and not _live(heap[0]):
             heapq.heappop(heap)
             self._stale -= 1
         return heap[0][0] if heap else math.inf

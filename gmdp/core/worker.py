@@ -120,6 +120,8 @@ class WorkerSession:
         self._gap = gap
         self._pulse = Pulse(now)
         self._open_at = now
+        #: What is being worked on.  Only its own answer may end it.
+        self._work: Work | None = None
         self._parts: list[bytes] | None = None
 
     # What the owner calls
@@ -152,7 +154,7 @@ class WorkerSession:
             return
         parsed = self.dialect.parse_for_worker(frames)
         if parsed is None:
-            self.counters.malformed += 1
+            self._reject("the broker sent what is no command", now, jitter)
             return
         self._pulse.heard = now
         command, address, body = parsed
@@ -167,20 +169,18 @@ class WorkerSession:
             if self._pulse.heartbeat_due():
                 self._heartbeat(now)
         elif self.state is SessionState.BUSY:
-            # A second request before the reply: this broker breaks the protocol.
-            self.counters.malformed += 1
-            self._send(self.dialect.worker(Command.DISCONNECT), now)
-            self._drop("a second request came before the reply", now, self._reconnect.lost(jitter))
+            self._reject("a second request came before the reply", now, jitter)
         else:
             self._become(SessionState.BUSY)
             self.handling = True
             self._parts = None
             self.counters.requests += 1
-            self.actions.append(Work(self.generation, address, body))
+            self._work = Work(self.generation, address, body)
+            self.actions.append(self._work)
 
     def partial(self, work: Work, body: Sequence[bytes], now: float) -> bool:
         """The handler made a part of its answer; False if nobody wants it."""
-        if work.generation != self.generation or self.state is not SessionState.BUSY:
+        if work is not self._work:
             return False
         self.counters.partials += 1
         if self.dialect.streams:
@@ -194,10 +194,13 @@ class WorkerSession:
 
         `body` None: there is nothing to add to the parts.
         """
-        self.handling = False
-        if work.generation != self.generation or self.state is not SessionState.BUSY:
+        if work is not self._work:
+            if work.generation != self.generation or self._work is None:
+                self.handling = False
             self.counters.late_replies += 1
             return False
+        self._work = None
+        self.handling = False
         self.counters.replies += 1
         # "The worker SHALL send zero or more PARTIAL commands for a single REQUEST,
         # followed by exactly one FINAL command."
@@ -227,7 +230,7 @@ class WorkerSession:
                 # "If the worker detects that the broker has disconnected, it SHOULD
                 # restart a new conversation."
                 self._drop("no heartbeat from the broker", now, self._reconnect.lost(jitter))
-            elif now >= self._pulse.sent + self._interval:
+            elif now >= self._pulse.beat_at(self._interval):
                 self._heartbeat(now)
 
     def deadline(self) -> float:
@@ -239,7 +242,7 @@ class WorkerSession:
         if self.state is SessionState.CLOSED:
             return math.inf
         lost = self._pulse.heard + self._expiry
-        return min(self._pulse.sent + self._interval, lost)
+        return min(self._pulse.beat_at(self._interval), lost)
 
     def drain(self, now: float) -> None:
         """Take no new request; close as soon as the present one is answered."""
@@ -256,18 +259,27 @@ class WorkerSession:
             self._send(self.dialect.worker(Command.DISCONNECT), now)
         opened = self.state is not SessionState.WAITING
         self._become(SessionState.CLOSED)
+        self._work = None
         self.generation += 1
         if opened:
             self.actions.append(Close("closed"))
 
+    def _reject(self, reason: str, now: float, jitter: float) -> None:
+        """This broker breaks the protocol: it may give the request to another."""
+        self.counters.malformed += 1
+        self._send(self.dialect.worker(Command.DISCONNECT), now)
+        self._drop(reason, now, self._reconnect.lost(jitter))
+
     def _drop(self, reason: str, now: float, delay: float) -> None:
         self._become(SessionState.WAITING)
+        self._work = None
         self._open_at = now + delay
         self.actions.append(Close(reason))
         if self.draining:
             self._become(SessionState.CLOSED)
 
     def _heartbeat(self, now: float) -> None:
+        self._pulse.beating(now)
         self._send(self.dialect.worker(Command.HEARTBEAT), now)
 
     def _send(self, frames: list[bytes], now: float) -> None:

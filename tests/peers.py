@@ -1,0 +1,216 @@
+"""Bare ZeroMQ peers for tests: they send the frames they are told, and wait with a deadline.
+
+Nothing here knows how the package under test builds or parses a message.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+import gevent
+import zmq
+import zmq.green
+from gevent.socket import timeout as socket_timeout
+from gevent.socket import wait_read
+
+#: Seconds after which something that must happen is taken not to happen.
+DEADLINE = 20.0
+
+#: Seconds after which a waiting peer looks at its socket in any case.
+SAFETY = 0.25
+
+ANYWHERE = "tcp://127.0.0.1:*"
+
+_fences = itertools.count(1)
+
+
+def _readable(descriptor: int, limit: float) -> None:
+    """Wait until `descriptor` may be read, or for a moment."""
+    try:
+        wait_read(descriptor, timeout=min(SAFETY, max(limit - monotonic(), 0.001)))
+    except socket_timeout:
+        pass
+
+
+class Peer:
+    """One green socket that waits with a deadline and closes at the end of a ``with``."""
+
+    def __init__(self, kind: int, endpoint: str, *, bind: bool = False, routing_id: bytes = b"") -> None:
+        self.socket = zmq.green.Context.instance().socket(kind)
+        self._descriptor = self.socket.get(zmq.FD)
+        self.socket.set(zmq.LINGER, 0)
+        if routing_id:
+            self.socket.set(zmq.ROUTING_ID, routing_id)
+        if bind:
+            self.socket.bind(endpoint)
+        else:
+            self.socket.connect(endpoint)
+
+    @property
+    def endpoint(self) -> str:
+        """Where a bound peer listens."""
+        return self.socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def send(self, *frames: bytes) -> None:
+        """Send one message; it never waits."""
+        self.socket.send_multipart(frames, zmq.NOBLOCK)
+
+    def recv(self, timeout: float = DEADLINE) -> list[bytes]:
+        """The next message; an AssertionError if none comes in time."""
+        limit = monotonic() + timeout
+        # Between this look at EVENTS and the wait nobody else may look: zmq.green's own
+        # methods do, and then the descriptor stays silent.
+        while not zmq.Socket.get(self.socket, zmq.EVENTS) & zmq.POLLIN:
+            if monotonic() > limit:
+                raise AssertionError(f"no message within {timeout:g} s")
+            _readable(self._descriptor, limit)
+        return self.socket.recv_multipart(zmq.NOBLOCK)
+
+    def pending(self) -> list[list[bytes]]:
+        """Everything a broker sent to this DEALER in answer to what it was sent so far.
+
+        A broker handles the messages of one connection in order, so whatever
+        comes is here before the answer to a request that is sent last.
+        """
+        fence = b"mmi.fence-%d" % next(_fences)
+        self.send(b"", b"MDPC01", fence, b"")
+        messages = []
+        while (message := self.recv()) != [b"", b"MDPC01", fence, b"501"]:
+            messages.append(message)
+        return messages
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close(0)
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def dealer(endpoint: str, routing_id: bytes = b"") -> Peer:
+    """A DEALER connected to `endpoint`."""
+    return Peer(zmq.DEALER, endpoint, routing_id=routing_id)
+
+
+def req(endpoint: str, routing_id: bytes = b"") -> Peer:
+    """A REQ connected to `endpoint`."""
+    return Peer(zmq.REQ, endpoint, routing_id=routing_id)
+
+
+def router() -> Peer:
+    """A ROUTER bound to a port of its own, to play the broker."""
+    return Peer(zmq.ROUTER, ANYWHERE, bind=True)
+
+
+class Echo:
+    """A bare worker in a greenlet: READY, then for each REQUEST whatever `answer` makes of it.
+
+    `answer` gets the frames of a REQUEST and returns a list of messages.
+    """
+
+    def __init__(self, peer: Peer, ready: Sequence[bytes], answer: Callable[[list[bytes]], list[list[bytes]]]) -> None:
+        self._peer = peer
+        self._answer = answer
+        peer.send(*ready)
+        self._greenlet = gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        while True:
+            for message in self._answer(self._peer.recv(timeout=10 * DEADLINE)):
+                self._peer.send(*message)
+
+    def __enter__(self) -> Echo:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._greenlet.kill()
+        self._peer.close()
+
+
+class Proxy:
+    """A ``zmq.proxy`` (ROUTER in front, DEALER behind) in a thread, towards `backend`."""
+
+    def __init__(self, backend: str) -> None:
+        self._context = zmq.Context()
+        self._front = self._context.socket(zmq.ROUTER)
+        self._back = self._context.socket(zmq.DEALER)
+        for socket in (self._front, self._back):
+            socket.set(zmq.LINGER, 0)
+        self._front.bind(ANYWHERE)
+        self._back.connect(backend)
+        self.endpoint = self._front.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            zmq.proxy(self._front, self._back)
+        except zmq.ContextTerminated:
+            self._front.close(0)
+            self._back.close(0)
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._context.term()
+        self._thread.join()
+
+
+class Script:
+    """A Python program in a process of its own, spoken to in lines."""
+
+    def __init__(self, code: str, *args: str) -> None:
+        command = [sys.executable, "-c", code, *args]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin = self._process.stdin
+        self._stdout = self._process.stdout
+        self._read = b""
+
+    def tell(self, line: str) -> None:
+        """Write one line to its standard input."""
+        self._stdin.write(line.encode() + b"\n")
+        self._stdin.flush()
+
+    def line(self, timeout: float = DEADLINE) -> str:
+        """The next line of its standard output, without the line end."""
+        limit = monotonic() + timeout
+        descriptor = self._stdout.fileno()
+        os.set_blocking(descriptor, False)
+        while b"\n" not in self._read:
+            if monotonic() > limit:
+                raise AssertionError(f"the process wrote no line within {timeout:g} s")
+            try:
+                read = os.read(descriptor, 65536)
+            except BlockingIOError:
+                _readable(descriptor, limit)
+                continue
+            if not read:
+                raise AssertionError(f"the process ended; unfinished line: {self._read!r}")
+            self._read += read
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
+
+    def close(self) -> None:
+        """Kill it, unless it has ended."""
+        self._process.kill()
+        self._process.wait()
+        self._stdin.close()
+        self._stdout.close()
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

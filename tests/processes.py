@@ -1,0 +1,329 @@
+"""The command line in processes of its own: started, read, waited for with a deadline, always ended."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from time import monotonic
+from typing import NamedTuple
+
+import gevent.socket
+from gevent.select import select
+
+#: Seconds after which something that must happen is taken not to happen.
+DEADLINE = 30.0
+
+GMDP = (sys.executable, "-m", "gmdp")
+
+#: What would change what the commands do or print.
+_UNWANTED = ("GMDP_BROKER", "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+def environment(**variables):
+    """The environment of this process without what would change the outcome, and `variables`."""
+    kept = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+    return {**kept, **variables}
+
+
+class Ended(NamedTuple):
+    """How a process ended."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+    def one_line(self):
+        """The one line on standard error, with nothing on standard output; AssertionError otherwise."""
+        assert self.out == b"", self
+        return only_line(self.err)
+
+
+def only_line(text):
+    """`text`, if it is exactly one line that says something; AssertionError otherwise."""
+    assert b"Traceback" not in text, text.decode(errors="replace")
+    assert text.endswith(b"\n"), text
+    assert text.count(b"\n") == 1, text.decode(errors="replace")
+    line = text.decode().strip()
+    assert line
+    return line
+
+
+class Process:
+    """``python -m gmdp`` with `arguments` (or `command`), in a session of its own.
+
+    Waiting lets other greenlets run.  At the end of a ``with``, it and what it
+    started are killed.
+    """
+
+    def __init__(self, *arguments, command=GMDP, stdin=b"", cwd=None, **variables):
+        with tempfile.TemporaryFile() as file:
+            file.write(stdin)
+            file.seek(0)
+            self._process = subprocess.Popen(
+                [*command, *arguments],
+                stdin=file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=environment(**variables),
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self.out = bytearray()
+        self.err = bytearray()
+        self._buffers = {self._process.stdout.fileno(): self.out, self._process.stderr.fileno(): self.err}
+
+    def _pump(self, until):
+        """Read what there is, or wait for it until `until`; False if nothing came."""
+        ready = select(list(self._buffers), [], [], max(0.0, until - monotonic()))[0]
+        for descriptor in ready:
+            data = os.read(descriptor, 65536)
+            if data:
+                self._buffers[descriptor] += data
+            else:
+                del self._buffers[descriptor]
+        return bool(ready)
+
+    def _until(self, condition, what, timeout):
+        until = monotonic() + timeout
+        while not condition():
+            if not self._buffers:
+                raise AssertionError(f"it ended without {what}: {self}")
+            if not self._pump(until):
+                raise AssertionError(f"no {what} within {timeout:g} s: {self}")
+
+    def line(self, timeout=DEADLINE):
+        """The next line of its standard output, which it takes away."""
+        self._until(lambda: b"\n" in self.out, "line on standard output", timeout)
+        end = self.out.index(b"\n") + 1
+        line = bytes(self.out[:end])
+        del self.out[:end]
+        return line.decode().rstrip("\n")
+
+    def listening(self):
+        """Of a broker: the endpoints of its "listening on" line."""
+        words = self.line().split()
+        assert words[:2] == ["listening", "on"], words
+        return words[2:]
+
+    def read(self, count, timeout=DEADLINE):
+        """Exactly `count` bytes of its standard output, which it takes away."""
+        self._until(lambda: len(self.out) >= count, f"{count} bytes", timeout)
+        read = bytes(self.out[:count])
+        del self.out[:count]
+        return read
+
+    def close_output(self):
+        """Nobody reads its standard output any more."""
+        del self._buffers[self._process.stdout.fileno()]
+        self._process.stdout.close()
+
+    def signal(self, number):
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def signal_group(self, number):
+        """Send a signal to it and to what it started, as a terminal does."""
+        os.killpg(self.pid, number)
+
+    def signal_until_ended(self, number, timeout):
+        """Send it a signal again and again; AssertionError if it lives on."""
+        until = monotonic() + timeout
+        while self._process.poll() is None:
+            assert monotonic() < until, f"it lives on: {self}"
+            self.signal(number)
+            if self._buffers:
+                self._pump(monotonic() + 0.1)
+
+    def ended(self, timeout=DEADLINE):
+        """Wait until it ends, and everything it started that holds its output; how it did."""
+        until = monotonic() + timeout
+        while self._buffers:
+            if not self._pump(until):
+                raise AssertionError(f"it, or what it started, runs on after {timeout:g} s: {self}")
+        status = self._process.wait(DEADLINE)
+        return Ended(status, bytes(self.out), bytes(self.err))
+
+    def __repr__(self):
+        state = self._process.poll()
+        err = self.err.decode(errors="replace")
+        return f"<Process {self._process.args[3:]} status={state} out={bytes(self.out)!r} err={err}>"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+
+def gmdp(*arguments, timeout=DEADLINE, **options):
+    """Run ``python -m gmdp`` to its end; how it ended."""
+    with Process(*arguments, **options) as process:
+        return process.ended(timeout)
+
+
+# Starting an interpreter takes its time, and of ways to fail there are many: one
+# process loads the program, and a child of it plays each.
+_MANY = """
+import json, os, runpy, signal, sys, tempfile, traceback
+import gevent.monkey, gevent.selectors, gevent.signal, gevent.ssl, gevent.threading
+import gmdp.cli.commands, gmdp.cli.demo, gmdp.cli.targets
+
+AT_ONCE = 8
+running = []
+
+
+def end_first():
+    child, *files = running.pop(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    texts = []
+    for file in files:
+        file.seek(0)
+        texts.append(file.read().decode("latin-1"))
+    print(json.dumps([status, *texts]), flush=True)
+
+
+for arguments in json.loads(sys.argv[1]):
+    if len(running) == AT_ONCE:
+        end_first()
+    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        sys.argv = ["gmdp", *arguments]
+        status = 1
+        try:
+            runpy.run_module("gmdp", run_name="__main__", alter_sys=True)
+        except SystemExit as done:
+            status = done.code if isinstance(done.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            # The clean-up of an interpreter would take longer than all the rest.
+            sys.stdout.flush()
+            os._exit(status)
+    running.append((child, out, err))
+while running:
+    end_first()
+"""
+
+
+def outcomes(commands, cwd, **variables):
+    """How each of many command lines ends; a command line that does not end has a negative status."""
+    arguments = (json.dumps(list(commands)),)
+    with Process(*arguments, command=(sys.executable, "-c", _MANY), cwd=cwd, **variables) as process:
+        done = process.ended(3 * DEADLINE)
+    assert (done.status, done.err) == (0, b""), done
+    lines = map(json.loads, done.out.splitlines())
+    return [Ended(status, out.encode("latin-1"), err.encode("latin-1")) for status, out, err in lines]
+
+
+class Gate:
+    """Where handlers in other processes wait until the test lets them go on.
+
+    They connect to :attr:`port`, and read a byte: see ``wait`` of HANDLERS.
+    """
+
+    def __init__(self):
+        self._listener = gevent.socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self._listener.settimeout(DEADLINE)
+        self.port = str(self._listener.getsockname()[1])
+        self._waiting = []
+
+    def arrived(self):
+        """Wait until one more handler waits."""
+        self._waiting.append(self._listener.accept()[0])
+
+    def open(self):
+        """Let all go on that wait."""
+        for connection in self._waiting:
+            try:
+                connection.sendall(b".")
+            except OSError:
+                pass
+            connection.close()
+        self._waiting.clear()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.open()
+        self._listener.close()
+
+
+#: A module of handlers; what they do is in the request.
+HANDLERS = """
+import socket
+
+
+def wait(port):
+    with socket.create_connection(("127.0.0.1", int(port))) as connection:
+        connection.recv(1)
+
+
+def _parts(rest):
+    yield b"first"
+    wait(rest[0])
+    yield [b"second", b"third"]
+    return b"last"
+
+
+def _computes(rest):
+    with socket.create_connection(("127.0.0.1", int(rest[0]))):
+        while True:
+            pass
+
+
+def work(request):
+    verb, *rest = request.body
+    if verb == b"gate":
+        wait(rest[0])
+        return b"done"
+    if verb == b"parts":
+        return _parts(rest)
+    if verb == b"compute":
+        return _computes(rest)
+    if verb == b"fail":
+        raise ValueError("internal")
+    if verb == b"frames":
+        return [str(len(rest)).encode(), *rest]
+    return request.body
+
+
+class Holder:
+    @staticmethod
+    def method(request):
+        return b"method"
+
+
+number = 5
+"""
+
+
+class Unreachable:
+    """An endpoint that refuses connections: a port that is taken, but not listened on."""
+
+    def __init__(self):
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._socket.close()

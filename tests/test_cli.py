@@ -1,0 +1,916 @@
+"""The command line, as a user of a shell meets it: real processes, their output, their exit status."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import gevent
+import pytest
+import zmq
+import zmq.green
+from processes import HANDLERS, Gate, Process, Unreachable, environment, gmdp, only_line, outcomes
+from waiting import wait_until
+
+from gmdp import AsyncClient, Client, Worker, __version__
+
+ANYWHERE = "tcp://127.0.0.1:*"
+TCP = re.compile(r"tcp://127\.0\.0\.1:[1-9]\d*")
+
+#: What a command does for ``--exec``, told by the first word of its input.
+COMMAND = """
+import os, socket, sys
+
+verb = os.read(0, 6)
+if verb == b"exit 3":
+    print("half a reply", flush=True)
+    sys.exit(3)
+if verb == b"signal":
+    os.kill(os.getpid(), 15)
+if verb == b"ignore":
+    print("ignored")
+    sys.exit()
+rest = verb + sys.stdin.buffer.read()
+if verb == b"gate  ":
+    with socket.create_connection(("127.0.0.1", int(rest[6:]))) as connection:
+        connection.recv(1)
+    rest = b"done"
+if verb != b"silent":
+    sys.stdout.buffer.write(rest)
+"""
+
+
+# What the tests share
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a blank in its name: handlers, a command, and the files commands are told to read."""
+    folder = tmp_path_factory.mktemp("command line")
+    (folder / "handlers.py").write_text(HANDLERS)
+    (folder / "command.py").write_text(COMMAND)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def broker_endpoint():
+    with Process("broker", "--bind", ANYWHERE) as process:
+        yield process.listening()[0]
+
+
+@pytest.fixture(scope="module")
+def worker_of_work(broker_endpoint, folder):
+    """Four sessions for the service "work", see HANDLERS."""
+    arguments = ("worker", "work", "handlers:work", "--broker", broker_endpoint, "--concurrency", "4")
+    with Process(*arguments, cwd=folder) as process:
+        assert process.line() == f"serving work for {broker_endpoint}"
+        yield process
+
+
+@pytest.fixture(scope="module")
+def command_line(folder):
+    """What --exec gets to run COMMAND."""
+    return shlex.join([sys.executable, "-I", "-S", str(folder / "command.py")])
+
+
+@pytest.fixture(scope="module")
+def worker_of_exec(broker_endpoint, command_line):
+    with Process("worker", "exec", "--exec", command_line, "--broker", broker_endpoint) as process:
+        process.line()
+        yield process
+
+
+@pytest.fixture
+def client(broker_endpoint):
+    with AsyncClient(broker_endpoint, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def gate():
+    with Gate() as gate:
+        yield gate
+
+
+@pytest.fixture(scope="module")
+def unreachable():
+    with Unreachable() as port:
+        yield port.endpoint
+
+
+def report(client, service):
+    """The JSON of one of the broker's own services."""
+    code, text = client.request(service, b"")
+    assert code == b"200"
+    return json.loads(text)
+
+
+def assert_ended_by(ended, number):
+    """A signal ended it, as a shell sees it; without a word."""
+    assert ended.status in (128 + number, -number)
+    assert (ended.out, ended.err.strip()) == (b"", b"")
+
+
+def workers_of(client, service):
+    """How many workers the broker knows for `service`."""
+    found = json.loads(client.request("mmi.services", service.encode())[1])["services"]
+    return found[0]["workers"] if found else 0
+
+
+# What is refused: one line on standard error, nothing else, and not exit status 0
+
+
+class Refusal(NamedTuple):
+    """A command line that is refused; {…} are filled in."""
+
+    name: str
+    arguments: list
+    #: A pattern of the whole line.
+    says: str
+    status: int = 2
+
+
+FILES = {
+    "syntax.toml": "liveness = 3\nattempts = = 3\n",
+    "name.toml": "heartbeat_intervall = 3\n",
+    "service.toml": '[services."a.*"]\nrequest_tttl = 3\n',
+    "value.toml": "attempts = 0\n",
+    "service_value.toml": '[services."a.*"]\nattempts = "many"\n',
+    "bind.toml": 'bind = "udp://127.0.0.1:1"\n',
+    "context.toml": 'context = "mine"\n',
+    "endless.toml": "max_queue = 1" + "0" * 400 + "\n",
+    "raises.py": "def half(:\n",
+    "wants.py": "import nothing_of_this_name\n",
+    "exits.py": "import sys\nsys.exit(0)\n",
+}
+
+BROKER_REFUSALS = [
+    Refusal("port in use", ["--bind", "{busy}"], "cannot bind {busy}: Address already in use", 1),
+    Refusal(
+        "second port in use", ["--bind", ANYWHERE, "--bind", "{busy}"], "cannot bind {busy}: Address already in use", 1
+    ),
+    Refusal("foreign address", ["--bind", "tcp://192.0.2.1:5555"], "cannot bind tcp://192.0.2.1:5555: .+", 1),
+    Refusal("no such folder", ["--bind", "ipc:///no/such/folder"], "cannot bind ipc:///no/such/folder: No such .+", 1),
+    Refusal("no endpoint", ["--bind", "nonsense"], "bad endpoint 'nonsense': it must begin with tcp://.*"),
+    Refusal("empty endpoint", ["--bind", ""], "bad endpoint '': it must begin with tcp://.*"),
+    Refusal("no port", ["--bind", "tcp://127.0.0.1"], "bad endpoint 'tcp://127.0.0.1': .* tcp://HOST:PORT"),
+    Refusal("large port", ["--bind", "tcp://127.0.0.1:99999"], ".*99999.*: the port must be at most 65535"),
+    Refusal("unknown option", ["--liveliness", "3"], ".*[Nn]o such option.*--liveliness.*--liveness.*"),
+    Refusal("no number", ["--liveness", "often"], ".*--liveness.*'often' is not a valid.*"),
+    Refusal("not whole", ["--attempts", "1.5"], ".*--attempts.*'1.5' is not a valid.*"),
+    Refusal("no value", ["--attempts"], ".*--attempts.* requires an argument.*"),
+    Refusal("wrong value", ["--liveness", "2"], "liveness must be a number of at least 3, not 2.*"),
+    Refusal("not a number", ["--request-ttl", "nan"], "request_ttl must be a number greater than 0, not nan"),
+    Refusal("no messages", ["--hwm", "0"], "hwm must be a whole number of at least 1, not 0"),
+    Refusal("beyond an int", ["--hwm", "99999999999", "--bind", "{busy}"], "hwm must be .*"),
+    Refusal("beyond a long", ["--max-frame-size", "9" * 30, "--bind", "{busy}"], "max_frame_size must be .*"),
+    Refusal("beyond a year", ["--heartbeat-interval", "1e10", "--bind", "{busy}"], "heartbeat_interval must be .*"),
+    Refusal("extra argument", ["extra"], ".*[Gg]ot unexpected extra argument.*extra.*"),
+    Refusal("file not there", ["--config", "nowhere.toml"], "cannot read nowhere.toml: No such file or directory"),
+    Refusal("file is a folder", ["--config", "."], r"cannot read \.: Is a directory"),
+    Refusal("file is no TOML", ["--config", "syntax.toml"], "syntax.toml is not valid TOML: .*line 2.*"),
+    Refusal(
+        "unknown key",
+        ["--config", "name.toml"],
+        "name.toml: unknown option 'heartbeat_intervall'; did you mean 'heartbeat_interval'.*",
+    ),
+    Refusal(
+        "unknown key of a service",
+        ["--config", "service.toml"],
+        r"service.toml: services\['a.\*'\]: unknown option 'request_tttl'; did you mean 'request_ttl'.*",
+    ),
+    Refusal("value of a key", ["--config", "value.toml"], "value.toml: attempts must be a whole number.*, not 0"),
+    Refusal(
+        "value of a key of a service",
+        ["--config", "service_value.toml"],
+        r"service_value.toml: services\['a.\*'\]: attempts must be a whole number.*, not 'many'",
+    ),
+    Refusal("endpoint of a file", ["--config", "bind.toml"], "bind.toml: bad endpoint 'udp://127.0.0.1:1': .*"),
+    Refusal(
+        "a wrong file is refused though the command line overrides it",
+        ["--config", "value.toml", "--attempts", "3"],
+        "value.toml: attempts must be .*",
+    ),
+    Refusal("key for Python only", ["--config", "context.toml"], "context.toml: unknown option 'context'.*"),
+    Refusal("endless number", ["--config", "endless.toml", "--bind", "{busy}"], "endless.toml: max_queue must be .*"),
+]
+
+WORKER_REFUSALS = [
+    Refusal("neither", [], "name either PACKAGE.MODULE:CALLABLE or --exec COMMAND"),
+    Refusal("both", ["handlers:work", "--exec", "cat"], "name either PACKAGE.MODULE:CALLABLE or --exec COMMAND"),
+    Refusal("no colon", ["handlers"], "'handlers' must look like package.module:callable"),
+    Refusal("no callable named", ["handlers:"], "'handlers:' must look like package.module:callable"),
+    Refusal("no module named", [":work"], "':work' must look like package.module:callable"),
+    Refusal("module not there", ["handlerz:work"], "cannot import handlerz: .*No module named 'handlerz'"),
+    Refusal("package not there", ["no.such:work"], "cannot import no.such: .*No module named 'no'"),
+    Refusal("module wants another", ["wants:work"], "cannot import wants: .*No module named 'nothing_of_this_name'"),
+    Refusal("module is wrong", ["raises:work"], "cannot import raises: SyntaxError.*raises.py, line 1.*"),
+    Refusal("module exits", ["exits:work"], "cannot import exits: .*"),
+    Refusal("relative module", [".handlers:work"], "cannot import .handlers: .*"),
+    Refusal("callable not there", ["handlers:worc"], "handlers has no worc"),
+    Refusal("attribute not there", ["handlers:Holder.function"], "handlers has no Holder.function"),
+    Refusal("not callable", ["handlers:number"], "handlers:number is not callable.*int"),
+    Refusal("no command", ["--exec", ""], "--exec needs a command"),
+    Refusal("open quotation", ["--exec", "tr 'a b"], "--exec .*: No closing quotation"),
+    Refusal("command not there", ["--exec", "no-such-command -x"], "--exec: no such command: no-such-command"),
+    Refusal("command not there, a path", ["--exec", "./command.txt"], "--exec: no such command: ./command.txt"),
+    Refusal("no session", ["handlers:work", "--concurrency", "0"], "concurrency must be .* at least 1, not 0"),
+    Refusal("no number", ["handlers:work", "--concurrency", "x"], ".*--concurrency.*'x' is not a valid integer.*"),
+    Refusal("unknown option", ["handlers:work", "--concurency", "2"], ".*[Nn]o such option.*--concurency.*"),
+    Refusal("bad broker", ["handlers:work", "--broker", "127.0.0.1:5555"], "bad endpoint '127.0.0.1:5555': .*"),
+    Refusal(
+        "wildcard broker", ["handlers:work", "--broker", ANYWHERE], "bad endpoint .*: one can bind to a wildcard.*"
+    ),
+    Refusal("version", ["handlers:work", "--mdp", "0.3"], ".*--mdp.*0.3.*"),
+    Refusal("beyond a year", ["handlers:work", "--heartbeat-interval", "1e10"], "heartbeat_interval must be .*"),
+]
+
+CLIENT_REFUSALS = [
+    Refusal("unknown command", ["cal", "x"], ".*[Nn]o such command 'cal'.*"),
+    Refusal("unknown option of all", ["--brocker"], ".*[Nn]o such option.*--brocker.*"),
+    Refusal("call without a service", ["call"], ".*[Mm]issing argument 'SERVICE'.*"),
+    Refusal("worker without a service", ["worker"], ".*[Mm]issing argument 'SERVICE'.*"),
+    Refusal("call of nothing", ["call", "", "x"], "a service name is 1 to 255 bytes long, not 0"),
+    Refusal("call of a long name", ["call", "x" * 256, "x"], "a service name is 1 to 255 bytes long, not 256"),
+    Refusal("call in no time", ["call", "x", "x", "--timeout", "0"], "timeout must be a number greater than 0, .*"),
+    Refusal("call in any time", ["call", "x", "x", "--timeout", "inf"], "timeout must be a number greater than 0, .*"),
+    Refusal("call in words", ["call", "x", "x", "--timeout", "soon"], ".*--timeout.*'soon' is not a valid.*"),
+    Refusal("call of a bad broker", ["call", "x", "x", "--broker", "x"], "bad endpoint 'x': .*"),
+    Refusal("call of half a list", ["call", "x", "x", "--broker", "{nobody},"], "bad endpoint '': .*"),
+    Refusal("services of a bad broker", ["services", "--broker", "x"], "bad endpoint 'x': .*"),
+    Refusal("ping of a bad broker", ["ping", "--broker", "x"], "bad endpoint 'x': .*"),
+    Refusal("ping never", ["ping", "--count", "0"], "--count must be at least 1"),
+    Refusal("ping of nothing", ["ping", "x"], ".*[Gg]ot unexpected extra argument.*x.*"),
+    Refusal("demo of no folder", ["demo", "nowhere"], "nowhere is not a folder"),
+    Refusal("demo of a file", ["demo", "handlers.py"], "handlers.py is not a folder"),
+    Refusal("demo of an empty folder", ["demo", "empty"], "empty holds no file that can be read"),
+    Refusal(
+        "nobody answers a call",
+        ["call", "x", "y", "--broker", "{nobody}", "--timeout", "0.5"],
+        ".*no broker answered.*{nobody}.*refused.*",
+        124,
+    ),
+    Refusal(
+        "nobody answers services",
+        ["services", "--broker", "{nobody}", "--timeout", "0.5"],
+        ".*no broker answered.*{nobody}.*refused.*",
+        124,
+    ),
+    Refusal(
+        "nobody answers ping",
+        ["ping", "--broker", "{nobody}", "--timeout", "0.5"],
+        ".*no broker answered.*{nobody}.*refused.*",
+        124,
+    ),
+    Refusal(
+        "nobody answers ping of 0.1",
+        ["ping", "--broker", "{nobody}", "--timeout", "0.5", "--mdp", "0.1"],
+        ".*no broker answered.*{nobody}.*refused.*",
+        124,
+    ),
+]
+
+REFUSALS = {
+    f"{command} {refusal.name}".strip(): refusal._replace(arguments=[*prefix, *refusal.arguments])
+    for command, prefix, refusals in (
+        ("broker:", ["broker"], BROKER_REFUSALS),
+        ("worker:", ["worker", "svc"], WORKER_REFUSALS),
+        ("", [], CLIENT_REFUSALS),
+    )
+    for refusal in refusals
+}
+
+
+@pytest.fixture(scope="module")
+def refused(folder, unreachable):
+    """How the command lines of REFUSALS ended, and what was filled in."""
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    (folder / "empty").mkdir()
+    busy = socket.create_server(("127.0.0.1", 0))
+    try:
+        filled = {"busy": f"tcp://127.0.0.1:{busy.getsockname()[1]}", "nobody": unreachable}
+        commands = [
+            [argument.format(**filled) if "{" in argument else argument for argument in refusal.arguments]
+            for refusal in REFUSALS.values()
+        ]
+        return filled, dict(zip(REFUSALS, outcomes(commands, folder), strict=True))
+    finally:
+        busy.close()
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_is_refused_says_why_in_one_line(refused, name):
+    filled, ended = refused
+    refusal = REFUSALS[name]
+    line = ended[name].one_line()
+    program, _, message = line.partition(": ")
+    assert program.split()[0] == "gmdp"
+    pattern = refusal.says.format(**filled) if "{" in refusal.says else refusal.says
+    assert re.fullmatch(pattern, message), line
+    assert ended[name].status == refusal.status
+
+
+def test_without_arguments_it_shows_what_there_is_and_fails(folder):
+    [ended] = outcomes([[]], folder)
+    assert ended.status == 2
+    assert b"Commands:" in ended.out + ended.err
+
+
+def test_a_service_name_may_be_any_bytes(broker_endpoint, client):
+    with Worker(broker_endpoint, b"\xff\xfe", lambda request: b"heard " + request.body[0]):
+        ended = gmdp("call", b"\xff\xfe", "x", "--broker", broker_endpoint)
+    assert ended == (0, b"heard x", b"")
+
+
+# Help
+
+HELP = {
+    (): ["broker", "worker", "call", "services", "ping", "demo", "--version", "gmdp call"],
+    ("broker",): [
+        *("--bind", "--config", "--hwm", "--heartbeat-interval", "--liveness", "--busy-timeout", "--request-ttl"),
+        *("--attempts", "--max-services", "--max-workers", "--max-queue", "--max-queue-bytes", "--max-frames"),
+        *("--max-frame-size", "--verbose", "tcp://127.0.0.1:5555", "SIGTERM", "listening on", "seconds"),
+    ],
+    ("worker",): [
+        *("SERVICE", "PACKAGE.MODULE:CALLABLE", "--exec", "--broker", "--concurrency", "--heartbeat-interval"),
+        *("--liveness", "--mdp", "--verbose", "GMDP_BROKER", "standard input", "500", "SIGTERM"),
+    ],
+    ("call",): [
+        *("SERVICE", "FRAME", "--broker", "--timeout", "--mdp", "GMDP_BROKER", "standard input", "standard output"),
+        *("124", "tcp://127.0.0.1:5555"),
+    ],
+    ("services",): ["--broker", "--timeout", "GMDP_BROKER", "tcp://127.0.0.1:5555"],
+    ("ping",): ["--broker", "--timeout", "--count", "--mdp", "GMDP_BROKER", "tcp://127.0.0.1:5555"],
+    ("demo",): ["FOLDER", "four worker processes", "Exit status"],
+}
+
+
+@pytest.fixture(scope="module")
+def helps(folder):
+    return dict(zip(HELP, outcomes([[*command, "--help"] for command in HELP], folder), strict=True))
+
+
+@pytest.mark.parametrize("command", HELP, ids=lambda command: command[0] if command else "gmdp")
+def test_help_says_what_a_user_needs(helps, command):
+    ended = helps[command]
+    assert (ended.status, ended.err) == (0, b"")
+    text = " ".join(ended.out.decode().split())
+    assert text.startswith(" ".join(["Usage: gmdp", *command]))
+    assert [word for word in [*HELP[command], "--help"] if word not in text] == []
+    assert max(map(len, ended.out.decode().splitlines())) <= 80
+
+
+def test_version(folder):
+    [ended] = outcomes([["--version"]], folder)
+    assert (ended.status, ended.err) == (0, b"")
+    assert __version__ in ended.out.decode()
+
+
+WITHOUT = """
+import runpy, sys
+
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, NotInstalled())
+runpy.run_module("gmdp", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("package", ["click", "rich"])
+def test_without_the_extra_one_line_tells_what_to_install(package):
+    with Process(command=(sys.executable, "-c", WITHOUT, package)) as process:
+        ended = process.ended()
+    assert ended.status == 1
+    assert "pip install 'gmdp[cli]'" in ended.one_line()
+
+
+def test_the_installed_script_is_the_same_program():
+    script = Path(sys.executable).with_name("gmdp")
+    if not script.exists():
+        pytest.skip("gmdp is not installed with its script")
+    with Process("call", command=(str(script),)) as process:
+        ended = process.ended()
+    assert ended.status == 2
+    assert "SERVICE" in ended.one_line()
+
+
+# gmdp broker
+
+
+def test_broker_prints_one_line_with_all_endpoints_and_takes_its_options(tmp_path):
+    """The command line overrides the file; what only the file says holds; values per service hold."""
+    file = tmp_path / "broker.toml"
+    file.write_text("""
+        bind = "tcp://127.0.0.1:1"
+        heartbeat_interval = 7.5
+        max_frames = 50
+        request_ttl = 600
+
+        [services."short.*"]
+        request_ttl = 0.01
+    """)
+    ipc = f"ipc://{os.path.relpath(tmp_path / 'socket')}"
+    binds = ("--bind", ANYWHERE, "--bind", ANYWHERE, "--bind", ipc)
+    with Process("broker", "--config", str(file), *binds, "--max-frames", "60") as process:
+        endpoints = process.listening()
+        assert len(endpoints) == 3
+        assert TCP.fullmatch(endpoints[0])
+        assert TCP.fullmatch(endpoints[1])
+        assert endpoints[0] != endpoints[1]
+        assert endpoints[2] == ipc
+        for endpoint in endpoints:
+            with Client(endpoint) as client:
+                about = report(client, "mmi.broker")
+                assert (about["heartbeat_interval"], about["max_frames"]) == (7.5, 60)
+        with AsyncClient(endpoints[0]) as client:
+            client.submit("long.1", b"")
+            client.submit("short.1", b"")
+            wait_until(lambda: report(client, "mmi.statistics")["ended"] == {"expired": 1})
+            assert report(client, "mmi.statistics")["queued"] == 1
+        process.signal(signal.SIGTERM)
+        assert process.ended() == (0, b"", b"")
+
+
+def test_broker_binds_where_the_file_says(tmp_path):
+    file = tmp_path / "broker.toml"
+    file.write_text('bind = ["tcp://127.0.0.1:*", "tcp://127.0.0.1:*"]\n')
+    with Process("broker", "--config", file) as process:
+        endpoints = process.listening()
+        assert len(endpoints) == 2
+        for endpoint in endpoints:
+            with Client(endpoint) as client:
+                assert report(client, "mmi.broker")["name"] == "gmdp"
+        process.signal(signal.SIGINT)
+        assert process.ended() == (0, b"", b"")
+
+
+def test_broker_logs_to_standard_error_when_asked():
+    with Process("broker", "--bind", ANYWHERE, "-vv") as process:
+        with Worker(process.listening()[0], "logged", lambda request: b"") as worker:
+            wait_until(lambda: worker.statistics().registered)
+        process.signal(signal.SIGTERM)
+        ended = process.ended()
+    assert (ended.status, ended.out) == (0, b"")
+    assert "gmdp.broker: registered b'logged'" in ended.err.decode()
+
+
+@pytest.fixture
+def held():
+    """A broker process with a request that a worker of this process has, until `held.go_on` is set."""
+    with Process("broker", "--bind", ANYWHERE) as process:
+        endpoint = process.listening()[0]
+        running, go_on = gevent.event.Event(), gevent.event.Event()
+
+        def handler(request):
+            running.set()
+            go_on.wait()
+            return b"finished"
+
+        worker = Worker(endpoint, "held", handler)
+        with AsyncClient(endpoint, timeout=30) as client:
+            worker.start()
+            try:
+                reply = client.submit("held", b"")
+                assert running.wait(30)
+                yield Held(process, client, reply, go_on.set)
+            finally:
+                worker.close()
+
+
+class Held(NamedTuple):
+    process: Process
+    client: AsyncClient
+    reply: gevent.event.AsyncResult
+    go_on: Callable[[], None]
+
+    def wait_until_draining(self):
+        """Wait until the broker has heard the signal."""
+        wait_until(lambda: report(self.client, "mmi.broker")["state"] == "draining")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_p5_broker_lets_a_running_request_end(held, number):
+    """P5: the reply of a worker still gets through; the exit status is 0."""
+    held.process.signal(number)
+    held.wait_until_draining()
+    assert not held.reply.ready()
+    held.go_on()
+    assert held.reply.get() == [b"finished"]
+    assert held.process.ended() == (0, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)],
+    ids=["SIGINT second", "SIGTERM second"],
+)
+def test_p5_a_second_signal_ends_the_broker_at_once(held, first, second):
+    """P5: however many requests are running."""
+    held.process.signal(first)
+    held.wait_until_draining()
+    held.process.signal(second)
+    assert_ended_by(held.process.ended(), second)
+    assert not held.reply.ready() or held.reply.exception is not None
+
+
+# gmdp worker
+
+
+def test_worker_serves_a_callable_from_the_current_folder(worker_of_work, client):
+    assert client.request("work", [b"a", b"", b"\x00\xff"]) == [b"a", b"", b"\x00\xff"]
+
+
+def test_worker_serves_an_attribute_of_a_class_and_speaks_0_1(broker_endpoint, folder, client):
+    arguments = ("worker", "method", "handlers:Holder.method", "--mdp", "0.1")
+    with Process(*arguments, cwd=folder, GMDP_BROKER=broker_endpoint) as process:
+        assert process.line() == f"serving method for {broker_endpoint}"
+        assert client.request("method", b"") == [b"method"]
+        [worker] = json.loads(client.request("mmi.workers", b"method")[1])["workers"]
+        assert worker["protocol"] == "MDP/0.1"
+        process.signal(signal.SIGTERM)
+        assert process.ended() == (0, b"", b"")
+
+
+def test_a_failing_callable_is_a_500_and_the_worker_lives_on(worker_of_work, client):
+    assert client.request("work", [b"fail"]) == [b"500"]
+    assert client.request("work", [b"after"]) == [b"after"]
+
+
+def test_worker_concurrency(worker_of_work, client, gate):
+    """As many requests as sessions are worked on at once."""
+    port = gate.port.encode()
+    replies = [client.submit("work", [b"gate", port]) for _ in range(4)]
+    for _ in replies:
+        gate.arrived()
+    fifth = client.submit("work", [b"fifth"])
+    wait_until(lambda: json.loads(client.request("mmi.services", b"work")[1])["services"][0]["queued"] == 1)
+    assert not fifth.ready()
+    gate.open()
+    assert [reply.get() for reply in replies] == [[b"done"]] * 4
+    assert fifth.get() == [b"fifth"]
+
+
+@pytest.fixture
+def worker_at_work(broker_endpoint, folder, client, gate):
+    """A worker process with two sessions, one of which has a request that waits at the gate."""
+    service = f"leaving.{gate.port}"
+    arguments = ("worker", service, "handlers:work", "--concurrency", "2", "--broker", broker_endpoint)
+    with Process(*arguments, cwd=folder) as process:
+        process.line()
+        wait_until(lambda: workers_of(client, service) == 2)
+        reply = client.submit(service, [b"gate", gate.port.encode()])
+        gate.arrived()
+        yield process, reply, lambda: workers_of(client, service)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_p5_worker_finishes_its_request(worker_at_work, gate, number):
+    """P5: the idle session leaves, the request is finished and answered, the exit status is 0."""
+    process, reply, workers = worker_at_work
+    process.signal(number)
+    wait_until(lambda: workers() == 1)
+    assert not reply.ready()
+    gate.open()
+    assert reply.get() == [b"done"]
+    assert process.ended() == (0, b"", b"")
+
+
+def test_p5_a_second_signal_ends_a_worker_at_once(worker_at_work):
+    """P5: while its handler waits."""
+    process, reply, workers = worker_at_work
+    process.signal(signal.SIGINT)
+    wait_until(lambda: workers() == 1)
+    process.signal(signal.SIGTERM)
+    assert_ended_by(process.ended(), signal.SIGTERM)
+    assert not reply.ready()
+
+
+def test_p5_a_second_signal_ends_a_worker_whose_handler_computes(broker_endpoint, folder, client, gate):
+    """P5: a handler that never lets the hub run does not make the process deaf."""
+    with Process("worker", "computing", "handlers:work", "--broker", broker_endpoint, cwd=folder) as process:
+        process.line()
+        client.submit("computing", [b"compute", gate.port.encode()])
+        gate.arrived()
+        process.signal_until_ended(signal.SIGTERM, timeout=5)
+        assert_ended_by(process.ended(), signal.SIGTERM)
+
+
+def test_a_worker_without_a_broker_waits_for_one_and_ends_when_told(unreachable):
+    with Process("worker", "svc", "--exec", "cat", "--broker", unreachable) as process:
+        assert process.line() == f"serving svc for {unreachable}"
+        process.signal(signal.SIGTERM)
+        assert process.ended() == (0, b"", b"")
+
+
+def test_worker_takes_the_broker_that_answers(broker_endpoint, folder, unreachable, client):
+    arguments = ("worker", "second", "handlers:work", "--broker", f"{unreachable}, {broker_endpoint}")
+    with Process(*arguments, cwd=folder) as process:
+        process.line()
+        assert client.request("second", b"x") == [b"x"]
+
+
+# gmdp worker --exec
+
+
+@pytest.mark.parametrize(
+    ("body", "reply"),
+    [
+        ([b"hello"], b"hello"),
+        ([b"several", b" ", b"frames"], b"several frames"),
+        ([bytes(range(256)) + b"\r\n\x00"], bytes(range(256)) + b"\r\n\x00"),
+        ([b""], b""),
+        ([b"silent"], b""),
+        ([b"x" * 3_000_000], b"x" * 3_000_000),
+        ([b"ignore" + b"x" * 3_000_000], b"ignored\n"),
+    ],
+    ids=["text", "frames", "binary", "empty", "silent", "large", "input not read"],
+)
+def test_exec_input_is_the_request_and_output_the_reply(worker_of_exec, client, body, reply):
+    assert client.request("exec", body) == [reply]
+
+
+@pytest.mark.parametrize("body", [b"exit 3", b"signal"], ids=["status", "signal"])
+def test_exec_that_fails_is_a_500_and_the_worker_lives_on(worker_of_exec, client, body):
+    """What it wrote before it failed is no reply."""
+    assert client.request("exec", body) == [b"500"]
+    assert client.request("exec", b"after") == [b"after"]
+
+
+def test_exec_survives_the_interrupt_of_a_terminal(broker_endpoint, command_line, client, gate):
+    """P5: Ctrl-C goes to all processes of a terminal; the running command is let finish all the same."""
+    with Process("worker", "interrupted", "--exec", command_line, "--broker", broker_endpoint) as process:
+        process.line()
+        reply = client.submit("interrupted", b"gate  " + gate.port.encode())
+        gate.arrived()
+        process.signal_group(signal.SIGINT)
+        gate.open()
+        assert reply.get() == [b"done"]
+        assert process.ended() == (0, b"", b"")
+
+
+# gmdp call
+
+
+def test_call_sends_frames_and_prints_the_reply_raw(worker_of_work, broker_endpoint):
+    """All frames, with nothing between or after them; any bytes; $GMDP_BROKER."""
+    frames = ("frames", "a", "", b"\xff\xfe\n", "é ☃", "--", "--timeout")
+    ended = gmdp("call", "--timeout", "20", "--", "work", *frames, GMDP_BROKER=broker_endpoint)
+    assert ended == (0, b"6a\xff\xfe\n" + "é ☃".encode() + b"----timeout", b"")
+
+
+def test_call_sends_standard_input_as_one_frame(worker_of_work, broker_endpoint):
+    data = b"\x00\xff\r\n" + bytes(range(256)) * 5_000 + b"\n\n"
+    assert gmdp("call", "work", "--broker", broker_endpoint, stdin=data) == (0, data, b"")
+
+
+def test_call_sends_an_empty_standard_input_as_an_empty_frame(broker_endpoint):
+    with Worker(broker_endpoint, "count", lambda request: repr(request.body).encode()):
+        assert gmdp("call", "count", "--broker", broker_endpoint, stdin=b"") == (0, b"[b'']", b"")
+
+
+def test_call_prints_a_part_as_soon_as_it_comes(worker_of_work, broker_endpoint, gate):
+    with Process("call", "work", "parts", gate.port, "--broker", broker_endpoint) as process:
+        assert process.read(5) == b"first"
+        gate.arrived()
+        assert process.out == b""
+        gate.open()
+        assert process.ended() == (0, b"secondthirdlast", b"")
+
+
+def test_call_over_0_1_gets_the_parts_together_from_the_second_broker_named(
+    worker_of_work, broker_endpoint, gate, unreachable
+):
+    arguments = ("call", "work", "parts", gate.port, "--mdp", "0.1", "--broker", f"{unreachable},{broker_endpoint}")
+    with Process(*arguments, GMDP_BROKER="nonsense") as process:
+        gate.arrived()
+        assert process.out == b""
+        gate.open()
+        assert process.ended() == (0, b"firstsecondthirdlast", b"")
+
+
+def test_call_of_a_handler_that_fails(worker_of_work, broker_endpoint):
+    ended = gmdp("call", "work", "fail", "--broker", broker_endpoint)
+    assert (ended.status, ended.out) == (0, b"500")
+
+
+def test_call_that_nobody_answers_ends_with_124(broker_endpoint):
+    ended = gmdp("call", "nobody here", "x", "--broker", broker_endpoint, "--timeout", "0.2")
+    assert ended.status == 124
+    assert re.fullmatch(r"gmdp: timeout: service .*nobody here.*after \d+\.\d+ s.*", ended.one_line())
+
+
+def test_call_keeps_its_time_when_parts_have_come(worker_of_work, broker_endpoint, gate):
+    """The timeout is for the call in all; what came is printed."""
+    arguments = ("call", "work", "parts", gate.port, "--broker", broker_endpoint, "--timeout", "2")
+    with Process(*arguments) as process:
+        assert process.read(5) == b"first"
+        ended = process.ended()
+    assert (ended.status, ended.out) == (124, b"")
+    assert "timeout" in only_line(ended.err)
+
+
+def test_call_whose_broker_is_lost_ends_with_1(gate):
+    with Process("broker", "--bind", ANYWHERE) as broker:
+        endpoint = broker.listening()[0]
+        with Worker(endpoint, "held", lambda request: wait_at(gate)):
+            with Process("call", "held", gate.port, "--broker", endpoint) as call:
+                gate.arrived()
+                broker.signal(signal.SIGKILL)
+                ended = call.ended()
+            gate.open()
+    assert ended.status == 1
+    assert re.fullmatch(rf"gmdp: broker lost: .*{endpoint}.*", ended.one_line())
+
+
+def wait_at(gate):
+    """What a handler in this process does at a gate."""
+    with gevent.socket.create_connection(("127.0.0.1", int(gate.port))) as connection:
+        connection.recv(1)
+    return b""
+
+
+def test_call_that_is_interrupted_says_nothing_and_ends_with_130(worker_of_work, broker_endpoint, gate):
+    with Process("call", "work", "gate", gate.port, "--broker", broker_endpoint) as process:
+        gate.arrived()
+        process.signal(signal.SIGINT)
+        ended = process.ended()
+    assert_ended_by(ended, signal.SIGINT)
+
+
+def test_call_whose_output_nobody_reads_ends_without_a_word(worker_of_work, broker_endpoint, gate):
+    with Process("call", "work", "parts", gate.port, "--broker", broker_endpoint) as process:
+        process.read(5)
+        gate.arrived()
+        process.close_output()
+        gate.open()
+        ended = process.ended()
+    assert ended.status != 0
+    assert ended.err == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_call_whose_output_is_full_says_so(worker_of_work, broker_endpoint):
+    shell = ("sh", "-c", 'exec "$@" >/dev/full', "sh", sys.executable, "-m", "gmdp")
+    ended = gmdp("call", "work", "x", "--broker", broker_endpoint, command=shell)
+    assert ended.status == 1
+    assert "No space left on device" in ended.one_line()
+
+
+@pytest.mark.parametrize("redirect", ["<&-", ">&-"], ids=["input", "output"])
+def test_call_without_standard_input_or_output_fails_in_one_line(worker_of_work, broker_endpoint, redirect):
+    shell = ("sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-m", "gmdp")
+    ended = gmdp("call", "work", "--broker", broker_endpoint, command=shell)
+    assert ended.status == 1
+    ended.one_line()
+
+
+# gmdp services, gmdp ping
+
+
+def test_services_lists_what_the_broker_knows(worker_of_work, broker_endpoint, client):
+    client.request("work", b"x")
+    ended = gmdp("services", "--broker", broker_endpoint)
+    assert (ended.status, ended.err) == (0, b"")
+    cells = {line[0]: line[1:] for line in table(ended.out) if line}
+    assert cells["service"] == ["workers", "idle", "busy", "queued", "requests", "replies"]
+    assert cells["work"][:4] == ["4", "4", "0", "0"]
+    assert int(cells["work"][4]) >= 1
+
+
+def table(output):
+    """The cells of each line of a table."""
+    return [re.split(r"\s*[│┃|]\s*", line.strip(" │┃|")) for line in output.decode().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["[/closed]", "[bold]name", ":smile:", "größe ☃", "a" * 100],
+    ids=["closing tag", "tag", "emoji", "letters", "long"],
+)
+def test_services_shows_names_as_they_are(broker_endpoint, client, name):
+    """Whatever a terminal library makes of them elsewhere, and in one piece where no terminal is."""
+    with Worker(broker_endpoint, name, lambda request: b""):
+        wait_until(lambda: workers_of(client, name) == 1)
+        ended = gmdp("services", "--broker", broker_endpoint)
+    assert (ended.status, ended.err) == (0, b"")
+    assert name in ended.out.decode()
+
+
+def test_services_of_a_broker_that_knows_none():
+    with Process("broker", "--bind", ANYWHERE) as broker:
+        ended = gmdp("services", "--broker", broker.listening()[0])
+    assert (ended.status, ended.err) == (0, b"")
+    assert "service" in ended.out.decode()
+
+
+PING = r"{}: {}; {} round trips: min \d+\.\d+, mean \d+\.\d+, max \d+\.\d+ ms"
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_ping_tells_what_answers_and_how_fast(broker_endpoint, unreachable, version):
+    brokers = f"{unreachable},{broker_endpoint}"
+    ended = gmdp("ping", "--broker", brokers, "--mdp", version, "--count", "3")
+    assert (ended.status, ended.err) == (0, b"")
+    what = rf"gmdp {re.escape(__version__)}, running, up \d+ s"
+    line = only_line(ended.out)
+    assert re.fullmatch(PING.format(broker_endpoint, what, 3), line)
+    least, mean, most = map(float, re.findall(r"\d+\.\d+(?=,| ms)", line.partition("round trips")[2]))
+    assert least <= mean <= most
+
+
+@pytest.fixture
+def foreign():
+    """A function: starts a bare ROUTER that answers every request with `body`; returns its endpoint."""
+    opened = []
+
+    def start(body):
+        router = zmq.green.Context.instance().socket(zmq.ROUTER)
+        router.set(zmq.LINGER, 0)
+        router.bind(ANYWHERE)
+        opened.append((router, gevent.spawn(answer, router, body)))
+        return router.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def answer(router, body):
+        while True:
+            sender, *frames = router.recv_multipart()
+            if frames[:2] == [b"", b"MDPC01"]:
+                router.send_multipart([sender, b"", b"MDPC01", frames[2], *body])
+            elif frames[:2] == [b"MDPC02", b"\x01"]:
+                router.send_multipart([sender, b"MDPC02", b"\x03", frames[2], *body])
+
+    yield start
+    for router, greenlet in opened:
+        greenlet.kill()
+        router.close(0)
+
+
+def test_ping_of_a_foreign_broker_of_0_1(foreign):
+    """All it has for us is "501", and that is an answer."""
+    endpoint = foreign([b"501"])
+    ended = gmdp("ping", "--broker", endpoint, "--mdp", "0.1", "--count", "2")
+    assert (ended.status, ended.err) == (0, b"")
+    assert re.fullmatch(PING.format(endpoint, "an MDP broker", 2), only_line(ended.out))
+
+
+def test_services_of_a_foreign_broker_says_that_it_does_not_know(foreign):
+    endpoint = foreign([b"501"])
+    ended = gmdp("services", "--broker", endpoint)
+    assert ended.status == 1
+    assert re.fullmatch(rf"gmdp: the broker at {endpoint} does not know mmi\.services.*501.*", ended.one_line())
+
+
+JUNK = {
+    "no JSON": [b"200", b"\xff{"],
+    "another JSON": [b"200", b"[1]"],
+    "other keys": [b"200", b"{}"],
+    "no body": [b"200"],
+    "rows of numbers": [b"200", b'{"total": 1, "services": [5]}'],
+}
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_what_a_foreign_broker_may_answer(foreign, folder, name):
+    """A broker that has services of the same names, with other answers: ping pings, services says so."""
+    endpoint = foreign(JUNK[name])
+    commands = [["ping", "--broker", endpoint, "--count", "1"], ["services", "--broker", endpoint]]
+    pinged, listed = outcomes(commands, folder)
+    assert (pinged.status, pinged.err) == (0, b"")
+    assert re.fullmatch(PING.format(endpoint, "an MDP broker", 1), only_line(pinged.out))
+    assert listed.status == 1
+    assert endpoint in listed.one_line()
+
+
+def test_a_broker_that_never_answers_is_a_timeout(folder):
+    silent = socket.create_server(("127.0.0.1", 0))
+    try:
+        endpoint = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        commands = [[name, "--broker", endpoint, "--timeout", "0.5"] for name in ("ping", "services")]
+        for ended in outcomes(commands, folder):
+            assert ended.status == 124
+            assert "timeout" in ended.one_line()
+    finally:
+        silent.close()
+
+
+def test_the_environment_names_the_broker(broker_endpoint, folder, unreachable):
+    """For each command that connects; --broker overrides it."""
+    commands = [["ping", "--count", "1"], ["services"], ["ping", "--count", "1", "--broker", unreachable]]
+    commands[2] += ["--timeout", "0.5"]
+    pinged, listed, elsewhere = outcomes(commands, folder, GMDP_BROKER=broker_endpoint)
+    assert pinged.out.decode().startswith(broker_endpoint + ": ")
+    assert (pinged.status, listed.status) == (0, 0)
+    assert elsewhere.status == 124
+    assert unreachable in elsewhere.one_line()
+    assert "GMDP_BROKER" not in environment()
