@@ -264,6 +264,7 @@ class ModelWorker:
     service: bytes
     heard: float
     sent: float
+    beat: float
     answered: bool = False
     heard_busy: bool = False
     assigned_at: float = 0.0
@@ -341,6 +342,10 @@ class BrokerModel:
             self._open(service)
         ttl = self.options.for_service(service).request_ttl
         request = ModelRequest(body[0], address, dialect, service, body, ttl)
+        if self.held() + sum(map(len, body)) > self.options.max_queue_bytes:
+            self.drops["bytes_full"] += 1
+            self._collect(service)
+            return
         self.requests += 1
         found = self.services[service]
         if found.idle:
@@ -353,7 +358,7 @@ class BrokerModel:
         request.due = now + request.ttl_left
         service = self.services[request.service]
         limit = self.options.for_service(request.service).max_queue
-        while len(service.queue) and (len(service.queue) > limit or self.held() > self.options.max_queue_bytes):
+        if len(service.queue) > limit:
             victims = service.queue.victims()
             gone = [victim for victim in victims if not self._still_queued(victim.uid)]
             assert gone, "none of the newest of the longest backlogs was refused"
@@ -409,11 +414,21 @@ class BrokerModel:
         self.drops["unregistered"] += 1
         if self.muted.get(key, now) <= now:
             self._refuse(key, dialect, now)
+        else:
+            self._mute(key, now)
+
+    def _known(self, key, dialect, now):
+        """The worker that speaks; it is lost if it speaks another dialect than before."""
+        worker = self.workers.get(key)
+        if worker is not None and worker.dialect is not dialect:
+            self.lose(worker, "other_dialect", now, disconnect=True)
+        return worker
 
     def ready(self, key, dialect, service, now):
-        worker = self.workers.get(key)
+        worker = self._known(key, dialect, now)
         if worker is not None:
-            self.lose(worker, "second_ready", now, disconnect=True)
+            if key in self.workers:
+                self.lose(worker, "second_ready", now, disconnect=True)
             return
         reason = None
         if service.startswith(b"mmi."):
@@ -443,13 +458,15 @@ class BrokerModel:
         found.workers += 1
         if service in self.unserved:
             self.unserved.remove(service)
-        worker = self.workers[key] = ModelWorker(key, dialect, service, now, now)
+        worker = self.workers[key] = ModelWorker(key, dialect, service, now, now, now)
         self._free(worker, now)
 
     def heartbeat(self, key, dialect, now):
-        worker = self.workers.get(key)
+        worker = self._known(key, dialect, now)
         if worker is None:
             self.stranger(key, dialect, now)
+            return
+        if key not in self.workers:
             return
         worker.heard = now
         if worker.request is not None and now >= worker.assigned_at + self.options.heartbeat_interval:
@@ -460,7 +477,7 @@ class BrokerModel:
             self._beat(worker, now)
 
     def _beat(self, worker, now):
-        worker.sent = now
+        worker.sent = worker.beat = now
         worker.answered = True
         self._send(worker.says("HEARTBEAT"), worker)
 
@@ -468,7 +485,7 @@ class BrokerModel:
         """Everything that is due, the longest due first; `order` of what is equally due."""
         due = []
         for worker in self.workers.values():
-            beat_at = worker.sent + self.options.heartbeat_interval
+            beat_at = min(worker.sent, max(worker.heard, worker.beat)) + self.options.heartbeat_interval
             if self.lost_at(worker) <= now:
                 due.append((self.lost_at(worker), -1, "lose", worker))
             elif beat_at <= now:
@@ -552,9 +569,11 @@ class BrokerModel:
         self._send(frames, worker, essential=True)
 
     def answer(self, key, dialect, address, body, final, now):
-        worker = self.workers.get(key)
+        worker = self._known(key, dialect, now)
         if worker is None:
             self.stranger(key, dialect, now)
+            return
+        if key not in self.workers:
             return
         worker.heard = now
         request = worker.request
@@ -604,7 +623,7 @@ class BrokerModel:
 
         def request_of(one):
             copy = ModelRequest(one.body[0], list(one.address), one.dialect, one.service.name, one.body, one.ttl_left)
-            copy.due, copy.attempts = one.timer, one.attempts
+            copy.due, copy.attempts = one.timer and one.timer[0], one.attempts
             copy.streamed, copy.abandoned, copy.joined = one.streamed, one.abandoned, list(one.joined or ())
             requests[one] = copy
             return copy
@@ -612,7 +631,7 @@ class BrokerModel:
         workers = {}
         for key, one in core.workers.items():
             key = key if isinstance(key, tuple) else (key,)
-            copy = ModelWorker(key, one.dialect, one.service.name, one.pulse.heard, one.pulse.sent)
+            copy = ModelWorker(key, one.dialect, one.service.name, one.pulse.heard, one.pulse.sent, one.pulse.beat)
             copy.answered, copy.heard_busy, copy.assigned_at = one.pulse.answered, one.heard_busy, one.assigned_at
             if one.request is not None:
                 copy.request = request_of(one.request)

@@ -561,7 +561,7 @@ class TimersMachine(RuleBasedStateMachine):
     @invariant()
     def same(self):
         assert self.timers.next() == min(self.model.values(), default=math.inf)
-        assert {item.name: item.timer for item in self.items if item.timer is not None} == self.model
+        assert {item.name: item.timer[0] for item in self.items if item.timer is not None} == self.model
 
     @invariant()
     def its_length_is_what_is_armed(self):

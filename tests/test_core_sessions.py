@@ -808,7 +808,7 @@ def test_a_blocked_broker_loses_nobody_who_waited_for_its_heartbeat(mine):
 
 
 def test_a_gap_is_a_pause_longer_than_an_interval():
-    gap = Gap(length=1.0, grace=3.0, now=10.0)
+    gap = Gap(interval=1.0, grace=3.0, now=10.0)
     gap.awake(10.9)
     assert gap.may_judge(10.9)
     gap.awake(12.5)
@@ -822,7 +822,7 @@ def test_a_gap_is_a_pause_longer_than_an_interval():
 
 
 def test_a_gap_that_was_never_there_does_not_change_a_thing():
-    gap = Gap(length=1.0, grace=3.0, now=0.0)
+    gap = Gap(interval=1.0, grace=3.0, now=0.0)
     for tenth in range(1, 100):
         gap.awake(tenth / 10)
         assert gap.may_judge(tenth / 10)

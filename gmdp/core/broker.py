@@ -394,7 +394,7 @@ class BrokerCore:
             if self._gap.may_judge(now):
                 self._lose(worker, "expired", now)
                 return
-            lost_at = now + options.heartbeat_interval
+            lost_at = self._gap.until
         # "Peers SHOULD NOT send HEARTBEAT commands while also sending other commands."
         if now >= pulse.beat_at(options.heartbeat_interval):
             self._send_heartbeat(worker, now)

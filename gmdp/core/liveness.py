@@ -59,32 +59,33 @@ class Pulse:
 class Gap:
     """Knows when one's own process did not run, and grants the peers that time.
 
-    `length`: a pause in seconds longer than this is a gap, and after one nobody
-    is lost for so long: a peer may have waited for a heartbeat to answer.
-    `grace`: nor for so long as the socket has not been read empty (a flooded
-    one may never be: then this is the limit).
+    `interval`: between heartbeats; a longer pause is a gap, and after one nobody
+    is lost for two of them: a peer with a longer one waits for a heartbeat to
+    answer, and answers every second.  `grace`: nor for so long as the socket has
+    not been read empty (a flooded one may never be: then this is the limit).
     """
 
-    __slots__ = ("_grace", "_last", "_length", "_settled", "_until")
+    __slots__ = ("_grace", "_interval", "_last", "_settled", "until")
 
-    def __init__(self, length: float, grace: float, now: float) -> None:
-        self._length = length
+    def __init__(self, interval: float, grace: float, now: float) -> None:
+        self._interval = interval
         self._grace = grace
         self._last = now
-        self._until = now
+        #: Until when nobody is lost.
+        self.until = now
         self._settled = now
 
     def awake(self, now: float) -> None:
         """Called whenever the owner begins a pass."""
-        if now - self._last > self._length:
-            self._until = now + self._grace
-            self._settled = now + self._length
+        if now - self._last > self._interval:
+            self.until = now + self._grace
+            self._settled = now + 2 * self._interval
         self._last = now
 
     def caught_up(self, now: float) -> None:
         """Called when the socket had nothing more to read."""
-        self._until = min(self._until, self._settled)
+        self.until = min(self.until, self._settled)
 
     def may_judge(self, now: float) -> bool:
         """True if silence is the peer's and not one's own."""
-        return now >= self._until
+        return now >= self.until

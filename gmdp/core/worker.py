@@ -241,7 +241,7 @@ class WorkerSession:
             return self._open_at + self._expiry
         if self.state is SessionState.CLOSED:
             return math.inf
-        lost = self._pulse.heard + self._expiry
+        lost = max(self._pulse.heard + self._expiry, self._gap.until)
         return min(self._pulse.beat_at(self._interval), lost)
 
     def drain(self, now: float) -> None:
