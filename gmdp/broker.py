@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -14,6 +13,7 @@ import zmq
 import zmq.green
 from zope.interface import implementer
 
+from .connecting import MOST_INT, milliseconds
 from .core.broker import BrokerCore
 from .core.management import About
 from .core.options import BrokerOptions, check_number, unknown
@@ -64,8 +64,8 @@ class Broker(Lifecycle):
                 raise ConfigurationError(unknown(name, _OPTIONS | {"bind", "context", "hwm"}))
         self._bind = check_endpoints(bind, bind=True)
         try:
-            check_number("hwm", hwm, 1, whole=True)
-            self.options = BrokerOptions(services=services or {}, **options)
+            check_number("hwm", hwm, 1, whole=True, most=MOST_INT)
+            self.options = BrokerOptions(services={} if services is None else services, **options)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         super().__init__(context)
@@ -117,8 +117,8 @@ class Broker(Lifecycle):
             socket.set(zmq.RCVHWM, self._hwm)
             socket.set(zmq.BACKLOG, 1024)
             socket.set(zmq.MAXMSGSIZE, self.options.max_frame_size)
-            socket.set(zmq.HEARTBEAT_IVL, max(1, math.ceil(self.options.heartbeat_interval * 1000)))
-            socket.set(zmq.HEARTBEAT_TIMEOUT, max(1, math.ceil(self.options.expiry * 1000)))
+            socket.set(zmq.HEARTBEAT_IVL, milliseconds(self.options.heartbeat_interval))
+            socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(self.options.expiry))
             if any("[" in endpoint for endpoint in self._bind):
                 socket.set(zmq.IPV6, 1)
             bound = []

@@ -32,5 +32,5 @@ def load(path: str | Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of too many digits
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from None

@@ -19,6 +19,14 @@ MAX_FRAMES = 100_000
 #: Milliseconds before libzmq would reconnect by itself: a socket is long closed then.
 NEVER = 24 * 3600 * 1000
 
+#: The most a socket option of type int can be.
+MOST_INT = 2**31 - 1
+
+
+def milliseconds(seconds: float) -> int:
+    """`seconds` as a socket option: at least one, and at most what fits."""
+    return min(max(1, math.ceil(seconds * 1000)), MOST_INT)
+
 
 def dealer(owner: Owner, context: zmq.green.Context[Any], endpoint: str, tag: Any, heartbeat: float) -> Link:
     """A new DEALER socket being connected to `endpoint`.
@@ -34,9 +42,8 @@ def dealer(owner: Owner, context: zmq.green.Context[Any], endpoint: str, tag: An
         # Neither RECONNECT_IVL -1 nor IMMEDIATE: with either, libzmq throws away
         # what arrived and was not yet read when the connection ends.
         socket.set(zmq.RECONNECT_IVL, NEVER)
-        interval = max(1, math.ceil(heartbeat * 1000))
-        socket.set(zmq.HEARTBEAT_IVL, interval)
-        socket.set(zmq.HEARTBEAT_TIMEOUT, 3 * interval)
+        socket.set(zmq.HEARTBEAT_IVL, milliseconds(heartbeat))
+        socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(3 * heartbeat))
         if "[" in endpoint:
             socket.set(zmq.IPV6, 1)
         if endpoint.startswith("inproc:"):
@@ -57,10 +64,12 @@ def check_version(version: object) -> Dialect:
     return VERSIONS[version]
 
 
-def check(name: str, value: Any, least: float, whole: bool = False, above: bool = False) -> Any:
+def check(
+    name: str, value: Any, least: float, whole: bool = False, above: bool = False, most: float | None = None
+) -> Any:
     """`value`, if it is a number of at least (or `above`) `least`; else ConfigurationError."""
     try:
-        check_number(name, value, least, whole, above)
+        check_number(name, value, least, whole, above, most)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     return value

@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from .connecting import check, check_version, dealer
 from .core.liveness import Gap
+from .core.options import MOST_INTERVAL
 from .core.reconnect import Reconnect
 from .core.states import State
 from .core.statistics import WorkerCounters, WorkerStatistics, counted
@@ -81,7 +82,9 @@ class Worker(Lifecycle):
         self.concurrency: int = check("concurrency", concurrency, 1, whole=True)
         self.version = version
         self._dialect = check_version(version)
-        self._heartbeat_interval: float = check("heartbeat_interval", heartbeat_interval, 0, above=True)
+        self._heartbeat_interval: float = check(
+            "heartbeat_interval", heartbeat_interval, 0, above=True, most=MOST_INTERVAL
+        )
         self._liveness: float = check("liveness", liveness, 3)
         self._reconnect_interval: float = check("reconnect_interval", reconnect_interval, 0, above=True)
         self._error_reply = check_body(error_reply)

@@ -458,8 +458,9 @@ def test_broker_binds_where_the_file_says(tmp_path):
 
 def test_broker_logs_to_standard_error_when_asked():
     with Process("broker", "--bind", ANYWHERE, "-vv") as process:
-        with Worker(process.listening()[0], "logged", lambda request: b"") as worker:
-            wait_until(lambda: worker.statistics().registered)
+        endpoint = process.listening()[0]
+        with Worker(endpoint, "logged", lambda request: b""), Client(endpoint) as client:
+            wait_until(lambda: workers_of(client, "logged") == 1)
         process.signal(signal.SIGTERM)
         ended = process.ended()
     assert (ended.status, ended.out) == (0, b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -11,8 +12,10 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import click
+import gevent
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .. import config
 from ..broker import Broker
@@ -35,6 +38,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit status."""
+    # An interrupt ends the command; the hub need not print a traceback for it.
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
     try:
         status = cli.main(args=list(arguments), prog_name="gmdp", standalone_mode=False)
         return status if isinstance(status, int) else 0
@@ -146,6 +152,8 @@ def broker(bind: tuple[str, ...], file: str | None, verbose: int, **options: Any
     if file is not None:
         keywords = config.load(file)
         try:
+            if "context" in keywords:
+                raise ConfigurationError("unknown option 'context'")
             Broker(**keywords)
         except (ConfigurationError, TypeError) as error:
             raise ConfigurationError(f"{file}: {error}") from None
@@ -197,7 +205,7 @@ def worker(
     serve(
         Worker(
             _endpoints(endpoint),
-            service,
+            os.fsencode(service),
             handler,
             concurrency,
             version=mdp,
@@ -222,19 +230,27 @@ def call(service: str, frames: tuple[str, ...], endpoint: str, timeout: float, m
     between them; parts of a streamed reply as soon as they come.  Exit status:
     0, 1 after an error (one line on standard error), 124 on timeout.
     """
-    body = [frame.encode(errors="surrogateescape") for frame in frames] or [sys.stdin.buffer.read()]
+    if sys.stdout is None or (sys.stdin is None and not frames):
+        raise MDPError("standard input and output are needed, and one of them is closed")
+    body = [os.fsencode(frame) for frame in frames] or [sys.stdin.buffer.read()]
     with Client(_endpoints(endpoint), version=mdp, timeout=timeout) as client:
-        for part in client.stream(service, body, deadline=timeout):
+        for part in client.stream(os.fsencode(service), body, deadline=timeout):
             sys.stdout.buffer.write(b"".join(part))
             sys.stdout.buffer.flush()
 
 
-def _report(client: Client, service: str) -> Any:
-    """The JSON a management service of ours replies with."""
-    reply = client.request(service, b"")
-    if reply[0] != b"200" or len(reply) != 2:
-        raise MDPError(f"the broker at {client.endpoints[0]} does not know {service} (it replied {reply[0][:20]!r})")
-    return json.loads(reply[1])
+def _report(reply: list[bytes]) -> dict[str, Any] | None:
+    """The JSON a management service of ours replied with; None if it is something else."""
+    try:
+        if reply[0] == b"200" and len(reply) == 2:
+            report = json.loads(reply[1])
+            return report if isinstance(report, dict) else None
+    except ValueError:
+        pass
+    return None
+
+
+_COLUMNS = ("workers", "idle", "busy", "queued", "requests", "replies")
 
 
 @cli.command()
@@ -243,17 +259,23 @@ def _report(client: Client, service: str) -> Any:
 def services(endpoint: str, timeout: float) -> None:
     """List the services a broker knows, their workers and queues."""
     with Client(_endpoints(endpoint), timeout=timeout) as client:
-        report = _report(client, "mmi.services")
-    table = Table(title=None)
-    table.add_column("service")
-    names = ("workers", "idle", "busy", "queued", "requests", "replies")
-    for name in names:
+        reply = client.request("mmi.services", b"")
+        where = client.endpoint
+    table = Table()
+    table.add_column("service", overflow="fold")
+    for name in _COLUMNS:
         table.add_column(name, justify="right")
-    for row in report["services"]:
-        table.add_row(row["name"], *(str(row[name]) for name in names))
-    Console().print(table)
-    if report["total"] > len(report["services"]):
-        click.echo(f"{report['total'] - len(report['services'])} more")
+    try:
+        report = _report(reply) or {}
+        for row in report["services"]:
+            table.add_row(Text(str(row["name"])), *(str(row[name]) for name in _COLUMNS))
+        more = int(report["total"]) - table.row_count
+    except (KeyError, TypeError, ValueError):
+        raise MDPError(f"the broker at {where} does not know mmi.services (it replied {reply[0][:20]!r})") from None
+    # Only a terminal has a width to fit into.
+    Console(width=None if sys.stdout.isatty() else 4000).print(table)
+    if more > 0:
+        click.echo(f"{more} more")
 
 
 @cli.command()
@@ -275,10 +297,11 @@ def ping(endpoint: str, timeout: float, count: int, mdp: str) -> None:
             reply = client.request("mmi.broker", b"")
             times.append((perf_counter() - began) * 1000)
         where = client.endpoint
-    what = "an MDP broker"
-    if reply[0] == b"200" and len(reply) == 2:
-        about = json.loads(reply[1])
+    about = _report(reply) or {}
+    try:
         what = f"{about['name']} {about['version']}, {about['state']}, up {about['uptime']:.0f} s"
+    except (KeyError, TypeError, ValueError):
+        what = "an MDP broker"
     click.echo(
         f"{where}: {what}; {count} round trips: "
         f"min {min(times):.2f}, mean {sum(times) / count:.2f}, max {max(times):.2f} ms"

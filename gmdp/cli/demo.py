@@ -54,12 +54,21 @@ def _files(folder: Path) -> list[tuple[Path, int]]:
         raise ConfigurationError(f"{folder} is not a folder")
     found = []
     for path in sorted(folder.rglob("*")):
-        status = path.lstat()
+        try:
+            status = path.lstat()
+        except OSError:
+            continue  # in a folder that may be listed but not entered
         if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
             found.append((path, status.st_size))
     if not found:
         raise ConfigurationError(f"{folder} holds no file that can be read")
     return found
+
+
+def _shown(folder: Path) -> str:
+    """The end of its name, as any terminal can show it."""
+    name = str(folder).encode("utf-8", "backslashreplace").decode()
+    return name if len(name) <= 40 else "..." + name[-37:]
 
 
 def _read(path: Path) -> Item:
@@ -143,7 +152,7 @@ def demonstrate(folder: Path) -> int:
     half = len(paths) // 2
     console = Console()
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -157,6 +166,8 @@ def demonstrate(folder: Path) -> int:
         max_queue_bytes=2 * IN_FLIGHT * (largest + FRAME) + 256 * FRAME,
     )
     workers: list[subprocess.Popen[bytes]] = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # so that no worker process stays behind
     with broker, AsyncClient(broker.endpoint, timeout=600) as client:
         try:
             for _ in range(WORKERS):
@@ -165,7 +176,7 @@ def demonstrate(folder: Path) -> int:
             run.wait_for_workers()
             began = monotonic()
             with bar:
-                task = bar.add_task(f"hashing {folder}", total=len(paths))
+                task = bar.add_task(f"hashing {_shown(folder)}", total=len(paths))
                 run.hash(paths[:half], bar, task)
                 bar.console.print(f"killing worker process {workers[0].pid} in the middle of a request")
                 run.lose_a_worker([paths[at % len(paths)] for at in range(WORKERS)])
@@ -173,7 +184,7 @@ def demonstrate(folder: Path) -> int:
             seconds = monotonic() - began
         finally:
             for worker in workers:
-                worker.terminate()
+                worker.kill()  # one of them may be frozen
             for worker in workers:
                 worker.wait()
         statistics = broker.statistics()

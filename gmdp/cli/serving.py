@@ -28,17 +28,20 @@ def serve(service: S, ready: Callable[[S], str]) -> None:
 
     SIGTERM and SIGINT drain; a second one ends the process at once.
     """
+    hub = gevent.get_hub()
     stopping = False
 
-    def on_signal(number: int) -> None:
+    def on_signal(number: int, frame: object) -> None:
+        # A plain handler, so that a handler that never yields does not keep it
+        # from running; it must not switch, so the stop itself is the hub's.
         nonlocal stopping
         if stopping:
             os._exit(128 + number)
         stopping = True
-        service.stop()
+        hub.loop.run_callback_threadsafe(gevent.spawn, service.stop)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, on_signal, number)
+        signal.signal(number, on_signal)
     service.start()
     print(ready(service), flush=True)
     service.serve_forever()

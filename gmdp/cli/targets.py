@@ -28,7 +28,7 @@ def load(target: str) -> Handler:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"cannot import {module_name}: {type(error).__name__}: {error}") from None
     for name in path.split("."):
         if not hasattr(found, name):
@@ -58,7 +58,11 @@ class Execute:
 
     def __call__(self, request: Request) -> bytes:
         """Run it; raises CommandFailed."""
-        process = subprocess.Popen(self.arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # In a session of its own: Ctrl-C on the worker's terminal is for the worker,
+        # which lets the command finish.
+        process = subprocess.Popen(
+            self.arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         try:
             output, _ = process.communicate(b"".join(request.body))
         except BaseException:

@@ -17,12 +17,25 @@ from typing import Any
 MEBI = 1024 * 1024
 
 
-def check_number(name: str, value: Any, least: float, whole: bool = False, above: bool = False) -> None:
-    """Raise ValueError unless `value` is a number of at least (or `above`) `least`."""
+#: The most any number may be: what fits 64 bits; seconds: about 30 years.
+MOST_WHOLE = 2**63 - 1
+MOST_SECONDS = 1e9
+#: The most seconds between heartbeats: a day.
+MOST_INTERVAL = 86_400
+
+
+def check_number(
+    name: str, value: Any, least: float, whole: bool = False, above: bool = False, most: float | None = None
+) -> None:
+    """Raise ValueError unless `value` is a number of at least (or `above`) `least`, and at most `most`."""
+    if most is None:
+        most = MOST_WHOLE if whole else MOST_SECONDS
     right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if right and math.isfinite(value) and (value > least if above else value >= least):
+    if right and (value > least if above else value >= least) and value <= most:
         return
     kind = "a whole number" if whole else "a number"
+    if right and most < value < math.inf:
+        raise ValueError(f"{name} must be {kind} of at most {most:g}")
     bound = "greater than" if above else "of at least"
     raise ValueError(f"{name} must be {kind} {bound} {least:g}, not {value!r}")
 
@@ -79,7 +92,7 @@ class BrokerOptions(ServiceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("heartbeat_interval", self.heartbeat_interval, 0, above=True)
+        check_number("heartbeat_interval", self.heartbeat_interval, 0, above=True, most=MOST_INTERVAL)
         check_number("liveness", self.liveness, 3)
         for name in ("max_services", "max_workers", "max_queue_bytes", "max_frame_size"):
             check_number(name, getattr(self, name), 1, whole=True)
