@@ -213,4 +213,4 @@ class _BrokerEngine:
         self._until = until if self._until is None else min(until, self._until)
 
     def died(self, error: BaseException) -> None:
-        self._shell._ended(str(error))
+        self._shell._ended(error)

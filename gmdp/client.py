@@ -172,7 +172,7 @@ class Client(Lifecycle):
         return owner, State.RUNNING, ""
 
     def _drain(self, until: float) -> None:
-        self._engine.end("", ClosedError("the client was closed before the reply came"))
+        self._engine.end(ClosedError("the client was closed before the reply came"))
 
     def _begin(
         self,
@@ -485,7 +485,7 @@ class _ClientEngine:
                     core.cancel(event.call, Outcome.OVERFLOW, now)
 
     def died(self, error: BaseException) -> None:
-        self.end(str(error), error if isinstance(error, MDPError) else ClosedError(str(error)))
+        self.end(error if isinstance(error, MDPError) else ClosedError(str(error)), error)
 
     # What is posted to the owner
 
@@ -499,14 +499,14 @@ class _ClientEngine:
         if self._error is None:
             self._core.cancel(call, Outcome.CANCELLED, monotonic())
 
-    def end(self, reason: str, error: MDPError) -> None:
+    def end(self, error: MDPError, death: BaseException | None = None) -> None:
         if self._error is None:
             self._error = error
             now = monotonic()
             self._core.close(now)
             self.flush(now)
             self.owner.finish()
-            self._shell._ended(reason)
+            self._shell._ended(death)
 
     # Carrying out
 

@@ -15,7 +15,7 @@ from zope.interface import implementer
 from .core import token
 from .core.worker import Work
 from .endpoints import check_body
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, MDPError
 from .interfaces import IRequest
 from .lifecycle import running_in
 from .slots import Slot
@@ -90,7 +90,9 @@ def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sin
             body = check_body(result)
     except BaseException as error:
         failure = error
-        _log.warning("the handler of %.100r failed: %r", request.service, error, exc_info=True)
+        # An error of ours says it all; anything else is the handler's, and needs its place.
+        trace = not isinstance(error, MDPError)
+        _log.warning("the handler of %.100r failed: %r", request.service, error, exc_info=trace)
     finally:
         running_in.reset(marker)
         sink.final(work, body, failure, monotonic() - began)

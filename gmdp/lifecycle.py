@@ -56,6 +56,7 @@ class Lifecycle:
         self._machine = StateMachine(self._changed)
         self._subscribers: list[Queue[StateChange]] = []
         self._owner: Owner | None = None
+        self._death: BaseException | None = None
         self._end_waiters: list[Slot] = []
         self._finished = Event()
         self._finished.set()
@@ -139,6 +140,7 @@ class Lifecycle:
         """Start unless started, and wait until stopped from elsewhere.
 
         `stop_timeout`: what :meth:`stop` gets if this wait is ended by an error.
+        Raises OwnerDied if a defect of gmdp ended it.
         """
         if not self.started:
             self.start()
@@ -146,6 +148,8 @@ class Lifecycle:
             self._finished.wait()
         finally:
             gevent.spawn(self.stop, stop_timeout).join()
+        if self._death is not None:
+            raise self._death
 
     def __enter__(self) -> Self:
         self.start()
@@ -197,10 +201,11 @@ class Lifecycle:
             self._advance(State.DRAINING)
         owner.post(self._drain, monotonic() + limit)
 
-    def _ended(self, reason: str = "") -> None:
+    def _ended(self, death: BaseException | None = None) -> None:
         """In the owner: its last act, every socket is closed."""
         self._owner = None
-        self._advance(State.CLOSED, reason)
+        self._death = death
+        self._advance(State.CLOSED, "" if death is None else str(death))
         self._finished.set()
         while self._end_waiters:
             self._end_waiters.pop().set(None)

@@ -429,7 +429,7 @@ class Owner:
             while not link.closed and (frames := link.receive()) is not None:
                 self._engine.received(link, frames, now)
             if not link.closed:
-                self._engine.down(link, link.lost, now)
+                self._engine.down(link, link.lost or "no connection could be made", now)
 
     def _look_again(self) -> None:
         """The descriptor is edge-triggered: before a wait, see what has come since."""

@@ -241,7 +241,7 @@ class _WorkerEngine:
                 self.shell.service,
             )
         self._last = now
-        self._gap.awake(now)
+        self._gap.awake(now, self._timers.next())
 
     def received(self, link: Link, frames: list[bytes], now: float) -> None:
         session: _Session = link.tag
@@ -274,13 +274,13 @@ class _WorkerEngine:
         while self._changed:
             self._settle(self._changed.pop(), now)
         if self._until is not None and all(s.core.state is SessionState.CLOSED for s in self._sessions):
-            self._end("")
+            self._end()
 
     def died(self, error: BaseException) -> None:
         for session in self._sessions:
             session.core.close(monotonic())
             self._disconnect(session, Close(str(error)))
-        self._end(str(error))
+        self._end(error)
 
     # What is posted to the owner
 
@@ -384,11 +384,11 @@ class _WorkerEngine:
         elif shell.state is State.RUNNING and not self._registered:
             shell._advance(State.CONNECTING, self._reason)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, death: BaseException | None = None) -> None:
         for session in self._sessions:
             session.dispatcher.kill(block=False)
             kill = getattr(session.task, "kill", None)
             if kill is not None and session.task is not self.spared:
                 kill(block=False)
         self.owner.finish()
-        self.shell._ended(reason)
+        self.shell._ended(death)

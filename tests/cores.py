@@ -248,7 +248,7 @@ class ManualWorker:
 
     def feed(self, frames):
         """The broker says `frames`, now."""
-        self.gap.awake(self.now)
+        self.gap.awake(self.now, self.session.deadline())
         self.session.feed(frames, self.now, 0.5)
         self.gap.caught_up(self.now)
         self._collect()
@@ -279,7 +279,7 @@ class ManualWorker:
         end = self.now + seconds
         for now in deadlines(self.session, self.now, end):
             self.now = now
-            self.gap.awake(self.now)
+            self.gap.awake(self.now, self.session.deadline())
             self.gap.caught_up(self.now)
             self.session.tick(self.now, 0.5)
             self._collect()

@@ -16,7 +16,7 @@ import zmq.green
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, BindError, Broker, Client, ConfigurationError, State, StateError, Worker
+from gmdp import AsyncClient, BindError, Broker, Client, ConfigurationError, OwnerDied, State, StateError, Worker
 
 
 def echo(request):
@@ -521,3 +521,26 @@ print(client.request("echo", b"x"))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("[b'x']\n", 0), done.stderr
+
+
+def test_serve_forever_raises_when_a_defect_ended_it(broker):
+    """A supervisor must not take it for a stop."""
+    server = gevent.spawn(broker.serve_forever)
+    gevent.sleep(0)
+    broker._owner.greenlet.kill()
+    with pytest.raises(OwnerDied):
+        server.get(timeout=30)
+    broker.start()
+    broker.stop()
+
+
+def test_a_silent_worker_is_expired_though_timers_are_a_little_late():
+    """With a real clock every pass is late by something; that is no gap in one's own running."""
+    context = zmq.green.Context.instance()
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.05) as broker:
+        silent = context.socket(zmq.DEALER)
+        silent.set(zmq.LINGER, 0)
+        silent.connect(broker.endpoint)
+        silent.send_multipart([b"MDPW02", b"\x01", b"echo"])
+        wait_until(lambda: broker.statistics().lost_workers == {"expired": 1}, timeout=10)
+        silent.close()

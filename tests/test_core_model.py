@@ -442,6 +442,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 ("malformed", [b""]),
                 ("malformed", [b"", b"MDPW01"]),
                 ("malformed", [b"", b"MDPW01", b"\x02", b"a", b"", b"b"]),
+                ("malformed", [b"", b"MDPW01", b"\x02"]),
                 ("malformed", [b"", b"MDPW01", b"\x06"]),
                 ("malformed", [b"MDPW02", b"\x07"]),
                 ("malformed", [b"MDPW02", b"\x04", b"address", b"no delimiter", b"body"]),
@@ -664,6 +665,23 @@ def test_a_body_that_finds_no_room_takes_nobody_with_it():
     core.feed([b"greedy", *client_request(RFC18, b"s", [b"x" * 99])], 2.0)
     assert core.held_bytes <= 100
     assert [request.body for request in core.services[b"s"].queue] == [[b"uid0"], [b"uid1"], [b"uid2"]]
+
+
+def test_parts_that_wait_to_be_joined_count_in_the_bound():
+    """B6: for a client that gets one reply; past the bound it gets none, and the worker goes on."""
+    core = BrokerCore(BrokerOptions(max_queue_bytes=100), NONCE, 0.0)
+    core.feed([b"worker", *worker_command(RFC18, "READY", b"s")], 0.0)
+    core.feed([b"client", *client_request(RFC7, b"s", [b"x" * 20])], 0.0)
+    _, address, _ = read_for_worker(RFC18, core.outbox[-1].frames[1:])
+    core.outbox.clear()
+    for held in (60, 100, 100, 100):
+        core.feed([b"worker", *worker_command(RFC18, "PARTIAL", address, b"", b"x" * 40)], 1.0)
+        assert core.held_bytes == held
+    assert core.counters.drops == {"reply_too_large": 1, "abandoned": 1}
+    core.feed([b"worker", *worker_command(RFC18, "FINAL", address, b"", b"end")], 1.0)
+    assert core.outbox == []
+    assert (core.held_bytes, core.counters.replies) == (0, 1)
+    assert core.workers[b"worker"].request is None
 
 
 def test_all_waits_of_a_request_together_are_bounded():

@@ -130,6 +130,12 @@ def test_the_return_address_has_up_to_eight_frames(dialect):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("rest", [[], [b"service"], [b"address", b"", b"body"]])
+def test_what_only_a_broker_says_is_malformed_from_a_worker(dialect, rest):
+    assert wire.parse([b"id", *worker_command(dialect, "REQUEST", *rest)]) is None
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("kind", ["request", "READY"])
 def test_a_service_name_has_1_to_255_bytes(dialect, kind):
     for size in (0, 1, 255, 256):

@@ -271,7 +271,7 @@ class WorkerNode(Node):
         #: Seconds between two parts.
         self.every = every
         self.gap = Gap(interval, interval * liveness, world.now)
-        self.awake, self.caught_up = self.gap.awake, self.gap.caught_up
+        self.caught_up = self.gap.caught_up
         self.counters = WorkerCounters()
         self.reasons = Counter()
         #: uid -> how often it was worked on.
@@ -293,6 +293,9 @@ class WorkerNode(Node):
         ]
         self.links = dict.fromkeys(self.sessions)
         self.run()
+
+    def awake(self, now):
+        self.gap.awake(now, self.deadline())
 
     def deadline(self):
         return min(session.deadline() for session in self.sessions)
@@ -807,27 +810,40 @@ def test_a_blocked_broker_loses_nobody_who_waited_for_its_heartbeat(mine):
     nobody_was_lost(broker, workers)
 
 
-def test_a_gap_is_a_pause_longer_than_an_interval():
+def test_a_gap_is_to_run_late_by_half_an_interval():
     gap = Gap(interval=1.0, grace=3.0, now=10.0)
-    gap.awake(10.9)
-    assert gap.may_judge(10.9)
-    gap.awake(12.5)
+    gap.awake(11.4, due=11.0)
+    assert gap.may_judge(11.4)
+    gap.awake(12.5, due=11.9)
     assert not gap.may_judge(12.5)
     # A flooded socket is never read empty: the grace ends all the same.
-    gap.awake(13.4)
-    gap.awake(14.3)
-    assert not gap.may_judge(15.4)
-    gap.awake(15.2)
+    for now in (12.9, 13.3, 13.7, 14.1, 14.5, 14.9, 15.3):
+        gap.awake(now, due=12.0)
+        assert not gap.may_judge(now)
+    gap.awake(15.5, due=12.0)
     assert gap.may_judge(15.5)
 
 
-def test_a_gap_that_was_never_there_does_not_change_a_thing():
+def test_after_a_gap_peers_have_two_intervals_to_answer():
+    gap = Gap(interval=1.0, grace=3.0, now=10.0)
+    gap.awake(20.0, due=11.0)
+    gap.caught_up(20.0)
+    assert gap.until == 22.0
+    assert not gap.may_judge(21.9)
+    gap.caught_up(21.9)
+    assert gap.may_judge(22.0)
+
+
+@pytest.mark.parametrize("pause", [0.1, 1.01, 1.4, 100.0])
+def test_who_runs_when_it_has_to_has_no_gaps(pause):
+    """Timers are a little late, always; and where nothing was due, no pause is too long."""
     gap = Gap(interval=1.0, grace=3.0, now=0.0)
-    for tenth in range(1, 100):
-        gap.awake(tenth / 10)
-        assert gap.may_judge(tenth / 10)
-        gap.caught_up(tenth / 10)
-        assert gap.may_judge(tenth / 10)
+    for number in range(1, 100):
+        due = pause * number if pause < 100 else math.inf
+        gap.awake(pause * number + 0.02, due)
+        assert gap.may_judge(pause * number + 0.02)
+        gap.caught_up(pause * number + 0.02)
+        assert gap.may_judge(pause * number + 0.02)
 
 
 # What is heard and sent

@@ -110,7 +110,7 @@ class BrokerCore:
 
     def awake(self, now: float) -> None:
         """A pass begins."""
-        self._gap.awake(now)
+        self._gap.awake(now, self._timers.next())
 
     def caught_up(self, now: float) -> None:
         """There was nothing more to read."""

@@ -59,9 +59,9 @@ class Pulse:
 class Gap:
     """Knows when one's own process did not run, and grants the peers that time.
 
-    `interval`: between heartbeats; a longer pause is a gap, and after one nobody
-    is lost for two of them: a peer with a longer one waits for a heartbeat to
-    answer, and answers every second.  `grace`: nor for so long as the socket has
+    `interval`: between heartbeats; to run late by half of it is a gap, and after
+    one nobody is lost for two intervals: a peer with a longer one waits for a
+    heartbeat to answer, and answers every second.  `grace`: nor for so long as the socket has
     not been read empty (a flooded one may never be: then this is the limit).
     """
 
@@ -75,9 +75,9 @@ class Gap:
         self.until = now
         self._settled = now
 
-    def awake(self, now: float) -> None:
-        """Called whenever the owner begins a pass."""
-        if now - self._last > self._interval:
+    def awake(self, now: float, due: float) -> None:
+        """Called whenever the owner begins a pass; `due`: when it had to at the latest."""
+        if now - max(due, self._last) > self._interval / 2:
             self.until = now + self._grace
             self._settled = now + 2 * self._interval
         self._last = now
