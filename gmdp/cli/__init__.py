@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -13,4 +14,14 @@ def main() -> None:
         if error.name not in ("click", "rich", "tomli"):
             raise
         sys.exit("gmdp: the command line needs more packages: pip install 'gmdp[cli]'")
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # What cannot be written now cannot at exit either: let it go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = status or 1
+        if not isinstance(error, BrokenPipeError):
+            print(f"gmdp: standard output: {error.strerror}", file=sys.stderr)
+    sys.exit(status)

@@ -56,7 +56,6 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
         return EXIT_ERROR
     except RequestTimeout as error:
         return _fail("gmdp", str(error), EXIT_TIMEOUT)
@@ -235,8 +234,14 @@ def call(service: str, frames: tuple[str, ...], endpoint: str, timeout: float, m
     body = [os.fsencode(frame) for frame in frames] or [sys.stdin.buffer.read()]
     with Client(_endpoints(endpoint), version=mdp, timeout=timeout) as client:
         for part in client.stream(os.fsencode(service), body, deadline=timeout):
-            sys.stdout.buffer.write(b"".join(part))
-            sys.stdout.buffer.flush()
+            _write(b"".join(part))
+
+
+def _write(data: bytes) -> None:
+    """Write all of `data` to standard output now; nothing stays in a buffer."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(sys.stdout.fileno(), rest) :]
 
 
 def _report(reply: list[bytes]) -> dict[str, Any] | None:
