@@ -609,7 +609,8 @@ def test_whatever_happens_every_call_ends_once_and_all_recover(seed, dialects, k
         for _ in range(40):
             when = world.random.uniform(0, 60)
             timeout, retries = world.random.uniform(*timeouts), world.random.choice([0, 0, 1, 3])
-            world.at(when, client.ask, next(uids), timeout, retries)
+            deadline = world.random.choice([timeout, math.inf])
+            world.at(when, _ask, client, next(uids), timeout, retries, deadline)
     for _ in range(10):
         world.at(world.random.uniform(0, 60), _cancel_one, world, clients)
     Faults(world, broker, workers, clients, kinds).go_on(60)
@@ -621,9 +622,10 @@ def test_whatever_happens_every_call_ends_once_and_all_recover(seed, dialects, k
     for client in clients:
         client.check_ended()
         for call in client.calls:
-            # What the owner was blocked for comes on top.
-            parts = sum(frame.startswith(b"part") for frame in client.frames[call])
-            assert client.ended_at[call] <= call.submitted + call.timeout * (1 + parts) + 20.1
+            # What the owner was blocked for comes on top, of a try and of a part without a deadline in all.
+            waits = sum(frame.startswith(b"part") for frame in client.frames[call]) + call.tries
+            patience = min(call.deadline + 20.1, (call.timeout + 20.1) * waits)
+            assert client.ended_at[call] <= call.submitted + patience
     # Now that nothing happens any more, everything works as at the start.
     lost = sum(broker.counters.lost_workers.values())
     assert all(worker.registered for worker in workers if not worker.dead)
@@ -636,6 +638,10 @@ def test_whatever_happens_every_call_ends_once_and_all_recover(seed, dialects, k
     assert sum(broker.counters.lost_workers.values()) == lost
     broker.check()
     assert (broker.core.queued, broker.core.assigned, broker.core.held_bytes) == (0, 0, 0)
+
+
+def _ask(client, uid, timeout, retries, deadline):
+    client.ask(uid, timeout, retries, deadline=deadline)
 
 
 def _cancel_one(world, clients):

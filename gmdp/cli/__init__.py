@@ -21,7 +21,7 @@ def main() -> None:
     except OSError as error:
         # What cannot be written now cannot at exit either: let it go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = status or 1
-        if not isinstance(error, BrokenPipeError):
+        if not status and not isinstance(error, BrokenPipeError):
             print(f"gmdp: standard output: {error.strerror}", file=sys.stderr)
+        status = status or 1
     sys.exit(status)
