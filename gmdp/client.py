@@ -16,8 +16,9 @@ from gevent.event import AsyncResult
 from gevent.queue import Queue
 from zope.interface import implementer
 
+from .answers import Answer, Future, Stream
 from .connecting import check, check_version, dealer
-from .core.client import Call, ClientCore, Connection, Ended, Open, Outcome, Part, Send
+from .core.client import Call, ClientCore, Connection, Ended, Open, Outcome, Send
 from .core.reconnect import Reconnect
 from .core.states import State
 from .core.statistics import ClientCounters, ClientStatistics
@@ -110,7 +111,7 @@ class Client(Lifecycle):
         ClosedError; ConfigurationError or TypeError for a wrong argument.
         Any greenlet, any thread.
         """
-        answer = self._begin(_Answer(self), service, body, timeout, None, retries)
+        answer = self._begin(Answer(self.stream_buffer), service, body, timeout, None, retries)
         return list(itertools.chain.from_iterable(answer))
 
     def stream(
@@ -131,7 +132,7 @@ class Client(Lifecycle):
         StreamOverflow, ClosedError.  Closing the iterator gives the call up.
         Any greenlet, any thread; the iterator in the one that began.
         """
-        return _Stream(self._begin(_Answer(self), service, body, timeout, deadline, retries))
+        return Stream(self._begin(Answer(self.stream_buffer), service, body, timeout, deadline, retries))
 
     def statistics(self) -> ClientStatistics:
         """Everything as it is at this moment, as an immutable copy.
@@ -176,13 +177,13 @@ class Client(Lifecycle):
 
     def _begin(
         self,
-        sink: _Answer,
+        sink: Answer,
         service: str | bytes,
         body: bytes | Sequence[bytes],
         timeout: float | None,
         deadline: float | None,
         retries: int | None,
-    ) -> _Answer:
+    ) -> Answer:
         """Begin a call whose answer goes to `sink`."""
         call = Call(
             check_service(service),
@@ -266,8 +267,8 @@ class AsyncClient(Client):
 
     def _submit(
         self, service: str | bytes, body: bytes | Sequence[bytes], timeout: float | None, retries: int | None
-    ) -> _Future:
-        future = _Future(self)
+    ) -> Future:
+        future = Future(self.stream_buffer)
         self._begin(future, service, body, timeout, None, retries)
         return future
 
@@ -280,8 +281,8 @@ class AsyncClient(Client):
         timeout: float | None,
         retries: int | None,
     ) -> Iterator[list[bytes]]:
-        open_calls: deque[_Future] = deque()
-        done: Queue[_Future] = Queue()
+        open_calls: deque[Future] = deque()
+        done: Queue[Future] = Queue()
         try:
             while True:
                 for body in itertools.islice(bodies, in_flight - len(open_calls)):
@@ -302,137 +303,6 @@ class AsyncClient(Client):
         finally:
             for future in open_calls:
                 future.close()
-
-
-class _Answer:
-    """The parts of one answer, from the owner to the one who waits for them.
-
-    The owner appends, then looks for a slot to set; the reader makes a slot,
-    then looks for parts: whatever the threads, one of them sees the other.
-    """
-
-    __slots__ = ("_client", "_ended", "_parts", "_slot", "call", "engine")
-
-    call: Call
-    engine: _ClientEngine
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._parts: deque[Part | MDPError] = deque()
-        self._slot: Slot | None = None
-        self._ended = False
-
-    # In the owner
-
-    def part(self, part: Part) -> bool:
-        """A part came; False if there are too many unread."""
-        self._tell(part)
-        return len(self._parts) <= self._client.stream_buffer
-
-    def fail(self, error: MDPError) -> None:
-        """There will be no answer."""
-        self._tell(error)
-
-    def _tell(self, news: Part | MDPError) -> None:
-        self._parts.append(news)
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            slot.set(None)
-
-    # In the greenlet or thread that waits
-
-    def __iter__(self) -> _Answer:
-        return self
-
-    def __next__(self) -> list[bytes]:
-        if self._ended:
-            raise StopIteration
-        try:
-            news = self._next_news()
-        except BaseException:
-            # The caller is killed, or its own timeout fires: nobody waits any more.
-            self.close()
-            raise
-        if isinstance(news, MDPError):
-            self._ended = True
-            raise news
-        if news.final:
-            self._ended = True
-            if news.body == [b""] and self.call.parts > 1:
-                raise StopIteration
-        return news.body
-
-    def _next_news(self) -> Part | MDPError:
-        while not self._parts:
-            self._slot = slot = Slot()
-            if self._parts:
-                self._slot = None
-            elif not slot.wait(self._patience()):
-                raise RequestTimeout(
-                    f"no reply from {self.call.service!r}: the hub of the client's thread did not run",
-                    service=self.call.service,
-                )
-        return self._parts.popleft()
-
-    def _patience(self) -> float | None:
-        """In the owner's thread the owner keeps the time; another thread has to
-        reckon with a hub that does not run."""
-        if self.engine.owner.here:
-            return None
-        return min(self.call.timeout, self.call.deadline) + 1.0
-
-    def close(self) -> None:
-        """Give the call up."""
-        if not self._ended:
-            self._ended = True
-            self.engine.owner.post(self.engine.cancel, self.call)
-
-
-class _Stream:
-    """What :meth:`Client.stream` returns: forgotten by its reader, it gives the
-    call up (the owner keeps the answer itself alive)."""
-
-    __slots__ = ("_answer",)
-
-    def __init__(self, answer: _Answer) -> None:
-        self._answer = answer
-
-    def __iter__(self) -> _Stream:
-        return self
-
-    def __next__(self) -> list[bytes]:
-        return next(self._answer)
-
-    def close(self) -> None:
-        """Give the call up; no effect if it has ended."""
-        self._answer.close()
-
-    __del__ = close
-
-
-class _Future(_Answer):
-    """An answer as an ``AsyncResult``."""
-
-    __slots__ = ("_frames", "result")
-
-    def __init__(self, client: Client) -> None:
-        super().__init__(client)
-        self._frames: list[bytes] = []
-        self.result: AsyncResult[list[bytes]] = AsyncResult()
-
-    def part(self, part: Part) -> bool:
-        """A part came."""
-        if not (part.final and part.body == [b""] and self._frames):
-            self._frames += part.body
-        if part.final:
-            self._ended = True
-            self.result.set(self._frames)
-        return True
-
-    def fail(self, error: MDPError) -> None:
-        """There will be no answer."""
-        self._ended = True
-        self.result.set_exception(error)
 
 
 class _ClientEngine:

@@ -7,6 +7,7 @@ being worked on is finished (drained) first.
 
 from __future__ import annotations
 
+import abc
 import contextvars
 import logging
 from time import monotonic
@@ -35,7 +36,7 @@ running_in: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_running_i
 UNANSWERED = 5.0
 
 
-class Lifecycle:
+class Lifecycle(abc.ABC):
     """What Broker, Worker and Client have in common.
 
     Safe for any number of greenlets of the thread that called ``start()``.
@@ -63,14 +64,14 @@ class Lifecycle:
 
     # What subclasses provide
 
+    @abc.abstractmethod
     def _open(self) -> tuple[Owner, State, str]:
         """Open sockets; returns the owner, not yet started, the state that
         follows and its reason.  On an error nothing may stay open."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _drain(self, until: float) -> None:
         """In the owner: finish what is being done, by `until` at the latest."""
-        raise NotImplementedError
 
     # Life
 

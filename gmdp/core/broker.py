@@ -19,6 +19,9 @@ The rules of this module:
   HEARTBEAT     alive                   alive
   DISCONNECT    lost                    lost, redelivery
   malformed     lost, DISCONNECT        lost, DISCONNECT, redelivery
+  any, in       lost, DISCONNECT        lost, DISCONNECT, redelivery
+  another
+  dialect
   ============  ======================  ===================================
 
 * Whoever is not registered may say READY; to anything else, the first answer

@@ -1,0 +1,153 @@
+"""Answers on their way from a client's owner to whoever waits for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from gevent.event import AsyncResult
+
+from .core.client import Call, Part
+from .exceptions import MDPError, RequestTimeout
+from .owner import Owner
+from .slots import Slot
+
+
+class CallEngine(Protocol):
+    """What an answer knows of the client it belongs to."""
+
+    owner: Owner
+
+    def cancel(self, call: Call) -> None:
+        """In the owner: nobody waits for `call` any more."""
+
+
+class Answer:
+    """The parts of one answer, from the owner to the one who waits for them.
+
+    The owner appends, then looks for a slot to set; the reader makes a slot,
+    then looks for parts: whatever the threads, one of them sees the other.
+    """
+
+    __slots__ = ("_ended", "_parts", "_slot", "_stream_buffer", "call", "engine")
+
+    call: Call
+    engine: CallEngine
+
+    def __init__(self, stream_buffer: int) -> None:
+        self._stream_buffer = stream_buffer
+        self._parts: deque[Part | MDPError] = deque()
+        self._slot: Slot | None = None
+        self._ended = False
+
+    # In the owner
+
+    def part(self, part: Part) -> bool:
+        """A part came; False if there are too many unread."""
+        self._tell(part)
+        return len(self._parts) <= self._stream_buffer
+
+    def fail(self, error: MDPError) -> None:
+        """There will be no answer."""
+        self._tell(error)
+
+    def _tell(self, news: Part | MDPError) -> None:
+        self._parts.append(news)
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.set(None)
+
+    # In the greenlet or thread that waits
+
+    def __iter__(self) -> Answer:
+        return self
+
+    def __next__(self) -> list[bytes]:
+        if self._ended:
+            raise StopIteration
+        try:
+            news = self._next_news()
+        except BaseException:
+            # The caller is killed, or its own timeout fires: nobody waits any more.
+            self.close()
+            raise
+        if isinstance(news, MDPError):
+            self._ended = True
+            raise news
+        if news.final:
+            self._ended = True
+            if news.body == [b""] and self.call.parts > 1:
+                raise StopIteration
+        return news.body
+
+    def _next_news(self) -> Part | MDPError:
+        while not self._parts:
+            self._slot = slot = Slot()
+            if self._parts:
+                self._slot = None
+            elif not slot.wait(self._patience()):
+                raise RequestTimeout(
+                    f"no reply from {self.call.service!r}: the hub of the client's thread did not run",
+                    service=self.call.service,
+                )
+        return self._parts.popleft()
+
+    def _patience(self) -> float | None:
+        """In the owner's thread the owner keeps the time; another thread has to
+        reckon with a hub that does not run."""
+        if self.engine.owner.here:
+            return None
+        return min(self.call.timeout, self.call.deadline) + 1.0
+
+    def close(self) -> None:
+        """Give the call up."""
+        if not self._ended:
+            self._ended = True
+            self.engine.owner.post(self.engine.cancel, self.call)
+
+
+class Stream:
+    """What :meth:`Client.stream` returns: forgotten by its reader, it gives the
+    call up (the owner keeps the answer itself alive)."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> list[bytes]:
+        return next(self._answer)
+
+    def close(self) -> None:
+        """Give the call up; no effect if it has ended."""
+        self._answer.close()
+
+    __del__ = close
+
+
+class Future(Answer):
+    """An answer as an ``AsyncResult``."""
+
+    __slots__ = ("_frames", "result")
+
+    def __init__(self, stream_buffer: int) -> None:
+        super().__init__(stream_buffer)
+        self._frames: list[bytes] = []
+        self.result: AsyncResult[list[bytes]] = AsyncResult()
+
+    def part(self, part: Part) -> bool:
+        """A part came."""
+        if not (part.final and part.body == [b""] and self._frames):
+            self._frames += part.body
+        if part.final:
+            self._ended = True
+            self.result.set(self._frames)
+        return True
+
+    def fail(self, error: MDPError) -> None:
+        """There will be no answer."""
+        self._ended = True
+        self.result.set_exception(error)
