@@ -197,6 +197,8 @@ class _BrokerEngine:
         while core.outbox:
             outbox, core.outbox = core.outbox, []
             for outgoing in outbox:
+                if core.given_up(outgoing):
+                    continue
                 why_not = send(outgoing.frames)
                 if why_not is not None:
                     core.unsent(outgoing, why_not == "full", now)

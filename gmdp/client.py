@@ -23,11 +23,11 @@ from .core.reconnect import Reconnect
 from .core.states import State
 from .core.statistics import ClientCounters, ClientStatistics
 from .endpoints import check_body, check_endpoints, check_service
-from .exceptions import BrokerLost, CallError, ClosedError, MDPError, RequestTimeout, StreamOverflow
+from .exceptions import BrokerLost, CallError, ClosedError, MDPError, RequestTimeout, StateError, StreamOverflow
 from .interfaces import IAsyncClient, IClient
 from .lifecycle import Lifecycle
 from .owner import Link, Owner
-from .slots import Slot, get_ident
+from .slots import Slot, get_hub_if_exists
 
 _ERRORS: dict[Outcome, type[CallError]] = {
     Outcome.TIMEOUT: RequestTimeout,
@@ -88,7 +88,6 @@ class Client(Lifecycle):
         self._counters = ClientCounters()
         self._core = self._new_core()
         self._home = gevent.get_hub()
-        self._home_ident = get_ident()
 
     @property
     def endpoint(self) -> str:
@@ -111,7 +110,8 @@ class Client(Lifecycle):
         ClosedError; ConfigurationError or TypeError for a wrong argument.
         Any greenlet, any thread.
         """
-        answer = self._begin(Answer(self.stream_buffer), service, body, timeout, None, retries)
+        whole = self.timeout if timeout is None else timeout
+        answer = self._begin(Answer(self.stream_buffer), service, body, timeout, whole, retries)
         return list(itertools.chain.from_iterable(answer))
 
     def stream(
@@ -166,7 +166,7 @@ class Client(Lifecycle):
         )
 
     def _open(self) -> tuple[Owner, State, str]:
-        self._home, self._home_ident = gevent.get_hub(), get_ident()
+        self._home = gevent.get_hub()
         self._core = self._new_core()
         self._engine = _ClientEngine(self, self._core)
         owner = self._engine.owner = Owner(self._engine, f"client of {self.endpoints[0]}")
@@ -203,11 +203,14 @@ class Client(Lifecycle):
         if self._owner is None:
             if self.state is State.CLOSED:
                 raise ClosedError("the client is closed; start() opens it again")
-            if get_ident() == self._home_ident:
+            if get_hub_if_exists() is self._home:
                 self.start()
             else:
                 slot = Slot()
-                self._home.loop.run_callback_threadsafe(self._start_for, slot)
+                try:
+                    self._home.loop.run_callback_threadsafe(self._start_for, slot)
+                except (AttributeError, ValueError):
+                    raise StateError("the hub of the thread that made the client is gone") from None
                 if not slot.wait(timeout):
                     raise RequestTimeout(f"the hub of the thread that made the client did not run for {timeout:g} s")
                 slot.get()
@@ -269,7 +272,7 @@ class AsyncClient(Client):
         self, service: str | bytes, body: bytes | Sequence[bytes], timeout: float | None, retries: int | None
     ) -> Future:
         future = Future(self.stream_buffer)
-        self._begin(future, service, body, timeout, None, retries)
+        self._begin(future, service, body, timeout, self.timeout if timeout is None else timeout, retries)
         return future
 
     def _map(
@@ -361,7 +364,7 @@ class _ClientEngine:
 
     def submit(self, call: Call) -> None:
         if self._error is not None:
-            call.owner.fail(self._error)
+            call.owner.fail(self._closed())
         else:
             self._core.submit(call, monotonic())
 
@@ -379,6 +382,12 @@ class _ClientEngine:
             self._shell._ended(death)
 
     # Carrying out
+
+    def _closed(self) -> MDPError:
+        """Why it is closed: an error for each caller, since a traceback is added to it."""
+        error = type(self._error)(str(self._error)) if self._error is not None else ClosedError("closed")
+        error.__cause__ = self._error.__cause__ if self._error is not None else None
+        return error
 
     def _connect(self, connection: Connection, now: float) -> None:
         try:
@@ -402,7 +411,7 @@ class _ClientEngine:
         if ended.outcome is Outcome.CANCELLED:
             return
         if ended.outcome is Outcome.CLOSED:
-            call.owner.fail(self._error)
+            call.owner.fail(self._closed())
             return
         elapsed = now - call.submitted
         detail = ended.detail or "its reader did not keep up"

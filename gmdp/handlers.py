@@ -96,6 +96,8 @@ def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sin
     finally:
         running_in.reset(marker)
         sink.final(work, body, failure, monotonic() - began)
+    if isinstance(failure, KeyboardInterrupt):
+        raise failure  # the user's Ctrl-C was not meant for the handler it hit
 
 
 def _drain(parts: Iterator[Any], work: Work, sink: Sink) -> list[bytes] | None:

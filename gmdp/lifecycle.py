@@ -57,7 +57,6 @@ class Lifecycle(abc.ABC):
         self._machine = StateMachine(self._changed)
         self._subscribers: list[Queue[StateChange]] = []
         self._owner: Owner | None = None
-        self._death: BaseException | None = None
         self._end_waiters: list[Slot] = []
         self._finished = Event()
         self._finished.set()
@@ -145,12 +144,15 @@ class Lifecycle(abc.ABC):
         """
         if not self.started:
             self.start()
+        owner = self._owner
         try:
             self._finished.wait()
         finally:
-            gevent.spawn(self.stop, stop_timeout).join()
-        if self._death is not None:
-            raise self._death
+            # Somebody may have started it again by now: that is not ours to stop.
+            if owner is not None and self._owner is owner:
+                gevent.spawn(self.stop, stop_timeout).join()
+        if owner is not None and owner.death is not None:
+            raise owner.death
 
     def __enter__(self) -> Self:
         self.start()
@@ -204,8 +206,9 @@ class Lifecycle(abc.ABC):
 
     def _ended(self, death: BaseException | None = None) -> None:
         """In the owner: its last act, every socket is closed."""
+        if self._owner is not None:
+            self._owner.death = death
         self._owner = None
-        self._death = death
         self._advance(State.CLOSED, "" if death is None else str(death))
         self._finished.set()
         while self._end_waiters:

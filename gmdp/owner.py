@@ -24,7 +24,7 @@ import zmq.green
 from gevent.hub import Waiter
 
 from .exceptions import OwnerDied
-from .slots import Slot, get_ident
+from .slots import Slot, get_hub_if_exists
 
 _log = logging.getLogger("gmdp.owner")
 
@@ -219,14 +219,16 @@ class Link:
                 listeners += 1
         self.close(linger)
         until = monotonic() + self.patience
-        while listeners and monotonic() < until:
-            try:
-                _receive(monitor, _DONTWAIT)
-                _receive(monitor, _DONTWAIT)
-                listeners -= 1
-            except zmq.ZMQError:
-                gevent.sleep(0.0005)
-        monitor.close(0)
+        try:
+            while listeners and monotonic() < until:
+                try:
+                    _receive(monitor, _DONTWAIT)
+                    _receive(monitor, _DONTWAIT)
+                    listeners -= 1
+                except zmq.ZMQError:
+                    gevent.sleep(0.0005)
+        finally:
+            monitor.close(0)
 
     def close(self, linger: float = 0) -> None:
         """Close the socket; what is unsent has `linger` seconds, in the background."""
@@ -264,7 +266,6 @@ class Owner:
         self.loop = self.hub.loop
         self.name = name
         self._engine = engine
-        self._ident = get_ident()
         self._mailbox: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._links: list[Link] = []
         #: Links that may have something to read.
@@ -275,6 +276,8 @@ class Owner:
         self._timer_at = 0.0
         self._finished = False
         self._ended = False
+        #: The defect that ended it, if one did.
+        self.death: BaseException | None = None
         self.greenlet = gevent.Greenlet(self._run)
         self.greenlet.name = f"gmdp-{name}"
 
@@ -287,7 +290,7 @@ class Owner:
     @property
     def here(self) -> bool:
         """True in the thread of the owner's hub."""
-        return bool(get_ident() == self._ident)
+        return get_hub_if_exists() is self.hub
 
     def post(self, function: Callable[..., Any], *args: Any) -> None:
         """Have the owner call `function(*args)`, soon."""
@@ -295,7 +298,10 @@ class Owner:
         if self._ended:
             self._answer_the_rest()  # there is nothing owned any more
         elif not self.here:
-            self.loop.run_callback_threadsafe(self.wake)
+            try:
+                self.loop.run_callback_threadsafe(self.wake)
+            except ValueError:
+                pass  # that thread's hub is gone: who waits for an answer is told by his timeout
         elif self._waiter is not None:
             self.loop.run_callback(self.wake)
 
@@ -357,6 +363,8 @@ class Owner:
                 now = monotonic()
                 engine.awake(now)
                 done += 1 + self._empty_mailbox()
+                if now >= engine.deadline():
+                    self.ready.update(self._links)  # what waits is read before anybody is judged
                 for link in list(self.ready):
                     done += self._read(link, now)
                 if not self.ready:
@@ -391,8 +399,11 @@ class Owner:
 
     def _answer_the_rest(self) -> None:
         """Whoever posts after the end is answered all the same."""
-        while self._mailbox:
-            function, args = self._mailbox.popleft()
+        while True:
+            try:
+                function, args = self._mailbox.popleft()
+            except IndexError:
+                return
             function(*args)
 
     def _empty_mailbox(self) -> int:
@@ -437,7 +448,12 @@ class Owner:
             if link.closed:
                 continue
             events = link.events()
-            if events & _POLLIN or (link.blocked and events & _POLLOUT) or (link.inproc and not events & _POLLOUT):
+            if link.blocked and events & _POLLOUT:
+                # There is room again: one more pass.  On a ROUTER this is no more than
+                # a guess, since the room may be another peer's; so once only.
+                link.blocked = False
+                self.ready.add(link)
+            elif events & _POLLIN or (link.inproc and not events & _POLLOUT):
                 self.ready.add(link)
         self._touched.clear()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from _thread import TIMEOUT_MAX
 from typing import Any
 
 import gevent.monkey
-from gevent._hub_local import get_hub_if_exists
+from gevent._hub_local import get_hub_if_exists as get_hub_if_exists
 from gevent.event import AsyncResult
 
 #: The real thing, whatever was monkey-patched and when.
-get_ident = gevent.monkey.get_original("_thread", "get_ident")
 _allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
 
 
@@ -21,7 +21,7 @@ class Slot:
     descriptors there.
     """
 
-    __slots__ = ("_ident", "_lock", "_loop", "_result", "error", "value")
+    __slots__ = ("_hub", "_lock", "_result", "error", "value")
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -33,8 +33,7 @@ class Slot:
             self._lock.acquire()
         else:
             self._result = AsyncResult()
-            self._loop = hub.loop
-            self._ident = get_ident()
+            self._hub = hub
 
     def set(self, value: Any) -> None:
         """Give the value."""
@@ -49,7 +48,7 @@ class Slot:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait; False if `timeout` seconds went by first."""
         if self._result is None:
-            return bool(self._lock.acquire(True, -1 if timeout is None else max(timeout, 0)))
+            return bool(self._lock.acquire(True, -1 if timeout is None else min(max(timeout, 0), TIMEOUT_MAX)))
         self._result.wait(timeout)
         return bool(self._result.ready())
 
@@ -62,10 +61,10 @@ class Slot:
     def _wake(self) -> None:
         if self._result is None:
             self._lock.release()
-        elif get_ident() == self._ident:
+        elif get_hub_if_exists() is self._hub:
             self._result.set(True)
         else:
             try:
-                self._loop.run_callback_threadsafe(self._result.set, True)
-            except ValueError:
+                self._hub.loop.run_callback_threadsafe(self._result.set, True)
+            except (AttributeError, ValueError):
                 pass  # that thread's hub is gone, and with it whoever waited

@@ -152,7 +152,20 @@ class Worker(Lifecycle):
 class _Session:
     """A session, its link, and the greenlet that hands its work to handlers."""
 
-    __slots__ = ("core", "dispatcher", "engine", "link", "queue", "registered", "stuck", "task", "timer", "waiters")
+    __slots__ = (
+        "closing",
+        "core",
+        "dispatcher",
+        "engine",
+        "link",
+        "queue",
+        "registered",
+        "running",
+        "stuck",
+        "task",
+        "timer",
+        "waiters",
+    )
 
     def __init__(self, engine: _WorkerEngine, core: WorkerSession) -> None:
         self.engine = engine
@@ -164,7 +177,11 @@ class _Session:
         self.stuck: deque[list[bytes]] = deque()
         #: Handlers that wait until it has.
         self.waiters: list[Slot] = []
+        #: Set while the link is to be closed as soon as nothing is stuck.
+        self.closing: Close | None = None
         self.registered = False
+        #: The work a handler has, and what runs the handler.
+        self.running: Work | None = None
         self.task: Any = None
         self.timer: tuple[float, int] | None = None
         self._dispatch_again()
@@ -181,16 +198,19 @@ class _Session:
         while True:
             work = self.queue.get()
             request = request_of(worker.service, work)
+            self.running = work
             try:
                 self.task = task = worker._spawn(run, worker, worker.handler, request, work, self)
-            except Exception as error:
-                _log.warning("the handler of %.100r could not be started", worker.service, exc_info=True)
+            except BaseException as error:
                 self.final(work, None, error, 0.0)
+                if not isinstance(error, Exception):
+                    raise
+                _log.warning("the handler of %.100r could not be started", worker.service, exc_info=True)
                 continue
             # One that is killed before it began never says that it ended.
             link = getattr(task, "rawlink", None)
             if link is not None:
-                link(lambda task, work=work: engine.owner.post(engine.task_ended, self, work, task))
+                link(lambda _, work=work: engine.owner.post(engine.task_ended, self, work))
 
     # A running handler's results; from any thread
 
@@ -253,8 +273,11 @@ class _WorkerEngine:
         self._changed.add(link.tag)
 
     def down(self, link: Link, reason: str, now: float) -> None:
-        link.tag.core.disconnected(reason, now, random.random())
-        self._changed.add(link.tag)
+        session: _Session = link.tag
+        if session.closing is not None:
+            self._disconnect(session, session.closing)
+        session.core.disconnected(reason, now, random.random())
+        self._changed.add(session)
 
     def deadline(self) -> float:
         when = self._timers.next()
@@ -267,13 +290,17 @@ class _WorkerEngine:
         if self._until is not None and now >= self._until:
             for session in self._sessions:
                 session.core.close(now)
-                self._changed.add(session)
+                self._settle(session, now)
+                if session.closing is not None:
+                    self._disconnect(session, session.closing)
 
     def flush(self, now: float) -> None:
         self._changed.update(self._stuck)
         while self._changed:
             self._settle(self._changed.pop(), now)
-        if self._until is not None and all(s.core.state is SessionState.CLOSED for s in self._sessions):
+        if self._until is not None and all(
+            session.core.state is SessionState.CLOSED and session.closing is None for session in self._sessions
+        ):
             self._end()
 
     def died(self, error: BaseException) -> None:
@@ -296,6 +323,9 @@ class _WorkerEngine:
     def final(
         self, session: _Session, work: Work, body: list[bytes] | None, failure: BaseException | None, seconds: float
     ) -> None:
+        if session.running is not work:
+            return  # it has ended before
+        session.running = None
         shell = self.shell
         shell._counters.busy_time += seconds
         if failure is not None:
@@ -305,9 +335,8 @@ class _WorkerEngine:
         session.core.final(work, body, failure is not None, monotonic())
         self._changed.add(session)
 
-    def task_ended(self, session: _Session, work: Work, task: object) -> None:
-        if session.task is task:
-            self.final(session, work, None, gevent.GreenletExit("killed before it began"), 0.0)
+    def task_ended(self, session: _Session, work: Work) -> None:
+        self.final(session, work, None, gevent.GreenletExit("killed before it began"), 0.0)
 
     def drain(self, until: float) -> None:
         self._until = until if self._until is None else min(until, self._until)
@@ -330,8 +359,12 @@ class _WorkerEngine:
                     session.queue.put(action)
                 elif isinstance(action, Open):
                     self._connect(session, action.endpoint, now)
+                elif action.after_sending and session.stuck:
+                    session.closing = action
                 else:
                     self._disconnect(session, action)
+        if session.closing is not None and not session.stuck:
+            self._disconnect(session, session.closing)
         if not session.stuck:
             while session.waiters:
                 session.waiters.pop().set(True)
@@ -366,6 +399,7 @@ class _WorkerEngine:
 
     def _disconnect(self, session: _Session, action: Close) -> None:
         self._reason = action.reason
+        session.closing = None
         if session.link is not None:
             level = logging.DEBUG if self._until is not None else logging.INFO
             _log.log(level, "worker of %.100r: %s", self.shell.service, action.reason)

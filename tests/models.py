@@ -28,6 +28,11 @@ _WORKER_CODES = {
 _WORKER_CODES[MAJORTOMO] = _WORKER_CODES[RFC18]
 
 
+def weight(body):
+    """What frames count in the bound: their bytes, and 64 for each beyond the first."""
+    return sum(map(len, body)) + 64 * max(len(body) - 1, 0)
+
+
 def client_request(dialect, service, body):
     """A client's REQUEST, without routing id and return address."""
     head, request, _, _, _, _ = _LAYOUT[dialect]
@@ -254,7 +259,7 @@ class ModelRequest:
 
     @property
     def held(self):
-        return sum(map(len, self.body)) + sum(map(len, self.joined))
+        return weight(self.body) + weight(self.joined)
 
 
 @dataclass(eq=False)
@@ -305,6 +310,8 @@ class BrokerModel:
         self.muted = {}
         self.outbox = []
         self.draining = False
+        #: Nobody is lost for silence before: the broker ran late.
+        self.excused_until = 0.0
         self.requests = 0
         self.replies = 0
         self.partials = 0
@@ -342,7 +349,7 @@ class BrokerModel:
             self._open(service)
         ttl = self.options.for_service(service).request_ttl
         request = ModelRequest(body[0], address, dialect, service, body, ttl)
-        if self.held() + sum(map(len, body)) > self.options.max_queue_bytes:
+        if self.held() + weight(body) > self.options.max_queue_bytes:
             self.drops["bytes_full"] += 1
             self._collect(service)
             return
@@ -510,11 +517,11 @@ class BrokerModel:
     def lost_at(self, worker):
         """When silence makes it lost."""
         if worker.request is None:
-            return worker.heard + self.options.expiry
+            return max(worker.heard + self.options.expiry, self.excused_until)
         allowance = self.options.expiry
         if not worker.heard_busy:
             allowance = self.options.for_service(worker.service).busy_timeout
-        return max(worker.heard, worker.assigned_at) + allowance
+        return max(max(worker.heard, worker.assigned_at) + allowance, self.excused_until)
 
     def lose(self, worker, reason, now, disconnect=False):
         service = self.services[worker.service]
@@ -549,13 +556,15 @@ class BrokerModel:
 
     def _free(self, worker, now):
         service = self.services[worker.service]
-        if len(service.queue):
+        while len(service.queue):
             request = service.queue.pop()
             request.ttl_left = request.due - now
             request.due = None
-            self._assign(request, worker, now)
-        else:
-            service.idle.append(worker)
+            if request.ttl_left > 0:
+                self._assign(request, worker, now)
+                return
+            self.ended["expired"] += 1
+        service.idle.append(worker)
 
     def _assign(self, request, worker, now):
         request.attempts += 1
@@ -595,7 +604,7 @@ class BrokerModel:
             elif request.dialect is not RFC7:
                 request.streamed = True
                 self._reply(request, body, False)
-            elif self.held() + sum(map(len, body)) > self.options.max_queue_bytes:
+            elif self.held() - weight(request.joined) + weight(request.joined + body) > self.options.max_queue_bytes:
                 request.abandoned = True
                 self.drops["reply_too_large"] += 1
             else:
@@ -646,6 +655,7 @@ class BrokerModel:
             for request in one.queue:
                 copy.queue.push(request.lane, request_of(request))
         self.unserved = list(core._unserved)
+        self.excused_until = core._gap.until
         self.muted = {key if isinstance(key, tuple) else (key,): until for key, until in core._rejected.items()}
         counters = core.counters
         self.requests, self.replies, self.partials = counters.requests, counters.replies, counters.partials

@@ -70,6 +70,8 @@ class Process:
                 cwd=cwd,
                 env=environment(**variables),
                 start_new_session=True,
+                # Whoever runs the tests in the background of a shell ignores it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
         self.pid = self._process.pid
         self.out = bytearray()

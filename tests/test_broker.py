@@ -544,3 +544,43 @@ def test_a_silent_worker_is_expired_though_timers_are_a_little_late():
         silent.send_multipart([b"MDPW02", b"\x01", b"echo"])
         wait_until(lambda: broker.statistics().lost_workers == {"expired": 1}, timeout=10)
         silent.close()
+
+
+def test_B3_a_peer_that_does_not_read_costs_an_idle_broker_nothing():
+    """No room for one peer is no reason to look again and again."""
+    context = zmq.green.Context.instance()
+    with Broker("tcp://127.0.0.1:*", hwm=1) as broker, Worker(broker.endpoint, "echo", echo):
+        deaf = context.socket(zmq.DEALER)
+        for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, 1), (zmq.SNDHWM, 0), (zmq.RCVBUF, 4096)):
+            deaf.set(option, value)
+        deaf.connect(broker.endpoint)
+        for _ in range(200):
+            deaf.send_multipart([b"MDPC02", b"\x01", b"echo", b"x" * 100_000])
+        wait_until(lambda: broker.statistics().replies == 200)
+        assert broker.statistics().drops["client_full"] > 0
+        passes = []
+        engine = broker._engine
+        awake = engine.awake
+        engine.awake = lambda now: (passes.append(now), awake(now))
+        until = monotonic() + 0.5
+        wait_until(lambda: monotonic() > until)
+        assert len(passes) < 50
+        deaf.close()
+
+
+def test_serve_forever_does_not_stop_the_next_life(unused_endpoint):
+    broker = Broker(unused_endpoint)
+    server = gevent.spawn(broker.serve_forever)
+    wait_until(lambda: broker.started)
+    changes = broker.subscribe()
+
+    def restart():
+        while changes.get().new is not State.CLOSED:
+            pass
+        broker.start()
+
+    supervisor = gevent.spawn(restart)
+    gevent.spawn(broker.stop)
+    gevent.joinall([server, supervisor], timeout=30, raise_error=True)
+    assert broker.started
+    broker.stop()

@@ -395,10 +395,10 @@ def test_what_waits_to_be_joined_is_bounded():
     address, _ = broker.assignment(MDP02, b"W1")
     for _ in range(20):
         broker.feed(b"W1", MDP02.partial(address, b"y" * 100))
-    assert broker.core.held_bytes == 901
+    assert broker.core.held_bytes == 921
     broker.feed(b"W1", MDP02.final(address, b"end"))
     assert broker.take(b"client") == []  # not with a hole in it
-    assert counters(broker).drops == {"reply_too_large": 1, "abandoned": 11}
+    assert counters(broker).drops == {"reply_too_large": 1, "abandoned": 14}
     assert broker.core.held_bytes == 0
     broker.ask(MDP01, b"client", b"next")
     assert broker.assignment(MDP02, b"W1")[1] == [b"next"]
@@ -551,3 +551,26 @@ def test_the_counters_of_an_earlier_core_go_on():
     second.feed([b"client", *MDP02.client_request(b"echo", b"x")], 0.0)
     assert second.statistics(0.0).requests == 2
     assert second.statistics(0.0).queued == 1
+
+
+def test_the_rest_of_an_answer_is_not_sent_after_a_part_was_not():
+    """Also where all of it was decided before the first was sent."""
+    broker = ManualBroker()
+    address, _ = busy_worker(broker)
+    for frames in (MDP02.partial(address, b"1"), MDP02.partial(address, b"2"), MDP02.final(address, b"3")):
+        broker.core.feed([b"W1", *frames], broker.now)
+    first, *rest = broker.core.outbox
+    assert not broker.core.given_up(first)
+    broker.core.unsent(first, full=True, now=broker.now)
+    assert [broker.core.given_up(outgoing) for outgoing in rest] == [True, True]
+    assert counters(broker).drops == {"client_full": 1, "abandoned": 2}
+
+
+def test_a_request_whose_time_is_up_is_not_handed_out_before_the_tick_either():
+    broker = ManualBroker(request_ttl=10.0)
+    broker.ask(MDP02, b"client", b"late")
+    broker.now += 60.0
+    broker.ask(MDP02, b"client", b"fresh")
+    broker.ready(MDP02, b"W1")
+    assert broker.assignment(MDP02, b"W1")[1] == [b"fresh"]
+    assert counters(broker).ended == {"expired": 1}

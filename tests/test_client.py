@@ -446,3 +446,19 @@ def test_wrong_limits_of_a_call_are_told_at_once(echoing):
             client.stream("echo", b"", deadline=0)
         with pytest.raises(ConfigurationError, match="in_flight"):
             client.map("echo", [b""], in_flight=0)
+
+
+def test_the_timeout_of_a_request_is_a_total_though_parts_come(broker):
+    def handler(request):
+        while True:
+            yield b"."
+            gevent.sleep(0)
+
+    with Worker(broker.endpoint, "endless", handler) as worker, AsyncClient(broker.endpoint) as client:
+        for call in (
+            lambda: client.request("endless", b"", timeout=0.2),
+            client.submit("endless", b"", timeout=0.2).get,
+        ):
+            with pytest.raises(RequestTimeout):
+                call()
+        worker.stop(timeout=0)

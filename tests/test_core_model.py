@@ -22,6 +22,7 @@ from models import (
     client_request,
     read_client_reply,
     read_for_worker,
+    weight,
     worker_command,
 )
 
@@ -572,7 +573,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert all(request.place is Place.ASSIGNED and request.timer is None for request in assigned)
         assert (core.queued, core.assigned) == (len(queued), len(assigned))
         assert counters.requests == counters.replies + sum(counters.ended.values()) + core.queued + core.assigned
-        held = sum(sum(map(len, [*request.body, *(request.joined or ())])) for request in queued + assigned)
+        held = sum(weight(request.body) + weight(request.joined or []) for request in queued + assigned)
         assert core.held_bytes == held
         statistics = core.statistics(self.now)
         assert (statistics.busy, statistics.queued, statistics.queued_bytes) == (len(assigned), len(queued), held)
@@ -669,12 +670,12 @@ def test_a_body_that_finds_no_room_takes_nobody_with_it():
 
 def test_parts_that_wait_to_be_joined_count_in_the_bound():
     """B6: for a client that gets one reply; past the bound it gets none, and the worker goes on."""
-    core = BrokerCore(BrokerOptions(max_queue_bytes=100), NONCE, 0.0)
+    core = BrokerCore(BrokerOptions(max_queue_bytes=164), NONCE, 0.0)
     core.feed([b"worker", *worker_command(RFC18, "READY", b"s")], 0.0)
     core.feed([b"client", *client_request(RFC7, b"s", [b"x" * 20])], 0.0)
     _, address, _ = read_for_worker(RFC18, core.outbox[-1].frames[1:])
     core.outbox.clear()
-    for held in (60, 100, 100, 100):
+    for held in (60, 164, 164, 164):
         core.feed([b"worker", *worker_command(RFC18, "PARTIAL", address, b"", b"x" * 40)], 1.0)
         assert core.held_bytes == held
     assert core.counters.drops == {"reply_too_large": 1, "abandoned": 1}

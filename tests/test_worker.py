@@ -5,12 +5,15 @@ from time import monotonic
 
 import gevent
 import pytest
+import zmq
+import zmq.green
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.threadpool import ThreadPool
 from waiting import wait_until
 
 from gmdp import AsyncClient, Broker, BrokerLost, Client, ConfigurationError, RequestTimeout, State, Worker
+from gmdp.owner import Link
 
 
 def echo(request):
@@ -449,8 +452,6 @@ def test_a_handler_whose_broker_was_lost_runs_on_alone(unused_endpoint):
 
 def test_no_descriptors_left_is_one_more_lost_connection(broker, monkeypatch):
     """B9 on the worker's side: it tries again."""
-    import zmq
-
     from gmdp import worker as module
 
     real, failures = module.dealer, [1, 2, 3]
@@ -504,3 +505,36 @@ def test_a_request_for_a_service_without_workers_waits_and_times_out(client):
     assert caught.value.service == b"nobody"
     assert caught.value.attempt == 1
     assert caught.value.elapsed >= 0.01
+
+
+def test_draining_sends_the_end_of_an_answer_that_found_no_room(broker, client, monkeypatch):
+    """What the socket had no room for goes out before it is closed."""
+    full, refused = [], []
+    real = Link.send
+
+    def send(link, frames):
+        if full and link.tag in worker._engine._sessions:
+            refused.append(frames)
+            return "full"
+        return real(link, frames)
+
+    monkeypatch.setattr(Link, "send", send)
+
+    def handler(request):
+        yield b"1"
+        full.append(True)
+        yield b"2"
+        return b"the end"
+
+    worker = Worker(broker.endpoint, "it", handler)
+    worker.start()
+    future = client.submit("it", b"")
+    wait_until(lambda: refused and worker.statistics().replies == 1)
+    stopper = gevent.spawn(worker.stop)
+    wait_until(lambda: worker.state is State.DRAINING)
+    gevent.sleep(0)
+    assert not worker.closed
+    full.clear()
+    assert future.get(timeout=60) == [b"1", b"2", b"the end"]
+    stopper.get(timeout=60)
+    wait_until(lambda: broker.statistics().lost_workers == {"disconnect": 1})

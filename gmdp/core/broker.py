@@ -42,7 +42,7 @@ from typing import NamedTuple
 from . import management, token, wire
 from .liveness import Gap
 from .options import BrokerOptions
-from .records import Place, Request, Service, Worker
+from .records import FRAME_COST, Place, Request, Service, Worker, weight
 from .statistics import BrokerCounters, BrokerStatistics, ServiceStatistics, counted
 from .timers import Timers
 from .wire import Command, Message
@@ -146,6 +146,13 @@ class BrokerCore:
             # An answer with a hole in it is worse than none: the rest goes too.
             target.abandoned = True
             self.counters.count("drops", "client_full" if full else "client_gone")
+
+    def given_up(self, outgoing: Outgoing) -> bool:
+        """Is `outgoing` the rest of an answer of which a part was not sent?"""
+        if type(outgoing.target) is not Request or not outgoing.target.abandoned:
+            return False
+        self.counters.count("drops", "abandoned")
+        return True
 
     def tick(self, now: float) -> None:
         """Do what is due by `now`."""
@@ -419,14 +426,16 @@ class BrokerCore:
     def _free(self, worker: Worker, now: float) -> None:
         """Give an idle worker its next request, or let it wait for one."""
         service = worker.service
-        if service.queue:
+        while service.queue:
             request = service.queue.pop()
             if request.timer is not None:
                 request.ttl_left = request.timer[0] - now
             self._unqueue(request)
-            self._assign(request, worker, now)
-        else:
-            service.idle[worker] = None
+            if request.ttl_left > 0:
+                self._assign(request, worker, now)
+                return
+            self._end(request, "expired")  # its time was up before the tick that would say so
+        service.idle[worker] = None
 
     def _assign(self, request: Request, worker: Worker, now: float) -> None:
         request.move(Place.ASSIGNED)
@@ -497,7 +506,7 @@ class BrokerCore:
 
     def _join(self, request: Request, body: list[bytes]) -> None:
         """Keep a part of an answer for a client that gets one reply."""
-        size = sum(map(len, body))
+        size = weight(body) + (FRAME_COST if request.joined else 0)
         if self.held_bytes + size > self.options.max_queue_bytes:
             request.abandoned = True
             self.counters.count("drops", "reply_too_large")

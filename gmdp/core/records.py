@@ -31,6 +31,16 @@ MOVES: dict[Place | None, frozenset[Place]] = {
 }
 
 
+#: What a frame beyond the first of a body counts besides its bytes: a body of many
+#: empty frames takes memory, too.
+FRAME_COST = 64
+
+
+def weight(body: list[bytes]) -> int:
+    """What a body counts in ``max_queue_bytes``."""
+    return sum(map(len, body)) + FRAME_COST * (len(body) - 1)
+
+
 class Service:
     """A name, its workers and the requests that wait for one."""
 
@@ -76,7 +86,7 @@ class Request:
         self.address = address
         self.dialect = dialect
         self.body = body
-        self.size = sum(map(len, body))
+        self.size = weight(body)
         self.accepted = now
         self.place: Place | None = None
         #: How often it was given to a worker.

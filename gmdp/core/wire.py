@@ -25,8 +25,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-#: Frames of return address that may precede the empty delimiter.
+#: Frames of return address that may precede the empty delimiter, and the bytes of
+#: each: they are routing ids.
 MAX_STACK = 8
+MAX_ADDRESS = 255
 
 #: A service name is 1 to this many bytes.
 MAX_SERVICE_NAME = 255
@@ -248,6 +250,8 @@ def parse(frames: list[bytes]) -> Message | None:
             except ValueError:
                 return None
             stack = tuple(frames[1:at])
+            if max(map(len, stack)) > MAX_ADDRESS:
+                return None
         at += 1
         found = _DELIMITED.get(frames[at]) if at < count else None
         if found is None:

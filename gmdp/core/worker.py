@@ -71,9 +71,11 @@ class Send(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Close the socket that is open, after sending what was decided before."""
+    """Close the socket that is open."""
 
     reason: str
+    #: True if what was decided before is to be sent first.
+    after_sending: bool = False
 
 
 class Work(NamedTuple):
@@ -186,7 +188,9 @@ class WorkerSession:
         if self.dialect.streams:
             self._send(self.dialect.worker(Command.PARTIAL, work.address, EMPTY, *body), now)
         else:
-            self._parts = [*(self._parts or ()), *body]
+            if self._parts is None:
+                self._parts = []
+            self._parts += body
         return True
 
     def final(self, work: Work, body: Sequence[bytes] | None, failed: bool, now: float) -> bool:
@@ -262,7 +266,7 @@ class WorkerSession:
         self._work = None
         self.generation += 1
         if opened:
-            self.actions.append(Close("closed"))
+            self.actions.append(Close("closed", after_sending=True))
 
     def _reject(self, reason: str, now: float, jitter: float) -> None:
         """This broker breaks the protocol: it may give the request to another."""
