@@ -80,7 +80,8 @@ class BrokerOptions(ServiceOptions):
     liveness: float = 3
     max_services: int = 10_000
     max_workers: int = 65_536
-    #: Bytes of request bodies queued or assigned, and of replies being joined.
+    #: Bytes of request bodies queued or assigned, and of replies being joined; each
+    #: frame beyond the first of a body counts 64 more.  Past it newcomers are refused.
     max_queue_bytes: int = 256 * MEBI
     #: Frames of a message, its envelope included.
     max_frames: int = 1_000
