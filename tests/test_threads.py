@@ -1,0 +1,127 @@
+"""Threads that come and go, hubs that are gone, greenlets that strangers kill."""
+
+import subprocess
+import sys
+import threading
+
+import gevent
+import pytest
+from gevent.event import Event
+from gevent.pool import Pool
+from waiting import wait_until
+
+from gmdp import AsyncClient, Broker, Client, ClosedError, MDPError, RequestTimeout, Worker
+
+
+def in_thread(function):
+    """What `function` returns or raises in a thread of its own; this hub runs meanwhile."""
+    results = []
+
+    def work():
+        try:
+            results.append(function())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: not thread.is_alive())
+    thread.join()
+    return results[0]
+
+
+@pytest.mark.parametrize("destroyed", [False, True])
+def test_P3_a_client_whose_threads_hub_is_gone_ends_its_calls_in_an_error(broker, destroyed):
+    """Also where the system gives the next thread the number of the one that ended."""
+
+    def make():
+        client = Client(broker.endpoint, timeout=0.05)
+        client.start()
+        if destroyed:
+            gevent.get_hub().destroy(destroy_loop=True)
+        return client
+
+    client = in_thread(make)
+    for _ in range(3):
+        assert isinstance(in_thread(lambda: client.request("echo", b"")), RequestTimeout)
+
+
+def test_a_client_never_started_whose_threads_hub_is_gone(broker):
+    def make():
+        client = Client(broker.endpoint, timeout=0.05)
+        gevent.get_hub().destroy(destroy_loop=True)
+        return client
+
+    client = in_thread(make)
+    assert isinstance(in_thread(lambda: client.request("echo", b"")), MDPError)
+
+
+def test_stop_with_an_endless_timeout_from_a_thread():
+    broker = Broker("tcp://127.0.0.1:*")
+    broker.start()
+    assert in_thread(lambda: broker.stop(timeout=float("inf"))) is None
+    assert broker.closed
+
+
+def test_each_caller_of_a_closed_client_has_an_error_of_its_own(broker):
+    client = AsyncClient(broker.endpoint)
+    futures = [client.submit("nobody", b"") for _ in range(5)]
+    wait_until(lambda: client.statistics().in_flight == 5)
+    client.close()
+    errors = [future.exception for future in futures]
+    assert all(isinstance(error, ClosedError) for error in errors)
+    assert len({id(error) for error in errors}) == 5
+
+
+def test_W6_a_dispatcher_killed_with_work_in_its_hands_answers_it(broker):
+    """It waits for a place in a full pool when it is killed."""
+    hold, pool = Event(), Pool(1)
+    handler = lambda request: hold.wait() and request.body  # noqa: E731
+    worker = Worker(broker.endpoint, "it", handler, concurrency=2, spawn=pool)
+    with worker, AsyncClient(broker.endpoint) as client:
+        futures = [client.submit("it", b"%d" % number) for number in range(2)]
+        sessions = worker._engine._sessions
+        wait_until(lambda: all(session.running is not None for session in sessions))
+        (waiting,) = [session for session in sessions if session.task is None]
+        waiting.dispatcher.kill()
+        wait_until(lambda: any(future.ready() for future in futures))
+        assert [future.value for future in futures if future.ready()] == [[b"500"]]
+        hold.set()
+        replies = {future.get()[0] for future in futures}
+        assert len(replies) == 2
+        assert replies < {b"500", b"0", b"1"}
+        assert client.request("it", b"again") == [b"again"]
+
+
+def test_a_spawn_that_has_run_its_task_already_counts_it_once(broker):
+    def spawn(function, *args):
+        greenlet = gevent.spawn(function, *args)
+        greenlet.join()
+        gevent.sleep(0)
+        return greenlet
+
+    with Worker(broker.endpoint, "it", lambda r: r.body, spawn=spawn) as worker, Client(broker.endpoint) as client:
+        for number in range(5):
+            assert client.request("it", b"%d" % number) == [b"%d" % number]
+        now = worker.statistics()
+        assert (now.requests, now.replies, now.errors, now.late_replies) == (5, 5, 0, 0)
+
+
+def test_an_interrupt_that_hits_a_handler_ends_the_program_all_the_same():
+    script = """
+import os, signal, gmdp
+def handler(request):
+    os.kill(os.getpid(), signal.SIGINT)
+    while True:
+        pass
+with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.Worker(broker.endpoint, "it", handler):
+    client = gmdp.AsyncClient(broker.endpoint)
+    future = client.submit("it", b"")
+    try:
+        broker.serve_forever()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+    prelude = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    done = subprocess.run([sys.executable, "-c", prelude + script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "interrupted\n", done.stderr
