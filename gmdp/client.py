@@ -390,9 +390,11 @@ class _ClientEngine:
         return error
 
     def _connect(self, connection: Connection, now: float) -> None:
+        shell = self._shell
+        interval = shell.heartbeat_interval
         try:
             connection.handle = dealer(
-                self.owner, self._shell._context, connection.endpoint, connection, self._shell.heartbeat_interval
+                self.owner, shell._context, connection.endpoint, connection, interval, 3 * interval
             )
         except zmq.ZMQError as error:
             self._core.disconnected(connection, error.strerror or str(error), now, random.random())

@@ -28,12 +28,14 @@ def milliseconds(seconds: float) -> int:
     return min(max(1, math.ceil(seconds * 1000)), MOST_INT)
 
 
-def dealer(owner: Owner, context: zmq.green.Context[Any], endpoint: str, tag: Any, heartbeat: float) -> Link:
+def dealer(
+    owner: Owner, context: zmq.green.Context[Any], endpoint: str, tag: Any, heartbeat: float, expiry: float
+) -> Link:
     """A new DEALER socket being connected to `endpoint`.
 
     It does not reconnect (whoever owns it closes it first): what was queued for one broker must not reach the
-    next.  `heartbeat`: seconds between ZMTP heartbeats; three unanswered ones
-    end the connection.  ZMQError if there are no descriptors left.
+    next.  `heartbeat`: seconds between ZMTP heartbeats; `expiry`: seconds without
+    an answer to one that end the connection.  ZMQError if there are no descriptors left.
     """
     socket = context.socket(zmq.DEALER)
     link = owner.link(socket, MAX_FRAMES, tag)
@@ -43,7 +45,7 @@ def dealer(owner: Owner, context: zmq.green.Context[Any], endpoint: str, tag: An
         # what arrived and was not yet read when the connection ends.
         socket.set(zmq.RECONNECT_IVL, NEVER)
         socket.set(zmq.HEARTBEAT_IVL, milliseconds(heartbeat))
-        socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(3 * heartbeat))
+        socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(expiry))
         if "[" in endpoint:
             socket.set(zmq.IPV6, 1)
         if endpoint.startswith("inproc:"):

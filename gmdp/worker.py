@@ -387,9 +387,11 @@ class _WorkerEngine:
         self._stuck.discard(session)
 
     def _connect(self, session: _Session, endpoint: str, now: float) -> None:
+        shell = self.shell
+        interval = shell._heartbeat_interval
         try:
             session.link = link = dealer(
-                self.owner, self.shell._context, endpoint, session, self.shell._heartbeat_interval
+                self.owner, shell._context, endpoint, session, interval, interval * shell._liveness
             )
         except zmq.ZMQError as error:
             session.core.disconnected(error.strerror or str(error), now, random.random())

@@ -27,7 +27,10 @@ from ..handlers import Request
 WORKERS = 4
 IN_FLIGHT = 8
 FRAME = 1024 * 1024
+#: Seconds between heartbeats: a killed worker is found within so long.  Silence is
+#: given far longer: on a busy machine a process may not run for a second or two.
 HEARTBEAT = 0.5
+LIVENESS = 60
 SERVICE = "sha256"
 #: Seconds four Python processes may take to start.
 STARTING = 60.0
@@ -127,9 +130,10 @@ class _Run:
         All are idle.  One is frozen; as many requests as there are workers go to
         one each; when only one is unanswered, it is the frozen worker's.
         """
+        items = [_read(path) for path in paths]
+        self.wait_for_workers()
         victim = self.workers[0]
         victim.send_signal(signal.SIGSTOP)
-        items = [_read(path) for path in paths]
         futures = [self.client.submit(SERVICE, item.frames) for item in items]
         gevent.wait(futures, count=len(futures) - 1)
         victim.send_signal(signal.SIGKILL)
@@ -162,6 +166,7 @@ def demonstrate(folder: Path) -> int:
     broker = Broker(
         "tcp://127.0.0.1:*",
         heartbeat_interval=HEARTBEAT,
+        liveness=LIVENESS,
         max_frames=max(1000, 2 * largest // FRAME + 16),
         max_queue_bytes=2 * IN_FLIGHT * (largest + FRAME) + 256 * FRAME,
     )
@@ -199,5 +204,5 @@ def demonstrate(folder: Path) -> int:
 
 def _start_worker(endpoint: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "gmdp", "worker", SERVICE, f"{__name__}:sha256"]
-    options = ["--broker", endpoint, "--heartbeat-interval", str(HEARTBEAT)]
+    options = ["--broker", endpoint, "--heartbeat-interval", str(HEARTBEAT), "--liveness", str(LIVENESS)]
     return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
