@@ -199,7 +199,15 @@ def demonstrate(folder: Path) -> int:
     row = (run.files, run.bytes, f"{seconds:.2f}", statistics.redeliveries, len(run.wrong))
     table.add_row(*map(str, row))
     console.print(table)
-    return 0 if not run.wrong and statistics.redeliveries else 1
+    if run.wrong:
+        raise MDPError(f"wrong digests: {', '.join(map(repr, map(str, run.wrong)))}")
+    if not statistics.redeliveries:
+        raise MDPError(
+            f"no request was delivered again: {statistics.registrations} registrations, "
+            f"lost {dict(statistics.lost_workers)}, dropped {dict(statistics.drops)}, ended {dict(statistics.ended)}, "
+            f"{statistics.requests} requests, {statistics.replies} replies"
+        )
+    return 0
 
 
 def _start_worker(endpoint: str) -> subprocess.Popen[bytes]:
