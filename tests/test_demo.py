@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -199,3 +200,37 @@ def test_demo_that_is_interrupted_leaves_no_process_behind(tmp_path, number, who
     assert ended.status != 0
     assert ended.err.strip() == b"" or only_line(ended.err)
     assert b"KeyboardInterrupt" not in ended.err
+
+
+LATE = """
+import pathlib, sys
+import gevent, gevent.event
+import gmdp.cli.demo as demo
+from gmdp.client import AsyncClient
+
+submit, begun = AsyncClient.submit, []
+
+def late(self, service, body, **options):
+    # The last request of the round is on its way until the others are answered.
+    if len(begun) < 3:
+        begun.append(submit(self, service, body, **options))
+        return begun[-1]
+    result = gevent.event.AsyncResult()
+    def afterwards():
+        gevent.joinall(begun)
+        gevent.idle()
+        submit(self, service, body, **options).rawlink(result)
+    gevent.spawn(afterwards)
+    return result
+
+AsyncClient.submit = late
+sys.exit(demo.demonstrate(pathlib.Path(sys.argv[1])))
+"""
+
+
+def test_demo_kills_a_worker_that_has_a_request_however_late_that_is(tmp_path):
+    """A large one may still be on its way to the broker when all others are answered."""
+    for number in range(5):
+        (tmp_path / str(number)).write_bytes(b"%d" % number)
+    done = subprocess.run([sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")

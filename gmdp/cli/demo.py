@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ FRAME = 1024 * 1024
 HEARTBEAT = 0.5
 LIVENESS = 60
 SERVICE = "sha256"
-#: Seconds four Python processes may take to start.
+#: Seconds four Python processes may take to start, or to answer a request each.
 STARTING = 60.0
 
 
@@ -89,6 +89,14 @@ def _read_now(path: Path) -> Item:
     return Item(path, frames, digest.hexdigest().encode())
 
 
+def _wait_until(condition: Callable[[], bool], otherwise: str) -> None:
+    until = monotonic() + STARTING
+    while not condition():
+        if monotonic() > until:
+            raise MDPError(otherwise)
+        gevent.sleep(0.005)
+
+
 class _Run:
     """One demonstration."""
 
@@ -102,14 +110,14 @@ class _Run:
 
     def wait_for_workers(self) -> None:
         """Until all of them are registered."""
-        until = monotonic() + STARTING
-        while True:
+
+        def registered() -> bool:
+            if any(worker.poll() is not None for worker in self.workers):
+                raise MDPError("a worker process ended")
             service = self.broker.statistics().services.get(SERVICE.encode())
-            if service is not None and service.workers == WORKERS:
-                return
-            if any(worker.poll() is not None for worker in self.workers) or monotonic() > until:
-                raise MDPError("the worker processes did not start")
-            gevent.sleep(0.02)
+            return service is not None and service.workers == WORKERS
+
+        _wait_until(registered, "the worker processes did not start")
 
     def hash(self, paths: list[Path], progress: Progress, task: Any) -> None:
         """Have all files hashed, a few at a time, and check every digest."""
@@ -128,14 +136,25 @@ class _Run:
         """Kill a worker that is certain to have a request.
 
         All are idle.  One is frozen; as many requests as there are workers go to
-        one each; when only one is unanswered, it is the frozen worker's.
+        one each.  When the broker has them all and has one answer less, the
+        request that is left is the frozen worker's: not before, for a large one
+        may still be on its way to the broker when the others are answered.
         """
         items = [_read(path) for path in paths]
         self.wait_for_workers()
+        before = self.broker.statistics()
         victim = self.workers[0]
         victim.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(victim.pid, os.WUNTRACED)  # until it has stopped
+        if not os.WIFSTOPPED(status):
+            raise MDPError("a worker process ended")
         futures = [self.client.submit(SERVICE, item.frames) for item in items]
-        gevent.wait(futures, count=len(futures) - 1)
+
+        def only_its_own_is_left() -> bool:
+            now = self.broker.statistics()
+            return now.requests == before.requests + len(futures) and now.replies == before.replies + len(futures) - 1
+
+        _wait_until(only_its_own_is_left, "the workers did not answer")
         victim.send_signal(signal.SIGKILL)
         for item, future in zip(items, futures, strict=True):
             if future.get()[0] != item.digest:
