@@ -217,7 +217,7 @@ def late(self, service, body, **options):
         return begun[-1]
     result = gevent.event.AsyncResult()
     def afterwards():
-        gevent.joinall(begun)
+        gevent.wait(begun, timeout=0.3)  # one of them may be the frozen worker's
         gevent.idle()
         submit(self, service, body, **options).rawlink(result)
     gevent.spawn(afterwards)

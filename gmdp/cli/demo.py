@@ -113,7 +113,7 @@ class _Run:
 
         def registered() -> bool:
             if any(worker.poll() is not None for worker in self.workers):
-                raise MDPError("a worker process ended")
+                raise MDPError("the worker processes did not start")
             service = self.broker.statistics().services.get(SERVICE.encode())
             return service is not None and service.workers == WORKERS
 
