@@ -11,20 +11,33 @@ MDP/0.2, RFC 8 MMI), to embed in gevent programs::
                 print(client.request("echo", b"hello"))
 """
 
+from .answers import Future
 from .broker import Broker
 from .client import AsyncClient, Client
 from .core.states import State, StateChange
 from .exceptions import (
     BindError,
     BrokerLost,
+    BrokerShuttingDown,
+    CallCancelled,
     CallError,
     ClosedError,
     ConfigurationError,
+    HandlerFailed,
     MDPError,
+    MessageTooLarge,
+    NotAllowed,
+    NoWorker,
+    Overloaded,
     OwnerDied,
+    RequestCancelled,
+    RequestExpired,
+    RequestRejected,
     RequestTimeout,
     StateError,
     StreamOverflow,
+    UnsupportedBroker,
+    WorkerLost,
 )
 from .handlers import Request
 from .version import __version__
@@ -35,18 +48,31 @@ __all__ = [
     "BindError",
     "Broker",
     "BrokerLost",
+    "BrokerShuttingDown",
+    "CallCancelled",
     "CallError",
     "Client",
     "ClosedError",
     "ConfigurationError",
+    "Future",
+    "HandlerFailed",
     "MDPError",
+    "MessageTooLarge",
+    "NoWorker",
+    "NotAllowed",
+    "Overloaded",
     "OwnerDied",
     "Request",
+    "RequestCancelled",
+    "RequestExpired",
+    "RequestRejected",
     "RequestTimeout",
     "State",
     "StateChange",
     "StateError",
     "StreamOverflow",
+    "UnsupportedBroker",
     "Worker",
+    "WorkerLost",
     "__version__",
 ]

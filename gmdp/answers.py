@@ -8,7 +8,7 @@ from typing import Protocol
 from gevent.event import AsyncResult
 
 from .core.client import Call, Part
-from .exceptions import MDPError, RequestTimeout
+from .exceptions import CallCancelled, MDPError, RequestTimeout
 from .owner import Owner
 from .slots import Slot
 
@@ -128,26 +128,67 @@ class Stream:
     __del__ = close
 
 
-class Future(Answer):
+class FutureAnswer(Answer):
     """An answer as an ``AsyncResult``."""
 
-    __slots__ = ("_frames", "result")
+    __slots__ = ("_frames", "future")
 
     def __init__(self, stream_buffer: int) -> None:
         super().__init__(stream_buffer)
         self._frames: list[bytes] = []
-        self.result: AsyncResult[list[bytes]] = AsyncResult()
+        self.future = Future(self)
 
     def part(self, part: Part) -> bool:
         """A part came."""
+        if self._ended:
+            return True
         if not (part.final and part.body == [b""] and self._frames):
             self._frames += part.body
         if part.final:
             self._ended = True
-            self.result.set(self._frames)
+            self.future.settle(self._frames, None)
         return True
 
     def fail(self, error: MDPError) -> None:
         """There will be no answer."""
-        self._ended = True
-        self.result.set_exception(error)
+        if not self._ended:
+            self._ended = True
+            self.future.settle(None, error)
+
+
+class Future(AsyncResult):  # type: ignore[misc]
+    """What :meth:`AsyncClient.submit` returns: a gevent ``AsyncResult`` of the reply's
+    frames that can be cancelled.  For greenlets of the client's thread."""
+
+    def __init__(self, answer: FutureAnswer) -> None:
+        super().__init__()
+        self._answer: FutureAnswer | None = answer
+        self._cancelled = False
+
+    def settle(self, frames: list[bytes] | None, error: MDPError | None) -> None:
+        """For the client: how the call ended."""
+        self._answer = None
+        if error is None:
+            self.set(frames)
+        else:
+            self.set_exception(error)
+
+    def cancel(self) -> bool:
+        """Give the call up: whoever waits gets CallCancelled.
+
+        A gmdp broker takes the request out of its queue; if a worker has it, its
+        answer is dropped, and the worker is told.  False if the call has ended.
+        """
+        answer = self._answer
+        if answer is None:
+            return False
+        self._cancelled = True
+        answer.close()
+        call = answer.call
+        message = f"the call of service {call.service!r} was cancelled"
+        self.settle(None, CallCancelled(message, service=call.service, attempt=call.tries))
+        return True
+
+    def cancelled(self) -> bool:
+        """True if it was cancelled."""
+        return self._cancelled

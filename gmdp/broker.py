@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from time import monotonic
 from typing import Any
@@ -17,10 +17,12 @@ from .connecting import MOST_INT, milliseconds
 from .core.broker import BrokerCore
 from .core.management import About
 from .core.options import BrokerOptions, check_number, unknown
+from .core.records import DeadLetter
 from .core.states import State
 from .core.statistics import BrokerCounters, BrokerStatistics
 from .core.token import NONCE_SIZE
-from .endpoints import DEFAULT_ENDPOINT, check_endpoints, somebody_listens
+from .deadletters import ForwardDeadLetters, LogDeadLetters
+from .endpoints import DEFAULT_ENDPOINT, check_body, check_endpoints, check_service, somebody_listens
 from .exceptions import BindError, ConfigurationError
 from .interfaces import IBroker
 from .lifecycle import Lifecycle
@@ -28,6 +30,9 @@ from .owner import Link, Owner
 from .version import __version__
 
 _log = logging.getLogger("gmdp.broker")
+
+DeadLetterHook = Callable[[DeadLetter, "Broker"], None]
+
 _OPTIONS = frozenset(option.name for option in fields(BrokerOptions))
 
 
@@ -41,7 +46,10 @@ class Broker(Lifecycle):
     ``inproc://``; a port may be ``*``).  `context`: the ``zmq.green.Context``
     of an embedding application (default: ``zmq.green.Context.instance()``).
     `hwm`: whole messages ZeroMQ may hold per peer, each way.  `services`: values
-    that differ per service, as ``{"pattern": {"request_ttl": 5.0}}``.  Other
+    that differ per service, as ``{"pattern": {"request_ttl": 5.0}}``.
+    `dead_letter`: what is called with each request that workers were lost over
+    (:class:`gmdp.interfaces.IDeadLetterHook`), or the name of a service that gets
+    them; they are logged unless told otherwise.  Other
     keywords are those of :class:`gmdp.core.options.BrokerOptions`; times are
     seconds, sizes bytes.
 
@@ -57,17 +65,19 @@ class Broker(Lifecycle):
         context: zmq.green.Context[Any] | None = None,
         hwm: int = 1000,
         services: Mapping[str, Mapping[str, Any]] | None = None,
+        dead_letter: DeadLetterHook | str | bytes | None = None,
         **options: Any,
     ) -> None:
         for name in options:
             if name not in _OPTIONS:
-                raise ConfigurationError(unknown(name, _OPTIONS | {"bind", "context", "hwm"}))
+                raise ConfigurationError(unknown(name, _OPTIONS | {"bind", "context", "dead_letter", "hwm"}))
         self._bind = check_endpoints(bind, bind=True)
         try:
             check_number("hwm", hwm, 1, whole=True, most=MOST_INT)
             self.options = BrokerOptions(services={} if services is None else services, **options)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
+        self.dead_letter = _dead_letter_hook(dead_letter)
         super().__init__(context)
         self._hwm = hwm
         self._endpoints = self._bind
@@ -95,15 +105,30 @@ class Broker(Lifecycle):
         statistics: BrokerStatistics = self._in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
         return statistics
 
+    def enqueue(self, service: str | bytes, body: bytes | Sequence[bytes]) -> bool:
+        """Have `service` work on a request of the broker's own; nobody hears the answer.
+
+        False if it finds no room, or the broker is not running.  For hooks, and
+        for greenlets of the broker's thread.  ConfigurationError or TypeError for a
+        wrong argument.
+        """
+        name, frames = check_service(service), check_body(body)
+        owner = self._owner
+        if owner is None:
+            return False
+        accepted = self._core.inject(name, frames, monotonic())
+        owner.post(_nothing)  # so that it looks
+        return accepted
+
     def __repr__(self) -> str:
         core = self._core
         return (
             f"<{type(self).__name__} {self.state.value} {' '.join(self._endpoints)} services={len(core.services)} "
-            f"workers={len(core.workers)} queued={core.queued} assigned={core.assigned}>"
+            f"workers={core.worker_count} queued={core.queued} assigned={core.assigned}>"
         )
 
     def _new_core(self) -> BrokerCore:
-        about = About(version=__version__)
+        about = About(version=__version__, max_sessions=self._hwm)
         return BrokerCore(self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about)
 
     def _open(self) -> tuple[Owner, State, str]:
@@ -143,6 +168,20 @@ class Broker(Lifecycle):
 
     def _drain(self, until: float) -> None:
         self._engine.drain(until)
+
+
+def _nothing() -> None:
+    """For a mailbox that is only to be looked into."""
+
+
+def _dead_letter_hook(given: DeadLetterHook | str | bytes | None) -> DeadLetterHook:
+    if given is None:
+        return LogDeadLetters()
+    if isinstance(given, (str, bytes)):
+        return ForwardDeadLetters(given)
+    if not callable(given):
+        raise ConfigurationError(f"dead_letter must be callable or the name of a service, not {given!r}")
+    return given
 
 
 class _BrokerEngine:
@@ -193,22 +232,30 @@ class _BrokerEngine:
     def flush(self, now: float) -> None:
         core = self._core
         send = self.link.send
-        # What cannot be sent may lead to more that is to be sent.
-        while core.outbox:
-            outbox, core.outbox = core.outbox, []
+        # What cannot be sent, and what a hook does, may lead to more that is to be sent.
+        while core.outbox or core.events:
+            outbox = core.outbox[:]
+            core.outbox.clear()
             for outgoing in outbox:
-                if core.given_up(outgoing):
+                if core.withheld(outgoing, now):
                     continue
                 why_not = send(outgoing.frames)
                 if why_not is not None:
                     core.unsent(outgoing, why_not == "full", now)
-        if core.events:
-            events, core.events = core.events, []
+            events = core.events[:]
+            core.events.clear()
             for event in events:
-                level = logging.WARNING if event.kind == "ended" else logging.INFO
-                if event.kind == "registered" or self._until is not None:
-                    level = logging.DEBUG
-                _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)
+                if isinstance(event, DeadLetter):
+                    self._bury(event)
+                else:
+                    level = logging.DEBUG if event.kind == "registered" or self._until is not None else logging.INFO
+                    _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)
+
+    def _bury(self, letter: DeadLetter) -> None:
+        try:
+            self._shell.dead_letter(letter, self._shell)
+        except Exception:
+            _log.exception("the dead-letter hook failed for a request of %.100r", letter.service)
 
     def drain(self, until: float) -> None:
         self._core.drain()

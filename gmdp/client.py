@@ -3,37 +3,66 @@
 from __future__ import annotations
 
 import itertools
-import random
+import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
 import gevent
 import zmq
 import zmq.green
-from gevent.event import AsyncResult
 from gevent.queue import Queue
 from zope.interface import implementer
 
-from .answers import Answer, Future, Stream
-from .connecting import check, check_version, dealer
-from .core.client import Call, ClientCore, Connection, Ended, Open, Outcome, Send
+from .answers import Answer, Future, FutureAnswer, Stream
+from .connecting import EXTENSIONS, ConnectorEngine, check, check_flag, check_version
+from .core.client import Call, ClientCore, Ended, Outcome
+from .core.extension import CLIENT_NONCE_SIZE, FAIL_WITHOUT_WORKER, NORMAL_PRIORITY, PRIORITIES, is_traceparent
 from .core.reconnect import Reconnect
 from .core.states import State
 from .core.statistics import ClientCounters, ClientStatistics
 from .endpoints import check_body, check_endpoints, check_service
-from .exceptions import BrokerLost, CallError, ClosedError, MDPError, RequestTimeout, StateError, StreamOverflow
+from .exceptions import (
+    BrokerLost,
+    BrokerShuttingDown,
+    CallError,
+    ClosedError,
+    ConfigurationError,
+    HandlerFailed,
+    MDPError,
+    MessageTooLarge,
+    NotAllowed,
+    NoWorker,
+    Overloaded,
+    RequestExpired,
+    RequestTimeout,
+    StateError,
+    StreamOverflow,
+    UnsupportedBroker,
+    WorkerLost,
+)
 from .interfaces import IAsyncClient, IClient
 from .lifecycle import Lifecycle
-from .owner import Link, Owner
+from .owner import Owner
 from .slots import Slot, get_hub_if_exists
 
 _ERRORS: dict[Outcome, type[CallError]] = {
     Outcome.TIMEOUT: RequestTimeout,
     Outcome.BROKER_LOST: BrokerLost,
+    Outcome.UNSUPPORTED: UnsupportedBroker,
     Outcome.OVERFLOW: StreamOverflow,
+    Outcome.NO_WORKER: NoWorker,
+    Outcome.EXPIRED: RequestExpired,
+    Outcome.OVERLOADED: Overloaded,
+    Outcome.WORKER_LOST: WorkerLost,
+    Outcome.HANDLER_FAILED: HandlerFailed,
+    Outcome.NOT_ALLOWED: NotAllowed,
+    Outcome.TOO_LARGE: MessageTooLarge,
+    Outcome.SHUTTING_DOWN: BrokerShuttingDown,
 }
+
+_WHEN_NO_WORKER = {"wait": 0, "fail": FAIL_WITHOUT_WORKER}
 
 
 @implementer(IClient)
@@ -44,21 +73,28 @@ class Client(Lifecycle):
 
     `endpoint`: one, or a sequence: the first that answers is used, the next one
     when it is lost.  `timeout`: seconds a call may take; `retries`: further
-    tries, each with its share of that time, on a new connection.  `version`:
-    "0.2" or "0.1".  `context`: the ``zmq.green.Context`` of an embedding
-    application.  Raises ConfigurationError for a wrong value.
+    tries, each with its share of that time, after silence or when the broker is
+    lost.  `when_no_worker`: "wait", or "fail" at once where no worker is
+    registered.  `version`: "0.2" or "0.1".  `require_extensions`: do not use a
+    broker that does not speak gmdp's extension.  `context`: the
+    ``zmq.green.Context`` of an embedding application.  Raises
+    ConfigurationError for a wrong value.
 
     It starts by itself at its first call, in the thread that made it, and stays
     closed after `close` until `start`.  Safe for any number of greenlets, and
     for threads: a call from another thread is served by the hub of the thread
     that made or started the client, which has to run.  `stop` is `close`.
 
-    Towards a broker that speaks the RFCs a connection carries one call at a
-    time; calls beyond the connections (`max_in_flight`, and never more than
-    :attr:`max_sockets`) wait in line, and their time runs.
+    A gmdp broker is asked for up to `max_in_flight` calls at a time over one
+    connection (the broker may allow fewer), and says why a call has no answer
+    (:class:`gmdp.RequestRejected`).  Towards a broker that speaks the RFCs only, a
+    connection carries one call at a time, there are at most :attr:`max_sockets`,
+    a retry uses a new one, and `when_no_worker`, `priority` and `traceparent`
+    have no effect.  Which it is, :attr:`extensions` tells.  Calls beyond wait in
+    line, and their time runs.
     """
 
-    #: Connections to one broker.
+    #: Connections to one broker that speaks the RFCs only.
     max_sockets: int = 64
     #: Parts of a stream that may lie unread before it is given up.
     stream_buffer: int = 10_000
@@ -75,15 +111,20 @@ class Client(Lifecycle):
         timeout: float = 30.0,
         retries: int = 0,
         max_in_flight: int = 10_000,
+        when_no_worker: str = "wait",
         version: str = "0.2",
+        require_extensions: bool = False,
         context: zmq.green.Context[Any] | None = None,
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
         self.timeout: float = check("timeout", timeout, 0, above=True)
         self.retries: int = check("retries", retries, 0, whole=True)
         self.max_in_flight: int = check("max_in_flight", max_in_flight, 1, whole=True)
+        _check_when_no_worker(when_no_worker)
+        self.when_no_worker = when_no_worker
         self.version = version
         self._dialect = check_version(version)
+        self.require_extensions: bool = check_flag("require_extensions", require_extensions)
         super().__init__(context)
         self._counters = ClientCounters()
         self._core = self._new_core()
@@ -94,6 +135,11 @@ class Client(Lifecycle):
         """The broker in use, or the one tried at present."""
         return self._core.endpoint
 
+    @property
+    def extensions(self) -> bool | None:
+        """Does the broker speak gmdp's extension?  None while that is not known.  Any thread."""
+        return self._core.speaks_extension
+
     def request(
         self,
         service: str | bytes,
@@ -101,17 +147,25 @@ class Client(Lifecycle):
         *,
         timeout: float | None = None,
         retries: int | None = None,
+        when_no_worker: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        traceparent: str | None = None,
     ) -> list[bytes]:
         """Ask `service` and wait for the answer: a list of frames, at least one.
 
         `body`: bytes are one frame.  Of an answer in parts, all frames joined;
         an empty FINAL that only ends it is left out.  `timeout`: seconds in all,
-        waiting in line included.  Raises RequestTimeout, BrokerLost,
-        ClosedError; ConfigurationError or TypeError for a wrong argument.
-        Any greenlet, any thread.
+        waiting in line included; `retries`, `when_no_worker`: as for the class.
+        `priority`: from 0 to 3, more urgent ones higher; 1 is the rule.
+        `traceparent`: of W3C Trace Context, for the handler.  Raises
+        RequestTimeout, another CallError, ClosedError; ConfigurationError or
+        TypeError for a wrong argument.  Any greenlet, any thread.  A greenlet that
+        is killed here, or whose own timeout fires, cancels the call.
         """
         whole = self.timeout if timeout is None else timeout
-        answer = self._begin(Answer(self.stream_buffer), service, body, timeout, whole, retries)
+        answer = self._begin(
+            Answer(self.stream_buffer), service, body, timeout, whole, retries, when_no_worker, priority, traceparent
+        )
         return list(itertools.chain.from_iterable(answer))
 
     def stream(
@@ -122,17 +176,22 @@ class Client(Lifecycle):
         timeout: float | None = None,
         deadline: float | None = None,
         retries: int | None = None,
+        when_no_worker: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        traceparent: str | None = None,
     ) -> Iterator[list[bytes]]:
         """Ask `service`; an iterator over the parts of the answer as they come.
 
         Each part is a list of frames; an empty FINAL after PARTIALs is left out.
         Over MDP/0.1 there is one part.  `timeout`: seconds per part;
         `deadline`: seconds in all.  The request is sent at once.  Iteration
-        raises RequestTimeout, BrokerLost (a part may have come before),
-        StreamOverflow, ClosedError.  Closing the iterator gives the call up.
-        Any greenlet, any thread; the iterator in the one that began.
+        raises RequestTimeout, another CallError (a part may have come before),
+        ClosedError.  Closing the iterator cancels the call.  Other arguments as for
+        `request`.  Any greenlet, any thread; the iterator in the one that began.
         """
-        return Stream(self._begin(Answer(self.stream_buffer), service, body, timeout, deadline, retries))
+        answer = Answer(self.stream_buffer)
+        self._begin(answer, service, body, timeout, deadline, retries, when_no_worker, priority, traceparent)
+        return Stream(answer)
 
     def statistics(self) -> ClientStatistics:
         """Everything as it is at this moment, as an immutable copy.
@@ -155,14 +214,19 @@ class Client(Lifecycle):
     def __repr__(self) -> str:
         now = self._core.statistics()
         return (
-            f"<{type(self).__name__} {self.state.value} {self._core.endpoint} in_flight={now.in_flight} "
-            f"waiting={now.waiting} sockets={now.sockets}>"
+            f"<{type(self).__name__} {self.state.value} {self._core.endpoint} {EXTENSIONS[self.extensions]} "
+            f"in_flight={now.in_flight} waiting={now.waiting} sockets={now.sockets}>"
         )
 
     def _new_core(self) -> ClientCore:
-        connections = min(self.max_in_flight, self.max_sockets)
         return ClientCore(
-            self._dialect, Reconnect(self.endpoints, self.reconnect_interval), connections, self._counters
+            self._dialect,
+            Reconnect(self.endpoints, self.reconnect_interval),
+            min(self.max_in_flight, self.max_sockets),
+            self._counters,
+            nonce=os.urandom(CLIENT_NONCE_SIZE),
+            max_in_flight=self.max_in_flight,
+            require_extensions=self.require_extensions,
         )
 
     def _open(self) -> tuple[Owner, State, str]:
@@ -183,6 +247,9 @@ class Client(Lifecycle):
         timeout: float | None,
         deadline: float | None,
         retries: int | None,
+        when_no_worker: str | None,
+        priority: int,
+        traceparent: str | None,
     ) -> Answer:
         """Begin a call whose answer goes to `sink`."""
         call = Call(
@@ -190,6 +257,9 @@ class Client(Lifecycle):
             check_body(body),
             timeout=self.timeout if timeout is None else check("timeout", timeout, 0, above=True),
             retries=self.retries if retries is None else check("retries", retries, 0, whole=True),
+            flags=_check_when_no_worker(self.when_no_worker if when_no_worker is None else when_no_worker),
+            priority=check("priority", priority, PRIORITIES[0], whole=True, most=PRIORITIES[-1]),
+            traceparent=_check_traceparent(traceparent),
             owner=sink,
         )
         if deadline is not None:
@@ -238,13 +308,19 @@ class AsyncClient(Client):
         *,
         timeout: float | None = None,
         retries: int | None = None,
-    ) -> AsyncResult[list[bytes]]:
+        when_no_worker: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        traceparent: str | None = None,
+    ) -> Future:
         """Begin a call; returns a gevent ``AsyncResult`` of what `request` returns.
 
-        Its ``get`` raises what `request` raises.  Arguments as for `request`;
-        a wrong one raises here.
+        Its ``get`` raises what `request` raises; its ``cancel`` cancels the call.
+        Arguments as for `request`; a wrong one raises here.
         """
-        return self._submit(service, body, timeout, retries).result
+        answer = FutureAnswer(self.stream_buffer)
+        whole = self.timeout if timeout is None else timeout
+        self._begin(answer, service, body, timeout, whole, retries, when_no_worker, priority, traceparent)
+        return answer.future
 
     def map(
         self,
@@ -255,67 +331,72 @@ class AsyncClient(Client):
         ordered: bool = True,
         timeout: float | None = None,
         retries: int | None = None,
+        when_no_worker: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        traceparent: str | None = None,
     ) -> Iterator[list[bytes]]:
         """An iterator over the replies to `bodies`, which are taken one by one.
 
         At most `in_flight` calls are begun and unread at a time.  `ordered`:
         replies in the order of the bodies, else as they come.  A call's error
         is raised where its reply would be, and ends the iteration; that, and
-        closing the iterator, gives up the calls still open.  Other arguments as
+        closing the iterator, cancels the calls still open.  Other arguments as
         for `request`, per call.
         """
         check("in_flight", in_flight, 1, whole=True)
         check_service(service)
-        return self._map(service, iter(bodies), in_flight, ordered, timeout, retries)
 
-    def _submit(
-        self, service: str | bytes, body: bytes | Sequence[bytes], timeout: float | None, retries: int | None
-    ) -> Future:
-        future = Future(self.stream_buffer)
-        self._begin(future, service, body, timeout, self.timeout if timeout is None else timeout, retries)
-        return future
+        def submit(body: bytes | Sequence[bytes]) -> Future:
+            return self.submit(
+                service,
+                body,
+                timeout=timeout,
+                retries=retries,
+                when_no_worker=when_no_worker,
+                priority=priority,
+                traceparent=traceparent,
+            )
+
+        return self._map(submit, iter(bodies), in_flight, ordered)
 
     def _map(
         self,
-        service: str | bytes,
+        submit: Callable[[bytes | Sequence[bytes]], Future],
         bodies: Iterator[bytes | Sequence[bytes]],
         in_flight: int,
         ordered: bool,
-        timeout: float | None,
-        retries: int | None,
     ) -> Iterator[list[bytes]]:
         open_calls: deque[Future] = deque()
         done: Queue[Future] = Queue()
         try:
             while True:
                 for body in itertools.islice(bodies, in_flight - len(open_calls)):
-                    future = self._submit(service, body, timeout, retries)
+                    future = submit(body)
                     open_calls.append(future)
                     if not ordered:
-                        future.result.rawlink(lambda _, future=future: done.put_nowait(future))
+                        future.rawlink(done.put_nowait)
                 if not open_calls:
                     return
                 if ordered:
-                    reply = open_calls[0].result.get()
+                    reply = open_calls[0].get()
                     open_calls.popleft()
                 else:
                     future = done.get()
                     open_calls.remove(future)
-                    reply = future.result.get()
+                    reply = future.get()
                 yield reply
         finally:
             for future in open_calls:
-                future.close()
+                future.cancel()
 
 
-class _ClientEngine:
+class _ClientEngine(ConnectorEngine[ClientCore]):
     """Between a client's core, its sockets and its callers."""
 
-    owner: Owner
-
     def __init__(self, shell: Client, core: ClientCore) -> None:
+        interval = shell.heartbeat_interval
+        super().__init__(core, shell._context, interval, 3 * interval)
         self._shell = shell
-        self._core = core
         self._error: MDPError | None = None
         self.deadline = core.deadline
 
@@ -327,29 +408,12 @@ class _ClientEngine:
     def caught_up(self, now: float) -> None:
         """Nothing of a client's waits for that."""
 
-    def received(self, link: Link, frames: list[bytes], now: float) -> None:
-        self._core.feed(link.tag, frames, now)
-
-    def up(self, link: Link, now: float) -> None:
-        self._core.connected(link.tag, now)
-
-    def down(self, link: Link, reason: str, now: float) -> None:
-        self._core.disconnected(link.tag, reason, now, random.random())
-
-    def tick(self, now: float) -> None:
-        self._core.tick(now, random.random())
-
     def flush(self, now: float) -> None:
-        core = self._core
-        while core.actions or core.events:
-            actions, core.actions = core.actions, []
-            for action in actions:
-                if isinstance(action, Send):
-                    self._send(action, now)
-                elif isinstance(action, Open):
-                    self._connect(action.connection, now)
-                elif action.connection.handle is not None:
-                    action.connection.handle.close()
+        core = self.core
+        while True:
+            self.carry_out(now)
+            if not core.events:
+                return
             events, core.events = core.events, []
             for event in events:
                 if isinstance(event, Ended):
@@ -364,65 +428,86 @@ class _ClientEngine:
 
     def submit(self, call: Call) -> None:
         if self._error is not None:
-            call.owner.fail(self._closed())
+            call.owner.fail(self._closed_error())
         else:
-            self._core.submit(call, monotonic())
+            self.core.submit(call, monotonic())
 
     def cancel(self, call: Call) -> None:
         if self._error is None:
-            self._core.cancel(call, Outcome.CANCELLED, monotonic())
+            self.core.cancel(call, Outcome.CANCELLED, monotonic())
 
     def end(self, error: MDPError, death: BaseException | None = None) -> None:
         if self._error is None:
             self._error = error
             now = monotonic()
-            self._core.close(now)
+            self.core.close(now)
             self.flush(now)
+            self.give_up_stuck()
             self.owner.finish()
             self._shell._ended(death)
 
     # Carrying out
 
-    def _closed(self) -> MDPError:
+    def _act(self, action: Any, now: float) -> None:
+        """A client's core decides about nothing but sockets."""
+
+    def _closed_error(self) -> MDPError:
         """Why it is closed: an error for each caller, since a traceback is added to it."""
         error = type(self._error)(str(self._error)) if self._error is not None else ClosedError("closed")
         error.__cause__ = self._error.__cause__ if self._error is not None else None
         return error
-
-    def _connect(self, connection: Connection, now: float) -> None:
-        shell = self._shell
-        interval = shell.heartbeat_interval
-        try:
-            connection.handle = dealer(
-                self.owner, shell._context, connection.endpoint, connection, interval, 3 * interval
-            )
-        except zmq.ZMQError as error:
-            self._core.disconnected(connection, error.strerror or str(error), now, random.random())
-            return
-        if connection.handle.inproc:
-            self._core.connected(connection, now)
-
-    def _send(self, action: Send, now: float) -> None:
-        link: Link = action.connection.handle
-        if link.closed or link.send(action.frames) is not None:
-            # One message on a connection that stands has room, or there is no peer.
-            self._core.disconnected(action.connection, "the connection was closed", now, random.random())
 
     def _tell_end(self, ended: Ended, now: float) -> None:
         call = ended.call
         if ended.outcome is Outcome.CANCELLED:
             return
         if ended.outcome is Outcome.CLOSED:
-            call.owner.fail(self._closed())
+            call.owner.fail(self._closed_error())
             return
         elapsed = now - call.submitted
-        detail = ended.detail or "its reader did not keep up"
-        call.owner.fail(
-            _ERRORS[ended.outcome](
-                f"{ended.outcome.value}: service {call.service!r}, after {elapsed:.3f} s and {call.tries} "
-                f"{'try' if call.tries == 1 else 'tries'}: {detail}",
-                service=call.service,
-                elapsed=elapsed,
-                attempt=call.tries,
-            )
+        told = [frame.decode("utf-8", "replace") for frame in ended.body[:2]]
+        detail = ended.detail or ": ".join(filter(None, told)) or _DETAILS.get(ended.outcome, "")
+        tries = f"{call.tries} {'try' if call.tries == 1 else 'tries'}"
+        if call.deliveries:
+            tries += f", {call.deliveries} {'delivery' if call.deliveries == 1 else 'deliveries'}"
+        error = _ERRORS[ended.outcome](
+            f"{ended.outcome.value}: service {call.service!r}, after {elapsed:.3f} s and {tries}"
+            + (f": {detail}" if detail else ""),
+            service=call.service,
+            elapsed=elapsed,
+            attempt=call.tries,
+            deliveries=call.deliveries,
         )
+        if isinstance(error, HandlerFailed) and len(told) == 2:
+            error.type_name, error.detail = told
+        call.owner.fail(error)
+
+
+#: What an error's message adds where nobody said more.
+_DETAILS = {
+    Outcome.OVERFLOW: "its reader did not keep up",
+    Outcome.NO_WORKER: "no worker is registered",
+    Outcome.EXPIRED: "no worker was free in time",
+    Outcome.OVERLOADED: "a bound of the broker's was reached",
+    Outcome.WORKER_LOST: "the workers that had it were lost",
+    Outcome.TOO_LARGE: "the broker does not take messages as large",
+}
+
+
+def _check_when_no_worker(value: str) -> int:
+    """The flags for "wait" or "fail"; else ConfigurationError."""
+    if not isinstance(value, str) or value not in _WHEN_NO_WORKER:
+        raise ConfigurationError(f'when_no_worker must be "wait" or "fail", not {value!r}')
+    return _WHEN_NO_WORKER[value]
+
+
+def _check_traceparent(value: str | None) -> bytes:
+    """A ``traceparent`` as bytes; ConfigurationError if it is none."""
+    if value is None:
+        return b""
+    encoded = value.encode("utf-8", "replace") if isinstance(value, str) else b""
+    if not is_traceparent(encoded):
+        raise ConfigurationError(
+            f"traceparent must look like 00-<32 hex digits>-<16>-<2>, in lower case, not {value!r}"
+        )
+    return encoded

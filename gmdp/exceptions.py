@@ -9,8 +9,20 @@
     ├── ClosedError                          the client was closed
     ├── CallError                            a call ended without its answer
     │   ├── RequestTimeout   (TimeoutError)  no reply in time
+    │   ├── CallCancelled                    it was cancelled
+    │   ├── StreamOverflow                   a stream's reader did not keep up
     │   ├── BrokerLost                       the connection broke before the reply
-    │   └── StreamOverflow                   a stream's reader did not keep up
+    │   ├── UnsupportedBroker                extensions are required and it has none
+    │   └── RequestRejected                  what a gmdp broker says of it:
+    │       ├── NoWorker                     no worker is registered
+    │       ├── RequestExpired               it waited too long in the queue
+    │       ├── Overloaded                   a bound of the broker's was reached
+    │       ├── WorkerLost                   the workers that had it were lost
+    │       ├── HandlerFailed                the worker's handler failed
+    │       ├── NotAllowed                   the broker's policy forbids it
+    │       ├── MessageTooLarge              a bound of the message's was exceeded
+    │       └── BrokerShuttingDown           the broker stops
+    ├── RequestCancelled                     raised in a handler: nobody waits
     └── OwnerDied                            a defect in gmdp ended its owner
 
 A ``zmq.ZMQError`` never escapes, and a ``gevent.Timeout`` is always the
@@ -43,27 +55,88 @@ class ClosedError(MDPError):
 class CallError(MDPError):
     """A call ended without its answer.
 
-    ``service`` (bytes), ``elapsed`` (seconds since the call began) and
-    ``attempt`` (tries begun) tell the facts.
+    ``service`` (bytes), ``elapsed`` (seconds since the call began), ``attempt``
+    (tries begun) and ``deliveries`` (how often the broker gave the request to a
+    worker, as far as it told) are the facts.
     """
 
-    def __init__(self, message: str, *, service: bytes = b"", elapsed: float = 0.0, attempt: int = 1) -> None:
+    def __init__(
+        self, message: str, *, service: bytes = b"", elapsed: float = 0.0, attempt: int = 1, deliveries: int = 0
+    ) -> None:
         super().__init__(message)
         self.service = service
         self.elapsed = elapsed
         self.attempt = attempt
+        self.deliveries = deliveries
 
 
 class RequestTimeout(CallError, TimeoutError):
     """No reply came in time.  A late one is never given to another call."""
 
 
-class BrokerLost(CallError):
-    """The connection to the broker broke while the reply was awaited."""
+class CallCancelled(CallError):
+    """The call was cancelled by ``Future.cancel()``."""
 
 
 class StreamOverflow(CallError):
     """The reader of a stream fell too far behind (``Client.stream_buffer``)."""
+
+
+class BrokerLost(CallError):
+    """The connection to the broker broke while the reply was awaited."""
+
+
+class UnsupportedBroker(CallError):
+    """No broker speaks gmdp's extension, and ``require_extensions`` is set."""
+
+
+class RequestRejected(CallError):
+    """A gmdp broker said why there is no answer.  It is not tried again by itself."""
+
+
+class NoWorker(RequestRejected):
+    """No worker is registered for the service, and the call was to fail then."""
+
+
+class RequestExpired(RequestRejected):
+    """No worker was free before the broker's ``request_ttl`` was over."""
+
+
+class Overloaded(RequestRejected):
+    """A bound of the broker's was reached: requests queued or open, bytes, services;
+    or this client reads its answers too slowly."""
+
+
+class WorkerLost(RequestRejected):
+    """The workers that had the request were lost, as often as ``attempts`` allows, or
+    one was after it had sent a part of its answer."""
+
+
+class HandlerFailed(RequestRejected):
+    """The worker's handler failed.
+
+    ``type_name`` and ``detail`` are the error's type and message if the worker
+    reveals them, else empty.
+    """
+
+    type_name: str = ""
+    detail: str = ""
+
+
+class NotAllowed(RequestRejected):
+    """The broker's policy does not allow this call."""
+
+
+class MessageTooLarge(RequestRejected):
+    """The request, or its answer, exceeds the broker's bounds of a message."""
+
+
+class BrokerShuttingDown(RequestRejected):
+    """The broker stops and takes no new request, or did not finish this one."""
+
+
+class RequestCancelled(MDPError):
+    """Raised in a handler of a worker with ``enforce_deadline``: nobody waits for its answer."""
 
 
 class OwnerDied(MDPError):

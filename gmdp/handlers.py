@@ -12,22 +12,26 @@ import gevent
 from gevent.pool import Pool
 from zope.interface import implementer
 
-from .core import token
+from .core.extension import is_traceparent
 from .core.worker import Work
 from .endpoints import check_body
-from .exceptions import ConfigurationError, MDPError
+from .exceptions import ConfigurationError, MDPError, RequestCancelled
 from .interfaces import IRequest
 from .lifecycle import running_in
 from .slots import Slot
 
 _log = logging.getLogger("gmdp.worker")
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @implementer(IRequest)
 class Request:
-    """One request as a handler gets it.  Immutable but for the list of frames."""
+    """One request as a handler gets it.  Immutable but for the list of frames.
 
-    __slots__ = ("_time_left", "attempt", "body", "metadata", "received", "service")
+    `metadata` holds ``traceparent`` (W3C Trace Context) if the caller gave one.
+    """
+
+    __slots__ = ("_clock", "_time_left", "attempt", "body", "metadata", "received", "service")
 
     def __init__(
         self,
@@ -36,23 +40,32 @@ class Request:
         *,
         attempt: int = 1,
         time_left: float | None = None,
-        metadata: Mapping[str, str] = MappingProxyType({}),
+        metadata: Mapping[str, str] = _NOTHING,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.service = service
         self.body = body
         self.attempt = attempt
         self.metadata = metadata
-        self.received = monotonic()
+        self._clock = clock
+        self.received = clock()
         self._time_left = time_left
 
     @property
     def age(self) -> float:
         """Seconds since it arrived at this worker."""
-        return monotonic() - self.received
+        return self._clock() - self.received
 
     def remaining(self) -> float | None:
-        """Seconds its caller still waits, never below 0; None if nobody told."""
+        """Seconds its caller still waits, never below 0; None if nobody told.
+
+        0 once the caller has gone.  Any thread.
+        """
         return None if self._time_left is None else max(0.0, self._time_left - self.age)
+
+    def give_up(self) -> None:
+        """Its caller has gone: nothing remains."""
+        self._time_left = 0.0
 
     def __repr__(self) -> str:
         size = sum(map(len, self.body))
@@ -92,7 +105,8 @@ def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sin
         failure = error
         # An error of ours says it all; anything else is the handler's, and needs its place.
         trace = not isinstance(error, MDPError)
-        _log.warning("the handler of %.100r failed: %r", request.service, error, exc_info=trace)
+        level = logging.INFO if isinstance(error, RequestCancelled) else logging.WARNING
+        _log.log(level, "the handler of %.100r failed: %r", request.service, error, exc_info=trace)
     finally:
         running_in.reset(marker)
         sink.final(work, body, failure, monotonic() - began)
@@ -146,9 +160,12 @@ def spawner(spawn: Any) -> Callable[..., Any]:
     )
 
 
-def request_of(service: bytes, work: Work) -> Request:
+def request_of(service: bytes, work: Work, clock: Callable[[], float] = monotonic) -> Request:
     """The request that `work` is, with what its address tells."""
-    told = token.read(work.address)
+    told = work.told
     if told is None:
-        return Request(service, work.body)
-    return Request(service, work.body, attempt=told.attempt, time_left=told.time_left)
+        return Request(service, work.body, clock=clock)
+    metadata = _NOTHING
+    if is_traceparent(told.traceparent):
+        metadata = MappingProxyType({"traceparent": told.traceparent.decode()})
+    return Request(service, work.body, attempt=told.attempt, time_left=told.time_left, metadata=metadata, clock=clock)

@@ -53,6 +53,23 @@ class IBroker(ILifecycle):
     options = Attribute("The ``BrokerOptions`` in force.")
     endpoint = Attribute("str: the first of ``endpoints``.")
     endpoints = Attribute("tuple of str: where it listens; wildcards resolved once started.")
+    dead_letter = Attribute("The ``IDeadLetterHook`` in force.")
+
+    def enqueue(service, body):
+        """Have `service` work on a request whose answer nobody hears; False if there is no room."""
+
+
+class IDeadLetterHook(Interface):
+    """What a broker calls with each request that workers were lost over."""
+
+    def __call__(letter, broker):
+        """Take note of `letter`, or hand it on, with ``broker.enqueue`` for instance.
+
+        `letter` has ``service``, ``body`` (list of bytes), ``attempts``, ``reason``
+        ("attempts", "worker_lost" or "expired"), ``age`` (seconds), ``user``.
+        Called in the greenlet that owns the broker's socket: it must not block.  An
+        exception is logged.
+        """
 
 
 class IWorker(ILifecycle):
@@ -63,6 +80,7 @@ class IWorker(ILifecycle):
     concurrency = Attribute("int: how many requests it works on at once.")
     version = Attribute('str: the protocol\'s version, "0.1" or "0.2".')
     endpoints = Attribute("tuple of str: the brokers, in order of preference.")
+    extensions = Attribute("bool or None: whether the broker speaks gmdp's extension, once that is known.")
 
 
 class IRequest(Interface):
@@ -71,12 +89,15 @@ class IRequest(Interface):
     service = Attribute("bytes: the service asked for.")
     body = Attribute("list of bytes: the frames of the body, at least one.")
     attempt = Attribute("int: which attempt this is, from 1; 1 if the broker does not tell.")
-    metadata = Attribute("Mapping of str to str: what else is known; may be empty.")
+    metadata = Attribute("Mapping of str to str: ``traceparent``, if the caller gave one.")
     received = Attribute("float: monotonic seconds when it arrived.")
     age = Attribute("float: seconds since it arrived.")
 
     def remaining():
-        """Seconds its caller still waits, never below 0; None if nobody told."""
+        """Seconds its caller still waits, never below 0; None if nobody told.
+
+        0 once the caller has gone.
+        """
 
 
 class IRequestHandler(Interface):
@@ -103,17 +124,29 @@ class IClient(ILifecycle):
     endpoints = Attribute("tuple of str: the brokers, in order of preference.")
     version = Attribute('str: the protocol\'s version, "0.1" or "0.2".')
     endpoint = Attribute("str: the broker in use, or the one tried at present.")
+    extensions = Attribute("bool or None: whether the broker speaks gmdp's extension, once that is known.")
     timeout = Attribute("float: seconds a call may take unless it says otherwise.")
     retries = Attribute("int: further tries of a call unless it says otherwise.")
+    when_no_worker = Attribute('str: "wait" or "fail", unless a call says otherwise.')
 
-    def request(service, body, *, timeout=None, retries=None):
+    def request(service, body, *, timeout=None, retries=None, when_no_worker=None, priority=1, traceparent=None):
         """The body of the reply: a list of frames; a streamed answer's are joined.
 
-        `timeout`: seconds in all.  Raises RequestTimeout, BrokerLost,
-        ClosedError.
+        `timeout`: seconds in all; `priority`: from 0 to 3, more urgent ones higher;
+        `traceparent`: of W3C Trace Context.  Raises CallError, ClosedError.
         """
 
-    def stream(service, body, *, timeout=None, deadline=None, retries=None):
+    def stream(
+        service,
+        body,
+        *,
+        timeout=None,
+        deadline=None,
+        retries=None,
+        when_no_worker=None,
+        priority=1,
+        traceparent=None,
+    ):
         """An iterator over the parts of the answer, each a list of frames.
 
         `timeout`: seconds per part; `deadline`: seconds in all.
@@ -123,8 +156,19 @@ class IClient(ILifecycle):
 class IAsyncClient(IClient):
     """A client whose calls need not be waited for."""
 
-    def submit(service, body, *, timeout=None, retries=None):
-        """Begin a call; a gevent ``AsyncResult`` of what ``request`` would return."""
+    def submit(service, body, *, timeout=None, retries=None, when_no_worker=None, priority=1, traceparent=None):
+        """Begin a call; a gevent ``AsyncResult`` of what ``request`` would return; ``cancel()`` cancels it."""
 
-    def map(service, bodies, *, in_flight=100, ordered=True, timeout=None, retries=None):
+    def map(
+        service,
+        bodies,
+        *,
+        in_flight=100,
+        ordered=True,
+        timeout=None,
+        retries=None,
+        when_no_worker=None,
+        priority=1,
+        traceparent=None,
+    ):
         """An iterator over the replies to many bodies, `in_flight` calls at a time."""

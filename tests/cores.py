@@ -6,14 +6,13 @@ that is moved by hand.
 """
 
 from gmdp.core.broker import BrokerCore
-from gmdp.core.client import Call, ClientCore, Open, Send
-from gmdp.core.liveness import Gap
+from gmdp.core.client import Call, ClientCore
+from gmdp.core.connections import Open, Phase, Send
 from gmdp.core.options import BrokerOptions
 from gmdp.core.reconnect import Reconnect
 from gmdp.core.statistics import ClientCounters, WorkerCounters
 from gmdp.core.wire import MAJORTOMO, RFC7, RFC18
-from gmdp.core.worker import Send as WorkerSend
-from gmdp.core.worker import Work, WorkerSession
+from gmdp.core.worker import Work, WorkerCore
 
 NONCE = b"\x00\x01\x02\x03\x04\x05\x06\x07"
 
@@ -155,6 +154,15 @@ class ManualBroker:
         self.log = []
         self._waiting = {}
 
+    @property
+    def workers(self):
+        """The workers that are registered, by routing id; sessions by (routing id, session frame)."""
+        return {
+            (connection.key, session) if session else connection.key: worker
+            for connection in self.core._workers.connections.values()
+            for session, worker in connection.workers.items()
+        }
+
     def feed(self, peer, frames):
         """`peer` says `frames`, now."""
         self.core.awake(self.now)
@@ -209,27 +217,42 @@ class ManualBroker:
         return [frames[head:] for frames in answers]
 
 
-class ManualWorker:
-    """A worker's session whose owner is the test."""
+def is_probe(mdp, action):
+    """Is this the question whether the broker speaks gmdp's extension?"""
+    return isinstance(action, Send) and action.frames == mdp.client_request(b"mmi.gmdp", b"")
 
-    def __init__(self, mdp, endpoints=("tcp://one",), service=b"echo", liveness=3):
+
+class ManualWorker:
+    """A worker whose owner is the test, towards a broker that speaks the RFC only: it has one session."""
+
+    def __init__(self, mdp, endpoints=("tcp://one",), service=b"echo", liveness=3, **options):
         self.now = START
         self.mdp = mdp
-        self.gap = Gap(INTERVAL, INTERVAL * liveness, START)
         self.counters = WorkerCounters()
-        self.session = WorkerSession(
+        self.core = WorkerCore(
             service,
             mdp.dialect,
             Reconnect(endpoints, 0.5),
             self.counters,
+            concurrency=1,
             heartbeat_interval=INTERVAL,
             liveness=liveness,
-            gap=self.gap,
+            error_reply=[b"500"],
             now=START,
+            **options,
         )
-        #: All that was decided: (when, action).
+        self.session = self.core.sessions[0]
+        #: The connection opened last.
+        self.connection = None
+        #: All that was decided, but for the probes: (when, action).
         self.log = []
         self._taken = 0
+        self.core.start(START)
+        self._collect()
+
+    @property
+    def connecting(self):
+        return self.connection is not None and self.connection.phase is Phase.CONNECTING
 
     def register(self):
         """Connect, and forget what was done for it."""
@@ -239,18 +262,21 @@ class ManualWorker:
         self.take()
 
     def connected(self):
-        self.session.connected(self.now)
+        """The connection stands, and the probe is answered as a broker of the RFC's does."""
+        self.core.connected(self.connection, self.now)
         self._collect()
+        if self.connection.phase is Phase.PROBING:
+            self.feed(self.mdp.client_final(b"mmi.gmdp", b"501"))
 
     def disconnected(self, reason):
-        self.session.disconnected(reason, self.now, 0.5)
+        self.core.disconnected(self.connection, reason, self.now, 0.5)
         self._collect()
 
     def feed(self, frames):
         """The broker says `frames`, now."""
-        self.gap.awake(self.now, self.session.deadline())
-        self.session.feed(frames, self.now, 0.5)
-        self.gap.caught_up(self.now)
+        self.core.awake(self.now)
+        self.core.feed(self.connection, frames, self.now, 0.5)
+        self.core.caught_up(self.now)
         self._collect()
 
     def work(self, *body, address=b"client"):
@@ -261,27 +287,27 @@ class ManualWorker:
         return work
 
     def partial(self, work, *body):
-        wanted = self.session.partial(work, body, self.now)
+        wanted = self.core.partial(work, body, self.now)
         self._collect()
         return wanted
 
-    def final(self, work, *body, failed=False):
-        wanted = self.session.final(work, body, failed, self.now)
+    def final(self, work, *body, failure=None):
+        wanted = self.core.final(work, body, failure, self.now)
         self._collect()
         return wanted
 
     def close(self):
-        self.session.close(self.now)
+        self.core.close(self.now)
         self._collect()
 
     def advance(self, seconds):
         """Let time pass, with a tick at each deadline."""
         end = self.now + seconds
-        for now in deadlines(self.session, self.now, end):
+        for now in deadlines(self.core, self.now, end):
             self.now = now
-            self.gap.awake(self.now, self.session.deadline())
-            self.gap.caught_up(self.now)
-            self.session.tick(self.now, 0.5)
+            self.core.awake(self.now)
+            self.core.caught_up(self.now)
+            self.core.tick(self.now, 0.5)
             self._collect()
         self.now = end
 
@@ -294,12 +320,16 @@ class ManualWorker:
     def sent(self):
         """The messages since the last time, nothing else having been done."""
         actions = self.take()
-        assert all(isinstance(action, WorkerSend) for action in actions), actions
+        assert all(isinstance(action, Send) for action in actions), actions
         return [action.frames for action in actions]
 
     def _collect(self):
-        self.log += [(self.now, action) for action in self.session.actions]
-        self.session.actions.clear()
+        for action in self.core.actions:
+            if isinstance(action, Open):
+                self.connection = action.connection
+            if not is_probe(self.mdp, action):
+                self.log.append((self.now, action))
+        self.core.actions.clear()
 
 
 def refuses(mdp, frames):
@@ -315,11 +345,19 @@ def refuses(mdp, frames):
 
 
 class ManualClient:
-    """A client core whose owner is the test."""
+    """A client core whose owner is the test, towards a broker that speaks the RFC only."""
 
     def __init__(self, mdp, connections=4, endpoints=("tcp://one",)):
         self.now = START
-        self.core = ClientCore(mdp.dialect, Reconnect(endpoints, 0.5), connections, ClientCounters())
+        self.mdp = mdp
+        self.core = ClientCore(
+            mdp.dialect,
+            Reconnect(endpoints, 0.5),
+            connections,
+            ClientCounters(),
+            nonce=bytes(16),
+            max_in_flight=1000,
+        )
 
     def submit(self, service, *body, timeout=10.0, retries=0):
         call = Call(service, body, timeout=timeout, retries=retries)
@@ -331,9 +369,15 @@ class ManualClient:
         sent = []
         for action in self.take():
             if isinstance(action, Open):
-                self.core.connected(action.connection, self.now)
+                self.connected(action.connection)
                 sent += [(a.connection, a.frames) for a in self.take() if isinstance(a, Send)]
         return sent
+
+    def connected(self, connection):
+        """It stands, and the probe is answered as a broker of the RFC's does."""
+        self.core.connected(connection, self.now)
+        if connection.phase is Phase.PROBING:
+            self.core.feed(connection, self.mdp.client_final(b"mmi.gmdp", b"501"), self.now, 0.5)
 
     def call(self, service, *body, timeout=10.0, retries=0):
         """Submit a call and connect for it: (the call, its connection, what was sent)."""
@@ -343,7 +387,7 @@ class ManualClient:
 
     def feed(self, connection, frames):
         """The broker says `frames`, now."""
-        self.core.feed(connection, frames, self.now)
+        self.core.feed(connection, frames, self.now, 0.5)
 
     def advance(self, seconds):
         """Let time pass, with a tick at each deadline."""
@@ -354,9 +398,9 @@ class ManualClient:
         self.now = end
 
     def take(self):
-        """The actions since the last time."""
+        """The actions since the last time, but for the probes."""
         actions, self.core.actions[:] = self.core.actions[:], []
-        return actions
+        return [action for action in actions if not is_probe(self.mdp, action)]
 
     def events(self):
         """What callers heard since the last time."""

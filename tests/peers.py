@@ -96,9 +96,34 @@ class Peer:
         self.close()
 
 
+class StrictBroker(Peer):
+    """A ROUTER that plays a broker of the RFC's: whoever asks for gmdp's extension gets the 501 of RFC 8."""
+
+    def recv(self, timeout: float = DEADLINE) -> list[bytes]:
+        """The next message that is no such question."""
+        while (message := super().recv(timeout))[-2:] == [b"mmi.gmdp", b""]:
+            sender, *question = message
+            head = [b"MDPC02", b"\x03"] if question[0] == b"MDPC02" else [b"", b"MDPC01"]
+            self.send(sender, *head, b"mmi.gmdp", b"501")
+        return message
+
+
 def dealer(endpoint: str, routing_id: bytes = b"") -> Peer:
     """A DEALER connected to `endpoint`."""
     return Peer(zmq.DEALER, endpoint, routing_id=routing_id)
+
+
+def ask(endpoint: str, service: bytes, *body: bytes) -> list[list[bytes]]:
+    """What a client of RFC 18 alone is answered: the body of each part, the FINAL's last."""
+    with dealer(endpoint) as client:
+        client.send(b"MDPC02", b"\x01", service, *body)
+        parts = []
+        while True:
+            header, command, name, *part = client.recv()
+            assert (header, name) == (b"MDPC02", service)
+            parts.append(part)
+            if command == b"\x03":
+                return parts
 
 
 def req(endpoint: str, routing_id: bytes = b"") -> Peer:
@@ -106,9 +131,9 @@ def req(endpoint: str, routing_id: bytes = b"") -> Peer:
     return Peer(zmq.REQ, endpoint, routing_id=routing_id)
 
 
-def router() -> Peer:
+def router() -> StrictBroker:
     """A ROUTER bound to a port of its own, to play the broker."""
-    return Peer(zmq.ROUTER, ANYWHERE, bind=True)
+    return StrictBroker(zmq.ROUTER, ANYWHERE, bind=True)
 
 
 class Echo:

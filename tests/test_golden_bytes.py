@@ -127,9 +127,9 @@ def test_the_client_address_is_a_token(broker: Broker) -> None:
         first.send(b"MDPW02", b"\x01", b"echo")
         client.send(b"MDPC02", b"\x01", b"echo", b"hello")
         token = first.recv()[2]
-        # Magic and version; a nonce; assignment 1, status 0, time left unknown, attempt 1.
+        # Magic and version; a nonce; assignment 1, status 0, time left unknown, attempt 1, no flags.
         assert token[:5] == b"\x89MDT\x01"
-        assert token[13:27] == b"\x00\x00\x00\x00\x00\x00\x00\x01\x00\xff\xff\xff\xff\x01"
+        assert token[13:] == b"\x00\x00\x00\x00\x00\x00\x00\x01\x00\xff\xff\xff\xff\x01\x00"
         assert b"client-id" not in token
         second.send(b"MDPW02", b"\x01", b"echo")
         registered(broker, 2)
@@ -139,7 +139,7 @@ def test_the_client_address_is_a_token(broker: Broker) -> None:
         # The same nonce; assignment 2, attempt 2.
         assert request == [b"MDPW02", b"\x02", again, b"", b"hello"]
         assert again[:13] == token[:13]
-        assert again[13:27] == b"\x00\x00\x00\x00\x00\x00\x00\x02\x00\xff\xff\xff\xff\x02"
+        assert again[13:] == b"\x00\x00\x00\x00\x00\x00\x00\x02\x00\xff\xff\xff\xff\x02\x00"
         second.send(b"MDPW02", b"\x04", again, b"", b"hello")
         assert client.recv() == [b"MDPC02", b"\x03", b"echo", b"hello"]
 
@@ -529,12 +529,12 @@ def test_worker_02_sends(name: str) -> None:
 
 
 def test_a_failed_handler_shows_in_a_token_and_nowhere_else() -> None:
-    token = b"\x89MDT\x01NONCENCE\x00\x00\x00\x00\x00\x00\x00\x07\x00\xff\xff\xff\xff\x01"
-    other = b"\x89MDT\x02NONCENCE\x00\x00\x00\x00\x00\x00\x00\x07\x00\xff\xff\xff\xff\x01"
+    token = b"\x89MDT\x01NONCENCE\x00\x00\x00\x00\x00\x00\x00\x07\x00\xff\xff\xff\xff\x01\x00"
+    other = b"\x89MDT\x02NONCENCE\x00\x00\x00\x00\x00\x00\x00\x07\x00\xff\xff\xff\xff\x01\x00"
     with router() as bare, start_worker(bare.endpoint, HANDLERS["failing"], "0.2"):
         sender = bare.recv()[0]
         bare.send(sender, b"MDPW02", b"\x02", token, b"", b"hello")
-        failed = b"\x89MDT\x01NONCENCE\x00\x00\x00\x00\x00\x00\x00\x07\x01\xff\xff\xff\xff\x01"
+        failed = b"\x89MDT\x01NONCENCE\x00\x00\x00\x00\x00\x00\x00\x07\x01\xff\xff\xff\xff\x01\x00"
         assert bare.recv() == [sender, b"MDPW02", b"\x04", failed, b"", b"500"]
         bare.send(sender, b"MDPW02", b"\x02", other, b"", b"hello")
         assert bare.recv() == [sender, b"MDPW02", b"\x04", other, b"", b"500"]

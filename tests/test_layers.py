@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "gmdp"
 #: The pure part of the standard library, as far as the cores use it.
 PURE = {
     "__future__",
+    "abc",
     "collections",
     "dataclasses",
     "difflib",
@@ -20,6 +21,7 @@ PURE = {
     "itertools",
     "json",
     "math",
+    "re",
     "struct",
     "types",
     "typing",

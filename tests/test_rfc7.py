@@ -3,8 +3,8 @@
 import pytest
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, ManualBroker, ManualClient, ManualWorker, refuses
 
-from gmdp.core import worker
-from gmdp.core.client import Part, Send
+from gmdp.core.client import Part
+from gmdp.core.connections import Send
 
 # The commands, from both ends
 
@@ -82,7 +82,8 @@ def test_request_to_a_worker():
     session = ManualWorker(MDP01)
     session.register()
     session.feed([b"", b"MDPW01", b"\x02", b"client", b"", b"one", b"", b"\x00three"])
-    assert session.take() == [worker.Work(1, b"client", [b"one", b"", b"\x00three"])]
+    (work,) = session.take()
+    assert (work.address, work.body) == (b"client", [b"one", b"", b"\x00three"])
 
 
 def test_reply_of_a_worker():
@@ -122,7 +123,7 @@ def test_heartbeat():
     assert broker.take(b"worker") == [[b"", b"MDPW01", b"\x04"]]
     broker.feed(b"worker", [b"", b"MDPW01", b"\x04"])
     broker.advance(EXPIRY - 0.1)
-    assert len(broker.core.workers) == 1
+    assert len(broker.workers) == 1
 
 
 def test_disconnect():
@@ -138,7 +139,7 @@ def test_disconnect():
     broker = ManualBroker()
     broker.ready(MDP01, b"worker", b"other")
     broker.feed(b"worker", [b"", b"MDPW01", b"\x05"])
-    assert list(broker.core.workers) == [b"other"]
+    assert list(broker.workers) == [b"other"]
     broker.core.finish(broker.now)
     broker.collect()
     assert broker.take(b"other") == [[b"", b"MDPW01", b"\x05"]]

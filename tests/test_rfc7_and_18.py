@@ -9,8 +9,9 @@ from cores import EXPIRY, INTERVAL, MDP01, MDP02, START, ManualBroker, ManualCli
 
 from gmdp import BindError, Broker
 from gmdp.connecting import dealer
-from gmdp.core import client, worker
+from gmdp.core import connections
 from gmdp.core.client import CallState, Ended, Outcome, Part
+from gmdp.core.worker import Failure
 
 pytestmark = pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
 
@@ -53,7 +54,7 @@ def test_a_worker_takes_no_second_request_before_its_reply(mdp):
     session.feed(mdp.request(b"client", b"second"))
     sent, closed = session.take()
     assert sent.frames == mdp.disconnect
-    assert isinstance(closed, worker.Close)
+    assert isinstance(closed, connections.Close)
 
 
 def test_a_worker_issues_exactly_one_reply_for_each_request(mdp):
@@ -256,7 +257,7 @@ def test_a_clients_connection_carries_one_call_at_a_time(mdp):
     caller.submit(b"echo", b"second")
     assert caller.take() == []
     caller.feed(connection, mdp.client_final(b"echo", b"answer"))
-    assert caller.take() == [client.Send(connection, mdp.client_request(b"echo", b"second"))]
+    assert caller.take() == [connections.Send(connection, mdp.client_request(b"echo", b"second"))]
 
 
 def test_a_second_reply_finds_no_call(mdp):
@@ -290,10 +291,10 @@ def test_a_client_resends_on_a_new_socket_after_a_timeout(mdp):
     assert caller.take() == []
     caller.advance(0.1)
     closed, opened = caller.take()
-    assert closed == client.Close(silent)
-    assert isinstance(opened, client.Open)
-    caller.core.connected(opened.connection, caller.now)
-    assert caller.take() == [client.Send(opened.connection, frames)]
+    assert closed.connection is silent
+    assert isinstance(opened, connections.Open)
+    caller.connected(opened.connection)
+    assert caller.take() == [connections.Send(opened.connection, frames)]
     caller.feed(silent, mdp.client_final(b"echo", b"late"))
     assert caller.events() == []
     caller.feed(opened.connection, mdp.client_final(b"echo", b"answer"))
@@ -313,7 +314,7 @@ def test_a_client_signals_failure_after_its_retries(mdp):
     assert requests == 3
     assert caller.events() == [Ended(call, Outcome.TIMEOUT, "no reply")]
     caller.advance(1000)
-    assert not [action for action in caller.take() if isinstance(action, client.Send)]
+    assert not [action for action in caller.take() if isinstance(action, connections.Send)]
 
 
 def test_a_request_reaches_workers_of_that_very_service_name_only(mdp):
@@ -446,5 +447,6 @@ def test_a_worker_replies_to_the_address_it_was_given(mdp, address, failed):
     session = ManualWorker(mdp)
     session.register()
     work = session.work(b"question", address=address)
-    session.final(work, b"", b"answer", b"", failed=failed)
-    assert session.sent() == [mdp.final(address, b"", b"answer", b"")]
+    session.final(work, b"", b"answer", b"", failure=Failure("ValueError", "wrong") if failed else None)
+    body = [b"500"] if failed else [b"", b"answer", b""]
+    assert session.sent() == [mdp.final(address, *body)]

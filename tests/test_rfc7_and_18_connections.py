@@ -3,7 +3,7 @@
 import pytest
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, ManualBroker, ManualClient, ManualWorker, answers, refuses
 
-from gmdp.core import worker
+from gmdp.core import connections, worker
 from gmdp.core.client import CallState
 
 pytestmark = pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
@@ -19,10 +19,10 @@ def test_the_worker_opens_and_closes_the_connection(mdp):
     assert session.session.registered
     session.close()
     opened, ready, disconnect, closed = session.take()
-    assert opened == worker.Open("tcp://one")
+    assert opened.connection.endpoint == "tcp://one"
     assert ready.frames == mdp.ready(b"echo")
     assert disconnect.frames == mdp.disconnect
-    assert isinstance(closed, worker.Close)
+    assert isinstance(closed, connections.Close)
 
 
 def test_a_worker_is_connected_to_one_broker_at_a_time(mdp):
@@ -36,7 +36,7 @@ def test_a_worker_is_connected_to_one_broker_at_a_time(mdp):
         lambda: session.disconnected("reset by peer"),
     ]
     for lose in losses * 3:
-        while session.session.state is not worker.SessionState.CONNECTING:
+        while not session.connecting:
             session.advance(0.1)
         session.connected()
         lose()
@@ -46,10 +46,10 @@ def test_a_worker_is_connected_to_one_broker_at_a_time(mdp):
     open_sockets = 0
     opened = set()
     for _, action in session.log:
-        if isinstance(action, worker.Open):
+        if isinstance(action, connections.Open):
             open_sockets += 1
-            opened.add(action.endpoint)
-        elif isinstance(action, worker.Close):
+            opened.add(action.connection.endpoint)
+        elif isinstance(action, connections.Close):
             open_sockets -= 1
         assert open_sockets in (0, 1)
     assert opened == {"tcp://one", "tcp://two", "tcp://three"}
@@ -90,7 +90,7 @@ def test_every_command_of_a_worker_or_client_includes_the_protocol_header(mdp):
     session.feed(mdp.request(b"client", b"question"))
     session.final(session.log[-1][1], b"answer")
     session.close()
-    sent = [action.frames for action in session.take() if isinstance(action, worker.Send)]
+    sent = [action.frames for action in session.take() if isinstance(action, connections.Send)]
     assert [frames[: len(from_worker)] for frames in sent] == [from_worker] * 3
     _, _, frames = ManualClient(mdp).call(b"echo", b"question")
     assert frames[: len(from_client)] == from_client
@@ -150,7 +150,8 @@ def test_ready_is_the_first_command_on_a_new_socket_once_it_is_connected(mdp):
     """
     session = ManualWorker(mdp)
     session.advance(0)
-    assert session.take() == [worker.Open("tcp://one")]
+    (opened,) = session.take()
+    assert opened.connection.endpoint == "tcp://one"
     session.advance(1.0)
     assert session.take() == []
     session.connected()
@@ -166,7 +167,7 @@ def test_one_worker_handles_precisely_one_service(mdp):
     for service in (b"one", b"two"):
         broker.ask(mdp, b"client", b"question", service=service)
     assert broker.take(b"worker") == []
-    assert broker.core.workers == {}
+    assert broker.workers == {}
 
 
 def test_many_workers_may_handle_the_same_service(mdp):
@@ -190,7 +191,7 @@ def test_a_worker_sends_no_further_ready(mdp):
             session.feed(mdp.request(b"client", b"question"))
             session.final(session.log[-1][1], b"answer")
         session.advance(INTERVAL)
-    sent = [action.frames for action in session.take() if isinstance(action, worker.Send)]
+    sent = [action.frames for action in session.take() if isinstance(action, connections.Send)]
     assert sent[0] == mdp.ready(b"echo")
     assert len(sent) > 20
     assert mdp.ready(b"echo") not in sent[1:]
@@ -212,7 +213,7 @@ def test_there_is_no_response_to_a_ready(mdp):
     """RFC 7 and 18, Opening and Closing a Connection: "There is no response to a READY." """
     broker = ManualBroker()
     broker.ready(mdp, b"worker")
-    assert len(broker.core.workers) == 1
+    assert len(broker.workers) == 1
     broker.advance(INTERVAL - 0.1)
     assert broker.log == []
 
@@ -257,7 +258,7 @@ def test_a_worker_may_disconnect_at_any_time_and_hears_no_more(mdp, when):
     broker.core.finish(broker.now)
     broker.collect()
     assert broker.take(b"worker") == []
-    assert broker.core.workers == {}
+    assert broker.workers == {}
 
 
 @pytest.mark.parametrize("state", ["idle", "busy"])
@@ -269,7 +270,7 @@ def test_a_worker_that_closes_sends_disconnect(mdp, state):
     session.close()
     sent, closed = session.take()
     assert sent.frames == mdp.disconnect
-    assert isinstance(closed, worker.Close)
+    assert isinstance(closed, connections.Close)
     if work is not None:
         assert session.final(work, b"answer") is False
     session.advance(100)
@@ -379,7 +380,7 @@ def test_the_broker_drops_invalid_messages_and_treats_the_peer_as_invalid(mdp, k
     broker.assignment(mdp, b"worker")
     broker.feed(b"worker", frames)
     assert broker.core.counters.drops == {"malformed": 2}
-    assert broker.core.workers == {}
+    assert broker.workers == {}
     assert broker.take(b"worker") == [mdp.disconnect]
     broker.advance(INTERVAL)
     assert broker.take(b"worker") == []
@@ -396,9 +397,10 @@ def test_a_worker_told_disconnect_closes_its_socket_and_reconnects_on_a_new_one(
     session.register()
     session.feed(mdp.disconnect)
     (closed,) = session.take()
-    assert isinstance(closed, worker.Close)
+    assert isinstance(closed, connections.Close)
     session.advance(INTERVAL)
-    assert session.take() == [worker.Open("tcp://one")]
+    (opened,) = session.take()
+    assert opened.connection.endpoint == "tcp://one"
     session.connected()
     assert session.sent() == [mdp.ready(b"echo")]
 
@@ -412,12 +414,13 @@ def test_a_busy_worker_told_disconnect_sends_nothing_more_on_that_connection(mdp
     work = session.work(b"question")
     session.feed(mdp.disconnect)
     (closed,) = session.take()
-    assert isinstance(closed, worker.Close)
+    assert isinstance(closed, connections.Close)
     session.advance(100)
     assert session.partial(work, b"part") is False
     assert session.final(work, b"answer") is False
     session.advance(INTERVAL)
-    assert session.take() == [worker.Open("tcp://one")]
+    (opened,) = session.take()
+    assert opened.connection.endpoint == "tcp://one"
     session.connected()
     assert session.sent() == [mdp.ready(b"echo")]
     assert session.final(work, b"answer") is False

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, START, ManualBroker, ManualWorker
 
-from gmdp.core import worker
+from gmdp.core import connections
 
 pytestmark = pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
 
@@ -28,7 +28,7 @@ def test_heartbeats_are_valid_at_any_time_after_ready(mdp):
     broker.feed(b"worker", mdp.heartbeat)
     assert broker.answers(mdp, b"client") == [[b"answer"]]
     assert mdp.disconnect not in broker.take(b"worker")
-    assert len(broker.core.workers) == 1
+    assert len(broker.workers) == 1
 
 
 def test_a_worker_takes_heartbeats_at_any_time(mdp):
@@ -54,9 +54,9 @@ def test_a_reply_acts_as_a_heartbeat_of_its_worker(mdp):
     broker.advance(EXPIRY - 0.1)
     broker.feed(b"worker", mdp.final(address, b"answer"))
     broker.advance(EXPIRY - 0.1)
-    assert len(broker.core.workers) == 1
+    assert len(broker.workers) == 1
     broker.advance(0.1)
-    assert broker.core.workers == {}
+    assert broker.workers == {}
 
 
 def test_a_request_acts_as_a_heartbeat_of_the_broker(mdp):
@@ -128,7 +128,7 @@ def test_a_worker_sends_heartbeats_at_regular_intervals(mdp, state):
     for _ in range(4):
         session.advance(INTERVAL * 2)
         session.feed(mdp.heartbeat)
-    times = [when for when, action in session.log if isinstance(action, worker.Send)]
+    times = [when for when, action in session.log if isinstance(action, connections.Send)]
     assert {tuple(frames) for frames in session.sent()} == {tuple(mdp.heartbeat)}
     assert len(times) > 8
     assert max(gaps(times)) == INTERVAL
@@ -146,9 +146,9 @@ def test_the_broker_considers_a_silent_worker_disconnected(mdp, liveness):
     broker.advance(INTERVAL)
     broker.feed(b"worker", mdp.heartbeat)
     broker.advance(INTERVAL * liveness - 0.1)
-    assert len(broker.core.workers) == 1
+    assert len(broker.workers) == 1
     broker.advance(0.1)
-    assert broker.core.workers == {}
+    assert broker.workers == {}
     assert set(map(tuple, broker.take(b"worker"))) == {tuple(mdp.heartbeat)}
     broker.ask(mdp, b"client", b"question")
     broker.advance(100)
@@ -171,9 +171,9 @@ def test_the_broker_considers_a_silent_busy_worker_disconnected(mdp, heard):
         broker.advance(INTERVAL)
         broker.feed(b"worker", mdp.heartbeat)
     broker.advance((EXPIRY if heard else 20 * INTERVAL) - 0.1)
-    assert len(broker.core.workers) == 1
+    assert len(broker.workers) == 1
     broker.advance(0.1)
-    assert broker.core.workers == {}
+    assert broker.workers == {}
 
 
 @pytest.mark.parametrize("liveness", [3, 4, 5])
@@ -199,7 +199,7 @@ def test_a_worker_considers_a_silent_broker_disconnected_and_begins_anew(mdp, li
         session.final(work, b"answer")
         session.advance(0)
     closed, opened = session.take()
-    assert isinstance(closed, worker.Close)
-    assert opened == worker.Open("tcp://two")
+    assert isinstance(closed, connections.Close)
+    assert opened.connection.endpoint == "tcp://two"
     session.connected()
     assert session.sent() == [mdp.ready(b"echo")]

@@ -40,7 +40,7 @@ def test_workers_that_register_such_services_are_disconnected(mdp, name):
     broker = ManualBroker()
     broker.ready(mdp, b"worker", service=name)
     assert broker.take(b"worker") == [mdp.disconnect]
-    assert broker.core.workers == broker.core.services == {}
+    assert broker.workers == broker.core.services == {}
     assert broker.core.counters.drops == {"reserved_name": 1}
     broker.advance(EXPIRY / 2)
     broker.feed(b"worker", mdp.heartbeat)
@@ -53,7 +53,7 @@ def test_a_registered_worker_that_registers_such_a_service_is_disconnected(mdp):
     broker.ready(mdp, b"worker")
     broker.ready(mdp, b"worker", service=b"mmi.service")
     assert broker.take(b"worker") == [mdp.disconnect]
-    assert broker.core.workers == {}
+    assert broker.workers == {}
 
 
 def test_mmi_service_finds_a_service_with_a_worker(mdp):

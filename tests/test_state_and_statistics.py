@@ -14,7 +14,7 @@ import pytest
 from gevent.pool import Group
 from waiting import wait_until
 
-from gmdp import AsyncClient, Broker, Client, State, StateError, Worker
+from gmdp import AsyncClient, Broker, Client, HandlerFailed, State, StateError, Worker
 from gmdp.core.states import TRANSITIONS, StateMachine
 from gmdp.core.statistics import BrokerStatistics, ClientStatistics, WorkerStatistics
 
@@ -225,8 +225,10 @@ def test_what_the_statistics_tell(broker):
         return b""
 
     with Worker(broker.endpoint, "it", handler, concurrency=2) as worker, AsyncClient(broker.endpoint) as client:
-        for body in (b"plain", b"fail", b"parts"):
+        for body in (b"plain", b"parts"):
             client.request("it", body)
+        with pytest.raises(HandlerFailed):
+            client.request("it", b"fail")
         held = [client.submit("it", b"hold") for _ in range(3)]
         wait_until(lambda: broker.statistics().queued == 1 and worker.statistics().busy == 2)
         now = broker.statistics()
@@ -239,7 +241,7 @@ def test_what_the_statistics_tell(broker):
         assert (now.expiries, now.redeliveries) == (0, 0)
         assert now.uptime > 0
         mine = client.statistics()
-        assert (mine.requests, mine.replies, mine.in_flight, mine.waiting) == (6, 3, 3, 0)
+        assert (mine.requests, mine.replies, mine.errors, mine.in_flight, mine.waiting) == (6, 2, 1, 3, 0)
         hold.set()
         gevent.joinall(held)
         theirs = worker.statistics()

@@ -1,14 +1,15 @@
-"""A client's calls and connections (RFC 7 and RFC 18, MDP/Client).
+"""A client's calls (RFC 7 and RFC 18, MDP/Client; the extension).
 
 The rules of this module:
 
 * RFC 7 and 18 call the client's dialog "strictly synchronous", and a reply
-  does not say which request it answers.  So a connection carries one call at a
-  time, and a call that is given up takes its connection with it: a late reply
-  finds nobody.  Many calls at once use many connections, up to a bound; the
-  rest wait in line.
-* A request is sent on a connection that stands, never into the void: nothing
-  that was queued for one broker reaches another.
+  does not say which request it answers.  So a strict connection carries one call
+  at a time, and a call that is given up takes its connection with it: a late reply
+  finds nobody.  Many calls at once use many connections, up to a bound.
+* An extended connection carries many calls, and an answer says whose it is.  There is
+  one; a call that is given up is cancelled on it; a late answer is dropped.
+* Calls for which there is no room on the connections wait in line.
+* A request is sent on a connection that stands, never into the void.
 * A call moves through these states, each once per try:
 
   ==========  =============================  =================================
@@ -16,12 +17,18 @@ The rules of this module:
   ==========  =============================  =================================
   waiting     a connection is free           sent
               time is up, cancelled, closed  done
+              it is too large                done
   sent        FINAL, or the last try failed  done
-              lost or silent, tries left,    waiting (first in line)
-              and no part was delivered yet
+              lost, or the broker stops;     waiting (first in line)
+              tries left, and no part was
+              delivered yet
+              silent; the same               waiting; on an extended connection
+                                             it is sent again, under its old id
   done
   ==========  =============================  =================================
 
+* What the broker decided about a request (no worker, overloaded, worker lost, …)
+  ends the call: it is not tried again.
 * While no broker has answered, one connection at a time is tried.
 """
 
@@ -33,10 +40,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from . import extension
+from .connections import NOT_EXTENDED, Connection, Connector, Phase, Send
+from .extension import Status
 from .reconnect import Reconnect
 from .statistics import ClientCounters, ClientStatistics, counted
-from .timers import Timers
-from .wire import Command, Dialect
+from .wire import EMPTY, Command, Dialect
 
 
 class CallState(enum.Enum):
@@ -48,35 +57,62 @@ class CallState(enum.Enum):
 
 
 class Outcome(enum.Enum):
-    """How a call ended."""
+    """How a call ended without its answer."""
 
-    REPLY = "reply"
     TIMEOUT = "timeout"
     BROKER_LOST = "broker lost"
+    UNSUPPORTED = "unsupported broker"
     OVERFLOW = "overflow"
     CANCELLED = "cancelled"
     CLOSED = "closed"
+    NO_WORKER = "no worker"
+    EXPIRED = "expired in the queue"
+    OVERLOADED = "overloaded"
+    WORKER_LOST = "worker lost"
+    HANDLER_FAILED = "handler failed"
+    NOT_ALLOWED = "not allowed"
+    TOO_LARGE = "too large"
+    SHUTTING_DOWN = "broker shutting down"
+
+
+_OUTCOME_OF: dict[int, Outcome] = {
+    Status.NO_WORKER: Outcome.NO_WORKER,
+    Status.EXPIRED: Outcome.EXPIRED,
+    Status.OVERLOADED: Outcome.OVERLOADED,
+    Status.WORKER_LOST: Outcome.WORKER_LOST,
+    Status.HANDLER_FAILED: Outcome.HANDLER_FAILED,
+    Status.NOT_ALLOWED: Outcome.NOT_ALLOWED,
+    Status.TOO_LARGE: Outcome.TOO_LARGE,
+    Status.SHUTTING_DOWN: Outcome.SHUTTING_DOWN,
+}
 
 
 class Call:
     """One request and what is to be done about it.
 
     `timeout`: seconds in all, or for a stream per part; `deadline`: seconds in
-    all for a stream; `retries`: further tries; `owner`: whoever wants to hear.
+    all for a stream; `retries`: further tries; `flags`, `priority`, `traceparent`:
+    as in a call frame, for gmdp brokers; `owner`: whoever wants to hear.
     """
 
     __slots__ = (
         "body",
         "connection",
         "deadline",
+        "deliveries",
+        "flags",
+        "identity",
+        "number",
         "owner",
         "parts",
+        "priority",
         "retries",
         "service",
         "state",
         "submitted",
         "timeout",
         "timer",
+        "traceparent",
         "tries",
         "try_until",
         "until",
@@ -90,6 +126,9 @@ class Call:
         timeout: float,
         deadline: float = math.inf,
         retries: int = 0,
+        flags: int = 0,
+        priority: int = extension.NORMAL_PRIORITY,
+        traceparent: bytes = EMPTY,
         owner: Any = None,
     ) -> None:
         self.service = service
@@ -97,52 +136,37 @@ class Call:
         self.timeout = timeout
         self.deadline = deadline
         self.retries = retries
+        self.flags = flags
+        self.priority = priority
+        self.traceparent = traceparent
         self.owner = owner
         self.state = CallState.WAITING
+        #: Its number among the client's calls, and its request id: set when it is submitted.
+        self.number = 0
+        self.identity = EMPTY
         self.submitted = 0.0
         #: When its deadline is: set when it is submitted.
         self.until = math.inf
         #: Tries begun.
         self.tries = 0
+        #: How often a worker had it, as far as the broker told.
+        self.deliveries = 0
         #: Parts delivered.
         self.parts = 0
-        self.connection: Connection | None = None
+        self.connection: ClientConnection | None = None
         self.try_until = math.inf
         self.timer: tuple[float, int] | None = None
 
 
-class Connection:
-    """One socket: being connected, idle, or with one call."""
+class ClientConnection(Connection):
+    """A client's connection; a strict one has one call or none."""
 
-    __slots__ = ("call", "endpoint", "epoch", "handle", "opened", "ready")
+    __slots__ = ("calls",)
 
-    def __init__(self, endpoint: str, epoch: int, now: float) -> None:
-        self.endpoint = endpoint
-        self.epoch = epoch
-        self.opened = now
-        self.ready = False
-        self.call: Call | None = None
-        #: The owner's socket.
-        self.handle: Any = None
-
-
-class Open(NamedTuple):
-    """Open a new socket and connect it."""
-
-    connection: Connection
-
-
-class Send(NamedTuple):
-    """Send these frames."""
-
-    connection: Connection
-    frames: list[bytes]
-
-
-class Close(NamedTuple):
-    """Close this socket."""
-
-    connection: Connection
+    def __init__(self, endpoint: str, epoch: int) -> None:
+        super().__init__(endpoint, epoch)
+        #: By number.
+        self.calls: dict[int, Call] = {}
 
 
 class Part(NamedTuple):
@@ -159,184 +183,283 @@ class Ended(NamedTuple):
     call: Call
     outcome: Outcome
     detail: str
+    #: What came with a failure: an error's type name and message, perhaps.
+    body: Sequence[bytes] = ()
 
 
-class ClientCore:
+class ClientCore(Connector[ClientConnection]):
     """All calls of one client.
 
     Decisions are appended to :attr:`actions` (for sockets) and :attr:`events`
-    (for callers).  ``jitter`` arguments are random numbers from 0 to 1.
+    (for callers).  `nonce`: 16 bytes never used before; `max_connections`: to a
+    strict broker; `max_in_flight`: calls on an extended connection.
     """
 
-    #: Seconds a connection may take to be made.
-    connect_timeout = 5.0
-
-    def __init__(self, dialect: Dialect, reconnect: Reconnect, max_connections: int, counters: ClientCounters) -> None:
-        self.dialect = dialect
+    def __init__(
+        self,
+        dialect: Dialect,
+        reconnect: Reconnect,
+        max_connections: int,
+        counters: ClientCounters,
+        *,
+        nonce: bytes,
+        max_in_flight: int,
+        require_extensions: bool = False,
+    ) -> None:
+        super().__init__(dialect, reconnect, require_extensions)
         self.counters = counters
-        self.actions: list[Open | Send | Close] = []
         self.events: list[Part | Ended] = []
-        self._reconnect = reconnect
+        self._nonce = nonce
+        self._numbers = 0
         self._max_connections = max_connections
+        self._max_in_flight = max_in_flight
         self._waiting: OrderedDict[Call, None] = OrderedDict()
-        self._connections: set[Connection] = set()
-        self._idle: list[Connection] = []
-        self._connecting = 0
-        self._timers = Timers()
-        # Connections of one epoch share a fate: the first loss ends the epoch.
-        self._epoch = 0
-        self._answered = False
-        self._open_at = -math.inf
-        self._trouble = "not connected yet"
-
-    @property
-    def endpoint(self) -> str:
-        """The broker in use, or tried at present."""
-        return self._reconnect.endpoint
+        #: The extended connection in use.
+        self._shared: ClientConnection | None = None
+        #: Strict connections that are free.
+        self._idle: list[ClientConnection] = []
+        #: Connections on which calls end, but none begins: their broker stops.
+        self._leaving: set[ClientConnection] = set()
+        #: Brokers that were refused in a row.
+        self._refused = 0
 
     # What the owner calls
 
     def submit(self, call: Call, now: float) -> None:
         """Begin a call."""
         self.counters.requests += 1
+        self._numbers += 1
+        call.number = self._numbers
+        call.identity = extension.request_id(self._nonce, call.number)
         call.submitted = now
         call.until = now + call.deadline
         self._try(call, now)
         self._waiting[call] = None
-        self._pump(now)
+        self._arrange(now)
 
     def cancel(self, call: Call, outcome: Outcome, now: float) -> None:
         """The caller went away (CANCELLED), or cannot keep up (OVERFLOW)."""
         if call.state is CallState.DONE:
             return
-        self._abandon(call, now)
+        self._give_up(call)
         self._end(call, outcome, "")
-        self._pump(now)
-
-    def connected(self, connection: Connection, now: float) -> None:
-        """The connection stands."""
-        if connection not in self._connections or connection.ready:
-            return
-        connection.ready = True
-        self._connecting -= 1
-        if connection.epoch == self._epoch:
-            self._reconnect.answered()
-            self._answered = True
-        self._idle.append(connection)
-        self._pump(now)
-
-    def disconnected(self, connection: Connection, reason: str, now: float, jitter: float) -> None:
-        """The connection is gone, or could not be made."""
-        if connection not in self._connections:
-            return
-        if connection.ready:
-            self.counters.disconnects += 1
-        self._remove(connection)
-        if connection.epoch == self._epoch:
-            self._epoch += 1
-            self._answered = False
-            self._trouble = f"{connection.endpoint}: {reason}"
-            self._open_at = now + self._reconnect.lost(jitter)
-            for other in self._idle[:]:
-                self._remove(other)
-        call, connection.call = connection.call, None
-        if call is not None:
-            call.connection = None
-            if self._may_retry(call, now):
-                self._retry(call, now)
-            else:
-                self._end(call, Outcome.BROKER_LOST, f"{connection.endpoint}: {reason}")
-        self._pump(now)
-
-    def feed(self, connection: Connection, frames: list[bytes], now: float) -> None:
-        """One whole message from a broker."""
-        call = connection.call
-        parsed = self.dialect.parse_reply(frames)
-        if parsed is None or call is None or (parsed[1] is not None and parsed[1] != call.service):
-            self.counters.malformed += 1
-            return
-        command, _, body = parsed
-        final = command is Command.FINAL
-        call.parts += 1
-        self.events.append(Part(call, body, final))
-        if final:
-            self._finish(call)
-            self.counters.replies += 1
-            connection.call = None
-            if connection.epoch == self._epoch:
-                self._idle.append(connection)
-            else:
-                self._remove(connection)
-            self._pump(now)
-        else:
-            self.counters.partials += 1
-            call.try_until = now + call.timeout
-            self._timers.arm(call, min(call.try_until, call.until))
-
-    def tick(self, now: float, jitter: float) -> None:
-        """Do what is due by `now`."""
-        while (call := self._timers.due(now)) is not None:
-            if self._may_retry(call, now):
-                if call.state is CallState.SENT:
-                    self._abandon(call, now)
-                    self._retry(call, now)
-                else:
-                    self._try(call, now)
-            else:
-                sent = call.state is CallState.SENT
-                self._abandon(call, now)
-                self._end(call, Outcome.TIMEOUT, "no reply" if sent else self._why_not_sent())
-        for connection in [c for c in self._connections if not c.ready] if self._connecting else ():
-            if now >= connection.opened + self.connect_timeout:
-                self.disconnected(connection, "no connection in time", now, jitter)
-        self._pump(now)
+        self._arrange(now)
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next; infinity if never."""
         when = self._timers.next()
-        if self._connecting:
-            opened = min(connection.opened for connection in self._connections if not connection.ready)
-            when = min(when, opened + self.connect_timeout)
-        elif self._waiting and not self._answered:
+        if self._waiting and not self._pending and self._mode is None:
             when = min(when, self._open_at)
         return when
 
     def close(self, now: float) -> None:
         """End every call and connection."""
         for connection in list(self._connections):
-            call, connection.call = connection.call, None
-            if call is not None:
+            for call in list(connection.calls.values()):
+                self._give_up(call)
                 self._end(call, Outcome.CLOSED, "")
-            self._remove(connection)
+            if connection.phase is not Phase.CLOSED:
+                self._shut(connection, "closed", after_sending=True)
         while self._waiting:
             self._end(self._waiting.popitem(last=False)[0], Outcome.CLOSED, "")
 
     def statistics(self) -> ClientStatistics:
         """Everything as it is now, as an immutable copy."""
         return ClientStatistics(
-            in_flight=len(self._connections) - len(self._idle) - self._connecting,
+            in_flight=sum(len(connection.calls) for connection in self._connections),
             waiting=len(self._waiting),
             sockets=len(self._connections),
             **counted(self.counters),
         )
 
+    # Connections
+
+    def _make(self, endpoint: str, epoch: int) -> ClientConnection:
+        return ClientConnection(endpoint, epoch)
+
+    def _ready(self, connection: ClientConnection, now: float) -> None:
+        self._refused = 0
+        if connection.phase is Phase.EXTENDED:
+            self._shared = connection
+        else:
+            self._idle.append(connection)
+
+    def _lost(self, connection: ClientConnection, reason: str, now: float) -> None:
+        if connection.calls or connection is self._shared or connection in self._idle:
+            self.counters.disconnects += 1
+        self._forget(connection)
+        for other in [other for other in self._idle if other.epoch != self._epoch]:
+            self._shut(other, "its broker was lost")
+        calls = list(connection.calls.values())
+        connection.calls.clear()
+        for call in reversed(calls):  # the first is to be first in line again
+            call.connection = None
+            if self._may_retry(call, now):
+                self._retry(call, now)
+            else:
+                self._end(call, Outcome.BROKER_LOST, f"{connection.endpoint}: {reason}")
+        if reason == NOT_EXTENDED:
+            self._refused += 1
+            if self._refused >= len(self._reconnect.endpoints):
+                while self._waiting:
+                    call = self._waiting.popitem(last=False)[0]
+                    self._end(call, Outcome.UNSUPPORTED, f"{connection.endpoint}: {reason}")
+
+    def _said(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
+        if connection.phase is Phase.EXTENDED:
+            self._answered(connection, frames, now, jitter)
+            return
+        parsed = self.dialect.parse_reply(frames)
+        call = next(iter(connection.calls.values()), None)
+        if parsed is None or call is None or (parsed[1] is not None and parsed[1] != call.service):
+            if parsed is None or parsed[1] != extension.PROBE_SERVICE:
+                self.counters.malformed += 1  # a late answer to a probe is none of our business
+            return
+        self._hear(connection, now)
+        command, _, body = parsed
+        self._part(call, body, command is Command.FINAL, now)
+
+    def _answered(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
+        """An answer in the extension."""
+        frame = frames[0]
+        parsed = self.extended.parse_reply(frames, 1) if extension.is_call(frame) else None
+        if parsed is None:
+            self.counters.malformed += 1
+            return
+        told = extension.read_call(frame)
+        number = extension.call_number(told.id, self._nonce)
+        call = connection.calls.get(number) if number is not None else None
+        if call is None:
+            self.counters.late_replies += 1
+            return
+        command, service, body = parsed
+        final = command is Command.FINAL
+        outcome = _OUTCOME_OF.get(told.status)
+        right = told.status in (Status.OK, Status.PARTIAL) or (final and outcome is not None)
+        if service != call.service or not right or (told.status == Status.PARTIAL) is final:
+            self.counters.malformed += 1
+            return
+        call.deliveries = told.attempt
+        if outcome is None:
+            self._part(call, body, final, now)
+            return
+        if outcome is Outcome.SHUTTING_DOWN:
+            self._leave(connection, now, jitter)
+            if self._may_retry(call, now):
+                self._off(call)
+                self._retry(call, now)
+                self._arrange(now)
+                return
+        self._off(call)
+        self._end(call, outcome, "", body)
+        self._arrange(now)
+
+    def _part(self, call: Call, body: list[bytes], final: bool, now: float) -> None:
+        call.parts += 1
+        self.events.append(Part(call, body, final))
+        if final:
+            self.counters.replies += 1
+            self._off(call)
+            self._finish(call)
+            self._arrange(now)
+        else:
+            self.counters.partials += 1
+            call.try_until = now + call.timeout
+            self._timers.arm(call, min(call.try_until, call.until))
+
+    def _leave(self, connection: ClientConnection, now: float, jitter: float) -> None:
+        """The broker stops: no call begins here any more."""
+        if connection is self._shared:
+            self._shared = None
+            self._leaving.add(connection)
+            if connection.epoch == self._epoch:
+                self._end_epoch(f"{connection.endpoint}: it is shutting down", now + self._reconnect.lost(now, jitter))
+
+    def _shut(self, connection: ClientConnection, reason: str, after_sending: bool = False) -> None:
+        self._forget(connection)
+        self._close(connection, reason, after_sending)
+
+    def _forget(self, connection: ClientConnection) -> None:
+        if connection is self._shared:
+            self._shared = None
+        self._leaving.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
     # Calls
 
-    def _pump(self, now: float) -> None:
+    def _arrange(self, now: float) -> None:
         """Give waiting calls the connections there are, and open more for them."""
-        while self._waiting and self._idle:
-            call = self._waiting.popitem(last=False)[0]
-            connection = self._idle.pop()
-            connection.call = call
-            call.connection = connection
-            call.state = CallState.SENT
-            self.actions.append(Send(connection, self.dialect.request(call.service, call.body)))
-        wanted = min(len(self._waiting), self._max_connections if self._answered else 1)
-        while self._connecting < wanted and len(self._connections) < self._max_connections and now >= self._open_at:
-            connection = Connection(self._reconnect.endpoint, self._epoch, now)
-            self._connections.add(connection)
-            self._connecting += 1
-            self.actions.append(Open(connection))
+        waiting = self._waiting
+        shared = self._shared
+        if shared is not None:
+            assert shared.offer is not None  # an extended connection has one
+            limit = min(self._max_in_flight, shared.offer.max_in_flight)
+            while waiting and len(shared.calls) < limit:
+                self._send(waiting.popitem(last=False)[0], shared, now)
+            return
+        while waiting and self._idle:
+            self._send(waiting.popitem(last=False)[0], self._idle.pop(), now)
+        wanted = min(len(waiting), self._max_connections if self._mode is Phase.STRICT else 1)
+        limit = self._max_connections + len(self._leaving)
+        while self._pending < wanted and len(self._connections) < limit and now >= self._open_at:
+            self._open(now)
+
+    def _send(self, call: Call, connection: ClientConnection, now: float) -> None:
+        if connection.phase is Phase.EXTENDED:
+            left = None if call.until == math.inf else call.until - now
+            frame = extension.call_frame(
+                call.identity,
+                flags=call.flags,
+                priority=call.priority,
+                attempt=call.tries,
+                time_left=left,
+                traceparent=call.traceparent,
+            )
+            frames = [frame, *self.extended.request(call.service, call.body)]
+            if not connection.takes(frames):
+                offer = connection.offer
+                assert offer is not None  # else it takes anything
+                limits = f"{offer.max_frame_size} bytes a frame and {offer.max_frames} frames, envelope included"
+                self._end(call, Outcome.TOO_LARGE, f"the broker takes {limits}")
+                return
+        else:
+            frames = self.dialect.request(call.service, call.body)
+        connection.calls[call.number] = call
+        call.connection = connection
+        call.state = CallState.SENT
+        self.actions.append(Send(connection, frames))
+
+    def _due(self, item: Any, now: float, jitter: float) -> None:
+        """A call's timer: its try is over."""
+        if not isinstance(item, Call):
+            return
+        call = item
+        connection = call.connection
+        if not self._may_retry(call, now):
+            detail = self._why_not_sent() if connection is None else "no reply"
+            self._give_up(call)
+            self._end(call, Outcome.TIMEOUT, detail)
+            if connection is not None and connection.phase is Phase.CLOSED:
+                self._suspect_silence(connection, now, jitter)
+        elif connection is None:
+            self._try(call, now)
+        elif connection is self._shared:
+            # The same id: a request that is still queued or running goes on.
+            self.counters.retries += 1
+            self._try(call, now)
+            self._send(call, connection, now)
+        else:
+            self._give_up(call)
+            self._retry(call, now)
+            self._suspect_silence(connection, now, jitter)
+
+    def _suspect_silence(self, connection: ClientConnection, now: float, jitter: float) -> None:
+        """A strict broker that never said anything may be none: try the next endpoint."""
+        if not self._heard and connection.epoch == self._epoch and len(self._reconnect.endpoints) > 1:
+            self._end_epoch(f"{connection.endpoint}: it is silent", now + self._reconnect.lost(now, jitter))
+            for other in self._idle[:]:
+                self._shut(other, "its broker is silent")
 
     def _try(self, call: Call, now: float) -> None:
         """Begin the next try: from now on its time runs."""
@@ -354,21 +477,41 @@ class ClientCore:
         self._waiting[call] = None
         self._waiting.move_to_end(call, last=False)
 
-    def _abandon(self, call: Call, now: float) -> None:
-        """Take the call out of line, or off its connection, and that with it."""
+    def _give_up(self, call: Call) -> None:
+        """Take the call out of line, or off its connection, so that no answer reaches it."""
         self._waiting.pop(call, None)
         connection = call.connection
-        if connection is not None:
+        if connection is None:
+            return
+        if connection.phase is Phase.EXTENDED:
+            frame = extension.call_frame(call.identity, flags=extension.CANCEL, attempt=call.tries)
+            self.actions.append(Send(connection, [frame, *self.extended.request(call.service, [EMPTY])]))
+            self._off(call)
+        else:
+            del connection.calls[call.number]
             call.connection = None
-            connection.call = None
-            self._remove(connection)
+            self._shut(connection, "its call was given up")
+
+    def _off(self, call: Call) -> None:
+        """The call is off its connection, which goes on."""
+        connection = call.connection
+        if connection is None:
+            return
+        del connection.calls[call.number]
+        call.connection = None
+        if connection.phase is Phase.STRICT:
+            if connection.epoch == self._epoch:
+                self._idle.append(connection)
+            else:
+                self._shut(connection, "its broker was lost")
+        elif connection in self._leaving and not connection.calls:
+            self._shut(connection, "the broker stops", after_sending=True)
 
     def _finish(self, call: Call) -> None:
         call.state = CallState.DONE
-        call.connection = None
         self._timers.disarm(call)
 
-    def _end(self, call: Call, outcome: Outcome, detail: str) -> None:
+    def _end(self, call: Call, outcome: Outcome, detail: str, body: Sequence[bytes] = ()) -> None:
         self._finish(call)
         if outcome is Outcome.TIMEOUT:
             self.counters.timeouts += 1
@@ -376,17 +519,9 @@ class ClientCore:
             self.counters.cancelled += 1
         else:
             self.counters.errors += 1
-        self.events.append(Ended(call, outcome, detail))
-
-    def _remove(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        if not connection.ready:
-            self._connecting -= 1
-        elif connection in self._idle:
-            self._idle.remove(connection)
-        self.actions.append(Close(connection))
+        self.events.append(Ended(call, outcome, detail, body))
 
     def _why_not_sent(self) -> str:
-        if self._answered:
+        if self._mode is not None:
             return "all connections were busy"
         return f"no broker answered ({self._trouble})"

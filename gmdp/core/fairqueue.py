@@ -1,9 +1,16 @@
-"""A queue that is fair between the clients that fill it.
+"""A queue with priorities that is fair between the clients that fill it.
 
-RFC 7: "The broker SHOULD serve clients on a fair basis".  Each client has a
-lane; lanes are served in turn, one item each, so that one client's backlog
-delays another's single request by at most one round.  Where something has to
-go, it is the newest item of the longest lane.
+RFC 7: "The broker SHOULD serve clients on a fair basis".  The rules:
+
+* A more urgent request goes first, but each priority that waits has a turn after
+  :data:`PATIENCE` more urgent ones in a row.
+* Within a priority each client has a lane; lanes are served in turn, one item
+  each, so that one client's backlog delays another's single request by at most
+  one round.
+* What is given back is the first of its lane, and the lane is next.
+* Suspects (see :mod:`~.delivery`) may be passed over.
+* Where something has to go, it is the newest of the least urgent items of the
+  client with the longest backlog, all its priorities together.
 """
 
 from __future__ import annotations
@@ -11,116 +18,242 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-T = TypeVar("T")
+from .extension import NORMAL_PRIORITY, PRIORITIES
+
+#: More urgent items that may be served in a row while a less urgent one waits.
+PATIENCE = 16
 
 _SLACK = 1024
+_SWEEP_AT = 64
 
 
-class FairQueue(Generic[T]):
-    """Items in lanes, served round robin; first in, first out within a lane."""
+class Queued(Protocol):
+    """What can stand in a :class:`FairQueue`."""
 
-    __slots__ = ("_count", "_lanes", "_longest", "_pushes", "_relax_at")
+    lane: Hashable
+    priority: int
+    suspect: bool
+    #: True while it stands in a queue; the queue's to set.
+    waiting: bool
+
+
+Q = TypeVar("Q", bound=Queued)
+
+
+class _Lane(Generic[Q]):
+    """One client's items of one priority.  Those taken out of the middle stay, not
+    `waiting`, until their turn comes or they are too many."""
+
+    __slots__ = ("items", "length", "suspects")
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[Hashable, deque[T]] = OrderedDict()
-        self._count = 0
+        self.items: deque[Q] = deque()
+        #: Given back ones that may be passed over: they come before `items`.
+        self.suspects: deque[Q] | None = None
+        #: How many wait.
+        self.length = 0
+
+    def pop(self, suspects: bool) -> Q | None:
+        """The first one that waits; None if there is none but suspects, and they may not go."""
+        if suspects:
+            while self.suspects:
+                item = self.suspects.popleft()
+                if item.waiting:
+                    return item
+        while self.items:
+            item = self.items.popleft()
+            if item.waiting:
+                return item
+        return None
+
+    def pop_newest(self) -> Q:
+        for part in (self.items, self.suspects):
+            while part:
+                item = part.pop()
+                if item.waiting:
+                    return item
+        raise IndexError("the lane is empty")
+
+    def sweep(self) -> None:
+        """Forget what no longer waits, if that is most of it."""
+        if len(self.items) + len(self.suspects or ()) > 2 * self.length + _SWEEP_AT:
+            self.items = deque(item for item in self.items if item.waiting)
+            if self.suspects:
+                self.suspects = deque(item for item in self.suspects if item.waiting)
+
+    def __iter__(self) -> Iterator[Q]:
+        for part in (self.suspects, self.items):
+            for item in part or ():
+                if item.waiting:
+                    yield item
+
+
+class FairQueue(Generic[Q]):
+    """Items in lanes by priority; first in, first out within a lane."""
+
+    __slots__ = ("_counts", "_lanes", "_length", "_longest", "_passed", "_pushes", "_relax_at", "suspects")
+
+    def __init__(self) -> None:
+        #: For each priority its lanes, the next to be served first.
+        self._lanes: list[OrderedDict[Hashable, _Lane[Q]]] = [OrderedDict() for _ in PRIORITIES]
+        self._counts = [0] * len(PRIORITIES)
+        self._length = 0
+        #: How many suspects wait.
+        self.suspects = 0
+        #: How often each priority was passed over since its last turn.
+        self._passed = [0] * len(PRIORITIES)
         self._pushes = 0
-        # A heap of (-length, -when, lane), built when the longest lane is first
+        # A heap of (-length, -when, lane), built when the longest backlog is first
         # asked for and thrown away when the queue has emptied to half of that:
         # a queue that never overflows pays nothing for it.
         self._longest: list[tuple[int, int, Hashable]] | None = None
         self._relax_at = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self._length
 
-    def __iter__(self) -> Iterator[T]:
-        for lane in self._lanes.values():
-            yield from lane
+    def __iter__(self) -> Iterator[Q]:
+        for lanes in self._lanes:
+            for lane in lanes.values():
+                yield from lane
 
-    def heads(self) -> Iterator[T]:
+    def heads(self) -> Iterator[Q]:
         """The first item of each lane."""
-        return (items[0] for items in self._lanes.values())
+        return (next(iter(lane)) for lanes in self._lanes for lane in lanes.values())
 
-    def push(self, lane: Hashable, item: T) -> None:
+    def push(self, item: Q) -> None:
         """Add `item` at the end of its lane; a new lane is served last."""
-        self._lane(lane).append(item)
-        self._note(lane, newest=True)
+        self._add(item).items.append(item)
+        if self._longest is not None:
+            self._note(item.lane, newest=True)
 
-    def push_front(self, lane: Hashable, item: T) -> None:
+    def push_front(self, item: Q) -> None:
         """Give `item` back: it is the first of its lane, and the lane is next."""
-        self._lane(lane).appendleft(item)
-        self._lanes.move_to_end(lane, last=False)
-        self._note(lane, newest=False)
+        lane = self._add(item)
+        if item.suspect:
+            if lane.suspects is None:
+                lane.suspects = deque()
+            lane.suspects.appendleft(item)
+            self.suspects += 1
+        else:
+            lane.items.appendleft(item)
+        self._lanes[item.priority].move_to_end(item.lane, last=False)
+        if self._longest is not None:
+            self._note(item.lane, newest=False)
 
-    def pop(self) -> T:
-        """The next item; IndexError if there is none."""
-        if not self._count:
-            raise IndexError("the queue is empty")
-        lane, items = self._lanes.popitem(last=False)
-        item = items.popleft()
-        if items:
-            self._lanes[lane] = items
-        self._count -= 1
-        if self._longest is not None and self._count < self._relax_at:
-            self._longest = None
-        return item
+    def pop(self, suspects: bool = True) -> Q | None:
+        """The next item; None if there is none, or none but suspects and they may not go."""
+        if not self._length:
+            return None
+        if suspects or not self.suspects:
+            if self._counts[NORMAL_PRIORITY] == self._length:
+                return self._pop_from(NORMAL_PRIORITY, True)
+            return self._pop_from(self._choose([p for p in PRIORITIES if self._counts[p]]), True)
+        able = [p for p in PRIORITIES if any(lane.length > self._suspects_of(lane) for lane in self._lanes[p].values())]
+        return self._pop_from(self._choose(able), False) if able else None
 
-    def remove(self, lane: Hashable, item: T) -> None:
-        """Take `item` out, wherever it stands; ValueError if it is not there."""
-        items = self._lanes.get(lane)
-        if items is None:
+    def remove(self, item: Q) -> None:
+        """Take `item` out, wherever it stands, for good; ValueError if it is not there."""
+        lane = self._lanes[item.priority].get(item.lane) if item.waiting else None
+        if lane is None:
             raise ValueError("no such item in the queue")
-        items.remove(item)
-        if not items:
-            del self._lanes[lane]
-        self._count -= 1
+        self._taken(item, lane)
+        lane.sweep()
 
-    def evict(self) -> T:
-        """Take out the newest item of the longest lane; IndexError if there is none.
+    def evict(self) -> Q:
+        """Take out the item that gives way; IndexError if there is none.
 
-        Among lanes of one length, the one last added to gives way.
+        Among backlogs of one length, the one last added to gives way.
         """
-        if not self._count:
+        if not self._length:
             raise IndexError("the queue is empty")
         while True:
             if not self._longest:
-                lanes = self._lanes
-                self._longest = [(-len(lanes[lane]), at, lane) for at, lane in enumerate(reversed(lanes))]
+                lanes = OrderedDict.fromkeys(key for lanes in reversed(self._lanes) for key in reversed(lanes))
+                self._longest = [(-self._backlog(key), at, key) for at, key in enumerate(lanes)]
                 heapq.heapify(self._longest)
-                self._relax_at = self._count // 2
+                self._relax_at = self._length // 2
                 self._pushes = len(lanes)
-            length, when, lane = heapq.heappop(self._longest)
-            items = self._lanes.get(lane)
-            if items is None:
-                continue
-            if len(items) == -length:
+            length, when, key = heapq.heappop(self._longest)
+            backlog = self._backlog(key)
+            if backlog == -length:
                 break
-            if len(items) < -length:
-                heapq.heappush(self._longest, (-len(items), when, lane))
-        item = items.pop()
-        self._count -= 1
-        if items:
-            heapq.heappush(self._longest, (-len(items), when, lane))
-        else:
-            del self._lanes[lane]
+            if 0 < backlog < -length:
+                heapq.heappush(self._longest, (-backlog, when, key))
+        lane = next(lanes[key] for lanes in self._lanes if key in lanes)
+        item = lane.pop_newest()
+        self._taken(item, lane)
+        if backlog > 1 and self._longest is not None:
+            heapq.heappush(self._longest, (1 - backlog, when, key))
         return item
 
-    def _lane(self, lane: Hashable) -> deque[T]:
-        items = self._lanes.get(lane)
-        if items is None:
-            items = self._lanes[lane] = deque()
-        return items
+    @staticmethod
+    def _suspects_of(lane: _Lane[Q]) -> int:
+        return sum(item.waiting for item in lane.suspects or ())
 
-    def _note(self, lane: Hashable, newest: bool) -> None:
-        self._count += 1
-        if self._longest is None:
-            return
-        if len(self._longest) >= 2 * self._count + _SLACK:
+    def _choose(self, able: list[int]) -> int:
+        """Which of these priorities is served: the most urgent, or one that has been patient."""
+        chosen = able[-1]
+        passed = self._passed
+        for priority in able[:-1]:
+            if passed[priority] >= PATIENCE:
+                chosen = priority
+                break
+        for priority in able:
+            if priority <= chosen:
+                passed[priority] = 0 if priority == chosen else passed[priority] + 1
+        return chosen
+
+    def _pop_from(self, priority: int, suspects: bool) -> Q:
+        lanes = self._lanes[priority]
+        passed_over = []
+        while True:
+            key, lane = lanes.popitem(last=False)
+            item = lane.pop(suspects)
+            if item is not None:
+                break
+            passed_over.append((key, lane))
+        self._taken(item, lane)
+        if lane.length:
+            lanes[key] = lane
+        for key, lane in reversed(passed_over):
+            lanes[key] = lane
+            lanes.move_to_end(key, last=False)
+        return item
+
+    def _taken(self, item: Q, lane: _Lane[Q]) -> None:
+        item.waiting = False
+        lane.length -= 1
+        self._length -= 1
+        self._counts[item.priority] -= 1
+        if item.suspect:
+            self.suspects -= 1
+        if not lane.length:
+            self._lanes[item.priority].pop(item.lane, None)
+        if self._longest is not None and self._length < self._relax_at:
+            self._longest = None
+
+    def _add(self, item: Q) -> _Lane[Q]:
+        lanes = self._lanes[item.priority]
+        lane = lanes.get(item.lane)
+        if lane is None:
+            lane = lanes[item.lane] = _Lane()
+        item.waiting = True
+        lane.length += 1
+        self._length += 1
+        self._counts[item.priority] += 1
+        return lane
+
+    def _backlog(self, key: Hashable) -> int:
+        return sum(lanes[key].length for lanes in self._lanes if key in lanes)
+
+    def _note(self, key: Hashable, newest: bool) -> None:
+        assert self._longest is not None  # callers looked
+        if len(self._longest) >= 2 * self._length + _SLACK:
             self._longest = None  # mostly stale: built anew when it is needed
             return
         self._pushes += 1
         when = -self._pushes if newest else self._pushes
-        heapq.heappush(self._longest, (-len(self._lanes[lane]), when, lane))
+        heapq.heappush(self._longest, (-self._backlog(key), when, key))

@@ -8,6 +8,8 @@ service             request               reply
 ``mmi.workers``     a name, or empty      ``200``, JSON: the workers
 ``mmi.statistics``  anything              ``200``, JSON: the broker's counters
 ``mmi.broker``      anything              ``200``, JSON: what this broker is
+``mmi.gmdp``        anything              ``200``, JSON: what it offers to gmdp
+                                          peers (:mod:`~.extension`)
 any other           anything              ``501``
 ==================  ====================  ====================================
 
@@ -22,6 +24,8 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from .extension import PROBE_SERVICE, Offer, offer_body
 
 if TYPE_CHECKING:
     from .broker import BrokerCore
@@ -40,6 +44,8 @@ class About:
 
     name: str = "gmdp"
     version: str = ""
+    #: Sessions a worker's connection may have: as many messages as its socket holds.
+    max_sessions: int = 1_000
 
 
 def text(name: bytes) -> str:
@@ -54,6 +60,17 @@ def answer(core: BrokerCore, service: bytes, body: list[bytes], now: float) -> l
         # registered for the service, or "404" (Not found) if there are no workers".
         known = core.services.get(body[0])
         return [FOUND] if known is not None and known.workers else [NOT_FOUND]
+    if service == PROBE_SERVICE:
+        options = core.options
+        return offer_body(
+            Offer(
+                options.max_in_flight,
+                core.about.max_sessions,
+                options.max_frames,
+                options.max_frame_size,
+                options.heartbeat_interval,
+            )
+        )
     report = _REPORTS.get(service)
     if report is None:
         # RFC 8: "Any unimplemented services in the "mmi." namespace MUST result in
@@ -71,16 +88,16 @@ def _services(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
 
 def _workers(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
     service = core.services.get(only)
-    total = len(core.workers) if not only else service.workers if service is not None else 0
-    chosen = (worker for worker in core.workers.values() if not only or worker.service is service)
+    total = core.worker_count if not only else service.workers if service is not None else 0
+    chosen = (worker for worker in core.workers if not only or worker.service is service)
     rows = [
         {
             "service": text(worker.service.name),
-            "protocol": worker.dialect.name,
+            "protocol": worker.connection.dialect.name,
             "state": "idle" if worker.request is None else "busy",
             "state_seconds": None if worker.request is None else round(now - worker.assigned_at, 3),
             "registered_seconds": round(now - worker.since, 3),
-            "heard_seconds": round(now - worker.pulse.heard, 3),
+            "heard_seconds": round(now - worker.connection.pulse.heard, 3),
             "served": worker.served,
         }
         for worker in itertools.islice(chosen, MAX_ROWS)

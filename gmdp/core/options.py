@@ -80,8 +80,12 @@ class BrokerOptions(ServiceOptions):
     liveness: float = 3
     max_services: int = 10_000
     max_workers: int = 65_536
-    #: Bytes of request bodies queued or assigned, and of replies being joined; each
-    #: frame beyond the first of a body counts 64 more.  Past it newcomers are refused.
+    #: Requests a client's connection may have open; more are refused.
+    max_in_flight: int = 10_000
+    #: Bytes of request bodies queued or assigned, of replies being joined, and of
+    #: answers that wait for clients to read; each frame beyond the first of a body
+    #: counts 64 more.  A client may hold as many as are still free of it; what is
+    #: more is refused.
     max_queue_bytes: int = 256 * MEBI
     #: Frames of a message, its envelope included.
     max_frames: int = 1_000
@@ -95,7 +99,7 @@ class BrokerOptions(ServiceOptions):
         super().__post_init__()
         check_number("heartbeat_interval", self.heartbeat_interval, 0, above=True, most=MOST_INTERVAL)
         check_number("liveness", self.liveness, 3)
-        for name in ("max_services", "max_workers", "max_queue_bytes", "max_frame_size"):
+        for name in ("max_services", "max_workers", "max_in_flight", "max_queue_bytes", "max_frame_size"):
             check_number(name, getattr(self, name), 1, whole=True)
         check_number("max_frames", self.max_frames, 8, whole=True)
         if not isinstance(self.services, Mapping):

@@ -2,7 +2,7 @@
 
 The first endpoint that answers is used, the next one when it is lost.  Delays
 double from the first up to a multiple of it, with jitter, and start anew once
-a broker has answered.
+a broker has answered and stayed for longer than the first.
 """
 
 from __future__ import annotations
@@ -19,48 +19,52 @@ class Reconnect:
     `interval`: seconds before the second attempt at an endpoint.
     """
 
-    __slots__ = ("_answered", "_at", "_failures", "_interval", "endpoints")
+    __slots__ = ("_answered", "_at", "_failures", "_since", "endpoints", "interval")
 
     def __init__(self, endpoints: Sequence[str], interval: float) -> None:
         self.endpoints = tuple(endpoints)
-        self._interval = interval
+        self.interval = interval
         self._at = 0
         self._failures = 0
         self._answered = False
+        self._since = 0.0
 
     @property
     def endpoint(self) -> str:
         """The one to try, or in use."""
         return self.endpoints[self._at]
 
-    def answered(self) -> None:
+    def answered(self, now: float) -> None:
         """A broker answered at the present endpoint."""
-        self._failures = 0
-        self._answered = True
+        if not self._answered:
+            self._answered = True
+            self._since = now
 
-    def lost(self, jitter: float) -> float:
+    def lost(self, now: float, jitter: float) -> float:
         """The connection is lost, or was never made.
 
         Returns the seconds to wait before the next attempt; `jitter` is a random
         number from 0 to 1.  The next attempt goes to the next endpoint; there is
         no wait until each of them has been tried once.
         """
-        if self._answered:
-            self._answered = False
+        # One that answers and drops at once is no better than one that does not answer.
+        if self._answered and now >= self._since + self.interval:
             self._failures = 0
+        self._answered = False
         self._failures += 1
         self._at = (self._at + 1) % len(self.endpoints)
         rounds = self._failures // len(self.endpoints)
         if len(self.endpoints) > 1 and self._failures % len(self.endpoints):
             return 0.0
-        return self._interval * min(1 << min(rounds - 1, 16), MAX_FACTOR) * (0.5 + jitter / 2)
+        return self.interval * min(1 << min(rounds - 1, 16), MAX_FACTOR) * (0.5 + jitter / 2)
 
-    def refused(self, jitter: float) -> float:
+    def refused(self, now: float, jitter: float) -> float:
         """The broker said DISCONNECT: it is there, the next attempt goes to it
         if it had answered before."""
         stay = self._answered
-        delay = self.lost(jitter)
+        delay = self.lost(now, jitter)
         if stay:
             self._at = (self._at - 1) % len(self.endpoints)
-            delay = self._interval * (0.5 + jitter / 2)
+            self._failures = 0
+            delay = self.interval * (0.5 + jitter / 2)
         return delay

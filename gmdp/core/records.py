@@ -1,19 +1,27 @@
-"""What a broker remembers: services, workers, requests."""
+"""What a broker remembers: services, requests, workers and their connections."""
 
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict
+import math
+from collections import OrderedDict, deque
 from collections.abc import Hashable
+from typing import NamedTuple
 
+from .extension import NORMAL_PRIORITY
 from .fairqueue import FairQueue
-from .liveness import Pulse
-from .options import ServiceOptions
-from .wire import Command, Dialect
+from .liveness import Gap, Pulse
+from .options import BrokerOptions, ServiceOptions
+from .statistics import BrokerCounters
+from .timers import Timers
+from .wire import EMPTY, Command, Dialect
 
 
 class Place(enum.Enum):
     """Where an accepted request is; always in exactly one of these."""
+
+    # Enum's own goes through the name: three moves a request cost more than minting its token.
+    __hash__ = object.__hash__
 
     QUEUED = "queued"
     ASSIGNED = "assigned"
@@ -25,7 +33,7 @@ class Place(enum.Enum):
 MOVES: dict[Place | None, frozenset[Place]] = {
     None: frozenset({Place.QUEUED, Place.ASSIGNED}),
     Place.QUEUED: frozenset({Place.ASSIGNED, Place.ENDED}),
-    Place.ASSIGNED: frozenset({Place.ANSWERED, Place.QUEUED, Place.ENDED}),
+    Place.ASSIGNED: frozenset({Place.ANSWERED, Place.QUEUED, Place.ASSIGNED, Place.ENDED}),
     Place.ANSWERED: frozenset(),
     Place.ENDED: frozenset(),
 }
@@ -41,10 +49,65 @@ def weight(body: list[bytes]) -> int:
     return sum(map(len, body)) + FRAME_COST * (len(body) - 1)
 
 
+class Outgoing(NamedTuple):
+    """One message to send."""
+
+    frames: list[bytes]
+    #: Whom it concerns if it cannot be sent.
+    target: Worker | Connection | Request | None
+    #: False if a peer with no room for it may do without.
+    essential: bool
+
+
+class Event(NamedTuple):
+    """Something worth a line in a log."""
+
+    #: "registered" or "lost": a worker, or several of one connection.
+    kind: str
+    service: bytes
+    reason: str
+
+
+class DeadLetter(NamedTuple):
+    """A request that workers were lost over, and that ended without an answer."""
+
+    service: bytes
+    body: list[bytes]
+    #: How often a worker had it.
+    attempts: int
+    #: "attempts" (there are no more), "worker_lost" (part of its answer had gone
+    #: out) or "expired" (waiting for its next attempt).
+    reason: str
+    #: Seconds since it was accepted.
+    age: float
+    #: The user it came from; empty if that is not known.
+    user: str
+
+
+class Ledger:
+    """What the parts of a broker's core share."""
+
+    __slots__ = ("counters", "draining", "events", "gap", "held_bytes", "options", "outbox", "timers")
+
+    def __init__(self, options: BrokerOptions, counters: BrokerCounters, now: float) -> None:
+        self.options = options
+        self.counters = counters
+        self.timers = Timers()
+        self.gap = Gap(options.heartbeat_interval, options.expiry, now)
+        #: What to send, in order.
+        self.outbox: list[Outgoing] = []
+        #: What to tell, in order.
+        self.events: list[Event | DeadLetter] = []
+        #: Bytes of bodies queued or assigned, of replies being joined, and of messages
+        #: that wait for slow clients.
+        self.held_bytes = 0
+        self.draining = False
+
+
 class Service:
     """A name, its workers and the requests that wait for one."""
 
-    __slots__ = ("idle", "name", "options", "queue", "replies", "requests", "workers")
+    __slots__ = ("hasty", "idle", "name", "options", "queue", "replies", "requests", "workers")
 
     def __init__(self, name: bytes, options: ServiceOptions) -> None:
         self.name = name
@@ -54,8 +117,61 @@ class Service:
         self.idle: OrderedDict[Worker, None] = OrderedDict()
         #: All workers, idle or busy.
         self.workers = 0
+        #: Queued requests that are to fail when there is no worker.
+        self.hasty = 0
         self.requests = 0
         self.replies = 0
+
+
+class Client:
+    """One connection from which requests come; known while there is something of it."""
+
+    __slots__ = ("account", "backlog", "bytes", "key", "open")
+
+    def __init__(self, key: Hashable, account: Client | None = None) -> None:
+        #: Its routing id; or the user, for a user's account.
+        self.key = key
+        #: Open requests; in a user's account, its connections.
+        self.open = 0
+        #: Where its bytes are counted, if not here: a user's account.
+        self.account = account
+        self.bytes = 0
+        #: What it has not read yet.
+        self.backlog: Backlog | None = None
+
+
+class Backlog:
+    """Messages that wait until a client reads."""
+
+    __slots__ = ("blocked", "client", "delay", "returned", "timer", "tried", "waiting")
+
+    def __init__(self, client: Client, delay: float) -> None:
+        self.client = client
+        self.waiting: deque[Outgoing] = deque()
+        #: Those that were about to be sent and have to go back, in order.
+        self.returned: list[Outgoing] = []
+        #: How many were tried the last time.
+        self.tried = 0
+        #: True from a message that found no room until the next try.
+        self.blocked = False
+        self.delay = delay
+        self.timer: tuple[float, int] | None = None
+
+
+class Terms(NamedTuple):
+    """What a gmdp client says besides."""
+
+    #: The request's call frame.
+    frame: bytes
+    #: User and request id.
+    identity: tuple[str, bytes] | None
+    #: True if it is to fail when there is no worker.
+    hasty: bool
+    traceparent: bytes
+
+
+#: What strict clients say besides.
+STRICT = Terms(EMPTY, None, False, EMPTY)
 
 
 class Request:
@@ -67,45 +183,78 @@ class Request:
         "address",
         "attempts",
         "body",
+        "client",
+        "deadline",
         "dialect",
         "joined",
         "joined_size",
+        "lane",
         "place",
+        "priority",
+        "queued_at",
         "service",
         "size",
         "streamed",
+        "suspect",
+        "terms",
         "timer",
         "ttl_left",
+        "waiting",
+        "worker",
     )
 
+    #: Since when it is in the queue, if it is.
+    queued_at: float
+
     def __init__(
-        self, service: Service, address: tuple[bytes, ...], dialect: Dialect, body: list[bytes], now: float
+        self,
+        service: Service,
+        address: tuple[bytes, ...],
+        dialect: Dialect,
+        body: list[bytes],
+        lane: Hashable,
+        now: float,
     ) -> None:
         self.service = service
-        #: Routing id and return address: what a reply begins with.
+        #: Routing id and return address: what a reply begins with.  Empty: nobody waits.
         self.address = address
         self.dialect = dialect
         self.body = body
         self.size = weight(body)
+        #: Whose turn it takes in a fair queue: the user's (a str) if there is one, else
+        #: the connection's.
+        self.lane = lane
         self.accepted = now
         self.place: Place | None = None
+        #: Where it counts; None once the broker is done with it.
+        self.client: Client | None = None
+        #: Who has it, while it is assigned.
+        self.worker: Worker | None = None
         #: How often it was given to a worker.
         self.attempts = 0
-        #: Seconds it may still wait in the queue.
+        self.priority = NORMAL_PRIORITY
+        #: True once a worker was lost over it.
+        self.suspect = False
+        #: True while it stands in its service's queue.
+        self.waiting = False
+        #: Seconds it may still wait in the queue: at `queued_at` if it does.
         self.ttl_left = service.options.request_ttl
+        #: Until when its caller waits.
+        self.deadline = math.inf
         #: True once a PARTIAL went out: it is never run again.
         self.streamed = False
-        #: True if the rest of its answer is dropped: part of it was.
-        self.abandoned = False
+        #: Why the rest of its answer is dropped, if it is: nobody waits, or part of it was lost.
+        self.abandoned = ""
         #: PARTIALs that wait for the FINAL, for a client that gets one reply.
         self.joined: list[bytes] | None = None
         self.joined_size = 0
         self.timer: tuple[float, int] | None = None
+        self.terms = STRICT
 
     @property
-    def lane(self) -> Hashable:
-        """Whose turn it takes in a fair queue: its connection's."""
-        return self.address[0]
+    def user(self) -> str:
+        """The user it came from; empty if that is not known."""
+        return self.lane if isinstance(self.lane, str) else ""
 
     def move(self, place: Place) -> None:
         """Go to `place`; ValueError if the table above does not allow it."""
@@ -114,47 +263,66 @@ class Request:
         self.place = place
 
 
+class Connection:
+    """A worker's connection.  A strict one has one worker; an extended one has a
+    worker for each session, and may have none."""
+
+    __slots__ = ("address", "dialect", "heard_busy", "highest", "key", "plain", "pulse", "suspect", "timer", "workers")
+
+    def __init__(self, key: Hashable, address: tuple[bytes, ...], dialect: Dialect, plain: Dialect, now: float) -> None:
+        self.key = key
+        self.address = address
+        self.dialect = dialect
+        #: The dialect of messages that are the connection's and no session's.
+        self.plain = plain
+        #: By session frame; a strict worker's is empty.
+        self.workers: dict[bytes, Worker] = {}
+        self.pulse = Pulse(now)
+        #: The suspect one of its workers has, if one has.
+        self.suspect: Request | None = None
+        #: The highest session number it has used.
+        self.highest = 0
+        #: True once a HEARTBEAT came in the middle of a strict worker's work.
+        self.heard_busy = False
+        self.timer: tuple[float, int] | None = None
+
+    def command(self, command: Command) -> list[bytes]:
+        """A message to the connection itself."""
+        return [*self.address, *self.plain.worker(command)]
+
+
 class Worker:
-    """One registered worker."""
+    """One registered worker, by the RFCs: it has one service and one request at a time."""
 
     __slots__ = (
-        "address",
         "assigned_at",
-        "dialect",
-        "heard_busy",
-        "key",
-        "pulse",
+        "connection",
+        "head",
         "registered",
         "request",
         "request_head",
         "served",
         "service",
+        "session",
         "since",
-        "timer",
         "token",
     )
 
-    def __init__(
-        self, key: Hashable, address: tuple[bytes, ...], dialect: Dialect, service: Service, now: float
-    ) -> None:
-        self.key = key
-        self.address = address
-        self.dialect = dialect
+    def __init__(self, connection: Connection, session: bytes, service: Service, now: float) -> None:
+        self.connection = connection
+        self.session = session
         self.service = service
-        self.pulse = Pulse(now)
         self.since = now
         #: False as soon as it is lost.
         self.registered = True
         self.request: Request | None = None
         #: The prefix of the token of its present request.
-        self.token = b""
+        self.token = EMPTY
         self.assigned_at = now
-        #: True once it sent a HEARTBEAT in the middle of its work.
-        self.heard_busy = False
+        self.head = (*connection.address, session) if session else connection.address
         self.request_head = self.command(Command.REQUEST)
         self.served = 0
-        self.timer: tuple[float, int] | None = None
 
     def command(self, command: Command) -> list[bytes]:
         """A message to it that has no more frames than its command."""
-        return [*self.address, *self.dialect.worker(command)]
+        return [*self.head, *self.connection.dialect.worker(command)]

@@ -22,6 +22,12 @@ class BrokerCounters:
     redeliveries: int = 0
     #: Handler failures that gmdp workers reported.
     handler_failures: int = 0
+    #: Retries that joined a request still queued or running.
+    joins: int = 0
+    #: Requests given up after workers were lost over them.
+    dead_letters: int = 0
+    #: How often a client was found not to read its answers.
+    slow_clients: int = 0
     #: Answers of the management interface (RFC 8).
     management: int = 0
     #: Workers registered, ever.
@@ -69,11 +75,16 @@ class BrokerStatistics:
     queued_bytes: int
     #: Requests a worker has at the moment.
     assigned: int
+    #: Clients that do not read their answers at the moment.
+    backlogs: int
     requests: int
     replies: int
     partials: int
     redeliveries: int
     handler_failures: int
+    joins: int
+    dead_letters: int
+    slow_clients: int
     management: int
     registrations: int
     ended: Mapping[str, int]
@@ -103,8 +114,10 @@ class WorkerCounters:
     partials: int = 0
     #: Handlers that failed.
     errors: int = 0
-    #: Connections made after the first one of each session.
+    #: Connections made after others were lost.
     reconnects: int = 0
+    #: Requests whose caller was gone, or out of time, while a handler had them.
+    callers_gone: int = 0
     #: Seconds handlers have run, in all.
     busy_time: float = 0.0
     #: Replies that came too late: their connection was gone.
@@ -118,6 +131,8 @@ class WorkerStatistics:
     """A worker as it is now: an immutable copy."""
 
     uptime: float
+    #: Sockets open.
+    sockets: int
     #: Sessions there are, registered ones and busy ones.
     sessions: int
     registered: int
@@ -127,6 +142,7 @@ class WorkerStatistics:
     partials: int
     errors: int
     reconnects: int
+    callers_gone: int
     busy_time: float
     late_replies: int
     malformed: int
@@ -148,6 +164,8 @@ class ClientCounters:
     errors: int = 0
     #: Connections lost after they had been made.
     disconnects: int = 0
+    #: Answers that came after their call was given up.
+    late_replies: int = 0
     #: Messages that were no answer to a call.
     malformed: int = 0
 
@@ -170,6 +188,7 @@ class ClientStatistics:
     cancelled: int
     errors: int
     disconnects: int
+    late_replies: int
     malformed: int
 
 

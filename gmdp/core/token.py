@@ -15,17 +15,21 @@ offset  size  field
 21      1     status: 0; a gmdp worker sets 1 where its handler failed
 22      4     milliseconds left for the caller; ``FFFFFFFF``: unknown
 26      1     which attempt this is, from 1 (255 and more: 255)
+27      1     flags: 1 the caller understands typed failures
+28      55    the caller's W3C ``traceparent``, or nothing
 ======  ====  =========================================================
 
-A broker compares the first 21 bytes with the worker's present assignment and
-nothing else.  A worker may read the rest if it knows the magic and version;
-what a longer token carries after byte 26 is for later versions.
+A broker compares the first 21 bytes with the worker's present assignment, looks
+at the status and at nothing else.  A worker may read the rest if it knows the
+magic and version.
 """
 
 from __future__ import annotations
 
 import struct
 from typing import NamedTuple
+
+from .extension import from_milliseconds, to_milliseconds
 
 MAGIC = b"\x89MDT"
 VERSION = 1
@@ -35,9 +39,10 @@ PREFIX_SIZE = 21
 STATUS = 21
 OK = 0
 HANDLER_FAILED = 1
+#: Flag: a failure's body is the error's type name and message, not a configured reply.
+TYPED_FAILURES = 1
 
-_LAYOUT = struct.Struct(">13sQBIB")
-_UNKNOWN = 0xFFFFFFFF
+_LAYOUT = struct.Struct(">13sQBIBB")
 
 
 class Reading(NamedTuple):
@@ -46,6 +51,10 @@ class Reading(NamedTuple):
     attempt: int
     #: Seconds left when the broker sent the request, None if nobody said.
     time_left: float | None
+    #: True if the caller understands typed failures.
+    typed_failures: bool
+    #: The caller's, or nothing.
+    traceparent: bytes
 
 
 def start(nonce: bytes) -> bytes:
@@ -55,18 +64,19 @@ def start(nonce: bytes) -> bytes:
     return MAGIC + bytes((VERSION,)) + nonce
 
 
-def mint(begin: bytes, number: int, attempt: int, time_left: float | None = None) -> bytes:
+def mint(
+    begin: bytes, number: int, attempt: int, time_left: float | None = None, flags: int = 0, traceparent: bytes = b""
+) -> bytes:
     """A token: `begin` is from :func:`start`, `time_left` in seconds."""
-    left = _UNKNOWN if time_left is None else min(max(int(time_left * 1000), 0), _UNKNOWN - 1)
-    return _LAYOUT.pack(begin, number, OK, left, min(attempt, 255))
+    return _LAYOUT.pack(begin, number, OK, to_milliseconds(time_left), min(attempt, 255), flags) + traceparent
 
 
 def read(address: bytes) -> Reading | None:
     """What `address` tells a worker; None if it is some other broker's address."""
     if len(address) < _LAYOUT.size or address[:4] != MAGIC or address[4] != VERSION:
         return None
-    _, _, _, left, attempt = _LAYOUT.unpack_from(address)
-    return Reading(attempt, None if left == _UNKNOWN else left / 1000)
+    _, _, _, left, attempt, flags = _LAYOUT.unpack_from(address)
+    return Reading(attempt, from_milliseconds(left), bool(flags & TYPED_FAILURES), address[_LAYOUT.size :])
 
 
 def failed(address: bytes) -> bytes:
@@ -74,3 +84,8 @@ def failed(address: bytes) -> bytes:
     if read(address) is None:
         return address
     return address[:STATUS] + bytes((HANDLER_FAILED,)) + address[STATUS + 1 :]
+
+
+def says_failed(address: bytes) -> bool:
+    """Does a worker's FINAL to `address` say that its handler failed?"""
+    return len(address) > STATUS and address[STATUS] == HANDLER_FAILED

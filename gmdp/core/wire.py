@@ -11,6 +11,8 @@ The rules of this module:
   empty, ``MDPC02`` / ``MDPW02``          :data:`MAJORTOMO`
   1 to 8 frames, then one of the two      the same, behind a return address
   rows that begin with an empty frame     that is given back verbatim
+  the same, the last of the 1 to 8 being  MDP/0.1 or 0.2 in gmdp's extension:
+  a frame of :mod:`~.extension`           `EXTENDED`
   anything else                           malformed
   ======================================  =============================
 
@@ -22,8 +24,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+
+from .extension import CALL_MAGIC, MAGIC_SIZE, SESSION_MAGIC, is_call, is_session
 
 #: Frames of return address that may precede the empty delimiter, and the bytes of
 #: each: they are routing ids.
@@ -47,6 +51,8 @@ WORKER_02 = b"MDPW02"
 class Command(enum.Enum):
     """What a message says, whatever the dialect."""
 
+    __hash__ = object.__hash__  # a message costs less than with Enum's own
+
     #: A client's request, or a broker's request to a worker.
     REQUEST = "request"
     READY = "ready"
@@ -64,16 +70,18 @@ class Message(NamedTuple):
     dialect: Dialect
     #: True if a client spoke, False if a worker did.
     client: bool
-    #: Return address between the routing id and the empty delimiter.
+    #: Return address between the routing id and the empty delimiter, `extra` not counted.
     stack: tuple[bytes, ...]
     #: The service of REQUEST and READY, the address of PARTIAL and FINAL.
     subject: bytes
     body: list[bytes]
+    #: The extension's frame; empty in the dialects of the RFCs.
+    extra: bytes = b""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dialect:
-    """One way to write MDP.  Instances: `RFC7`, `RFC18`, `MAJORTOMO`."""
+    """One way to write MDP.  Instances: `RFC7`, `RFC18`, `MAJORTOMO`, and those of `EXTENDED`."""
 
     name: str
     #: The version a user names: "0.1" or "0.2".
@@ -92,6 +100,8 @@ class Dialect:
     #: The dialect of a package that sends bodies of no frames: one empty frame.
     empty_bodies: bool
     worker_codes: Mapping[Command, bytes]
+    #: True if a frame of the extension comes before each message.
+    extended: bool = False
     _commands: dict[bytes, Command] = field(init=False)
     _replies: dict[bytes, Command] = field(init=False)
 
@@ -127,10 +137,10 @@ class Dialect:
 
     # Parsing what a broker sent
 
-    def parse_reply(self, frames: Sequence[bytes]) -> tuple[Command, bytes | None, list[bytes]] | None:
-        """What a client received: (PARTIAL or FINAL, service if named, body)."""
-        at = len(self.client_head)
-        if tuple(frames[:at]) != self.client_head:
+    def parse_reply(self, frames: Sequence[bytes], start: int = 0) -> tuple[Command, bytes | None, list[bytes]] | None:
+        """What a client received, from frame `start` on: (PARTIAL or FINAL, service if named, body)."""
+        at = start + len(self.client_head)
+        if tuple(frames[start:at]) != self.client_head:
             return None
         command: Command | None = Command.FINAL
         if self.client_final is not None:
@@ -147,10 +157,10 @@ class Dialect:
         body = list(frames[at:])
         return (command, service, body) if body else None
 
-    def parse_for_worker(self, frames: Sequence[bytes]) -> tuple[Command, bytes, list[bytes]] | None:
-        """What a worker received: (REQUEST, HEARTBEAT or DISCONNECT, address, body)."""
-        at = len(self.worker_head)
-        if len(frames) <= at or tuple(frames[:at]) != self.worker_head:
+    def parse_for_worker(self, frames: Sequence[bytes], start: int = 0) -> tuple[Command, bytes, list[bytes]] | None:
+        """What a worker received, from frame `start` on: (REQUEST, HEARTBEAT or DISCONNECT, address, body)."""
+        at = start + len(self.worker_head)
+        if len(frames) <= at or tuple(frames[start:at]) != self.worker_head:
             return None
         command = self._commands.get(frames[at])
         if command is Command.REQUEST:
@@ -224,6 +234,18 @@ MAJORTOMO = Dialect(
 #: The dialects a client or worker of ours may be told to speak.
 VERSIONS = {"0.1": RFC7, "0.2": RFC18}
 
+#: The same dialects in the extension: with the RFCs' own command codes after an empty frame.
+EXTENDED = {
+    RFC7: replace(RFC7, name="MDP/0.1 (gmdp)", extended=True),
+    RFC18: replace(
+        RFC18,
+        name="MDP/0.2 (gmdp)",
+        client_head=(EMPTY, CLIENT_02),
+        worker_head=(EMPTY, WORKER_02),
+        extended=True,
+    ),
+}
+
 _DIRECT = {CLIENT_02: (RFC18, True), WORKER_02: (RFC18, False)}
 _DELIMITED = {
     CLIENT_01: (RFC7, True),
@@ -231,6 +253,8 @@ _DELIMITED = {
     CLIENT_02: (MAJORTOMO, True),
     WORKER_02: (MAJORTOMO, False),
 }
+_CALLS = {CLIENT_01: (EXTENDED[RFC7], True), CLIENT_02: (EXTENDED[RFC18], True)}
+_SESSIONS = {WORKER_01: (EXTENDED[RFC7], False), WORKER_02: (EXTENDED[RFC18], False)}
 _SPOKEN_BY_WORKERS = frozenset(Command) - {Command.REQUEST}
 _NO_STACK: tuple[bytes, ...] = ()
 
@@ -241,19 +265,28 @@ def parse(frames: list[bytes]) -> Message | None:
     if count < 3:
         return None
     stack = _NO_STACK
+    extra = EMPTY
     at = 1
     found = _DIRECT.get(frames[1])
     if found is None:
+        heads = _DELIMITED
         if frames[1]:
             try:
                 at = frames.index(EMPTY, 2, MAX_STACK + 2)
             except ValueError:
                 return None
-            stack = tuple(frames[1:at])
-            if max(map(len, stack)) > MAX_ADDRESS:
-                return None
+            last = frames[at - 1]
+            magic = last[:MAGIC_SIZE]
+            if magic == CALL_MAGIC and is_call(last):
+                heads, extra = _CALLS, last
+            elif magic == SESSION_MAGIC and is_session(last):
+                heads, extra = _SESSIONS, last
+            if not extra or at > 2:
+                stack = tuple(frames[1 : at - 1 if extra else at])
+                if max(map(len, stack)) > MAX_ADDRESS:
+                    return None
         at += 1
-        found = _DELIMITED.get(frames[at]) if at < count else None
+        found = heads.get(frames[at]) if at < count else None
         if found is None:
             return None
     at += 1
@@ -271,7 +304,7 @@ def parse(frames: list[bytes]) -> Message | None:
             if not dialect.empty_bodies:
                 return None
             body = [EMPTY]
-        return Message(Command.REQUEST, dialect, True, stack, frames[at], body)
+        return Message(Command.REQUEST, dialect, True, stack, frames[at], body, extra)
     command = dialect._commands.get(frames[at]) if at < count else None
     if command is Command.FINAL or command is Command.PARTIAL:
         # "The REQUEST, PARTIAL and FINAL commands SHALL contain precisely one client
@@ -283,11 +316,11 @@ def parse(frames: list[bytes]) -> Message | None:
             if not dialect.empty_bodies:
                 return None
             body = [EMPTY]
-        return Message(command, dialect, False, stack, frames[at + 1], body)
+        return Message(command, dialect, False, stack, frames[at + 1], body, extra)
     if command is Command.READY:
         if count != at + 2 or not 0 < len(frames[at + 1]) <= MAX_SERVICE_NAME:
             return None
-        return Message(command, dialect, False, stack, frames[at + 1], [])
+        return Message(command, dialect, False, stack, frames[at + 1], [], extra)
     if command not in _SPOKEN_BY_WORKERS or command is None or count != at + 1:
         return None
-    return Message(command, dialect, False, stack, EMPTY, [])
+    return Message(command, dialect, False, stack, EMPTY, [], extra)

@@ -1,39 +1,43 @@
-"""One session of a worker (RFC 7 and RFC 18, MDP/Worker).
+"""A worker's sessions (RFC 7 and RFC 18, MDP/Worker; the extension).
 
 The rules of this module, as a table of :class:`SessionState`:
 
-==============  ===================================  ========================
-state           left when                            for
-==============  ===================================  ========================
-waiting         the delay is over and no handler     connecting
-                runs any more
-connecting      the connection stands: READY sent    idle
-                it fails or takes too long           waiting
-idle            REQUEST                              busy
-                DISCONNECT, silence, lost, garbage   waiting
-busy            FINAL sent                           idle, or closed if
-                                                     draining
-                DISCONNECT, silence, lost, garbage   waiting; the handler
-                                                     runs on, its reply is
-                                                     dropped
-any             close, or drain when not busy:       closed
+==============  =====================================  ========================
+state           left when                              for
+==============  =====================================  ========================
+detached        a connection has room, no handler      idle: READY sent
+                runs any more, the delay is over
+idle            REQUEST                                busy
+                DISCONNECT, or its connection is lost  detached
+busy            FINAL sent                             idle, or closed if
+                                                       draining
+                DISCONNECT, or its connection is lost  detached; the handler
+                                                       runs on, its reply is
+                                                       dropped
+any             close, or drain when not busy:         closed
                 DISCONNECT sent
-==============  ===================================  ========================
+==============  =====================================  ========================
 
-Every connection is a new socket: what was queued for one never reaches the
-next, and a reply made for one is dropped on the next (``generation``).
+* A strict connection has one session, an extended one as many as the broker
+  allows (:mod:`~.extension`): by the RFC each is a worker of its own.
+* A session of an extended connection has a number that is never used again on
+  it; DISCONNECT retires it, and the session asks again under a new one, after a
+  delay that doubles for as long as it gets no request.
+* A connection is lost when its broker is silent, says what is no command, or says
+  DISCONNECT to the connection; :mod:`~.connections` has the rest.
 """
 
 from __future__ import annotations
 
 import enum
-import math
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from . import token
+from . import extension, token
+from .connections import Connection, Connector, Phase, Send
 from .liveness import Gap, Pulse
-from .reconnect import Reconnect
+from .reconnect import MAX_FACTOR, Reconnect
 from .statistics import WorkerCounters
 from .wire import EMPTY, Command, Dialect
 
@@ -41,8 +45,7 @@ from .wire import EMPTY, Command, Dialect
 class SessionState(enum.Enum):
     """Where a session is; see the table above."""
 
-    WAITING = "waiting"
-    CONNECTING = "connecting"
+    DETACHED = "detached"
     IDLE = "idle"
     BUSY = "busy"
     CLOSED = "closed"
@@ -50,48 +53,112 @@ class SessionState(enum.Enum):
 
 #: Every change there is.
 TRANSITIONS: dict[SessionState, frozenset[SessionState]] = {
-    SessionState.WAITING: frozenset({SessionState.CONNECTING, SessionState.CLOSED}),
-    SessionState.CONNECTING: frozenset({SessionState.IDLE, SessionState.WAITING, SessionState.CLOSED}),
-    SessionState.IDLE: frozenset({SessionState.BUSY, SessionState.WAITING, SessionState.CLOSED}),
-    SessionState.BUSY: frozenset({SessionState.IDLE, SessionState.WAITING, SessionState.CLOSED}),
+    SessionState.DETACHED: frozenset({SessionState.IDLE, SessionState.CLOSED}),
+    SessionState.IDLE: frozenset({SessionState.BUSY, SessionState.DETACHED, SessionState.CLOSED}),
+    SessionState.BUSY: frozenset({SessionState.IDLE, SessionState.DETACHED, SessionState.CLOSED}),
     SessionState.CLOSED: frozenset(),
 }
-
-
-class Open(NamedTuple):
-    """Open a new socket and connect it."""
-
-    endpoint: str
-
-
-class Send(NamedTuple):
-    """Send these frames on the socket that is open."""
-
-    frames: list[bytes]
-
-
-class Close(NamedTuple):
-    """Close the socket that is open."""
-
-    reason: str
-    #: True if what was decided before is to be sent first.
-    after_sending: bool = False
 
 
 class Work(NamedTuple):
     """Run the handler."""
 
-    generation: int
+    session: Session
     address: bytes
     body: list[bytes]
+    #: What the broker told besides, if it is one of ours.
+    told: token.Reading | None
 
 
-class WorkerSession:
-    """One session: registered at most once, with one request at a time.
+class Gone(NamedTuple):
+    """Nobody waits for the answer of this work any more."""
 
-    Decisions are appended to :attr:`actions`.  ``jitter`` arguments are random
-    numbers from 0 to 1.  `gap` is told by the owner when it runs; sessions of
-    one owner share it.
+    work: Work
+    reason: str
+
+
+class Failure(NamedTuple):
+    """How a handler failed."""
+
+    type_name: str
+    message: str
+
+
+class Session:
+    """One worker by the RFC: registered at most once, with one request at a time."""
+
+    __slots__ = (
+        "connection",
+        "frame",
+        "handling",
+        "oversize",
+        "parts",
+        "refusals",
+        "state",
+        "tag",
+        "timer",
+        "work",
+    )
+
+    def __init__(self) -> None:
+        self.state = SessionState.DETACHED
+        self.connection: WorkerConnection | None = None
+        #: Its session frame; empty on a strict connection.
+        self.frame = EMPTY
+        #: True while a handler runs, for the present work or an earlier one.
+        self.handling = False
+        #: What is being worked on.  Only its own answer may end it.
+        self.work: Work | None = None
+        #: Parts that wait for the FINAL, over MDP/0.1.
+        self.parts: list[bytes] | None = None
+        #: True once a part was larger than the broker takes.
+        self.oversize = False
+        #: How often in a row it was told DISCONNECT before any request.
+        self.refusals = 0
+        self.timer: tuple[float, int] | None = None
+        #: Whatever the owner knows it by.
+        self.tag: Any = None
+
+    @property
+    def registered(self) -> bool:
+        """True while READY was sent on a connection that stands."""
+        return self.state is SessionState.IDLE or self.state is SessionState.BUSY
+
+    def become(self, state: SessionState) -> None:
+        """Go to `state`; ValueError if the table above does not allow it."""
+        if state not in TRANSITIONS[self.state]:
+            raise ValueError(f"no change from {self.state.value} to {state.value}")
+        self.state = state
+
+
+class WorkerConnection(Connection):
+    """A worker's connection and its sessions."""
+
+    __slots__ = ("numbers", "pulse", "sessions")
+
+    def __init__(self, endpoint: str, epoch: int) -> None:
+        super().__init__(endpoint, epoch)
+        #: By session frame; a strict connection's one by an empty one.
+        self.sessions: dict[bytes, Session] = {}
+        #: Session numbers used.
+        self.numbers = 0
+        self.pulse = Pulse(0.0)
+
+    @property
+    def room(self) -> int:
+        """How many sessions more it can have."""
+        most = 1 if self.offer is None else min(self.offer.max_sessions, extension.MAX_SESSION - self.numbers)
+        return most - len(self.sessions)
+
+
+class WorkerCore(Connector[WorkerConnection]):
+    """All sessions of one worker.
+
+    Decisions are appended to :attr:`actions`: those of :mod:`~.connections`,
+    :class:`Work` and :class:`Gone`.  `concurrency`: how many sessions; `gap` is
+    told when its owner runs; `error_reply`: what a strict client gets when a handler
+    fails; `reveal_errors`: gmdp clients get its type and message;
+    `enforce_deadline`: say :class:`Gone` when a caller's time is up.
     """
 
     def __init__(
@@ -101,196 +168,358 @@ class WorkerSession:
         reconnect: Reconnect,
         counters: WorkerCounters,
         *,
+        concurrency: int,
         heartbeat_interval: float,
         liveness: float,
-        gap: Gap,
+        error_reply: Sequence[bytes],
         now: float,
+        reveal_errors: bool = False,
+        enforce_deadline: bool = False,
+        require_extensions: bool = False,
     ) -> None:
+        super().__init__(dialect, reconnect, require_extensions)
         self.service = service
-        self.dialect = dialect
         self.counters = counters
-        self.state = SessionState.WAITING
-        #: Counts connections; work of an earlier one is late.
-        self.generation = 0
         self.draining = False
-        #: True while a handler runs, on this connection or an earlier one.
-        self.handling = False
-        self.actions: list[Open | Send | Close | Work] = []
-        self._reconnect = reconnect
+        self.sessions = [Session() for _ in range(concurrency)]
+        #: Sessions that are registered.
+        self.registered = 0
         self._interval = heartbeat_interval
         self._expiry = heartbeat_interval * liveness
-        self._gap = gap
-        self._pulse = Pulse(now)
-        self._open_at = now
-        #: What is being worked on.  Only its own answer may end it.
-        self._work: Work | None = None
-        self._parts: list[bytes] | None = None
+        self.connect_timeout = self._expiry
+        self._error_reply = list(error_reply)
+        self._reveal_errors = reveal_errors
+        self._enforce_deadline = enforce_deadline
+        self._gap = Gap(heartbeat_interval, self._expiry, now)
+        #: Sessions that wait for a connection.
+        self._free: OrderedDict[Session, None] = OrderedDict.fromkeys(self.sessions)
+        #: Connections that can be used.
+        self._usable: list[WorkerConnection] = []
+        #: Sessions that are not closed.
+        self._open_sessions = concurrency
+        #: Connections lost and not yet replaced.
+        self._losses = 0
 
     # What the owner calls
 
+    def awake(self, now: float) -> None:
+        """A pass begins."""
+        self._gap.awake(now, self._timers.next())
+
+    def caught_up(self, now: float) -> None:
+        """There was nothing more to read."""
+        self._gap.caught_up(now)
+
+    def start(self, now: float) -> None:
+        """Begin."""
+        self._arrange(now)
+
     @property
-    def registered(self) -> bool:
-        """True while a connection stands and READY was sent on it."""
-        return self.state is SessionState.IDLE or self.state is SessionState.BUSY
+    def closed(self) -> bool:
+        """True when every session has ended."""
+        return not self._open_sessions
 
-    def connected(self, now: float) -> None:
-        """The connection stands: register."""
-        if self.state is not SessionState.CONNECTING:
-            return
-        self._become(SessionState.IDLE)
-        if self.generation > 1:
-            self.counters.reconnects += 1
-        self._pulse = Pulse(now)
-        # "The worker opens the connection to the broker by creating a new socket,
-        # connecting it, and then sending a READY command to register a service."
-        self._send(self.dialect.worker(Command.READY, self.service), now)
-
-    def disconnected(self, reason: str, now: float, jitter: float) -> None:
-        """The connection is gone, or could not be made."""
-        if self.registered or self.state is SessionState.CONNECTING:
-            self._drop(reason, now, self._reconnect.lost(jitter))
-
-    def feed(self, frames: list[bytes], now: float, jitter: float) -> None:
-        """One whole message from the broker."""
-        if not self.registered:
-            return
-        parsed = self.dialect.parse_for_worker(frames)
-        if parsed is None:
-            self._reject("the broker sent what is no command", now, jitter)
-            return
-        self._pulse.heard = now
-        command, address, body = parsed
-        if command is Command.DISCONNECT:
-            # "When the worker receives DISCONNECT it must send no further commands to
-            # the broker; it MUST close its socket, and reconnect to the broker on a
-            # new socket."
-            self._drop("the broker said DISCONNECT", now, self._reconnect.refused(jitter))
-            return
-        self._reconnect.answered()
-        if command is Command.HEARTBEAT:
-            if self._pulse.heartbeat_due():
-                self._heartbeat(now)
-        elif self.state is SessionState.BUSY:
-            self._reject("a second request came before the reply", now, jitter)
-        else:
-            self._become(SessionState.BUSY)
-            self.handling = True
-            self._parts = None
-            self.counters.requests += 1
-            self._work = Work(self.generation, address, body)
-            self.actions.append(self._work)
+    @property
+    def sockets(self) -> int:
+        """Connections there are."""
+        return len(self._connections)
 
     def partial(self, work: Work, body: Sequence[bytes], now: float) -> bool:
         """The handler made a part of its answer; False if nobody wants it."""
-        if work is not self._work:
+        session = work.session
+        connection = session.connection
+        if session.work is not work or session.oversize or connection is None:
+            return False
+        if not self.dialect.streams:
+            self.counters.partials += 1
+            if session.parts is None:
+                session.parts = []
+            session.parts += body
+            return True
+        frames = self._frames(session, Command.PARTIAL, work.address, EMPTY, *body)
+        if not connection.takes(frames):
+            session.oversize = True
             return False
         self.counters.partials += 1
-        if self.dialect.streams:
-            self._send(self.dialect.worker(Command.PARTIAL, work.address, EMPTY, *body), now)
-        else:
-            if self._parts is None:
-                self._parts = []
-            self._parts += body
+        self._send(connection, frames, now)
         return True
 
-    def final(self, work: Work, body: Sequence[bytes] | None, failed: bool, now: float) -> bool:
+    def final(self, work: Work, body: Sequence[bytes] | None, failure: Failure | None, now: float) -> bool:
         """The handler ended; False if its answer came too late.
 
         `body` None: there is nothing to add to the parts.
         """
-        if work is not self._work:
-            if work.generation != self.generation or self._work is None:
-                self.handling = False
+        session = work.session
+        connection = session.connection
+        if session.work is not work or connection is None:
             self.counters.late_replies += 1
+            if session.work is None and session.handling:
+                session.handling = False
+                if session.state is SessionState.DETACHED and session.timer is None:
+                    self._free[session] = None
+                self._arrange(now)
             return False
-        self._work = None
-        self.handling = False
+        frames = None
+        if failure is None and not session.oversize:
+            # "The worker SHALL send zero or more PARTIAL commands for a single REQUEST,
+            # followed by exactly one FINAL command."
+            if session.parts is not None:
+                body = [*session.parts, *(body or ())]
+            frames = self._frames(session, Command.FINAL, work.address, EMPTY, *(body or (EMPTY,)))
+        if frames is None or not connection.takes(frames):
+            if failure is None:
+                failure = Failure("MessageTooLarge", "the answer is larger than the broker takes")
+            typed = work.told is not None and work.told.typed_failures
+            reply = self._told(failure) if typed else self._error_reply
+            frames = self._frames(session, Command.FINAL, token.failed(work.address), EMPTY, *reply)
         self.counters.replies += 1
-        # "The worker SHALL send zero or more PARTIAL commands for a single REQUEST,
-        # followed by exactly one FINAL command."
-        if self._parts is not None:
-            body = [*self._parts, *(body or ())]
-            self._parts = None
-        address = token.failed(work.address) if failed else work.address
-        self._send(self.dialect.worker(Command.FINAL, address, EMPTY, *(body or (EMPTY,))), now)
-        self._become(SessionState.IDLE)
+        session.work = None
+        session.parts = None
+        session.oversize = False
+        session.handling = False
+        self._timers.disarm(session)
+        self._send(connection, frames, now)
+        session.become(SessionState.IDLE)
         if self.draining:
-            self.close(now)
+            self._close_session(session, now)
         return True
-
-    def tick(self, now: float, jitter: float) -> None:
-        """Do what is due by `now`."""
-        if self.state is SessionState.WAITING:
-            if now >= self._open_at and not self.handling:
-                self._become(SessionState.CONNECTING)
-                self.generation += 1
-                self._open_at = now
-                self.actions.append(Open(self._reconnect.endpoint))
-        elif self.state is SessionState.CONNECTING:
-            if now >= self._open_at + self._expiry:
-                self._drop("no connection in time", now, self._reconnect.lost(jitter))
-        elif self.state is not SessionState.CLOSED:
-            if now >= self._pulse.heard + self._expiry and self._gap.may_judge(now):
-                # "If the worker detects that the broker has disconnected, it SHOULD
-                # restart a new conversation."
-                self._drop("no heartbeat from the broker", now, self._reconnect.lost(jitter))
-            elif now >= self._pulse.beat_at(self._interval):
-                self._heartbeat(now)
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next; infinity if never."""
-        if self.state is SessionState.WAITING:
-            return math.inf if self.handling else self._open_at
-        if self.state is SessionState.CONNECTING:
-            return self._open_at + self._expiry
-        if self.state is SessionState.CLOSED:
-            return math.inf
-        lost = max(self._pulse.heard + self._expiry, self._gap.until)
-        return min(self._pulse.beat_at(self._interval), lost)
+        when = self._timers.next()
+        if self._free and not self._pending:
+            when = min(when, self._open_at)
+        return when
 
     def drain(self, now: float) -> None:
-        """Take no new request; close as soon as the present one is answered."""
+        """Take no new request; close as soon as what there is is answered."""
         self.draining = True
-        if self.state is not SessionState.BUSY:
-            self.close(now)
+        for connection in list(self._connections):
+            if not any(session.state is SessionState.BUSY for session in connection.sessions.values()):
+                self._hang_up(connection, "closed", now)
+        for session in self.sessions:
+            if session.state in (SessionState.IDLE, SessionState.DETACHED):
+                self._close_session(session, now)
 
     def close(self, now: float) -> None:
-        """Say DISCONNECT if registered, and end."""
-        if self.state is SessionState.CLOSED:
+        """Say DISCONNECT where registered, and end."""
+        self.draining = True
+        for connection in list(self._connections):
+            self._hang_up(connection, "closed", now)
+        for session in self.sessions:
+            if session.state is SessionState.DETACHED:
+                self._close_session(session, now)
+
+    # Connections
+
+    def _make(self, endpoint: str, epoch: int) -> WorkerConnection:
+        return WorkerConnection(endpoint, epoch)
+
+    def _ready(self, connection: WorkerConnection, now: float) -> None:
+        if self._losses:
+            self._losses -= 1
+            self.counters.reconnects += 1
+        connection.pulse = Pulse(now)
+        self._usable.append(connection)
+
+    def _lost(self, connection: WorkerConnection, reason: str, now: float) -> None:
+        if connection in self._usable:
+            self._usable.remove(connection)
+            self._losses += 1
+        for session in list(connection.sessions.values()):
+            self._detach(session)
+            if self.draining:
+                self._close_session(session, now)
+
+    def _arrange(self, now: float) -> None:
+        """Give sessions the connections there are, and open more for them."""
+        free = self._free
+        for connection in self._usable[:] if free else ():
+            while free and connection.room > 0:
+                self._attach(free.popitem(last=False)[0], connection, now)
+        for connection in [c for c in self._usable if c.phase is Phase.STRICT and not c.sessions]:
+            self._hang_up(connection, "not needed", now)
+        wanted = len(free) if self._mode is Phase.STRICT else min(len(free), 1)
+        while self._pending < wanted and now >= self._open_at:
+            self._open(now)
+
+    def _said(self, connection: WorkerConnection, frames: list[bytes], now: float, jitter: float) -> None:
+        extended = connection.phase is Phase.EXTENDED
+        if extended and frames and extension.is_session(frames[0]):
+            flags, number = extension.read_session(frames[0])
+            frame = extension.session_frame(number)
+            parsed = self.extended.parse_for_worker(frames, 1)
+        else:
+            flags, frame = 0, EMPTY
+            parsed = self.dialect.parse_for_worker(frames)
+            if parsed is not None and extended and parsed[0] is Command.REQUEST:
+                parsed = None
+        if parsed is None:
+            if self._probe_answer(frames) is None:
+                self._reject(connection, "the broker sent what is no command", now, jitter)
             return
-        if self.registered:
-            # "The worker MAY send DISCONNECT at any time"
-            self._send(self.dialect.worker(Command.DISCONNECT), now)
-        opened = self.state is not SessionState.WAITING
-        self._become(SessionState.CLOSED)
-        self._work = None
-        self.generation += 1
-        if opened:
-            self.actions.append(Close("closed", after_sending=True))
+        connection.pulse.heard = now
+        command, address, body = parsed
+        session = connection.sessions.get(frame)
+        if command is Command.DISCONNECT:
+            if frame:
+                self._refused(session, now, jitter)
+            else:
+                self._disconnected(connection, now, jitter)
+            return
+        self._hear(connection, now)
+        if command is Command.HEARTBEAT:
+            if session is not None and session.work is not None and flags & extension.CALLER_GONE:
+                self._gone(session.work, "its caller has gone")
+            if connection.pulse.heartbeat_due():
+                self._heartbeat(connection, now)
+        elif session is None:
+            pass  # it was sent before the broker heard of the session's end
+        elif session.state is SessionState.BUSY:
+            self._reject(connection, "a second request came before the reply", now, jitter)
+        else:
+            self._begin(session, address, body, now)
 
-    def _reject(self, reason: str, now: float, jitter: float) -> None:
-        """This broker breaks the protocol: it may give the request to another."""
+    def _due(self, item: Any, now: float, jitter: float) -> None:
+        if isinstance(item, WorkerConnection):
+            self._check(item, now, jitter)
+        elif item.work is not None:
+            self._gone(item.work, "its caller's time is up")
+        elif item.state is SessionState.DETACHED and not item.handling:
+            self._free[item] = None
+
+    def _check(self, connection: WorkerConnection, now: float, jitter: float) -> None:
+        """Is the broker silent, does it need a HEARTBEAT?"""
+        pulse = connection.pulse
+        lost_at = pulse.heard + self._expiry
+        if now >= lost_at:
+            if self._gap.may_judge(now):
+                # "If the worker detects that the broker has disconnected, it SHOULD
+                # restart a new conversation."
+                self._lose(connection, "no heartbeat from the broker", now, jitter)
+                return
+            lost_at = self._gap.until
+        if now >= pulse.beat_at(self._interval):
+            self._heartbeat(connection, now)
+        self._timers.arm(connection, min(lost_at, pulse.beat_at(self._interval)))
+
+    def _heartbeat(self, connection: WorkerConnection, now: float) -> None:
+        connection.pulse.beating(now)
+        self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))
+
+    def _reject(self, connection: WorkerConnection, reason: str, now: float, jitter: float) -> None:
+        """This broker breaks the protocol: it may give the requests to others."""
         self.counters.malformed += 1
-        self._send(self.dialect.worker(Command.DISCONNECT), now)
-        self._drop(reason, now, self._reconnect.lost(jitter))
+        self.actions.append(Send(connection, self.dialect.worker(Command.DISCONNECT)))
+        self._lose(connection, reason, now, jitter)
+        self._arrange(now)
 
-    def _drop(self, reason: str, now: float, delay: float) -> None:
-        self._become(SessionState.WAITING)
-        self._work = None
-        self._open_at = now + delay
-        self.actions.append(Close(reason))
+    def _disconnected(self, connection: WorkerConnection, now: float, jitter: float) -> None:
+        # "When the worker receives DISCONNECT it must send no further commands to
+        # the broker; it MUST close its socket, and reconnect to the broker on a
+        # new socket."
+        reason = "the broker said DISCONNECT"
+        if connection.epoch == self._epoch:
+            self._end_epoch(f"{connection.endpoint}: {reason}", now + self._reconnect.refused(now, jitter))
+        self._lose(connection, reason, now, jitter)
+        self._arrange(now)
+
+    def _hang_up(self, connection: WorkerConnection, reason: str, now: float) -> None:
+        """Leave a connection, with whatever sessions it has."""
+        if connection in self._usable:
+            self._usable.remove(connection)
+            if connection.sessions or connection.phase is Phase.EXTENDED:
+                # "The worker MAY send DISCONNECT at any time"
+                self.actions.append(Send(connection, self.dialect.worker(Command.DISCONNECT)))
+        for session in list(connection.sessions.values()):
+            self._detach(session)
+            self._close_session(session, now)
+        self._close(connection, reason, after_sending=True)
+
+    # Sessions
+
+    def _attach(self, session: Session, connection: WorkerConnection, now: float) -> None:
+        connection.numbers += 1
+        session.frame = extension.session_frame(connection.numbers) if connection.phase is Phase.EXTENDED else EMPTY
+        session.connection = connection
+        connection.sessions[session.frame] = session
+        session.become(SessionState.IDLE)
+        self.registered += 1
+        # "The worker opens the connection to the broker by creating a new socket,
+        # connecting it, and then sending a READY command to register a service."
+        self._send(connection, self._frames(session, Command.READY, self.service), now)
+        if connection.timer is None:
+            self._timers.arm(connection, now + self._interval)
+
+    def _detach(self, session: Session) -> None:
+        connection = session.connection
+        assert connection is not None  # callers looked
+        del connection.sessions[session.frame]
+        session.connection = None
+        session.work = None
+        session.parts = None
+        session.oversize = False
+        self._timers.disarm(session)
+        session.become(SessionState.DETACHED)
+        self.registered -= 1
+        if not session.handling:
+            self._free[session] = None
+
+    def _refused(self, session: Session | None, now: float, jitter: float) -> None:
+        """The broker said DISCONNECT to a session."""
+        if session is None:
+            return
+        self._detach(session)
         if self.draining:
-            self._become(SessionState.CLOSED)
+            self._close_session(session, now)
+            return
+        delay = self._reconnect.interval * min(1 << min(session.refusals, 16), MAX_FACTOR) * (0.5 + jitter / 2)
+        session.refusals += 1
+        self._free.pop(session, None)
+        self._timers.arm(session, now + delay)
 
-    def _heartbeat(self, now: float) -> None:
-        self._pulse.beating(now)
-        self._send(self.dialect.worker(Command.HEARTBEAT), now)
+    def _close_session(self, session: Session, now: float) -> None:
+        connection = session.connection
+        if connection is not None:
+            self._send(connection, self._frames(session, Command.DISCONNECT), now)
+            self._detach(session)
+            if not connection.sessions:
+                self._hang_up(connection, "closed", now)
+        self._free.pop(session, None)
+        self._timers.disarm(session)
+        session.become(SessionState.CLOSED)
+        self._open_sessions -= 1
 
-    def _send(self, frames: list[bytes], now: float) -> None:
-        self._pulse.sending(now)
-        self.actions.append(Send(frames))
+    def _begin(self, session: Session, address: bytes, body: list[bytes], now: float) -> None:
+        session.become(SessionState.BUSY)
+        session.handling = True
+        session.refusals = 0
+        self.counters.requests += 1
+        told = token.read(address)
+        session.work = Work(session, address, body, told)
+        self.actions.append(session.work)
+        if self._enforce_deadline and told is not None and told.time_left is not None:
+            self._timers.arm(session, now + told.time_left)
 
-    def _become(self, state: SessionState) -> None:
-        if state not in TRANSITIONS[self.state]:
-            raise ValueError(f"no change from {self.state.value} to {state.value}")
-        self.state = state
+    def _gone(self, work: Work, reason: str) -> None:
+        self.counters.callers_gone += 1
+        self.actions.append(Gone(work, reason))
+
+    def _told(self, failure: Failure) -> list[bytes]:
+        """The body that tells a gmdp client of a failure."""
+        if not self._reveal_errors:
+            return [EMPTY, EMPTY]
+        return [part.encode("utf-8", "backslashreplace")[:MAX_TOLD] for part in failure]
+
+    def _frames(self, session: Session, command: Command, *rest: bytes) -> list[bytes]:
+        if session.frame:
+            return [session.frame, *self.extended.worker(command, *rest)]
+        return self.dialect.worker(command, *rest)
+
+    def _send(self, connection: WorkerConnection, frames: list[bytes], now: float) -> None:
+        connection.pulse.sending(now)
+        self.actions.append(Send(connection, frames))
+
+
+#: Bytes of an error's type name or message that are told.
+MAX_TOLD = 4_000

@@ -1,0 +1,151 @@
+"""What clients ask of a broker (RFC 7 and RFC 18, MDP/Client; RFC 8; the extension).
+
+The rules of this module:
+
+* A request is refused, and counted, when its caller's time is up (he is not told), when
+  the broker is stopping, when its connection has ``max_in_flight`` open, when its client holds too many bytes, when there are too
+  many services.  A gmdp client is told; a strict one hears nothing, as RFC 7 has it.
+* A gmdp client's request that carries the id of one that is still queued or running
+  joins it, if the user is the same: its answer goes to where the retry came from.
+  Not once a part of the answer went elsewhere: that one is given up then.
+* A cancelled request leaves the queue; if it runs, its answer is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from . import extension, management
+from .extension import CallFrame, Status
+from .records import Ledger, Place, Request, Terms
+from .wire import EMPTY, MMI_PREFIX, RFC18, Message
+
+if TYPE_CHECKING:
+    from .broker import BrokerCore
+    from .delivery import Delivery
+    from .replies import Replies
+
+_NOTHING = [EMPTY]
+
+
+class Clients:
+    """Requests on their way in."""
+
+    def __init__(self, core: BrokerCore, ledger: Ledger, delivery: Delivery, replies: Replies) -> None:
+        self._core = core
+        self._ledger = ledger
+        self._delivery = delivery
+        self._replies = replies
+
+    def said(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
+        """One request, of whatever kind."""
+        address = (routing_id, *message.stack)
+        name = message.subject
+        call: CallFrame | None = None
+        if message.extra:
+            call = extension.read_call(message.extra)
+            if call.flags & extension.CANCEL:
+                self._cancel((user, call.id), now)
+                return
+            if self._joins((user, call.id), call, address, message, now):
+                return
+        if name.startswith(MMI_PREFIX):
+            self._ledger.counters.management += 1
+            self._tell(address, message, management.answer(self._core, name, message.body, now), Status.OK, now)
+            return
+        if call is not None and call.time_left == 0:
+            self._ledger.counters.count("drops", "late")  # nobody waits any more
+            return
+        if self._ledger.draining:
+            self.refuse(address, message, "draining", Status.SHUTTING_DOWN, now)
+            return
+        options = self._ledger.options
+        replies = self._replies
+        client = replies.client(routing_id, user)
+        if client.open >= options.max_in_flight:
+            self.refuse(address, message, "in_flight_full", Status.OVERLOADED, now)
+            return
+        service = self._delivery.open(name, now)
+        if service is None:
+            self.refuse(address, message, "services_full", Status.OVERLOADED, now)
+            replies.forget(client)
+            return
+        request = Request(service, address, message.dialect, message.body, user or routing_id, now)
+        if not replies.has_room(client, request.size):
+            too_large = request.size > options.max_queue_bytes
+            self.refuse(address, message, "bytes_full", Status.TOO_LARGE if too_large else Status.OVERLOADED, now)
+            replies.forget(client)
+            self._delivery.collect(service)
+            return
+        if call is not None:
+            hasty = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
+            request.terms = Terms(message.extra, (user, call.id), hasty, call.traceparent)
+            request.priority = call.priority
+            if call.time_left is not None:
+                request.deadline = now + call.time_left
+        replies.open(request, client)
+        self._delivery.submit(request, now)
+
+    def refuse(self, address: tuple[bytes, ...], message: Message, reason: str, status: Status, now: float) -> None:
+        """Do not accept a request."""
+        self._ledger.counters.count("drops", reason)
+        if message.extra:
+            self._tell(address, message, _NOTHING, status, now)
+
+    def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
+        """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
+        found = None if self._ledger.draining else self._delivery.open(service, now)
+        if found is None:
+            return False
+        request = Request(found, (), RFC18, body, EMPTY, now)
+        client = self._replies.client(EMPTY, "")
+        if not self._replies.has_room(client, request.size):
+            self._replies.forget(client)
+            self._delivery.collect(found)
+            return False
+        self._replies.open(request, client)
+        self._delivery.submit(request, now)
+        return True
+
+    def _tell(
+        self, address: tuple[bytes, ...], message: Message, body: list[bytes], status: Status, now: float
+    ) -> None:
+        reply = message.dialect.reply(message.subject, body)
+        if message.extra:
+            self._replies.tell([*address, extension.answered(message.extra, status, 0), *reply], now)
+        else:
+            self._replies.tell([*address, *reply], now)
+
+    def _joins(
+        self, identity: tuple[str, bytes], call: CallFrame, address: tuple[bytes, ...], message: Message, now: float
+    ) -> bool:
+        request = self._replies.calls.get(identity)
+        if request is None:
+            return False
+        if request.service.name != message.subject:
+            self._ledger.counters.count("drops", "id_reused")
+            return True
+        if request.streamed and request.address != address:
+            # Whoever asks now has not seen the parts that went out.
+            self._replies.abandon(request, "client_gone", now)
+            return False
+        if call.attempt < extension.read_call(request.terms.frame).attempt:
+            self._ledger.counters.count("drops", "late_retry")
+            return True
+        self._ledger.counters.joins += 1
+        request.terms = request.terms._replace(frame=message.extra)
+        self._replies.move(request, address, self._replies.client(address[0], identity[0]))
+        request.deadline = math.inf if call.time_left is None else now + call.time_left
+        if request.place is Place.QUEUED:
+            self._delivery.postpone(request)
+        return True
+
+    def _cancel(self, identity: tuple[str, bytes], now: float) -> None:
+        request = self._replies.calls.get(identity)
+        if request is None:
+            self._ledger.counters.count("drops", "late_cancel")
+        elif request.place is Place.QUEUED:
+            self._delivery.withdraw(request, "cancelled", now)
+        else:
+            self._replies.abandon(request, "cancelled", now)

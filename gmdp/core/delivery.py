@@ -1,0 +1,339 @@
+"""Which worker gets which request, and again after a loss.
+
+The rules of this module:
+
+* A request is always in exactly one :class:`~.records.Place`.
+* Workers are chosen least recently used, requests in the order of
+  :mod:`~.fairqueue`.  Where a worker is idle, no request waits that it may have.
+* What a lost worker had goes back to the head of its client's part of the queue
+  and is delivered again, ``attempts`` in all.  It is a *suspect* from then on: a
+  connection has at most one, so that a request that kills its worker, and with
+  it the worker's other sessions, takes no other down twice.
+* It is not delivered again once a PARTIAL went out, or when nobody waits.
+* ``request_ttl`` bounds a request's time in the queue, all its waits together;
+  the caller's deadline bounds everything.
+
+  ================  =======================================  ==================
+  it ends           when                                     the client hears
+  ================  =======================================  ==================
+  ``expired``       it waited for ``request_ttl``            expired
+  ``deadline``      its caller's time is up                  nothing
+  ``cancelled``     its caller gave it up                    nothing
+  ``client_gone``   a part of its answer could not be sent:  nothing
+                    its client is unreachable
+  ``client_full``   the same: its client reads too slowly    overloaded
+  ``too_large``     the parts of its answer are too large    too large
+                    to be joined
+  ``no_worker``     no worker is registered, and it is to    no worker
+                    fail then
+  ``overloaded``    its queue is full                        overloaded
+  ``evicted``       its service gave way to a worker's       overloaded
+  ``attempts``      workers were lost, and no attempt is     worker lost
+                    left
+  ``worker_lost``   its worker was lost after a PARTIAL      worker lost
+  ``stopped``       the broker stops                         shutting down
+  ================  =======================================  ==================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from . import token
+from .extension import Status
+from .records import DeadLetter, Ledger, Outgoing, Place, Request, Service, Worker
+from .replies import Replies
+from .wire import EMPTY
+
+#: What a gmdp client is told when a request ends.
+STATUS_OF = {
+    "expired": Status.EXPIRED,
+    "no_worker": Status.NO_WORKER,
+    "overloaded": Status.OVERLOADED,
+    "evicted": Status.OVERLOADED,
+    "attempts": Status.WORKER_LOST,
+    "worker_lost": Status.WORKER_LOST,
+    "stopped": Status.SHUTTING_DOWN,
+}
+#: Which of them are dead letters, once a worker has had the request.
+_LETTERS = frozenset({"attempts", "worker_lost", "expired"})
+
+
+class Delivery:
+    """Services, their queues, and who works on what."""
+
+    def __init__(self, ledger: Ledger, replies: Replies, nonce: bytes) -> None:
+        self._ledger = ledger
+        self._replies = replies
+        self._token_start = token.start(nonce)
+        self._assignments = 0
+        self.services: dict[bytes, Service] = {}
+        #: Services without a worker, the longest known first.
+        self._unserved: dict[bytes, None] = {}
+        #: Requests workers have, and requests that wait.
+        self.assigned = 0
+        self.queued = 0
+
+    # Services
+
+    def open(self, name: bytes, now: float, for_worker: bool = False) -> Service | None:
+        """The service `name`, made if need be; None if there are too many."""
+        service = self.services.get(name)
+        if service is not None:
+            return service
+        options = self._ledger.options
+        if len(self.services) >= options.max_services:
+            # A READY may push out a service that has no worker.
+            if not for_worker or not self._unserved:
+                return None
+            oldest = self.services[next(iter(self._unserved))]
+            self._end_queue(oldest, "evicted", now)
+        service = self.services[name] = Service(name, options.for_service(name))
+        self._unserved[name] = None
+        return service
+
+    def collect(self, service: Service) -> None:
+        """Forget a service that has neither workers nor requests."""
+        if not service.workers and not service.queue and self.services.get(service.name) is service:
+            del self.services[service.name]
+            del self._unserved[service.name]
+
+    # Workers
+
+    def join(self, worker: Worker, now: float) -> None:
+        """A worker is registered."""
+        service = worker.service
+        service.workers += 1
+        self._unserved.pop(service.name, None)
+        self.free(worker, now)
+
+    def leave(self, workers: Sequence[Worker], now: float, unsent: Request | None = None) -> None:
+        """Workers of one connection are lost; what they had is delivered again.
+
+        `unsent`: a request one of them had that could not be sent.
+        """
+        requests = []
+        for worker in workers:
+            service = worker.service
+            service.workers -= 1
+            service.idle.pop(worker, None)
+            if not service.workers:
+                self._unserved[service.name] = None
+            if worker.request is not None:
+                requests.append((worker.assigned_at, self.unassign(worker)))
+        # The oldest first to the idle, the rest so that the oldest ends up first in line.
+        requests.sort(key=lambda entry: entry[0])
+        waiting = []
+        for _, request in requests:
+            if request is unsent:
+                request.attempts -= 1  # it never reached anybody
+            else:
+                request.suspect = True
+            if not self._deliver_again(request, now):
+                waiting.append(request)
+        for request in reversed(waiting):
+            self._enqueue(request, now, again=True)
+        for worker in workers:
+            self._desert(worker.service, now)
+            self.collect(worker.service)
+
+    def free(self, worker: Worker, now: float) -> None:
+        """Give an idle worker its next request, or let it wait for one."""
+        service = worker.service
+        queue = service.queue
+        while queue:
+            request = queue.pop(suspects=worker.connection.suspect is None)
+            if request is None:
+                break
+            self._unqueue(request, now)
+            if request.ttl_left > 0 and now < request.deadline:
+                self._assign(request, worker, now)
+                return
+            # Its time was up before the tick that would say so.
+            self._end(request, "deadline" if now >= request.deadline else "expired", now)
+        service.idle[worker] = None
+
+    def done(self, worker: Worker, now: float) -> None:
+        """A worker has answered its request."""
+        connection = worker.connection
+        request = self.unassign(worker)
+        request.move(Place.ANSWERED)
+        self.free(worker, now)
+        if request.suspect:
+            # Its connection may have another now, whichever of its workers is idle.
+            for other in connection.workers.values():
+                if connection.suspect is None and other.service.queue.suspects and other in other.service.idle:
+                    del other.service.idle[other]
+                    self.free(other, now)
+
+    # Requests
+
+    def submit(self, request: Request, now: float) -> None:
+        """A request is accepted."""
+        service = request.service
+        self._ledger.counters.requests += 1
+        service.requests += 1
+        if service.idle:
+            self._assign(request, service.idle.popitem(last=False)[0], now)
+        else:
+            self._enqueue(request, now)
+            self.collect(service)  # it may be one that was to fail
+
+    def withdraw(self, request: Request, reason: str, now: float) -> None:
+        """End a request that is queued."""
+        request.service.queue.remove(request)
+        self._unqueue(request, now)
+        self._end(request, reason, now)
+        self.collect(request.service)
+
+    def due(self, request: Request, now: float) -> None:
+        """A queued request's timer."""
+        self.withdraw(request, "deadline" if now >= request.deadline else "expired", now)
+
+    def postpone(self, request: Request) -> None:
+        """A queued request's deadline was moved."""
+        self._ledger.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))
+
+    def stop(self, now: float) -> None:
+        """End what is queued."""
+        for service in list(self.services.values()):
+            self._end_queue(service, "stopped", now)
+
+    def abort(self, worker: Worker, now: float) -> None:
+        """End what a worker has: the broker stops."""
+        self._end(self.unassign(worker), "stopped", now)
+
+    # Decisions
+
+    def _idle_for(self, request: Request) -> Worker | None:
+        """Take an idle worker for `request`, which lost its own, if it may have one."""
+        service = request.service
+        if not service.idle:
+            return None
+        if not request.suspect:
+            return service.idle.popitem(last=False)[0]
+        if not service.queue.suspects:  # else there is none it may have
+            for worker in service.idle:
+                if worker.connection.suspect is None:
+                    del service.idle[worker]
+                    return worker
+        return None
+
+    def _assign(self, request: Request, worker: Worker, now: float) -> None:
+        request.move(Place.ASSIGNED)
+        request.attempts += 1
+        if request.attempts > 1:
+            self._ledger.counters.redeliveries += 1
+        self.assigned += 1
+        self._assignments += 1
+        terms = request.terms
+        if terms.frame:
+            left = None if request.deadline == math.inf else request.deadline - now
+            address = token.mint(
+                self._token_start,
+                self._assignments,
+                request.attempts,
+                left,
+                token.TYPED_FAILURES,
+                terms.traceparent,
+            )
+        else:
+            address = token.mint(self._token_start, self._assignments, request.attempts)
+        connection = worker.connection
+        if request.suspect:
+            connection.suspect = request
+        request.worker = worker
+        worker.request = request
+        worker.token = address[: token.PREFIX_SIZE]
+        worker.assigned_at = now
+        connection.pulse.sending(now)
+        self._ledger.outbox.append(Outgoing([*worker.request_head, address, EMPTY, *request.body], worker, True))
+
+    def unassign(self, worker: Worker) -> Request:
+        """Take its request from a worker that has one."""
+        request = worker.request
+        assert request is not None  # ours, not a peer's: callers looked
+        worker.request = None
+        worker.token = EMPTY
+        request.worker = None
+        if request is worker.connection.suspect:
+            worker.connection.suspect = None
+        self.assigned -= 1
+        return request
+
+    def _deliver_again(self, request: Request, now: float) -> bool:
+        """Find another worker for a request that lost its own, or end it; False if
+        it is to wait for one."""
+        reason = None
+        if request.abandoned:
+            reason = request.abandoned
+        elif request.streamed:
+            reason = "worker_lost"  # a PARTIAL went out: not run again
+        elif request.attempts >= request.service.options.attempts:
+            reason = "attempts"
+        elif now >= request.deadline:
+            reason = "deadline"
+        if reason is not None:
+            self._end(request, reason, now)
+            return True
+        self._replies.unjoin(request)
+        worker = self._idle_for(request)
+        if worker is None:
+            return False
+        self._assign(request, worker, now)
+        return True
+
+    def _enqueue(self, request: Request, now: float, again: bool = False) -> None:
+        service = request.service
+        request.move(Place.QUEUED)
+        if request.terms.hasty and not service.workers:
+            self._end(request, "no_worker", now)
+            return
+        self.queued += 1
+        service.hasty += request.terms.hasty
+        request.queued_at = now
+        self.postpone(request)
+        if again:
+            service.queue.push_front(request)
+        else:
+            service.queue.push(request)
+        # The newest request of the longest backlog gives way.
+        if len(service.queue) > service.options.max_queue:
+            victim = service.queue.evict()
+            self._unqueue(victim, now)
+            self._end(victim, "overloaded", now)
+
+    def _unqueue(self, request: Request, now: float) -> None:
+        """It has left its queue."""
+        self.queued -= 1
+        request.service.hasty -= request.terms.hasty
+        request.ttl_left -= now - request.queued_at
+        self._ledger.timers.disarm(request)
+
+    def _desert(self, service: Service, now: float) -> None:
+        """Without a worker, what is to fail then fails."""
+        if service.hasty and not service.workers:
+            for request in [request for request in service.queue if request.terms.hasty]:
+                self.withdraw(request, "no_worker", now)
+
+    def _end_queue(self, service: Service, reason: str, now: float) -> None:
+        while (request := service.queue.pop()) is not None:
+            self._unqueue(request, now)
+            self._end(request, reason, now)
+        self.collect(service)
+
+    def _end(self, request: Request, reason: str, now: float) -> None:
+        request.move(Place.ENDED)
+        ledger = self._ledger
+        ledger.counters.count("ended", reason)
+        if request.attempts and reason in _LETTERS:
+            name = request.service.name
+            ledger.counters.dead_letters += 1
+            ledger.events.append(
+                DeadLetter(name, request.body, request.attempts, reason, now - request.accepted, request.user)
+            )
+        status = STATUS_OF.get(reason)
+        if status is not None:
+            self._replies.fail(request, status, now)
+        self._replies.settle(request)

@@ -1,0 +1,245 @@
+"""What gmdp peers say to each other beside the RFCs, byte by byte.
+
+A message in the extension has one frame more: the last one of its return
+address, before the empty delimiter.  After that come the RFC's own header and
+command codes.  Brokers of the RFCs never see one: peers ask first (the probe
+``mmi.gmdp``, below).  All numbers are big-endian.
+
+**Call frame**, between client and broker, both ways:
+
+======  ====  ===========================================================
+offset  size  field
+======  ====  ===========================================================
+0       4     magic, ``89 4D 44 43`` (``\\x89MDC``)
+4       1     version, 1
+5       1     status, see :class:`Status`; 0 in a request
+6       1     flags of a request: 1 fail if no worker is registered,
+              2 cancel the call; others are ignored
+7       1     priority, from 0 (least) to 3; 1 is that of strict clients
+8       1     in a request: the client's try, from 1; in an answer: how
+              often the broker gave the request to a worker (255: and more)
+9       16    the client's nonce      } together the request id
+25      8     the number of the call  }
+33      4     milliseconds the caller still waits; ``FFFFFFFF``: unknown
+37      55    a W3C ``traceparent``, or nothing
+======  ====  ===========================================================
+
+An answer carries the frame of its request, with status and attempts set.  What
+is neither *ok* nor *partial* is a FINAL that says why there is no answer; its
+body is one empty frame, or for *handler failed* the error's type name and
+message.  A request id is a secret of its client: whoever knows it can cancel
+the call.  A *cancel* is a REQUEST with that flag and any body.
+
+**Session frame**, between worker and broker, both ways:
+
+======  ====  ===========================================================
+offset  size  field
+======  ====  ===========================================================
+0       4     magic, ``89 4D 44 57`` (``\\x89MDW``)
+4       1     version, 1
+5       1     flags: 0, but for 1 in a broker's HEARTBEAT: the caller of
+              what this session works on has gone
+6       4     number of the session, from 1; a connection's next session
+              has a higher number than all before
+======  ====  ===========================================================
+
+Each session is one worker by the RFC: READY, one request at a time,
+DISCONNECT (after which its number is never used again).  HEARTBEAT and
+DISCONNECT without a session frame are the connection's.
+
+**Probe**: a request for the service ``mmi.gmdp`` is answered ``200`` and JSON
+(:class:`Offer`).
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+import struct
+from typing import NamedTuple
+
+VERSION = 1
+CALL_MAGIC = b"\x89MDC" + bytes((VERSION,))
+SESSION_MAGIC = b"\x89MDW" + bytes((VERSION,))
+#: How long a magic, with its version, is.
+MAGIC_SIZE = 5
+
+CLIENT_NONCE_SIZE = 16
+#: Flags of a call frame.
+FAIL_WITHOUT_WORKER = 1
+CANCEL = 2
+#: Flag of a session frame.
+CALLER_GONE = 1
+
+#: Priorities of a request: more urgent ones are higher.
+PRIORITIES = range(4)
+NORMAL_PRIORITY = 1
+
+PROBE_SERVICE = b"mmi.gmdp"
+
+_TRACEPARENT_SIZE = 55
+#: W3C Trace Context, 3.2: version, trace id, parent id, flags.
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+_CALL = struct.Struct(">5sBBBB24sI")
+_ID = struct.Struct(">16sQ")
+_SESSION = struct.Struct(">5sBI")
+_STATUS = 5
+_ID_AT = 9
+_UNKNOWN = 0xFFFFFFFF
+
+#: How long the two frames may be.
+CALL_SIZES = frozenset({_CALL.size, _CALL.size + _TRACEPARENT_SIZE})
+SESSION_SIZE = _SESSION.size
+MAX_SESSION = 2**32 - 1
+
+
+class Status(enum.IntEnum):
+    """What an answer is, or why there is none."""
+
+    OK = 0
+    PARTIAL = 1
+    NO_WORKER = 2
+    EXPIRED = 3
+    OVERLOADED = 4
+    WORKER_LOST = 5
+    HANDLER_FAILED = 6
+    NOT_ALLOWED = 7
+    TOO_LARGE = 8
+    SHUTTING_DOWN = 9
+
+
+class CallFrame(NamedTuple):
+    """A call frame, taken apart."""
+
+    status: int
+    flags: int
+    priority: int
+    attempt: int
+    id: bytes
+    #: Seconds; None if unknown.
+    time_left: float | None
+    #: 55 bytes, or none.
+    traceparent: bytes
+
+
+def is_call(frame: bytes) -> bool:
+    """Is `frame` a call frame: magic, version and length right?"""
+    return frame[:MAGIC_SIZE] == CALL_MAGIC and len(frame) in CALL_SIZES
+
+
+def is_session(frame: bytes) -> bool:
+    """Is `frame` a session frame: magic, version and length right?"""
+    return frame[:MAGIC_SIZE] == SESSION_MAGIC and len(frame) == SESSION_SIZE
+
+
+def to_milliseconds(time_left: float | None) -> int:
+    """Seconds as the four bytes of a call frame or token hold them."""
+    return _UNKNOWN if time_left is None else min(max(int(time_left * 1000), 0), _UNKNOWN - 1)
+
+
+def from_milliseconds(left: int) -> float | None:
+    """The reverse: seconds, or None if unknown."""
+    return None if left == _UNKNOWN else left / 1000
+
+
+def request_id(nonce: bytes, number: int) -> bytes:
+    """The 24 bytes that are the id of a client's call."""
+    return _ID.pack(nonce, number)
+
+
+def call_number(identity: bytes, nonce: bytes) -> int | None:
+    """The number in a request id; None if it is not of the client with this nonce."""
+    given, number = _ID.unpack(identity)
+    return number if given == nonce else None
+
+
+def call_frame(
+    identity: bytes,
+    *,
+    flags: int = 0,
+    priority: int = NORMAL_PRIORITY,
+    attempt: int = 1,
+    time_left: float | None = None,
+    traceparent: bytes = b"",
+) -> bytes:
+    """A request's call frame; `identity` is from :func:`request_id`."""
+    left = to_milliseconds(time_left)
+    return _CALL.pack(CALL_MAGIC, 0, flags, priority, min(attempt, 255), identity, left) + traceparent
+
+
+def read_call(frame: bytes) -> CallFrame:
+    """Take apart what :func:`is_call` said is a call frame.  Numbers are as sent, but
+    for a priority that there is not."""
+    _, status, flags, priority, attempt, identity, left = _CALL.unpack_from(frame)
+    return CallFrame(
+        status,
+        flags,
+        min(priority, PRIORITIES[-1]),
+        attempt,
+        identity,
+        from_milliseconds(left),
+        frame[_CALL.size :],
+    )
+
+
+def answered(frame: bytes, status: Status, attempts: int) -> bytes:
+    """A request's call frame as its answer carries it."""
+    return (
+        frame[:_STATUS] + bytes((status, frame[_STATUS + 1], frame[_STATUS + 2], min(attempts, 255))) + frame[_ID_AT:]
+    )
+
+
+def session_frame(number: int, flags: int = 0) -> bytes:
+    """A session frame."""
+    return _SESSION.pack(SESSION_MAGIC, flags, number)
+
+
+def read_session(frame: bytes) -> tuple[int, int]:
+    """Take apart what :func:`is_session` said is a session frame: (flags, number)."""
+    _, flags, number = _SESSION.unpack(frame)
+    return flags, number
+
+
+def is_traceparent(value: bytes) -> bool:
+    """Is `value` a ``traceparent`` of W3C Trace Context, of the length of version 00?"""
+    return _TRACEPARENT.match(value) is not None
+
+
+class Offer(NamedTuple):
+    """What a broker offers to gmdp peers, and its limits."""
+
+    #: Calls a client's connection may have open at a time.
+    max_in_flight: int
+    #: Sessions a worker's connection may have.
+    max_sessions: int
+    #: Frames of a message, its envelope included, and bytes of a frame.
+    max_frames: int
+    max_frame_size: int
+    #: Seconds.
+    heartbeat_interval: float
+
+
+def offer_body(offer: Offer) -> list[bytes]:
+    """The body of the answer to a probe."""
+    return [b"200", json.dumps({"extension": VERSION, **offer._asdict()}, separators=(",", ":")).encode()]
+
+
+def read_offer(body: list[bytes]) -> Offer | None:
+    """What a broker's answer to a probe offers; None if it does not speak this extension."""
+    if len(body) != 2 or body[0] != b"200":
+        return None
+    try:
+        told = json.loads(body[1])
+        version = told["extension"]
+        values = [told[name] for name in Offer._fields]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if type(version) is not int or version < VERSION:
+        return None
+    if not all(type(value) is int and value >= 1 for value in values[:-1]):
+        return None
+    if type(values[-1]) not in (int, float) or not values[-1] > 0:
+        return None
+    return Offer(*values)

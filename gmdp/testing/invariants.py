@@ -1,0 +1,273 @@
+"""What holds at all times, whatever happens: checked from outside, after each step.
+
+A check raises AssertionError; its message says what did not hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ..core import extension, wire
+from ..core.client import CallState
+from ..core.records import Outgoing, Place, Request, Service, Worker, weight
+from ..core.wire import CLIENT_01, CLIENT_02, EMPTY, WORKER_01, WORKER_02, Command
+from ..core.worker import SessionState
+from .nodes import BrokerNode, ClientNode, WorkerNode
+
+_Address = tuple[bytes, ...]
+
+_DISCONNECTS = {WORKER_01: b"\x05", WORKER_02: b"\x06"}
+
+
+def hold(condition: object, *what: object) -> None:
+    """Raise AssertionError unless `condition`."""
+    if not condition:
+        raise AssertionError(" ".join(map(str, what)))
+
+
+class Invariants:
+    """Everything that is checked of the nodes of one simulation."""
+
+    def __init__(self) -> None:
+        #: Per broker: what was said to whom, as far as it matters later.
+        self._talks: dict[BrokerNode, _Talk] = {}
+
+    def watch(self, node: BrokerNode, direction: str, frames: list[bytes]) -> None:
+        """A broker received or sent a message."""
+        talk = self._talks.get(node)
+        if talk is None or talk.generation != node.generation:
+            talk = self._talks[node] = _Talk(node.generation)
+        if direction == "received":
+            talk.received(frames, node.schedule.now, node.options.expiry)
+        else:
+            talk.now = node.schedule.now
+            talk.sent(frames)
+
+    def check(self, node: Any) -> None:
+        """Check one node."""
+        if isinstance(node, BrokerNode):
+            if node.up:
+                self._check_broker(node)
+        elif node.dead:
+            pass
+        elif isinstance(node, WorkerNode):
+            _check_worker(node)
+        elif isinstance(node, ClientNode):
+            _check_client(node)
+
+    def _check_broker(self, node: BrokerNode) -> None:
+        core = node.core
+        ledger, delivery, replies, workers = core._ledger, core._delivery, core._replies, core._workers
+        requests: list[Request] = []
+        for service in delivery.services.values():
+            requests += self._check_service(node, service)
+        hold(delivery.queued == len(requests), "queued:", delivery.queued, "of", len(requests))
+        assigned: list[Request] = []
+        count = 0
+        for connection in workers.connections.values():
+            suspects = []
+            for worker in connection.workers.values():
+                count += 1
+                hold(worker.registered and worker.connection is connection, "a lost worker is on a connection")
+                hold(
+                    (worker in worker.service.idle) is (worker.request is None), "a worker is idle and busy, or neither"
+                )
+                if worker.request is not None:
+                    assigned.append(worker.request)
+                    self._check_assigned(worker, worker.request, node.schedule.now)
+                    if worker.request.suspect:
+                        suspects.append(worker.request)
+            hold(len(suspects) <= 1, "two suspects on one connection")
+            hold(connection.suspect is (suspects[0] if suspects else None), "a connection's suspect is another")
+        hold(workers.count == count, "workers:", workers.count, "of", count)
+        hold(workers.count <= core.options.max_workers, "too many workers")
+        hold(delivery.assigned == len(assigned), "assigned:", delivery.assigned, "of", len(assigned))
+        requests += assigned
+        counters = core.counters
+        hold(
+            counters.requests == counters.replies + sum(counters.ended.values()) + len(requests),
+            "requests do not add up",
+        )
+        hold(
+            len(ledger.timers) == len(workers.connections) + delivery.queued + replies.backlogs,
+            "timers:",
+            len(ledger.timers),
+        )
+        self._check_accounts(node, requests)
+
+    def _check_service(self, node: BrokerNode, service: Service) -> list[Request]:
+        queued = list(service.queue)
+        hold(len(queued) == len(service.queue) <= service.options.max_queue, "a queue's length")
+        hold(len({id(request) for request in queued}) == len(queued), "a request is queued twice")
+        for request in queued:
+            hold(request.place is Place.QUEUED, "a queued request is", request.place)
+            hold(request.waiting and request.worker is None and request.timer is not None, "a queued request is not")
+        hold(service.queue.suspects == sum(request.suspect for request in queued), "queued suspects")
+        hold(service.hasty == sum(request.terms.hasty for request in queued), "requests that are not to wait")
+        for worker in service.idle:
+            hold(worker.registered and worker.request is None and worker.service is service, "an idle worker is not")
+            barred = worker.connection.suspect is not None
+            hold(not queued or (barred and all(request.suspect for request in queued)), "idle, and a request waits")
+        if not service.workers:
+            hold(queued, "a service without workers and requests is remembered")
+            hold(not service.hasty, "a request waits that was to fail")
+        return queued
+
+    def _check_assigned(self, worker: Worker, request: Request, now: float) -> None:
+        hold(request.place is Place.ASSIGNED, "an assigned request is", request.place)
+        hold(request.worker is worker and not request.waiting and request.timer is None, "an assigned request is not")
+        hold(request.attempts <= request.service.options.attempts, "one attempt too many")
+        if worker.assigned_at != now:
+            return
+        hold(now < request.deadline, "given to a worker after its deadline")
+        hold(not request.streamed, "given to a worker after a part of its answer went out")
+        if request.attempts == 1:
+            for other in request.service.queue:
+                if other.lane == request.lane and other.priority == request.priority and other is not request:
+                    barred = other.suspect and worker.connection.suspect is not None
+                    hold(barred or other.accepted >= request.accepted, "a client's later request was taken first")
+
+    def _check_accounts(self, node: BrokerNode, requests: list[Request]) -> None:
+        core = node.core
+        ledger, replies = core._ledger, core._replies
+        held = 0
+        opened: Counter[Any] = Counter()
+        identities = []
+        for request in requests:
+            if request.client is None:
+                hold(request.abandoned, "a request is on nobody's account")
+                continue
+            held += request.size + request.joined_size
+            opened[request.client.key] += 1
+            if request.terms.identity is not None:
+                identities.append(request.terms.identity)
+        small = 0
+        for key, client in replies.clients.items():
+            hold(client.open == opened[key], "open requests of a client:", client.open, "of", opened[key])
+            hold(client.open or client.backlog is not None, "a client of which there is nothing is remembered")
+            limit = core.options.max_in_flight + core.counters.joins
+            hold(client.open <= limit, "too many requests of one connection")
+            if client.backlog is not None:
+                waiting: list[Outgoing] = [*client.backlog.returned, *client.backlog.waiting]
+                held += sum(weight(message.frames) for message in waiting)
+                small += sum(weight(message.frames) for message in waiting if message.target is None)
+        hold(held == ledger.held_bytes, "bytes held:", ledger.held_bytes, "of", held)
+        # What tells a client that its answer was dropped is always kept.
+        hold(held - small <= core.options.max_queue_bytes, "too many bytes are held")
+        hold(len(identities) == len(set(identities)), "one call runs twice")
+        hold(set(identities) == set(replies.calls), "the calls that may be joined are others than those there are")
+
+
+class _Talk:
+    """What one start of a broker said, and to whom."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.now = 0.0
+        #: Connections, and sessions of some, that were told DISCONNECT; and when each
+        #: was last heard or told anything.
+        self._disconnected: dict[tuple[_Address, bytes], float] = {}
+        #: When a READY last came on a connection.
+        self._ready: dict[_Address, float] = {}
+        #: Gmdp clients' calls: requests without a FINAL, where a retry that joined counts.
+        self._calls: Counter[bytes] = Counter()
+        #: Strict clients: requests without a FINAL.
+        self._open: Counter[_Address] = Counter()
+
+    def received(self, frames: list[bytes], now: float, expiry: float) -> None:
+        self.now = now
+        message = wire.parse(frames)
+        if message is None:
+            return
+        peer = (frames[0], *message.stack)
+        if not message.client:
+            if message.command is Command.READY:
+                self._disconnected.pop((peer, EMPTY), None)
+                self._ready[peer] = now
+            elif (told := self._disconnected.get((peer, EMPTY))) is not None:
+                # A broker remembers whom it has told for one expiry after they last spoke.
+                self._disconnected[(peer, EMPTY)] = now
+                if now >= told + expiry:
+                    del self._disconnected[(peer, EMPTY)]
+        elif message.extra:
+            call = extension.read_call(message.extra)
+            if not call.flags & extension.CANCEL:
+                self._calls[call.id] += 1
+        else:
+            self._open[peer] += 1
+
+    def sent(self, frames: list[bytes]) -> None:
+        at = 1
+        extra = EMPTY
+        if frames[1] not in (EMPTY, CLIENT_02, WORKER_02):
+            at = frames.index(EMPTY, 2)
+            extra = frames[at - 1]
+        head = frames[at + 1] if frames[at] == EMPTY else frames[at]
+        command = frames[at + 2] if frames[at] == EMPTY else frames[at + 1]
+        if head in (CLIENT_01, CLIENT_02):
+            self._answer(frames, extra, at, final=head == CLIENT_01 or command != b"\x02")
+            return
+        peer, session = tuple(frames[:at]), EMPTY
+        if extension.is_session(extra):
+            peer, session = peer[:-1], extension.session_frame(extension.read_session(extra)[1])
+        told = self._disconnected
+        hold((peer, EMPTY) not in told, "something went to a worker after DISCONNECT:", frames)
+        hold((peer, session) not in told, "something went to a session after DISCONNECT:", frames)
+        # What was decided before a READY may leave after it.
+        if command == _DISCONNECTS[head] and self._ready.get(peer) != self.now:
+            told[(peer, session)] = self.now
+
+    def _answer(self, frames: list[bytes], extra: bytes, at: int, final: bool) -> None:
+        if extension.is_call(extra):
+            call = extension.read_call(extra)
+            hold((call.status == extension.Status.PARTIAL) is not final, "status and command differ")
+            hold(self._calls[call.id] > 0, "something follows a FINAL, or answers nothing:", frames)
+            if final:
+                self._calls[call.id] -= 1
+            return
+        key = tuple(frames[:at])
+        if frames[at] == EMPTY and frames[at + 1] == CLIENT_02:
+            final = frames[at + 2] != b"\x03"  # majortomo's codes
+        hold(self._open[key] > 0, "something follows a FINAL, or answers nothing:", frames)
+        if final:
+            self._open[key] -= 1
+
+
+def _check_worker(node: WorkerNode) -> None:
+    core = node.core
+    registered = 0
+    for session in core.sessions:
+        connection = session.connection
+        hold((connection is None) is not session.registered, "a session without connection is registered")
+        if connection is not None:
+            registered += 1
+            hold(connection.sessions.get(session.frame) is session, "a session is not on its connection")
+        hold(session.work is None or session.handling, "work without a handler")
+        hold((session.state is SessionState.BUSY) is (session.work is not None), "busy without work")
+    hold(core.registered == registered, "registered:", core.registered, "of", registered)
+    hold(len(core._connections) <= len(core.sessions) + 1, "too many connections")
+
+
+def _check_client(node: ClientNode) -> None:
+    core, counters = node.core, node.counters
+    statistics = core.statistics()
+    hold(
+        counters.requests
+        == counters.replies
+        + counters.timeouts
+        + counters.cancelled
+        + counters.errors
+        + statistics.waiting
+        + statistics.in_flight,
+        "calls do not add up",
+    )
+    hold(statistics.sockets <= core._max_connections + len(core._leaving), "too many sockets")
+    for asked in node.open_calls:
+        call = asked.call
+        if call.number:
+            hold(call.state is not CallState.DONE and call.timer is not None, "a call has ended in silence")
+            waits = call in core._waiting
+            hold(waits is (call.connection is None), "a call is in line and on a connection, or neither")
+            if call.connection is not None:
+                hold(call.connection.calls.get(call.number) is call, "a call is not on its connection")
