@@ -166,57 +166,83 @@ huge = st.builds(
 
 
 class NaiveQueue:
-    """What a fair queue is, with lists: lanes served in turn."""
+    """What a fair queue is, with lists: priorities, and in each of them lanes served in turn.
 
-    def __init__(self):
-        self.lanes = []
+    Items have `lane`, `priority` and `suspect`.
+    """
+
+    def __init__(self, patience=16):
+        self.patience = patience
+        #: For each priority, lanes: [name, suspects given back, other items].
+        self.levels = [[], [], [], []]
+        self.passed = [0, 0, 0, 0]
 
     def __len__(self):
-        return sum(len(items) for _, items in self.lanes)
+        return len(self.items())
 
     def items(self):
-        return [item for _, items in self.lanes for item in items]
+        return [item for lanes in self.levels for _, suspects, items in lanes for item in suspects + items]
 
     def heads(self):
-        return [items[0] for _, items in self.lanes]
+        return [(suspects + items)[0] for lanes in self.levels for _, suspects, items in lanes]
 
-    def _lane(self, name):
-        for lane in self.lanes:
-            if lane[0] == name:
-                return lane
-        lane = (name, [])
-        self.lanes.append(lane)
-        return lane
+    def _lane(self, item):
+        lanes = self.levels[item.priority]
+        for lane in lanes:
+            if lane[0] == item.lane:
+                return lanes, lane
+        lane = [item.lane, [], []]
+        lanes.append(lane)
+        return lanes, lane
 
     def _sweep(self):
-        self.lanes = [lane for lane in self.lanes if lane[1]]
+        self.levels = [[lane for lane in lanes if lane[1] or lane[2]] for lanes in self.levels]
 
-    def push(self, name, item):
-        self._lane(name)[1].append(item)
+    def push(self, item):
+        self._lane(item)[1][2].append(item)
 
-    def push_front(self, name, item):
-        lane = self._lane(name)
-        lane[1].insert(0, item)
-        self.lanes.remove(lane)
-        self.lanes.insert(0, lane)
+    def push_front(self, item):
+        lanes, lane = self._lane(item)
+        lane[1 if item.suspect else 2].insert(0, item)
+        lanes.remove(lane)
+        lanes.insert(0, lane)
 
-    def pop(self):
-        lane = self.lanes.pop(0)
-        item = lane[1].pop(0)
-        self.lanes.append(lane)
+    def pop(self, suspects=True):
+        def able(lane):
+            return lane[2] or (suspects and lane[1])
+
+        levels = [priority for priority, lanes in enumerate(self.levels) if any(map(able, lanes))]
+        if not levels:
+            return None
+        waiting = [priority for priority in levels[:-1] if self.passed[priority] >= self.patience]
+        chosen = waiting[0] if waiting else levels[-1]
+        if not (suspects or not any(item.suspect for item in self.items())) or levels != [1]:
+            for priority in levels:
+                if priority < chosen:
+                    self.passed[priority] += 1
+            self.passed[chosen] = 0
+        lanes = self.levels[chosen]
+        lane = next(lane for lane in lanes if able(lane))
+        item = lane[1].pop(0) if suspects and lane[1] else lane[2].pop(0)
+        lanes.remove(lane)
+        lanes.append(lane)
         self._sweep()
         return item
 
     def remove(self, item):
-        for _, items in self.lanes:
-            if item in items:
-                items.remove(item)
+        _, lane = self._lane(item)
+        lane[1 if item in lane[1] else 2].remove(item)
         self._sweep()
 
     def victims(self):
-        """The newest item of each of the longest lanes: one of them has to go."""
-        longest = max(len(items) for _, items in self.lanes)
-        return [items[-1] for _, items in self.lanes if len(items) == longest]
+        """The newest of the least urgent items of each client with the longest backlog: one of them has to go."""
+        backlogs = Counter(item.lane for item in self.items())
+        longest = [name for name, count in backlogs.items() if count == max(backlogs.values())]
+        victims = []
+        for name in longest:
+            lane = next(lane for lanes in self.levels for lane in lanes if lane[0] == name)
+            victims.append((lane[1] + lane[2])[-1] if lane[2] else lane[1][-1])
+        return victims
 
 
 # A broker
@@ -250,8 +276,12 @@ class ModelRequest:
     due: float | None = None
     attempts: int = 0
     streamed: bool = False
-    abandoned: bool = False
+    #: Why the rest of its answer is dropped, if it is.
+    abandoned: str = ""
     joined: list = field(default_factory=list)
+    priority = 1
+    #: That a request was lost once makes no difference where a connection has one worker.
+    suspect = False
 
     @property
     def lane(self):
@@ -259,7 +289,7 @@ class ModelRequest:
 
     @property
     def held(self):
-        return weight(self.body) + weight(self.joined)
+        return 0 if self.abandoned else weight(self.body) + weight(self.joined)
 
 
 @dataclass(eq=False)
@@ -333,6 +363,11 @@ class BrokerModel:
     def held(self):
         return sum(request.held for request in self.queued() + self.assigned())
 
+    def has_room(self, lane, size):
+        """A client may hold as many bytes as are free."""
+        own = sum(request.held for request in self.queued() + self.assigned() if request.lane == lane)
+        return own + size <= self.options.max_queue_bytes - self.held()
+
     def _send(self, frames, target=None, essential=False):
         self.outbox.append(Expected(frames, target, essential))
 
@@ -349,7 +384,7 @@ class BrokerModel:
             self._open(service)
         ttl = self.options.for_service(service).request_ttl
         request = ModelRequest(body[0], address, dialect, service, body, ttl)
-        if self.held() + weight(body) > self.options.max_queue_bytes:
+        if not self.has_room(request.lane, weight(body)):
             self.drops["bytes_full"] += 1
             self._collect(service)
             return
@@ -358,7 +393,7 @@ class BrokerModel:
         if found.idle:
             self._assign(request, found.idle.pop(0), now)
         else:
-            found.queue.push(request.lane, request)
+            found.queue.push(request)
             self._queued(request, now)
 
     def _queued(self, request, now):
@@ -387,7 +422,7 @@ class BrokerModel:
             body = [b"200", Report(service, only)]
         else:
             body = [b"501"]
-        self._send([*address, *client_reply(dialect, service, body)])
+        self._send([*address, *client_reply(dialect, service, body)], essential=True)
 
     # Services
 
@@ -537,18 +572,18 @@ class BrokerModel:
         request, worker.request = worker.request, None
         if request is not None:
             request.due = None
-            if request.streamed:
+            if request.abandoned:
+                self.ended[request.abandoned] += 1
+            elif request.streamed:
                 self.ended["worker_lost"] += 1
             elif request.attempts >= self.options.for_service(request.service).attempts:
                 self.ended["attempts"] += 1
-            elif request.abandoned:
-                self.ended["client_gone"] += 1
             else:
                 request.joined = []
                 if service.idle:
                     self._assign(request, service.idle.pop(0), now)
                 else:
-                    service.queue.push_front(request.lane, request)
+                    service.queue.push_front(request)
                     self._queued(request, now)
         self._collect(worker.service)
 
@@ -595,7 +630,8 @@ class BrokerModel:
             if request.abandoned:
                 self.drops["abandoned"] += 1
             else:
-                self._reply(request, request.joined + body, True)
+                failed = address[21:22] == b"\x01"
+                self._reply(request, body if failed else request.joined + body, True)
             self._free(worker, now)
         else:
             self.partials += 1
@@ -604,8 +640,8 @@ class BrokerModel:
             elif request.dialect is not RFC7:
                 request.streamed = True
                 self._reply(request, body, False)
-            elif self.held() - weight(request.joined) + weight(request.joined + body) > self.options.max_queue_bytes:
-                request.abandoned = True
+            elif not self.has_room(request.lane, weight(request.joined + body) - weight(request.joined)):
+                request.abandoned = "too_large"
                 self.drops["reply_too_large"] += 1
             else:
                 request.joined = request.joined + body
@@ -622,26 +658,30 @@ class BrokerModel:
                 if expected.essential and target.request is not None:
                     target.request.attempts -= 1
                 self.lose(target, "unreachable", now)
-        elif target is not None:
-            target.abandoned = True
-            self.drops["client_full" if full else "client_gone"] += 1
+        elif expected.essential:
+            assert not full, "what becomes of a slow client is not foretold here"
+            self.drops["client_gone"] += 1
+            if target is not None:
+                target.abandoned = "client_gone"
 
     def adopt(self, core):
         """Go on from where the broker is."""
         requests = {}
 
         def request_of(one):
-            copy = ModelRequest(one.body[0], list(one.address), one.dialect, one.service.name, one.body, one.ttl_left)
+            uid = one.body[0] if one.body else b""
+            copy = ModelRequest(uid, list(one.address), one.dialect, one.service.name, one.body, one.ttl_left)
             copy.due, copy.attempts = one.timer and one.timer[0], one.attempts
             copy.streamed, copy.abandoned, copy.joined = one.streamed, one.abandoned, list(one.joined or ())
             requests[one] = copy
             return copy
 
         workers = {}
-        for key, one in core.workers.items():
-            key = key if isinstance(key, tuple) else (key,)
-            copy = ModelWorker(key, one.dialect, one.service.name, one.pulse.heard, one.pulse.sent, one.pulse.beat)
-            copy.answered, copy.heard_busy, copy.assigned_at = one.pulse.answered, one.heard_busy, one.assigned_at
+        for one in core.workers:
+            connection, pulse = one.connection, one.connection.pulse
+            key = connection.key if isinstance(connection.key, tuple) else (connection.key,)
+            copy = ModelWorker(key, connection.dialect, one.service.name, pulse.heard, pulse.sent, pulse.beat)
+            copy.answered, copy.heard_busy, copy.assigned_at = pulse.answered, connection.heard_busy, one.assigned_at
             if one.request is not None:
                 copy.request = request_of(one.request)
                 copy.token = Token(one.request.attempts)
@@ -653,10 +693,11 @@ class BrokerModel:
             copy = self.services[name] = ModelService(workers=one.workers)
             copy.idle = [workers[worker] for worker in one.idle]
             for request in one.queue:
-                copy.queue.push(request.lane, request_of(request))
-        self.unserved = list(core._unserved)
-        self.excused_until = core._gap.until
-        self.muted = {key if isinstance(key, tuple) else (key,): until for key, until in core._rejected.items()}
+                copy.queue.push(request_of(request))
+        self.unserved = list(core._delivery._unserved)
+        self.excused_until = core._ledger.gap.until
+        muted = core._workers._rejected.items()
+        self.muted = {key if isinstance(key, tuple) else (key,): until for key, until in muted}
         counters = core.counters
         self.requests, self.replies, self.partials = counters.requests, counters.replies, counters.partials
         self.redeliveries, self.management = counters.redeliveries, counters.management

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from gmdp.core.client import Call, ClientCore, Close, Ended, Open, Outcome, Part, Send
+from gmdp.core.client import Call, ClientCore, Ended, Outcome, Part
+from gmdp.core.connections import Close, Open, Phase, Send
 from gmdp.core.reconnect import Reconnect
 from gmdp.core.statistics import ClientCounters
 from gmdp.core.wire import RFC7, RFC18
@@ -14,10 +15,12 @@ FINAL = [b"MDPC02", b"\x03", b"it", b"end"]
 
 
 class Bench:
-    """A core, and the connections it opened."""
+    """A core, and the connections it opened to brokers that speak an RFC only."""
 
     def __init__(self, dialect=RFC18, endpoints=("tcp://a:1",), most=4):
-        self.core = ClientCore(dialect, Reconnect(endpoints, 1.0), most, ClientCounters())
+        self.core = ClientCore(
+            dialect, Reconnect(endpoints, 1.0), most, ClientCounters(), nonce=bytes(16), max_in_flight=1000
+        )
         self.opened = []
         self.closed = []
         self.sent = []
@@ -29,10 +32,19 @@ class Bench:
                 self.opened.append(action.connection)
             elif isinstance(action, Close):
                 self.closed.append(action.connection)
-            elif isinstance(action, Send):
+            elif isinstance(action, Send) and b"mmi.gmdp" not in action.frames:
                 self.sent.append((action.connection, action.frames))
         events, self.core.events = self.core.events, []
         return events
+
+    def connected(self, connection, now):
+        """It stands, and the probe is answered as a broker of the RFC's does."""
+        self.core.connected(connection, now)
+        if connection.phase is Phase.PROBING:
+            self.feed(connection, self.core.dialect.reply(b"mmi.gmdp", [b"501"]), now)
+
+    def feed(self, connection, frames, now):
+        self.core.feed(connection, frames, now, 0.5)
 
     def call(self, now=0.0, **limits):
         call = Call(b"it", [b"x"], **{"timeout": 10.0, **limits})
@@ -42,7 +54,7 @@ class Bench:
     def connected_call(self, **limits):
         call = self.call(**limits)
         self.act()
-        self.core.connected(self.opened[-1], 0.0)
+        self.connected(self.opened[-1], 0.0)
         self.act()
         return call, self.opened[-1]
 
@@ -53,7 +65,7 @@ def test_nothing_is_sent_before_the_connection_stands():
     bench.act()
     assert len(bench.opened) == 1
     assert bench.sent == []
-    bench.core.connected(bench.opened[0], 0.5)
+    bench.connected(bench.opened[0], 0.5)
     bench.act()
     assert bench.sent == [(bench.opened[0], [b"MDPC02", b"\x01", b"it", b"x"])]
 
@@ -63,7 +75,7 @@ def test_each_part_of_a_stream_starts_its_timeout_anew():
     _call, connection = bench.connected_call(timeout=10.0)
     for now in (9.0, 18.0, 27.0):
         bench.core.tick(now, 0.5)
-        bench.core.feed(connection, PARTIAL, now)
+        bench.feed(connection, PARTIAL, now)
         assert [type(event) for event in bench.act()] == [Part]
     bench.core.tick(36.9, 0.5)
     assert bench.act() == []
@@ -75,7 +87,7 @@ def test_each_part_of_a_stream_starts_its_timeout_anew():
 def test_the_deadline_of_a_stream_holds_while_parts_come():
     bench = Bench()
     _call, connection = bench.connected_call(timeout=10.0, deadline=15.0)
-    bench.core.feed(connection, PARTIAL, 9.0)
+    bench.feed(connection, PARTIAL, 9.0)
     bench.act()
     assert bench.core.deadline() == 15.0
     bench.core.tick(15.0, 0.5)
@@ -93,11 +105,11 @@ def test_a_call_given_up_takes_its_connection_with_it():
     assert bench.closed == [connection]
     other = bench.call(now=1.0)
     bench.act()
-    bench.core.feed(connection, FINAL, 1.1)
+    bench.feed(connection, FINAL, 1.1)
     assert bench.act() == []
-    bench.core.connected(bench.opened[-1], 1.2)
+    bench.connected(bench.opened[-1], 1.2)
     bench.act()
-    bench.core.feed(bench.opened[-1], FINAL, 1.3)
+    bench.feed(bench.opened[-1], FINAL, 1.3)
     assert bench.act() == [Part(other, [b"end"], True)]
 
 
@@ -110,7 +122,7 @@ def test_each_try_has_its_share_of_the_time():
         bench.core.tick(now, 0.5)
         assert bench.act() == []
         assert call.tries == tries
-        bench.core.connected(bench.opened[-1], now)
+        bench.connected(bench.opened[-1], now)
         bench.act()
     bench.core.tick(9.0, 0.5)
     assert [event.outcome for event in bench.act()] == [Outcome.TIMEOUT]
@@ -121,7 +133,7 @@ def test_each_try_has_its_share_of_the_time():
 def test_no_retry_after_a_part_was_delivered():
     bench = Bench()
     _call, connection = bench.connected_call(timeout=9.0, retries=5)
-    bench.core.feed(connection, PARTIAL, 0.1)
+    bench.feed(connection, PARTIAL, 0.1)
     bench.act()
     bench.core.disconnected(connection, "gone", 0.2, 0.5)
     (ended,) = bench.act()
@@ -143,7 +155,7 @@ def test_while_no_broker_answers_one_connection_at_a_time_is_tried():
         bench.act()
         assert len(bench.opened) == attempt
     assert now == 1 + 2 + 4 + 8
-    bench.core.connected(bench.opened[-1], now)
+    bench.connected(bench.opened[-1], now)
     bench.act()
     assert len(bench.opened) == 5 + 9
 
@@ -165,8 +177,8 @@ def test_one_lost_connection_retires_the_idle_ones_of_its_time():
     first, connection = bench.connected_call()
     second = bench.call()
     bench.act()
-    bench.core.connected(bench.opened[1], 0.1)
-    bench.core.feed(bench.opened[1], FINAL, 0.2)
+    bench.connected(bench.opened[1], 0.1)
+    bench.feed(bench.opened[1], FINAL, 0.2)
     assert [event.call for event in bench.act()] == [second]
     bench.core.disconnected(connection, "gone", 0.3, 0.5)
     (ended,) = bench.act()
@@ -193,17 +205,17 @@ def test_one_lost_connection_retires_the_idle_ones_of_its_time():
 def test_what_is_no_answer_to_the_call_is_counted_and_dropped(frames):
     bench = Bench()
     call, connection = bench.connected_call()
-    bench.core.feed(connection, frames, 0.1)
+    bench.feed(connection, frames, 0.1)
     assert bench.act() == []
     assert bench.core.counters.malformed == 1
-    bench.core.feed(connection, FINAL, 0.2)
+    bench.feed(connection, FINAL, 0.2)
     assert bench.act() == [Part(call, [b"end"], True)]
 
 
 def test_a_reply_of_0_1_is_one_part():
     bench = Bench(dialect=RFC7)
     call, connection = bench.connected_call()
-    bench.core.feed(connection, [b"", b"MDPC01", b"it", b"a", b"b"], 0.1)
+    bench.feed(connection, [b"", b"MDPC01", b"it", b"a", b"b"], 0.1)
     assert bench.act() == [Part(call, [b"a", b"b"], True)]
 
 
@@ -211,9 +223,9 @@ def test_counters_add_up_whatever_happens():
     bench = Bench(most=2)
     calls = [bench.call(timeout=5.0) for _ in range(6)]
     bench.act()
-    bench.core.connected(bench.opened[0], 0.0)
+    bench.connected(bench.opened[0], 0.0)
     bench.act()
-    bench.core.feed(bench.opened[0], FINAL, 0.1)
+    bench.feed(bench.opened[0], FINAL, 0.1)
     bench.act()
     bench.core.cancel(calls[3], Outcome.CANCELLED, 0.2)
     bench.core.tick(5.0, 0.5)

@@ -115,6 +115,8 @@ class Connector(abc.ABC, Generic[C]):
     #: Seconds a connection may take to be made, and a probe to be answered.
     connect_timeout = 5.0
     probe_timeout = 1.0
+    #: True if a broker that answers the probe is one to stay with.
+    probe_suffices = True
 
     def __init__(self, dialect: Dialect, reconnect: Reconnect, require_extensions: bool = False) -> None:
         self.dialect = dialect
@@ -200,7 +202,8 @@ class Connector(abc.ABC, Generic[C]):
         if connection.phase in USABLE:
             self._said(connection, frames, now, jitter)
         elif connection.phase is Phase.PROBING and (body := self._probe_answer(frames)) is not None:
-            self._hear(connection, now)
+            if self.probe_suffices:
+                self._hear(connection, now)
             connection.offer = read_offer(body)
             if connection.offer is not None:
                 self._becomes(connection, Phase.EXTENDED, now)

@@ -42,7 +42,7 @@ from collections.abc import Sequence
 
 from . import token
 from .extension import Status
-from .records import DeadLetter, Ledger, Outgoing, Place, Request, Service, Worker
+from .records import Connection, DeadLetter, Ledger, Outgoing, Place, Request, Service, Worker
 from .replies import Replies
 from .wire import EMPTY
 
@@ -111,7 +111,7 @@ class Delivery:
     def leave(self, workers: Sequence[Worker], now: float, unsent: Request | None = None) -> None:
         """Workers of one connection are lost; what they had is delivered again.
 
-        `unsent`: a request one of them had that could not be sent.
+        `unsent`: a request one of them had that could not be sent, or never ran.
         """
         requests = []
         for worker in workers:
@@ -121,15 +121,15 @@ class Delivery:
             if not service.workers:
                 self._unserved[service.name] = None
             if worker.request is not None:
+                if self._recall(worker) or worker.request is unsent:
+                    worker.request.attempts -= 1  # it never reached anybody
+                else:
+                    worker.request.suspect = True
                 requests.append((worker.assigned_at, self.unassign(worker)))
         # The oldest first to the idle, the rest so that the oldest ends up first in line.
         requests.sort(key=lambda entry: entry[0])
         waiting = []
         for _, request in requests:
-            if request is unsent:
-                request.attempts -= 1  # it never reached anybody
-            else:
-                request.suspect = True
             if not self._deliver_again(request, now):
                 waiting.append(request)
         for request in reversed(waiting):
@@ -154,14 +154,14 @@ class Delivery:
             self._end(request, "deadline" if now >= request.deadline else "expired", now)
         service.idle[worker] = None
 
-    def done(self, worker: Worker, now: float) -> None:
+    def done(self, worker: Worker) -> None:
         """A worker has answered its request."""
-        connection = worker.connection
-        request = self.unassign(worker)
-        request.move(Place.ANSWERED)
-        self.free(worker, now)
+        self.unassign(worker).move(Place.ANSWERED)
+
+    def relieve(self, connection: Connection, request: Request, now: float) -> None:
+        """A request was answered: if it was its connection's suspect, the connection
+        may have another now, whichever of its workers is idle."""
         if request.suspect:
-            # Its connection may have another now, whichever of its workers is idle.
             for other in connection.workers.values():
                 if connection.suspect is None and other.service.queue.suspects and other in other.service.idle:
                     del other.service.idle[other]
@@ -261,6 +261,16 @@ class Delivery:
             worker.connection.suspect = None
         self.assigned -= 1
         return request
+
+    def _recall(self, worker: Worker) -> bool:
+        """Take back the request that is about to be sent to a worker, if it is: one that
+        says FINAL and DISCONNECT in one breath has not got it."""
+        outbox = self._ledger.outbox
+        for at, outgoing in enumerate(outbox):
+            if outgoing.target is worker:
+                del outbox[at]
+                return True
+        return False
 
     def _deliver_again(self, request: Request, now: float) -> bool:
         """Find another worker for a request that lost its own, or end it; False if

@@ -37,15 +37,18 @@ offset  size  field
 ======  ====  ===========================================================
 0       4     magic, ``89 4D 44 57`` (``\\x89MDW``)
 4       1     version, 1
-5       1     flags: 0, but for 1 in a broker's HEARTBEAT: the caller of
-              what this session works on has gone
+5       1     flags: in a broker's HEARTBEAT, 1: the caller of what this
+              session works on has gone; in a worker's FINAL or DISCONNECT,
+              2: it is the session's last, and nothing was begun since; else 0
 6       4     number of the session, from 1; a connection's next session
               has a higher number than all before
 ======  ====  ===========================================================
 
 Each session is one worker by the RFC: READY, one request at a time,
 DISCONNECT (after which its number is never used again).  HEARTBEAT and
-DISCONNECT without a session frame are the connection's.
+DISCONNECT without a session frame are the connection's.  A worker that is stopped
+says with *last* that what it may have been given meanwhile never ran: it goes to
+another as if it had never been sent.
 
 **Probe**: a request for the service ``mmi.gmdp`` is answered ``200`` and JSON
 (:class:`Offer`).
@@ -69,8 +72,9 @@ CLIENT_NONCE_SIZE = 16
 #: Flags of a call frame.
 FAIL_WITHOUT_WORKER = 1
 CANCEL = 2
-#: Flag of a session frame.
+#: Flags of a session frame.
 CALLER_GONE = 1
+LAST = 2
 
 #: Priorities of a request: more urgent ones are higher.
 PRIORITIES = range(4)

@@ -161,6 +161,9 @@ class WorkerCore(Connector[WorkerConnection]):
     `enforce_deadline`: say :class:`Gone` when a caller's time is up.
     """
 
+    #: It may answer and not let this worker in.
+    probe_suffices = False
+
     def __init__(
         self,
         service: bytes,
@@ -278,10 +281,15 @@ class WorkerCore(Connector[WorkerConnection]):
         session.oversize = False
         session.handling = False
         self._timers.disarm(session)
-        self._send(connection, frames, now)
         session.become(SessionState.IDLE)
-        if self.draining:
-            self._close_session(session, now)
+        if self.draining and session.frame:
+            frames[0] = self._last_frame(session)
+            self._send(connection, frames, now)
+            self._end_session(session, now)
+        else:
+            self._send(connection, frames, now)
+            if self.draining:
+                self._close_session(session, now)
         return True
 
     def deadline(self) -> float:
@@ -295,7 +303,7 @@ class WorkerCore(Connector[WorkerConnection]):
         """Take no new request; close as soon as what there is is answered."""
         self.draining = True
         for connection in list(self._connections):
-            if not any(session.state is SessionState.BUSY for session in connection.sessions.values()):
+            if not connection.sessions:
                 self._hang_up(connection, "closed", now)
         for session in self.sessions:
             if session.state in (SessionState.IDLE, SessionState.DETACHED):
@@ -481,7 +489,20 @@ class WorkerCore(Connector[WorkerConnection]):
     def _close_session(self, session: Session, now: float) -> None:
         connection = session.connection
         if connection is not None:
-            self._send(connection, self._frames(session, Command.DISCONNECT), now)
+            frames = self._frames(session, Command.DISCONNECT)
+            if session.frame:
+                frames[0] = self._last_frame(session)
+            self._send(connection, frames, now)
+        self._end_session(session, now)
+
+    @staticmethod
+    def _last_frame(session: Session) -> bytes:
+        """The frame of a session of which nothing more comes."""
+        return extension.session_frame(extension.read_session(session.frame)[1], extension.LAST)
+
+    def _end_session(self, session: Session, now: float) -> None:
+        connection = session.connection
+        if connection is not None:
             self._detach(session)
             if not connection.sessions:
                 self._hang_up(connection, "closed", now)

@@ -119,7 +119,14 @@ class Workers:
     def _session_said(self, connection: Connection, message: Message, now: float) -> None:
         """A message of a session that is not registered."""
         flags, number = extension.read_session(message.extra)
-        if flags:
+        worker = connection.workers.get(extension.session_frame(number)) if flags == extension.LAST else None
+        if worker is not None and message.command is Command.FINAL:
+            self._final(worker, message, now, last=True)
+            return
+        if worker is not None and message.command is Command.DISCONNECT:
+            self.lose(worker, "disconnect", now, unsent=worker.request)
+            return
+        if flags and (worker is not None or flags != extension.LAST):
             self._ledger.counters.count("drops", "malformed")
             self.lose_connection(connection, "malformed", now, disconnect=True)
             return
@@ -209,7 +216,7 @@ class Workers:
         else:
             self._replies.join_part(request, message.body, now)
 
-    def _final(self, worker: Worker, message: Message, now: float) -> None:
+    def _final(self, worker: Worker, message: Message, now: float, last: bool = False) -> None:
         request = self._current(worker, message, now)
         if request is None:
             return
@@ -225,7 +232,12 @@ class Workers:
         elif request.joined is not None:
             body = request.joined + body
         self._replies.answer(request, body, status, now)
-        self._delivery.done(worker, now)
+        self._delivery.done(worker)
+        if last:
+            self.lose(worker, "disconnect", now)
+        else:
+            self._delivery.free(worker, now)
+        self._delivery.relieve(worker.connection, request, now)
         self._replies.settle(request)
 
     def _heartbeat(self, connection: Connection, now: float) -> None:
@@ -240,13 +252,9 @@ class Workers:
     # Losing them
 
     def lose(
-        self,
-        worker: Worker,
-        reason: str,
-        now: float,
-        disconnect: bool = False,
+        self, worker: Worker, reason: str, now: float, disconnect: bool = False, unsent: Request | None = None
     ) -> None:
-        """One worker is lost; a strict one is its connection."""
+        """One worker is lost; a strict one is its connection.  `unsent`: a request it had that never ran."""
         connection = worker.connection
         if not connection.dialect.extended:
             self.lose_connection(connection, reason, now, disconnect)
@@ -254,7 +262,7 @@ class Workers:
         del connection.workers[worker.session]
         if disconnect:
             self._say_disconnect(worker.head, connection.dialect)
-        self._lost([worker], reason, now)
+        self._lost([worker], reason, now, unsent)
 
     def lose_connection(
         self, connection: Connection, reason: str, now: float, disconnect: bool = False, unsent: Request | None = None
