@@ -10,13 +10,26 @@ import sys
 from time import monotonic
 
 import gevent
+import peers
 import pytest
 import zmq
 import zmq.green
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, BindError, Broker, Client, ConfigurationError, OwnerDied, State, StateError, Worker
+from gmdp import (
+    AsyncClient,
+    BindError,
+    Broker,
+    Client,
+    ConfigurationError,
+    HandlerFailed,
+    MessageTooLarge,
+    OwnerDied,
+    State,
+    StateError,
+    Worker,
+)
 
 
 def echo(request):
@@ -349,8 +362,8 @@ def test_B8_the_wall_clock_changes_nothing(monkeypatch):
 def test_C2_a_client_gone_before_the_reply_frees_the_worker(broker):
     hold = Event()
     with Worker(broker.endpoint, "held", lambda r: hold.wait() and r.body):
-        with AsyncClient(broker.endpoint) as gone:
-            gone.submit("held", b"1")
+        with peers.dealer(broker.endpoint) as gone:
+            gone.send(b"MDPC02", b"\x01", b"held", b"1")
             wait_until(lambda: broker.statistics().assigned)
         hold.set()
         wait_until(lambda: broker.statistics().drops.get("client_gone") == 1)
@@ -402,31 +415,85 @@ def test_B7_a_frame_above_the_limit_costs_its_sender_the_connection_only():
 
 def test_B7_on_inproc_the_core_refuses_it(tmp_path):
     endpoint = f"inproc://{tmp_path}"
-    with Broker(endpoint, max_frame_size=1000), Worker(endpoint, "echo", echo), AsyncClient(endpoint) as client:
-        assert client.request("echo", b"x" * 1000) == [b"x" * 1000]
-        broker_drops = client.submit("echo", b"x" * 1001, timeout=0.2)
-        with pytest.raises(TimeoutError):
-            broker_drops.get()
-        report = json.loads(client.request("mmi.statistics", b"")[1])
-        assert report["drops"] == {"frame_too_large": 1}
+    with Broker(endpoint, max_frame_size=1000) as broker:
+        with peers.dealer(endpoint) as rude:
+            rude.send(b"MDPC02", b"\x01", b"echo", b"x" * 1001)
+            wait_until(lambda: broker.statistics().drops == {"frame_too_large": 1})
+            assert rude.pending() == []
 
 
-def test_B3_a_peer_that_never_reads_harms_nobody_else():
-    context = zmq.green.Context.instance()
-    with Broker("tcp://127.0.0.1:*", hwm=10) as broker, Worker(broker.endpoint, "echo", echo):
-        deaf = context.socket(zmq.DEALER)
-        for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, 1), (zmq.SNDHWM, 0), (zmq.RCVBUF, 4096)):
-            deaf.set(option, value)
-        deaf.connect(broker.endpoint)
-        body = b"x" * 100_000
-        for _ in range(200):
-            deaf.send_multipart([b"MDPC02", b"\x01", b"echo", body])
+@pytest.mark.parametrize("body", [b"x" * 1001, [b"x"] * 20], ids=["bytes", "frames"])
+def test_B7_a_gmdp_sender_hears_that_it_is_too_large_before_it_sends(body):
+    with Broker("tcp://127.0.0.1:*", max_frame_size=1000, max_frames=20) as broker:
+        with Worker(broker.endpoint, "echo", echo), Client(broker.endpoint) as client:
+            assert client.request("echo", b"x" * 1000) == [b"x" * 1000]
+            with pytest.raises(MessageTooLarge, match="1000 bytes a frame and 20 frames"):
+                client.request("echo", body)
+            assert broker.statistics().drops == {}
+            assert client.statistics().disconnects == 0
+
+
+def test_B7_an_answer_that_is_too_large_is_a_failure_of_the_handler():
+    """The worker's connection, with all its sessions, is not lost for it."""
+
+    def handler(request):
+        if request.body == [b"parts"]:
+            yield b"fine"
+            yield b"x" * 1001
+        return b"x" * int(request.body[0])
+
+    with Broker("tcp://127.0.0.1:*", max_frame_size=1000) as broker:
+        worker = Worker(broker.endpoint, "it", handler, reveal_errors=True)
+        with worker, Client(broker.endpoint) as client:
+            for body in (b"1001", b"parts"):
+                with pytest.raises(HandlerFailed, match="MessageTooLarge"):
+                    client.request("it", body)
+                assert client.request("it", b"1000") == [b"x" * 1000]
+            assert worker.statistics().reconnects == 0
+
+
+def deaf_peer(endpoint, requests):
+    """A DEALER that has room for nothing, and has sent so many requests of 100,000 bytes."""
+    deaf = zmq.green.Context.instance().socket(zmq.DEALER)
+    for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, 1), (zmq.SNDHWM, 0), (zmq.RCVBUF, 4096)):
+        deaf.set(option, value)
+    deaf.connect(endpoint)
+    for _ in range(requests):
+        deaf.send_multipart([b"MDPC02", b"\x01", b"echo", b"x" * 100_000])
+    return deaf
+
+
+def test_B3_a_peer_that_never_reads_harms_nobody_else_and_is_bounded():
+    """It holds no more than the bytes that are still free."""
+    bound = 8_000_000
+    with Broker("tcp://127.0.0.1:*", hwm=10, max_queue_bytes=bound) as broker, Worker(broker.endpoint, "echo", echo):
+        deaf = deaf_peer(broker.endpoint, 10)
         with Client(broker.endpoint) as client:
-            for number in range(200):
+            while not broker.statistics().drops:
+                deaf.send_multipart([b"MDPC02", b"\x01", b"echo", b"x" * 100_000])
+                assert client.request("echo", b"x") == [b"x"]
+            wait_until(lambda: not broker.statistics().assigned + broker.statistics().queued)
+            now = broker.statistics()
+            assert set(now.drops) <= {"client_full", "bytes_full"}
+            assert bound / 2 - 200_000 < now.queued_bytes <= bound / 2 + 1000
+            assert now.slow_clients == 1
+            for number in range(100):
                 assert client.request("echo", b"%d" % number) == [b"%d" % number]
-            wait_until(lambda: broker.statistics().replies == 400)
-        assert broker.statistics().drops["client_full"] > 0
         deaf.close()
+        wait_until(lambda: broker.statistics().queued_bytes == 0)
+        assert broker.statistics().backlogs == 0
+
+
+def test_B3_a_peer_that_pauses_gets_everything_when_it_reads_again():
+    with Broker("tcp://127.0.0.1:*", hwm=10) as broker, Worker(broker.endpoint, "echo", echo):
+        deaf = deaf_peer(broker.endpoint, 200)
+        wait_until(lambda: broker.statistics().replies == 200)
+        assert broker.statistics().backlogs == 1
+        for _ in range(200):
+            assert deaf.recv_multipart() == [b"MDPC02", b"\x03", b"echo", b"x" * 100_000]
+        deaf.close()
+        assert broker.statistics().drops == {}
+        wait_until(lambda: broker.statistics().queued_bytes == 0)
 
 
 def test_B4_a_message_of_100_000_frames_is_dropped_and_counted(broker):
@@ -548,16 +615,10 @@ def test_a_silent_worker_is_expired_though_timers_are_a_little_late():
 
 def test_B3_a_peer_that_does_not_read_costs_an_idle_broker_nothing():
     """No room for one peer is no reason to look again and again."""
-    context = zmq.green.Context.instance()
     with Broker("tcp://127.0.0.1:*", hwm=1) as broker, Worker(broker.endpoint, "echo", echo):
-        deaf = context.socket(zmq.DEALER)
-        for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, 1), (zmq.SNDHWM, 0), (zmq.RCVBUF, 4096)):
-            deaf.set(option, value)
-        deaf.connect(broker.endpoint)
-        for _ in range(200):
-            deaf.send_multipart([b"MDPC02", b"\x01", b"echo", b"x" * 100_000])
+        deaf = deaf_peer(broker.endpoint, 200)
         wait_until(lambda: broker.statistics().replies == 200)
-        assert broker.statistics().drops["client_full"] > 0
+        assert broker.statistics().backlogs == 1
         passes = []
         engine = broker._engine
         awake = engine.awake

@@ -18,7 +18,7 @@ import zmq.green
 from processes import HANDLERS, Gate, Process, Unreachable, environment, gmdp, only_line, outcomes
 from waiting import wait_until
 
-from gmdp import AsyncClient, Client, Worker, __version__
+from gmdp import AsyncClient, Client, HandlerFailed, Worker, __version__
 
 ANYWHERE = "tcp://127.0.0.1:*"
 TCP = re.compile(r"tcp://127\.0\.0\.1:[1-9]\d*")
@@ -539,13 +539,14 @@ def test_worker_serves_an_attribute_of_a_class_and_speaks_0_1(broker_endpoint, f
         assert process.line() == f"serving method for {broker_endpoint}"
         assert client.request("method", b"") == [b"method"]
         [worker] = json.loads(client.request("mmi.workers", b"method")[1])["workers"]
-        assert worker["protocol"] == "MDP/0.1"
+        assert worker["protocol"] == "MDP/0.1 (gmdp)"
         process.signal(signal.SIGTERM)
         assert process.ended() == (0, b"", b"")
 
 
-def test_a_failing_callable_is_a_500_and_the_worker_lives_on(worker_of_work, client):
-    assert client.request("work", [b"fail"]) == [b"500"]
+def test_W6_a_failing_callable_is_an_error_and_the_worker_lives_on(worker_of_work, client):
+    with pytest.raises(HandlerFailed):
+        client.request("work", [b"fail"])
     assert client.request("work", [b"after"]) == [b"after"]
 
 
@@ -643,9 +644,10 @@ def test_exec_input_is_the_request_and_output_the_reply(worker_of_exec, client, 
 
 
 @pytest.mark.parametrize("body", [b"exit 3", b"signal"], ids=["status", "signal"])
-def test_exec_that_fails_is_a_500_and_the_worker_lives_on(worker_of_exec, client, body):
+def test_W6_exec_that_fails_is_an_error_and_the_worker_lives_on(worker_of_exec, client, body):
     """What it wrote before it failed is no reply."""
-    assert client.request("exec", body) == [b"500"]
+    with pytest.raises(HandlerFailed):
+        client.request("exec", body)
     assert client.request("exec", b"after") == [b"after"]
 
 
@@ -703,7 +705,10 @@ def test_call_over_0_1_gets_the_parts_together_from_the_second_broker_named(
 
 def test_call_of_a_handler_that_fails(worker_of_work, broker_endpoint):
     ended = gmdp("call", "work", "fail", "--broker", broker_endpoint)
-    assert (ended.status, ended.out) == (0, b"500")
+    assert (ended.status, ended.out) == (1, b"")
+    assert re.fullmatch(
+        r"gmdp: handler failed: service b'work', after \d+\.\d+ s and 1 try, 1 delivery", ended.one_line()
+    )
 
 
 def test_call_that_nobody_answers_ends_with_124(broker_endpoint):
