@@ -128,7 +128,7 @@ class Broker(Lifecycle):
         )
 
     def _new_core(self) -> BrokerCore:
-        about = About(version=__version__, max_sessions=self._hwm)
+        about = About(version=__version__, hwm=self._hwm)
         return BrokerCore(self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about)
 
     def _open(self) -> tuple[Owner, State, str]:

@@ -3,8 +3,9 @@
 The rules of this module:
 
 * A request is refused, and counted, when its caller's time is up (he is not told), when
-  the broker is stopping, when its connection has ``max_in_flight`` open, when its client holds too many bytes, when there are too
-  many services.  A gmdp client is told; a strict one hears nothing, as RFC 7 has it.
+  the broker is stopping, when its connection has ``max_in_flight`` open, when its client
+  holds too many bytes, when there are too many services.  A gmdp client is told; a strict
+  one hears nothing, as RFC 7 has it.
 * A gmdp client's request that carries the id of one that is still queued or running
   joins it, if the user is the same: its answer goes to where the retry came from.
   Not once a part of the answer went elsewhere: that one is given up then.

@@ -44,8 +44,15 @@ class About:
 
     name: str = "gmdp"
     version: str = ""
-    #: Sessions a worker's connection may have: as many messages as its socket holds.
-    max_sessions: int = 1_000
+    #: Messages its socket holds for a peer.
+    hwm: int = 1_000
+
+    @property
+    def max_sessions(self) -> int:
+        """Sessions a worker's connection may have: so many that a request for one of them
+        always finds room, whatever else was sent and not yet read.  (ZeroMQ takes note of
+        what was read half a high-water mark at a time.)"""
+        return max(1, self.hwm // 2)
 
 
 def text(name: bytes) -> str:

@@ -6,13 +6,14 @@ A check raises AssertionError; its message says what did not hold.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core import extension, wire
 from ..core.client import CallState
 from ..core.records import Outgoing, Place, Request, Service, Worker, weight
 from ..core.wire import CLIENT_01, CLIENT_02, EMPTY, WORKER_01, WORKER_02, Command
 from ..core.worker import SessionState
+from .network import Wire
 from .nodes import BrokerNode, ClientNode, WorkerNode
 
 _Address = tuple[bytes, ...]
@@ -32,9 +33,11 @@ class Invariants:
     def __init__(self) -> None:
         #: Per broker: what was said to whom, as far as it matters later.
         self._talks: dict[BrokerNode, _Talk] = {}
+        self._turns: dict[BrokerNode, _Turns] = {}
 
     def watch(self, node: BrokerNode, direction: str, frames: list[bytes]) -> None:
-        """A broker received or sent a message."""
+        """A broker "received" or "sent" a message, or "lost" a connection of which messages wait unread."""
+        hold(direction != "lost", "a worker was thought dead while a message of it waited:", *frames)
         talk = self._talks.get(node)
         if talk is None or talk.generation != node.generation:
             talk = self._talks[node] = _Talk(node.generation)
@@ -42,7 +45,7 @@ class Invariants:
             talk.received(frames, node.schedule.now, node.options.expiry)
         else:
             talk.now = node.schedule.now
-            talk.sent(frames)
+            talk.sent(frames, slow=_is_slow(node, frames[0]))
 
     def check(self, node: Any) -> None:
         """Check one node."""
@@ -84,6 +87,8 @@ class Invariants:
         hold(workers.count <= core.options.max_workers, "too many workers")
         hold(delivery.assigned == len(assigned), "assigned:", delivery.assigned, "of", len(assigned))
         requests += assigned
+        self._check_silence(node)
+        self._check_turns(node)
         counters = core.counters
         hold(
             counters.requests == counters.replies + sum(counters.ended.values()) + len(requests),
@@ -95,6 +100,27 @@ class Invariants:
             len(ledger.timers),
         )
         self._check_accounts(node, requests)
+
+    def _check_silence(self, node: BrokerNode) -> None:
+        """Nobody is taken for alive for longer than silence may last."""
+        now, options, gap = node.schedule.now, node.options, node.core._ledger.gap
+        for connection in node.core._workers.connections.values():
+            heard, allowance = connection.pulse.heard, options.expiry
+            worker = connection.workers.get(EMPTY)
+            if worker is not None and worker.request is not None:
+                heard = max(heard, worker.assigned_at)
+                if not connection.heard_busy:
+                    allowance = worker.service.options.busy_timeout
+            hold(
+                now < max(heard + allowance, gap.until) or node.blocked, "a silent worker is not lost:", connection.key
+            )
+
+    def _check_turns(self, node: BrokerNode) -> None:
+        """No client has three requests served in a row while another's waits."""
+        turns = self._turns.setdefault(node, _Turns(node.generation))
+        if turns.generation != node.generation:
+            turns = self._turns[node] = _Turns(node.generation)
+        turns.check(node)
 
     def _check_service(self, node: BrokerNode, service: Service) -> list[Request]:
         queued = list(service.queue)
@@ -156,7 +182,69 @@ class Invariants:
         # What tells a client that its answer was dropped is always kept.
         hold(held - small <= core.options.max_queue_bytes, "too many bytes are held")
         hold(len(identities) == len(set(identities)), "one call runs twice")
+        talk = self._talks.get(node)
+        if talk is not None and talk.generation == node.generation:
+            for service in core.services.values():
+                for request in service.queue:
+                    identity = request.terms.identity
+                    given_up = identity is not None and identity[1] in talk.cancelled
+                    hold(not given_up, "a request is queued that was cancelled")
         hold(set(identities) == set(replies.calls), "the calls that may be joined are others than those there are")
+
+
+def _is_slow(node: BrokerNode, routing_id: bytes) -> bool:
+    """Do messages wait for this client?"""
+    client = node.core._replies.clients.get(routing_id)
+    return client is not None and client.backlog is not None
+
+
+class _Turns:
+    """Whose requests were given to workers, one after the other, at one start of a broker."""
+
+    #: How many of one client may be, while another's wait: one more than in turn, since
+    #: what is given back goes first, and one for what happened within a step.
+    MOST = 3
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self._seen: set[bytes] = set()
+        #: Per service and priority: who waits, and how often each other was served since.
+        self._served: dict[Any, dict[Any, Counter[Any]]] = {}
+
+    def check(self, node: BrokerNode) -> None:
+        """Look at what was assigned since the last time, then at who waits now."""
+        given = [
+            worker.request
+            for worker in node.core.workers
+            if worker.request is not None and worker.assigned_at == node.schedule.now and worker.token not in self._seen
+        ]
+        self._seen.update(request.worker.token for request in given if request.worker is not None)
+        for request in given:
+            waiting = self._served.get((request.service.name, request.priority), {})
+            waiting.pop(request.lane, None)
+            if request.attempts == 1:
+                for lane, others in waiting.items():
+                    others[request.lane] += 1
+                    hold(
+                        others[request.lane] <= self.MOST, "one client is served again and again, another waits:", lane
+                    )
+        present: dict[Any, dict[Any, Counter[Any]]] = {}
+        for service in node.core.services.values():
+            for request in service.queue:
+                if not request.suspect:
+                    key = (service.name, request.priority)
+                    earlier = self._served.get(key, {}).get(request.lane)
+                    present.setdefault(key, {})[request.lane] = earlier if earlier is not None else Counter()
+        self._served = present
+
+
+class _Origin(NamedTuple):
+    """Where a call was last asked from."""
+
+    attempt: int
+    service: bytes
+    peer: _Address
+    when: float
 
 
 class _Talk:
@@ -168,10 +256,16 @@ class _Talk:
         #: Connections, and sessions of some, that were told DISCONNECT; and when each
         #: was last heard or told anything.
         self._disconnected: dict[tuple[_Address, bytes], float] = {}
+        #: The same: when each last said DISCONNECT.
+        self._left: dict[tuple[_Address, bytes], float] = {}
         #: When a READY last came on a connection.
         self._ready: dict[_Address, float] = {}
         #: Gmdp clients' calls: requests without a FINAL, where a retry that joined counts.
         self._calls: Counter[bytes] = Counter()
+        #: Where each was last asked from.
+        self._origins: dict[bytes, _Origin] = {}
+        #: Calls that were cancelled.
+        self.cancelled: set[bytes] = set()
         #: Strict clients: requests without a FINAL.
         self._open: Counter[_Address] = Counter()
 
@@ -185,19 +279,32 @@ class _Talk:
             if message.command is Command.READY:
                 self._disconnected.pop((peer, EMPTY), None)
                 self._ready[peer] = now
-            elif (told := self._disconnected.get((peer, EMPTY))) is not None:
+                return
+            if (told := self._disconnected.get((peer, EMPTY))) is not None:
                 # A broker remembers whom it has told for one expiry after they last spoke.
                 self._disconnected[(peer, EMPTY)] = now
                 if now >= told + expiry:
                     del self._disconnected[(peer, EMPTY)]
+            if message.command is Command.DISCONNECT:
+                session = EMPTY
+                if message.extra:
+                    session = extension.session_frame(extension.read_session(message.extra)[1])
+                self._disconnected[(peer, session)] = self._left[(peer, session)] = now
         elif message.extra:
             call = extension.read_call(message.extra)
-            if not call.flags & extension.CANCEL:
-                self._calls[call.id] += 1
+            if call.flags & extension.CANCEL:
+                self.cancelled.add(call.id)
+                return
+            self.cancelled.discard(call.id)
+            self._calls[call.id] += 1
+            known = self._origins.get(call.id)
+            # One that asks another service under an id in use is not heard.
+            if known is None or (call.attempt >= known.attempt and known.service == message.subject):
+                self._origins[call.id] = _Origin(call.attempt, message.subject, peer, now)
         else:
             self._open[peer] += 1
 
-    def sent(self, frames: list[bytes]) -> None:
+    def sent(self, frames: list[bytes], slow: bool) -> None:
         at = 1
         extra = EMPTY
         if frames[1] not in (EMPTY, CLIENT_02, WORKER_02):
@@ -206,23 +313,29 @@ class _Talk:
         head = frames[at + 1] if frames[at] == EMPTY else frames[at]
         command = frames[at + 2] if frames[at] == EMPTY else frames[at + 1]
         if head in (CLIENT_01, CLIENT_02):
-            self._answer(frames, extra, at, final=head == CLIENT_01 or command != b"\x02")
+            self._answer(frames, extra, at, head == CLIENT_01 or command != b"\x02", slow)
             return
         peer, session = tuple(frames[:at]), EMPTY
         if extension.is_session(extra):
             peer, session = peer[:-1], extension.session_frame(extension.read_session(extra)[1])
         told = self._disconnected
-        hold((peer, EMPTY) not in told, "something went to a worker after DISCONNECT:", frames)
-        hold((peer, session) not in told, "something went to a session after DISCONNECT:", frames)
+        for key in ((peer, EMPTY), (peer, session)):
+            # What was decided before its DISCONNECT may leave after it.
+            just_now = self._left.get(key) == self.now
+            hold(key not in told or just_now, "something went to a worker after DISCONNECT:", frames)
         # What was decided before a READY may leave after it.
         if command == _DISCONNECTS[head] and self._ready.get(peer) != self.now:
             told[(peer, session)] = self.now
 
-    def _answer(self, frames: list[bytes], extra: bytes, at: int, final: bool) -> None:
+    def _answer(self, frames: list[bytes], extra: bytes, at: int, final: bool, slow: bool) -> None:
         if extension.is_call(extra):
             call = extension.read_call(extra)
             hold((call.status == extension.Status.PARTIAL) is not final, "status and command differ")
             hold(self._calls[call.id] > 0, "something follows a FINAL, or answers nothing:", frames)
+            origin = self._origins[call.id]
+            # What was decided before a retry came may leave after it.
+            settled = origin.when < self.now and not slow
+            hold(not settled or origin.peer == tuple(frames[: at - 1]), "an answer goes elsewhere:", frames)
             if final:
                 self._calls[call.id] -= 1
             return
@@ -246,7 +359,21 @@ def _check_worker(node: WorkerNode) -> None:
         hold(session.work is None or session.handling, "work without a handler")
         hold((session.state is SessionState.BUSY) is (session.work is not None), "busy without work")
     hold(core.registered == registered, "registered:", core.registered, "of", registered)
+    hold(len(node.running) <= len(core.sessions), "more handlers run than there are sessions")
+    for usable in core._usable:
+        alive = node.schedule.now < max(usable.pulse.heard + core._expiry, core._gap.until)
+        hold(alive or node.blocked or usable.timer is None, "a silent broker is not left")
     hold(len(core._connections) <= len(core.sessions) + 1, "too many connections")
+
+
+def watch_client(direction: str, wire: Wire, frames: list[bytes]) -> None:
+    """A client "received" or "sent" a message: no call begins where the broker has said that it stops."""
+    if extension.is_call(frames[0]):
+        call = extension.read_call(frames[0])
+        if direction == "received":
+            wire.is_left = wire.is_left or call.status == extension.Status.SHUTTING_DOWN
+        else:
+            hold(call.flags & extension.CANCEL or not wire.is_left, "a call begins at a broker that stops")
 
 
 def _check_client(node: ClientNode) -> None:

@@ -77,6 +77,8 @@ class Wire:
         self.there = False
         self.silent = False
         self.broken = False
+        #: True once its broker has said that it stops.
+        self.is_left = False
         #: Which start of the broker it goes to.
         self.generation = -1
         #: Messages to the node that it has not read.
@@ -147,6 +149,8 @@ class Wire:
         if broker is None or not self.there or self.generation != broker.generation:
             return
         if self._survives(True, number):
+            if self.schedule.trace is not None:
+                self.schedule.tell(self, "->", broker, frames)
             self._history.append(frames)
             broker.post(broker.received, [self.routing_id, *frames])
 
@@ -161,6 +165,8 @@ class Wire:
             return "gone"
         if self.unread >= hwm:
             return "full"
+        if self.schedule.trace is not None:
+            self.schedule.tell(self.broker, "->", self, frames)
         self.unread += 1
         self._sent[False] += 1
         self._in_order(False, self._read, frames, self._sent[False])

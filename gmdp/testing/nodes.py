@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from ..core.broker import BrokerCore
 from ..core.client import Call, ClientCore, Ended, Outcome, Part
 from ..core.connections import Close, Connector, Open, Send
+from ..core.management import About
 from ..core.options import BrokerOptions
 from ..core.reconnect import Reconnect
 from ..core.records import DeadLetter
@@ -140,7 +141,8 @@ class BrokerNode(Node):
         self.up = False
         self.peers: dict[bytes, Wire] = {}
         self.letters: list[DeadLetter] = []
-        #: Sees what is received and sent.
+        #: Sees what is "received" and "sent", and who is "lost" while something of his
+        #: waits unread.
         self.watch: Callable[[BrokerNode, str, list[bytes]], None] | None = None
         self._until: float | None = None
         network.brokers[endpoint] = self
@@ -158,7 +160,8 @@ class BrokerNode(Node):
         self.inbox.clear()
         self.counters = BrokerCounters()
         nonce = self.schedule.random.randbytes(NONCE_SIZE)
-        self.core = BrokerCore(self.options, nonce, self.schedule.now, self.counters)
+        about = About(hwm=self.hwm)
+        self.core = BrokerCore(self.options, nonce, self.schedule.now, self.counters, about)
         self._wake_at = math.inf
         self.run()
 
@@ -214,7 +217,12 @@ class BrokerNode(Node):
 
     def tick(self, now: float) -> None:
         """Do what is due."""
+        unread = {args[0][0] for function, args in self.inbox if function == self.received}
+        alive = unread & self.core._workers.connections.keys()
         self.core.tick(now)
+        if self.watch is not None:
+            for key in alive - self.core._workers.connections.keys():
+                self.watch(self, "lost", [key])
         if self._until is not None and (self.core.drained or now >= self._until):
             self.core.finish(now)
             self.flush(now)
@@ -255,6 +263,8 @@ class ConnectingNode(Node, Generic[K]):
         super().__init__(network, name)
         #: True if brokers appear to it as speaking an RFC only.
         self.strict = strict
+        #: Sees what is "received" and "sent" on which wire.
+        self.watch: Callable[[str, Wire, list[bytes]], None] | None = None
         self.wires: list[Wire] = []
 
     def deadline(self) -> float:
@@ -276,6 +286,8 @@ class ConnectingNode(Node, Generic[K]):
 
     def received(self, wire: Wire, frames: list[bytes]) -> None:
         """One message was read."""
+        if self.watch is not None:
+            self.watch("received", wire, frames)
         self.core.feed(wire.connection, frames, self.schedule.now, self.schedule.random.random())
 
     def crash(self) -> None:
@@ -294,6 +306,8 @@ class ConnectingNode(Node, Generic[K]):
             actions, core.actions = core.actions, []
             for action in actions:
                 if isinstance(action, Send):
+                    if self.watch is not None:
+                        self.watch("sent", action.connection.handle, action.frames)
                     action.connection.handle.send(action.frames)
                 elif isinstance(action, Open):
                     wire = action.connection.handle = self.network.connect(self, action.connection)
@@ -305,6 +319,14 @@ class ConnectingNode(Node, Generic[K]):
 
     def act(self, action: Any) -> None:
         """Carry out a decision that is not about connections."""
+
+
+class Run:
+    """A handler at work."""
+
+    def __init__(self, work: Work, request: Request) -> None:
+        self.work = work
+        self.request = request
 
 
 class WorkerNode(ConnectingNode[WorkerCore]):
@@ -337,7 +359,9 @@ class WorkerNode(ConnectingNode[WorkerCore]):
         self.counters = WorkerCounters()
         #: Called when a handler begins, with the worker and the request.
         self.on_work: Callable[[WorkerNode, Request], None] | None = None
-        self._requests: dict[Session, tuple[Work, Request]] = {}
+        self._runs: dict[Session, Run] = {}
+        #: Handlers that have begun and not ended.
+        self.running: set[Run] = set()
         self.core = WorkerCore(
             service,
             dialect,
@@ -373,15 +397,17 @@ class WorkerNode(ConnectingNode[WorkerCore]):
         if isinstance(action, Work):
             self._begin(action)
             return
-        work, request = self._requests.get(action.work.session, (None, None))
-        if request is not None and work is action.work:
-            request.give_up()
+        run = self._runs.get(action.work.session)
+        if run is not None and run.work is action.work:
+            run.request.give_up()
             if self.enforce_deadline:
-                self.post(self._final, work, None, Failure("RequestCancelled", action.reason))
+                failure = Failure("RequestCancelled", action.reason)
+                self.schedule.after(0, self.post, self._final, run, None, failure)
 
     def _begin(self, work: Work) -> None:
-        request = request_of(self.core.service, work, self.schedule.clock)
-        self._requests[work.session] = (work, request)
+        run = self._runs[work.session] = Run(work, request_of(self.core.service, work, self.schedule.clock))
+        self.running.add(run)
+        request = run.request
         self.schedule.tell(self, f"works on {request.body[0]!r}, attempt {request.attempt}")
         if self.on_work is not None:
             self.on_work(self, request)
@@ -398,7 +424,7 @@ class WorkerNode(ConnectingNode[WorkerCore]):
                         body = None if stop.value is None else check_body(stop.value)
                         break
                     after += self.every
-                    self.schedule.after(after, self.post, self._partial, work, part)
+                    self.schedule.after(after, self.post, self._partial, run, part)
             else:
                 body = check_body(result)
         except Crash:
@@ -407,16 +433,16 @@ class WorkerNode(ConnectingNode[WorkerCore]):
         except Exception as error:
             failure = Failure(type(error).__name__, str(error))
         after += self.schedule.random.uniform(*self.takes)
-        self.schedule.after(after, self.post, self._final, work, body, failure)
+        self.schedule.after(after, self.post, self._final, run, body, failure)
 
-    def _partial(self, work: Work, body: list[bytes]) -> None:
-        if self._requests.get(work.session, (None,))[0] is work:
-            self.core.partial(work, body, self.schedule.now)
+    def _partial(self, run: Run, body: list[bytes]) -> None:
+        if run in self.running:
+            self.core.partial(run.work, body, self.schedule.now)
 
-    def _final(self, work: Work, body: list[bytes] | None, failure: Failure | None) -> None:
-        if self._requests.get(work.session, (None,))[0] is work:
-            del self._requests[work.session]
-            self.core.final(work, body, failure, self.schedule.now)
+    def _final(self, run: Run, body: list[bytes] | None, failure: Failure | None) -> None:
+        if run in self.running:
+            self.running.remove(run)
+            self.core.final(run.work, body, failure, self.schedule.now)
 
 
 class SimulatedCall:

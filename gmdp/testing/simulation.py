@@ -9,7 +9,7 @@ from ..core.options import BrokerOptions
 from ..core.wire import VERSIONS, Dialect
 from ..endpoints import check_service
 from ..handlers import Handler
-from .invariants import Invariants
+from .invariants import Invariants, watch_client
 from .network import Network
 from .nodes import BrokerNode, ClientNode, Node, WorkerNode
 from .schedule import Schedule
@@ -92,6 +92,7 @@ class Simulation:
         `options`: ``max_connections``, ``max_in_flight``, ``strict``.
         """
         client = ClientNode(self.network, self._name("client"), endpoints, _dialect(version), **options)
+        client.watch = watch_client
         self.clients.append(client)
         return client
 
@@ -108,8 +109,12 @@ class Simulation:
         try:
             self.schedule.run(seconds)
         except Exception as error:
-            self.schedule.tell("FAILED:", error)
-            raise SimulationFailed(f"seed {self.seed}, after {self.now:.6f} s: {error}") from error
+            raise self.failed(error) from error
+
+    def failed(self, error: Exception) -> SimulationFailed:
+        """What to raise where something did not hold."""
+        self.schedule.tell("FAILED:", error)
+        return SimulationFailed(f"seed {self.seed}, after {self.now:.6f} s: {error}")
 
     @property
     def nodes(self) -> list[Node]:
