@@ -35,7 +35,7 @@ class Mutation(NamedTuple):
 MUTATIONS = {
     # The broker: delivery
     "a lost worker's request goes to the end of its line": Mutation(
-        "delivery", "service.queue.push_front(request)", "service.queue.push(request)"
+        "delivery", "service.queue.push_front(request)", "request.suspect = False; service.queue.push(request)"
     ),
     "a lost worker's request is forgotten": Mutation(
         "delivery", "self._enqueue(request, now, again=True)", "self._end(request, 'attempts', now)"

@@ -456,7 +456,7 @@ def test_a_stream_without_deadline_leaves_the_time_open(played):
         answer(played, message, 1, b"1", partial=True)
         assert next(stream) == [b"1"]
         stream.close()
-        sender, frame, *rest = played.recv()
+        _, frame, *rest = played.recv()
         assert frame[6] == 2  # cancel
         assert frame[9:33] == message[1][9:33]
         assert rest == [b"", b"MDPC02", b"\x01", b"echo", b""]

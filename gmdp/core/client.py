@@ -329,8 +329,11 @@ class ClientCore(Connector[ClientConnection]):
         told = extension.read_call(frame)
         number = extension.call_number(told.id, self._nonce)
         call = connection.calls.get(number) if number is not None else None
+        if told.status == Status.SHUTTING_DOWN and number is not None:
+            self._leave(connection, now, jitter)
         if call is None:
             self.counters.late_replies += 1
+            self._arrange(now)
             return
         command, service, body = parsed
         final = command is Command.FINAL
@@ -343,13 +346,11 @@ class ClientCore(Connector[ClientConnection]):
         if outcome is None:
             self._part(call, body, final, now)
             return
-        if outcome is Outcome.SHUTTING_DOWN:
-            self._leave(connection, now, jitter)
-            if self._may_retry(call, now):
-                self._off(call)
-                self._retry(call, now)
-                self._arrange(now)
-                return
+        if outcome is Outcome.SHUTTING_DOWN and self._may_retry(call, now):
+            self._off(call)
+            self._retry(call, now)
+            self._arrange(now)
+            return
         self._off(call)
         self._end(call, outcome, "", body)
         self._arrange(now)

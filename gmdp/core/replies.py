@@ -11,7 +11,8 @@ The rules of this module:
 * Nobody waits for a client that does not read.  Once a message finds no room in its
   socket, that and all later ones wait in its *backlog*, in order, and are tried again
   after 2 ms, doubled up to 128 ms while nothing goes through.  An answer that its
-  account has no room for is dropped: a gmdp client's call ends as overloaded.
+  account has no room for is dropped.  A gmdp client is told that its call ended as
+  overloaded; for such news it may hold twice as many bytes as are free.
 * When a client is unreachable its backlog is dropped.
 """
 
@@ -72,10 +73,11 @@ class Replies:
                 if not account.open:
                     del self._users[account.key]
 
-    def has_room(self, client: Client, size: int) -> bool:
-        """May this client hold `size` bytes more?"""
+    def has_room(self, client: Client, size: int, times: int = 1) -> bool:
+        """May this client hold `size` bytes more, up to so many times what is free?"""
         ledger = self._ledger
-        return size + (client.account or client).bytes <= ledger.options.max_queue_bytes - ledger.held_bytes
+        free = ledger.options.max_queue_bytes - ledger.held_bytes
+        return size + (client.account or client).bytes <= times * free
 
     def open(self, request: Request, client: Client) -> None:
         """A request is accepted: it is on its client's account."""
@@ -286,6 +288,8 @@ class Replies:
                 return
             outgoing = Outgoing(self._frames(request, _NOTHING, Status.OVERLOADED), None, True)
             size = weight(outgoing.frames)
+            if not self.has_room(backlog.client, size, times=2):
+                return
         where.append(outgoing)
         self._charge(backlog.client, size)
 

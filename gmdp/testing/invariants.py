@@ -18,6 +18,7 @@ from .nodes import BrokerNode, ClientNode, WorkerNode
 
 _Address = tuple[bytes, ...]
 
+_REQUESTS = {WORKER_01, WORKER_02}
 _DISCONNECTS = {WORKER_01: b"\x05", WORKER_02: b"\x06"}
 
 
@@ -34,18 +35,35 @@ class Invariants:
         #: Per broker: what was said to whom, as far as it matters later.
         self._talks: dict[BrokerNode, _Talk] = {}
         self._turns: dict[BrokerNode, _Turns] = {}
+        #: Clients that did not read, and workers that could not be reached: routing ids are
+        #: not used twice.
+        self._slow: set[bytes] = set()
+        self._gone: set[bytes] = set()
 
     def watch(self, node: BrokerNode, direction: str, frames: list[bytes]) -> None:
-        """A broker "received" or "sent" a message, or "lost" a connection of which messages wait unread."""
+        """A broker "received" or "sent" a message, or could not send it to a peer that was gone ("unsent"),
+        or "lost" a connection of which messages wait unread."""
         hold(direction != "lost", "a worker was thought dead while a message of it waited:", *frames)
         talk = self._talks.get(node)
         if talk is None or talk.generation != node.generation:
             talk = self._talks[node] = _Talk(node.generation)
         if direction == "received":
             talk.received(frames, node.schedule.now, node.options.expiry)
+        elif direction == "unsent":
+            talk.now = node.schedule.now
+            talk.unsent(frames, slow=self._is_slow(node, frames[0]))
+            if _parts(frames)[2] in _REQUESTS and _parts(frames)[3] == b"\x02":
+                self._gone.add(frames[0])
         else:
             talk.now = node.schedule.now
-            talk.sent(frames, slow=_is_slow(node, frames[0]))
+            talk.sent(frames, slow=self._is_slow(node, frames[0]))
+
+    def _is_slow(self, node: BrokerNode, routing_id: bytes) -> bool:
+        """Do messages wait for this client, or did they ever?"""
+        client = node.core._replies.clients.get(routing_id)
+        if client is not None and client.backlog is not None:
+            self._slow.add(routing_id)
+        return routing_id in self._slow
 
     def check(self, node: Any) -> None:
         """Check one node."""
@@ -144,6 +162,7 @@ class Invariants:
         hold(request.place is Place.ASSIGNED, "an assigned request is", request.place)
         hold(request.worker is worker and not request.waiting and request.timer is None, "an assigned request is not")
         hold(request.attempts <= request.service.options.attempts, "one attempt too many")
+        hold(worker.connection.key not in self._gone, "a worker that could not be reached keeps its request")
         if worker.assigned_at != now:
             return
         hold(now < request.deadline, "given to a worker after its deadline")
@@ -152,7 +171,9 @@ class Invariants:
             for other in request.service.queue:
                 if other.lane == request.lane and other.priority == request.priority and other is not request:
                     barred = other.suspect and worker.connection.suspect is not None
-                    hold(barred or other.accepted >= request.accepted, "a client's later request was taken first")
+                    # What came back only now may have come after the other had gone.
+                    first = other.accepted < request.accepted and other.queued_at < now
+                    hold(barred or not first, "a client's later request was taken first")
 
     def _check_accounts(self, node: BrokerNode, requests: list[Request]) -> None:
         core = node.core
@@ -168,7 +189,6 @@ class Invariants:
             opened[request.client.key] += 1
             if request.terms.identity is not None:
                 identities.append(request.terms.identity)
-        small = 0
         for key, client in replies.clients.items():
             hold(client.open == opened[key], "open requests of a client:", client.open, "of", opened[key])
             hold(client.open or client.backlog is not None, "a client of which there is nothing is remembered")
@@ -177,10 +197,8 @@ class Invariants:
             if client.backlog is not None:
                 waiting: list[Outgoing] = [*client.backlog.returned, *client.backlog.waiting]
                 held += sum(weight(message.frames) for message in waiting)
-                small += sum(weight(message.frames) for message in waiting if message.target is None)
         hold(held == ledger.held_bytes, "bytes held:", ledger.held_bytes, "of", held)
-        # What tells a client that its answer was dropped is always kept.
-        hold(held - small <= core.options.max_queue_bytes, "too many bytes are held")
+        hold(held <= core.options.max_queue_bytes, "too many bytes are held")
         hold(len(identities) == len(set(identities)), "one call runs twice")
         talk = self._talks.get(node)
         if talk is not None and talk.generation == node.generation:
@@ -190,12 +208,6 @@ class Invariants:
                     given_up = identity is not None and identity[1] in talk.cancelled
                     hold(not given_up, "a request is queued that was cancelled")
         hold(set(identities) == set(replies.calls), "the calls that may be joined are others than those there are")
-
-
-def _is_slow(node: BrokerNode, routing_id: bytes) -> bool:
-    """Do messages wait for this client?"""
-    client = node.core._replies.clients.get(routing_id)
-    return client is not None and client.backlog is not None
 
 
 class _Turns:
@@ -262,6 +274,8 @@ class _Talk:
         self._ready: dict[_Address, float] = {}
         #: Gmdp clients' calls: requests without a FINAL, where a retry that joined counts.
         self._calls: Counter[bytes] = Counter()
+        #: When each last had a FINAL, or was cancelled.
+        self._answered: dict[bytes, float] = {}
         #: Where each was last asked from.
         self._origins: dict[bytes, _Origin] = {}
         #: Calls that were cancelled.
@@ -294,24 +308,26 @@ class _Talk:
             call = extension.read_call(message.extra)
             if call.flags & extension.CANCEL:
                 self.cancelled.add(call.id)
+                self._answered[call.id] = now
                 return
             self.cancelled.discard(call.id)
             self._calls[call.id] += 1
             known = self._origins.get(call.id)
-            # One that asks another service under an id in use is not heard.
-            if known is None or (call.attempt >= known.attempt and known.service == message.subject):
+            # One that asks another service under an id in use is not heard, and what comes late
+            # from an earlier try does not call the answer back.
+            anew = known is None or self._answered.get(call.id, -1.0) > known.when
+            if known is None or anew or (call.attempt >= known.attempt and known.service == message.subject):
                 self._origins[call.id] = _Origin(call.attempt, message.subject, peer, now)
         else:
             self._open[peer] += 1
 
+    def unsent(self, frames: list[bytes], slow: bool) -> None:
+        at, extra, _, _ = _parts(frames)
+        if extension.is_call(extra):
+            self._check_origin(extension.read_call(extra).id, tuple(frames[: at - 1]), slow)
+
     def sent(self, frames: list[bytes], slow: bool) -> None:
-        at = 1
-        extra = EMPTY
-        if frames[1] not in (EMPTY, CLIENT_02, WORKER_02):
-            at = frames.index(EMPTY, 2)
-            extra = frames[at - 1]
-        head = frames[at + 1] if frames[at] == EMPTY else frames[at]
-        command = frames[at + 2] if frames[at] == EMPTY else frames[at + 1]
+        at, extra, head, command = _parts(frames)
         if head in (CLIENT_01, CLIENT_02):
             self._answer(frames, extra, at, head == CLIENT_01 or command != b"\x02", slow)
             return
@@ -332,12 +348,10 @@ class _Talk:
             call = extension.read_call(extra)
             hold((call.status == extension.Status.PARTIAL) is not final, "status and command differ")
             hold(self._calls[call.id] > 0, "something follows a FINAL, or answers nothing:", frames)
-            origin = self._origins[call.id]
-            # What was decided before a retry came may leave after it.
-            settled = origin.when < self.now and not slow
-            hold(not settled or origin.peer == tuple(frames[: at - 1]), "an answer goes elsewhere:", frames)
+            self._check_origin(call.id, tuple(frames[: at - 1]), slow)
             if final:
                 self._calls[call.id] -= 1
+                self._answered[call.id] = self.now
             return
         key = tuple(frames[:at])
         if frames[at] == EMPTY and frames[at + 1] == CLIENT_02:
@@ -345,6 +359,26 @@ class _Talk:
         hold(self._open[key] > 0, "something follows a FINAL, or answers nothing:", frames)
         if final:
             self._open[key] -= 1
+
+    def _check_origin(self, identity: bytes, peer: _Address, slow: bool) -> None:
+        """An answer goes to where it was asked for."""
+        origin = self._origins[identity]
+        # What was decided before a retry came may leave after it.
+        settled = origin.when < self.now and not slow
+        hold(not settled or origin.peer == peer, "an answer goes elsewhere:", peer, "not", origin.peer)
+
+
+def _parts(frames: list[bytes]) -> tuple[int, bytes, bytes, bytes]:
+    """Of a message to a peer: where its delimiter or header is, the last frame of its return address,
+    the header and the command."""
+    at = 1
+    extra = EMPTY
+    if frames[1] not in (EMPTY, CLIENT_02, WORKER_02):
+        at = frames.index(EMPTY, 2)
+        extra = frames[at - 1]
+    if frames[at] == EMPTY:
+        return at, extra, frames[at + 1], frames[at + 2]
+    return at, extra, frames[at], frames[at + 1]
 
 
 def _check_worker(node: WorkerNode) -> None:

@@ -125,7 +125,9 @@ class Wire:
         if not self.open:
             return
         if self.node.strict and PROBE_SERVICE in frames:
-            # A broker of the RFC's, as far as this node can tell.
+            # A broker of the RFC's, as far as this node can tell: with or without RFC 8.
+            if self.node.strict == "silent":
+                return
             self._in_order(False, self._read, self.node.core.dialect.reply(PROBE_SERVICE, [b"501"]), 0)
             return
         self._sent[True] += 1

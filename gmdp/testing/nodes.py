@@ -141,8 +141,8 @@ class BrokerNode(Node):
         self.up = False
         self.peers: dict[bytes, Wire] = {}
         self.letters: list[DeadLetter] = []
-        #: Sees what is "received" and "sent", and who is "lost" while something of his
-        #: waits unread.
+        #: Sees what is "received", "sent", and "unsent" since its peer is gone, and who is
+        #: "lost" while something of his waits unread.
         self.watch: Callable[[BrokerNode, str, list[bytes]], None] | None = None
         self._until: float | None = None
         network.brokers[endpoint] = self
@@ -242,6 +242,8 @@ class BrokerNode(Node):
                 wire = self.peers.get(routing_id)
                 why_not = wire.deliver(frames, self.hwm) if wire is not None else "gone"
                 if why_not is not None:
+                    if self.watch is not None and why_not == "gone":
+                        self.watch(self, "unsent", outgoing.frames)
                     core.unsent(outgoing, why_not == "full", now)
                 elif self.watch is not None:
                     self.watch(self, "sent", outgoing.frames)
@@ -259,9 +261,10 @@ class ConnectingNode(Node, Generic[K]):
 
     core: K
 
-    def __init__(self, network: Network, name: str, strict: bool) -> None:
+    def __init__(self, network: Network, name: str, strict: bool | str) -> None:
         super().__init__(network, name)
-        #: True if brokers appear to it as speaking an RFC only.
+        #: True if brokers appear to it as speaking an RFC only; "silent" if they do not even
+        #: answer its probe.
         self.strict = strict
         #: Sees what is "received" and "sent" on which wire.
         self.watch: Callable[[str, Wire, list[bytes]], None] | None = None
@@ -346,7 +349,7 @@ class WorkerNode(ConnectingNode[WorkerCore]):
         concurrency: int = 1,
         heartbeat_interval: float = 2.5,
         liveness: float = 3,
-        strict: bool = False,
+        strict: bool | str = False,
         enforce_deadline: bool = False,
     ) -> None:
         super().__init__(network, name, strict)
@@ -484,7 +487,7 @@ class ClientNode(ConnectingNode[ClientCore]):
         *,
         max_connections: int = 3,
         max_in_flight: int = 100,
-        strict: bool = False,
+        strict: bool | str = False,
     ) -> None:
         super().__init__(network, name, strict)
         self.counters = ClientCounters()

@@ -58,7 +58,16 @@ KINDS: dict[str, dict[str, int]] = {
         "poison": 1,
     },
     "quiet": {"cancel": 1},
-    "workers": {"crash_worker": 5, "freeze_worker": 4, "drain_worker": 2, "cut": 2, "poison": 1},
+    "workers": {
+        "crash_worker": 5,
+        "freeze_worker": 4,
+        "drain_worker": 2,
+        "cut": 2,
+        "poison": 1,
+        "freeze_client": 3,
+        "crash_client": 1,
+    },
+    "callers": {"freeze_client": 6, "crash_client": 1, "crash_worker": 6, "cut": 2},
     "poison": {"poison": 1},
     "slow clients": {"freeze_client": 6, "cancel": 2, "cut": 1},
     "brokers": {"kill_broker": 4, "stop_broker": 2, "block_broker": 4},
@@ -168,7 +177,7 @@ class Scenario:
             functools.partial(self._handler, endpoints),
             version=dialect,
             endpoints=endpoints,
-            strict=strict,
+            strict=strict and random.choice([True, True, "silent"]),
             takes=(0.0, 1.0) if self._healing else random.choice([(0.0, 0.01), (0.0, 1.0), (0.5, 4.0)]),
             every=random.choice([0.001, 0.03, 0.3]),
             concurrency=2 if self._healing else random.choice([1, 2, 4]),
@@ -183,7 +192,7 @@ class Scenario:
         client = self.simulation.client(
             version=dialect,
             endpoints=self.endpoints,
-            strict=strict,
+            strict=strict and self.random.choice([True, True, "silent"]),
             max_connections=self.random.choice([1, 3]),
             max_in_flight=self.random.choice([2, 30]),
         )
@@ -375,6 +384,8 @@ class Scenario:
                 hold(len(idle) == len(worker.core.sessions), worker, "has not registered again")
         for broker in self.brokers:
             core = broker.core
+            if "hostile" not in KINDS[self.kind]:
+                hold("malformed" not in broker.counters.drops, broker, "did not understand a peer")
             hold(not core.queued and not core.assigned, broker, "keeps requests:", core.queued, core.assigned)
             hold(not core.held_bytes and not core._replies.clients, broker, "keeps something of its clients")
             for key, connection in core._workers.connections.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,7 +76,8 @@ class Simulation:
         `options`: ``takes``, the least and most seconds a request takes; ``every``,
         seconds before each part of an answer; ``concurrency``,
         ``heartbeat_interval``, ``liveness``, ``enforce_deadline`` as for
-        :class:`gmdp.Worker`; ``strict``: brokers appear to it as speaking an RFC only.
+        :class:`gmdp.Worker`; ``strict``: True if brokers appear to it as speaking an RFC
+        only, "silent" if they do not even answer its probe.
         """
         name, endpoints = self._name("worker"), options.pop("endpoints", ["one"])
         worker = WorkerNode(
@@ -89,20 +91,20 @@ class Simulation:
     ) -> ClientNode:
         """A client of the broker at "one", or at `endpoints`; its ``request`` begins a call.
 
-        `options`: ``max_connections``, ``max_in_flight``, ``strict``.
+        `options`: ``max_connections``, ``max_in_flight``, ``strict`` as for a worker.
         """
         client = ClientNode(self.network, self._name("client"), endpoints, _dialect(version), **options)
         client.watch = watch_client
         self.clients.append(client)
         return client
 
-    def at(self, when: float, function: Callable[..., Any], *args: Any) -> None:
-        """Call `function(*args)` at `when` seconds."""
-        self.schedule.at(when, function, *args)
+    def at(self, when: float, function: Callable[..., Any], *args: Any, **options: Any) -> None:
+        """Call `function(*args, **options)` at `when` seconds."""
+        self.schedule.at(when, functools.partial(function, *args, **options))
 
-    def after(self, seconds: float, function: Callable[..., Any], *args: Any) -> None:
-        """Call `function(*args)` in `seconds`."""
-        self.schedule.after(seconds, function, *args)
+    def after(self, seconds: float, function: Callable[..., Any], *args: Any, **options: Any) -> None:
+        """Call `function(*args, **options)` in `seconds`."""
+        self.at(self.now + seconds, function, *args, **options)
 
     def run(self, seconds: float) -> None:
         """Let `seconds` go by; SimulationFailed if anything does not hold."""
