@@ -14,7 +14,9 @@ MDP/0.2, RFC 8 MMI), to embed in gevent programs::
 from .answers import Future
 from .broker import Broker
 from .client import AsyncClient, Client
+from .core.records import DeadLetter
 from .core.states import State, StateChange
+from .deadletters import ForwardDeadLetters, LogDeadLetters
 from .exceptions import (
     BindError,
     BrokerLost,
@@ -54,8 +56,11 @@ __all__ = [
     "Client",
     "ClosedError",
     "ConfigurationError",
+    "DeadLetter",
+    "ForwardDeadLetters",
     "Future",
     "HandlerFailed",
+    "LogDeadLetters",
     "MDPError",
     "MessageTooLarge",
     "NoWorker",

@@ -5,10 +5,27 @@ import pytest
 from waiting import wait_until
 from zope.interface.verify import verifyClass, verifyObject
 
-from gmdp import AsyncClient, Broker, Client, Request, State, Worker
-from gmdp.interfaces import IAsyncClient, IBroker, IClient, ILifecycle, IRequest, IRequestHandler, IWorker
+from gmdp import AsyncClient, Broker, Client, ForwardDeadLetters, LogDeadLetters, Request, State, Worker
+from gmdp.interfaces import (
+    IAsyncClient,
+    IBroker,
+    IClient,
+    IDeadLetterHook,
+    ILifecycle,
+    IRequest,
+    IRequestHandler,
+    IWorker,
+)
 
-CLASSES = [(Broker, IBroker), (Worker, IWorker), (Client, IClient), (AsyncClient, IAsyncClient), (Request, IRequest)]
+CLASSES = [
+    (Broker, IBroker),
+    (Worker, IWorker),
+    (Client, IClient),
+    (AsyncClient, IAsyncClient),
+    (Request, IRequest),
+    (LogDeadLetters, IDeadLetterHook),
+    (ForwardDeadLetters, IDeadLetterHook),
+]
 
 
 @pytest.mark.parametrize(("cls", "interface"), CLASSES)
