@@ -23,6 +23,7 @@ from gmdp import (
     NotAllowed,
     NoWorker,
     Overloaded,
+    RequestCancelled,
     RequestExpired,
     UnsupportedBroker,
     Worker,
@@ -672,3 +673,24 @@ def test_a_worker_that_requires_extensions_goes_elsewhere(played):
             reader = gevent.spawn(bare.recv)
             assert played.recv()[1:] == [session(1), b"", b"MDPW02", b"\x01", b"echo"]
             reader.kill()
+
+
+def test_a_handler_is_stopped_when_the_time_in_its_token_is_up(played):
+    """Though nobody says that the caller has gone."""
+    seen = []
+
+    def handler(request):
+        try:
+            gevent.sleep(peers.DEADLINE)
+        except RequestCancelled as error:
+            seen.append(str(error))
+            raise
+
+    with Worker(played.endpoint, "echo", handler, enforce_deadline=True, error_reply=b"oops") as worker:
+        sender = played.recv()[0]
+        token = b"\x89MDT\x01NONCENCE" + b"\x00" * 8 + b"\x00" + b"\x00\x00\x00\x64" + b"\x01\x00"
+        played.send(sender, session(1), b"", b"MDPW02", b"\x02", token, b"", b"x")
+        failed = token[:21] + b"\x01" + token[22:]
+        assert played.recv() == [sender, session(1), b"", b"MDPW02", b"\x04", failed, b"", b"oops"]
+        assert seen == ["nobody waits for the answer: its caller's time is up"]
+        assert worker.statistics().callers_gone == 1
