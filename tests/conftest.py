@@ -16,9 +16,11 @@ DEADLINE = 120
 
 
 @pytest.fixture(autouse=True)
-def _deadline():
+def _deadline(request):
     """A test that hangs fails, instead of hanging the run."""
-    with gevent.Timeout(DEADLINE, AssertionError(f"the test did not end within {DEADLINE} s")):
+    marker = request.node.get_closest_marker("deadline")
+    seconds = marker.args[0] if marker is not None else DEADLINE
+    with gevent.Timeout(seconds, AssertionError(f"the test did not end within {seconds} s")):
         yield
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gevent
+import peers
 import pytest
 import zmq
 import zmq.green
@@ -709,6 +710,65 @@ def test_call_of_a_handler_that_fails(worker_of_work, broker_endpoint):
     assert re.fullmatch(
         r"gmdp: handler failed: service b'work', after \d+\.\d+ s and 1 try, 1 delivery", ended.one_line()
     )
+
+
+def test_a_worker_may_reveal_its_errors_and_they_are_one_line_all_the_same(broker_endpoint, folder):
+    arguments = ("worker", "frank", "handlers:work", "--reveal-errors", "--broker", broker_endpoint)
+    with Process(*arguments, cwd=folder) as process:
+        process.line()
+        ended = gmdp("call", "frank", "fail", "two\nlines", "--broker", broker_endpoint)
+    assert ended.status == 1
+    assert ended.one_line().endswith("and 1 try, 1 delivery: ValueError: internal")
+
+
+def test_call_may_fail_at_once_without_a_worker(broker_endpoint):
+    ended = gmdp("call", "nobody here", "x", "--broker", broker_endpoint, "--when-no-worker", "fail")
+    assert ended.status == 1
+    assert re.fullmatch(r"gmdp: no worker: service .*: no worker is registered", ended.one_line())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--priority", "7"], "priority must be a whole number of at most 3"),
+        (["--when-no-worker", "panic"], "Invalid value for '--when-no-worker'"),
+        (["--retries", "-1"], "retries must be a whole number of at least 0"),
+    ],
+)
+def test_call_says_what_is_wrong(broker_endpoint, arguments, line):
+    ended = gmdp("call", "it", "x", "--broker", broker_endpoint, *arguments)
+    assert ended.status == 2
+    assert line in ended.one_line()
+
+
+def test_exec_may_be_stopped_when_its_caller_has_gone(broker_endpoint, folder, gate):
+    """The command is killed with its handler, and the worker is free for the next request."""
+    command = shlex.join([sys.executable, "-I", "-S", str(folder / "command.py")])
+    arguments = ("worker", "stopped", "--exec", command, "--enforce-deadline", "--broker", broker_endpoint)
+    with Process(*arguments) as process:
+        process.line()
+        with Process("call", "stopped", f"gate  {gate.port}", "--broker", broker_endpoint, "--timeout", "0.5") as call:
+            gate.arrived()
+            assert call.ended().status == 124
+        assert gmdp("call", "stopped", "next", "--broker", broker_endpoint).out == b"next"
+
+
+@pytest.mark.parametrize("how", ["option", "file"])
+def test_dead_letters_may_go_to_a_service(tmp_path, folder, how):
+    (tmp_path / "broker.toml").write_text('dead_letter = "morgue"\nattempts = 1\n')
+    options = ("--dead-letter", "morgue", "--attempts", "1") if how == "option" else ("--config", "broker.toml")
+    with Process("broker", "--bind", ANYWHERE, *options, cwd=tmp_path) as broker:
+        (endpoint,) = broker.listening()
+        seen = []
+        with AsyncClient(endpoint) as client, Worker(endpoint, "morgue", lambda r: seen.append(r.body) or b""):
+            client.submit("it", b"body")
+            with peers.dealer(endpoint) as worker:
+                worker.send(b"MDPW02", b"\x01", b"it")
+                worker.recv()
+                worker.send(b"MDPW02", b"\x06")
+                wait_until(lambda: seen)
+        assert json.loads(seen[0][0])["reason"] == "attempts"
+        assert seen[0][1:] == [b"body"]
 
 
 def test_call_that_nobody_answers_ends_with_124(broker_endpoint):

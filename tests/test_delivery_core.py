@@ -256,14 +256,18 @@ def test_a_retry_does_not_join_once_a_part_went_elsewhere():
     assert broker.answered(b"after") == [(1, Status.OK, 1, [b"whole"])]
 
 
-def test_what_comes_late_from_an_earlier_try_does_not_call_the_answer_back():
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_comes_late_from_an_earlier_try_does_not_call_the_answer_back(streamed):
     broker = Gmdp()
     broker.call(b"after", 1, nonce=b"n" * 16, attempt=2)
-    broker.call(b"before", 1, nonce=b"n" * 16, attempt=1)
     broker.register(b"W", 1)
     ((address, _),) = broker.requests(b"W").values()
+    if streamed:
+        broker.session(b"W", 1, b"\x03", address, b"", b"part")
+    broker.call(b"before", 1, nonce=b"n" * 16, attempt=1)
     broker.session(b"W", 1, b"\x04", address, b"", b"done")
-    assert broker.answered(b"after") == [(1, Status.OK, 1, [b"done"])]
+    parts = [(1, Status.PARTIAL, 1, [b"part"])] if streamed else []
+    assert broker.answered(b"after") == [*parts, (1, Status.OK, 1, [b"done"])]
     assert broker.core.counters.drops == {"late_retry": 1}
 
 

@@ -36,6 +36,7 @@ def test_1000_seeds_nothing_is_lost_and_nothing_answered_wrongly(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.deadline(4 * 3600)
 def test_100_000_seeds_at_1000_times_real_time(capsys):
     assert main(["--seeds", "100000"]) == 0, capsys.readouterr().out
     began = process_time()
@@ -70,6 +71,7 @@ def test_a_planted_bug_has_its_place_in_the_code(name):
 
 
 @pytest.mark.slow
+@pytest.mark.deadline(mutations.PATIENCE + 60)
 @pytest.mark.parametrize("name", list(mutations.MUTATIONS))
 def test_a_planted_bug_is_found_within_1000_seeds(name):
     _, seed, said = mutations.hunt(name)

@@ -20,6 +20,7 @@ from rich.text import Text
 from .. import config
 from ..broker import Broker
 from ..client import Client
+from ..core.extension import NORMAL_PRIORITY
 from ..core.options import BrokerOptions
 from ..core.wire import VERSIONS
 from ..endpoints import DEFAULT_ENDPOINT
@@ -52,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         command = getattr(error, "ctx", None)
         name = command.command_path if command is not None else "gmdp"
-        return _fail(name, " ".join(error.format_message().split()), EXIT_USAGE)
+        return _fail(name, error.format_message(), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -69,7 +70,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(name: str, message: str, status: int) -> int:
-    click.echo(f"{name}: {message}", err=True)
+    # What a handler's error says may have any number of lines.
+    click.echo(f"{name}: {' '.join(message.split())}", err=True)
     return status
 
 
@@ -137,6 +139,7 @@ def _broker_options(command: F) -> F:
 )
 @click.option("--config", "file", metavar="FILE.toml", help="Options from a file; the command line overrides it.")
 @click.option("--hwm", type=int, default=None, help="Messages held per peer and direction.  [default: 1000]")
+@click.option("--dead-letter", metavar="SERVICE", help="Who gets the requests that workers were lost over.")
 @_broker_options
 @verbose_option
 def broker(bind: tuple[str, ...], file: str | None, verbose: int, **options: Any) -> None:
@@ -170,6 +173,8 @@ def broker(bind: tuple[str, ...], file: str | None, verbose: int, **options: Any
 @click.option("--concurrency", default=1, show_default=True, help="Requests worked on at once.")
 @click.option("--heartbeat-interval", default=2.5, show_default=True, metavar="SECONDS", help="Between heartbeats.")
 @click.option("--liveness", default=3.0, show_default=True, help="Silent intervals after which a broker is lost.")
+@click.option("--reveal-errors", is_flag=True, help="Tell gmdp clients the type and message of a handler's error.")
+@click.option("--enforce-deadline", is_flag=True, help="Stop a handler when nobody waits for its answer any more.")
 @mdp_option
 @verbose_option
 def worker(
@@ -180,6 +185,8 @@ def worker(
     concurrency: int,
     heartbeat_interval: float,
     liveness: float,
+    reveal_errors: bool,
+    enforce_deadline: bool,
     mdp: str,
     verbose: int,
 ) -> None:
@@ -188,8 +195,8 @@ def worker(
     Requests go to a Python callable (it gets a gmdp.Request and returns bytes, a
     list of bytes, or an iterator of parts), or with --exec to a command: the
     request is its standard input, its output the reply; an exit status other
-    than 0 is a failure, which the caller sees as the reply "500".  The standard
-    library is monkey-patched for gevent.  SIGTERM and SIGINT finish the present
+    than 0 is a failure, which gmdp clients see as an error and others as the reply
+    "500".  The standard library is monkey-patched for gevent.  SIGTERM and SIGINT finish the present
     request and exit 0; a second signal ends at once.
     """
     from gevent import monkey
@@ -210,6 +217,8 @@ def worker(
             version=mdp,
             heartbeat_interval=heartbeat_interval,
             liveness=liveness,
+            reveal_errors=reveal_errors,
+            enforce_deadline=enforce_deadline,
         ),
         lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
     )
@@ -220,8 +229,20 @@ def worker(
 @click.argument("frames", nargs=-1, metavar="[FRAME]...")
 @broker_option
 @timeout_option(30.0)
+@click.option("--retries", default=0, show_default=True, help="Further tries, each with its share of the time.")
+@click.option("--when-no-worker", type=click.Choice(["wait", "fail"]), default="wait", show_default=True)
+@click.option("--priority", default=NORMAL_PRIORITY, show_default=True, help="From 0 to 3, more urgent ones higher.")
 @mdp_option
-def call(service: str, frames: tuple[str, ...], endpoint: str, timeout: float, mdp: str) -> None:
+def call(
+    service: str,
+    frames: tuple[str, ...],
+    endpoint: str,
+    timeout: float,
+    retries: int,
+    when_no_worker: str,
+    priority: int,
+    mdp: str,
+) -> None:
     """Send a request to SERVICE and print the reply.
 
     Each FRAME is a frame of the request; without any, standard input is the one
@@ -232,8 +253,9 @@ def call(service: str, frames: tuple[str, ...], endpoint: str, timeout: float, m
     if sys.stdout is None or (sys.stdin is None and not frames):
         raise MDPError("standard input and output are needed, and one of them is closed")
     body = [os.fsencode(frame) for frame in frames] or [sys.stdin.buffer.read()]
-    with Client(_endpoints(endpoint), version=mdp, timeout=timeout) as client:
-        for part in client.stream(os.fsencode(service), body, deadline=timeout):
+    with Client(_endpoints(endpoint), version=mdp, timeout=timeout, retries=retries) as client:
+        options: dict[str, Any] = {"when_no_worker": when_no_worker, "priority": priority}
+        for part in client.stream(os.fsencode(service), body, deadline=timeout, **options):
             _write(b"".join(part))
 
 

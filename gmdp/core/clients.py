@@ -127,13 +127,13 @@ class Clients:
         if request.service.name != message.subject:
             self._ledger.counters.count("drops", "id_reused")
             return True
+        if call.attempt < extension.read_call(request.terms.frame).attempt:
+            self._ledger.counters.count("drops", "late_retry")
+            return True
         if request.streamed and request.address != address:
             # Whoever asks now has not seen the parts that went out.
             self._replies.abandon(request, "client_gone", now)
             return False
-        if call.attempt < extension.read_call(request.terms.frame).attempt:
-            self._ledger.counters.count("drops", "late_retry")
-            return True
         self._ledger.counters.joins += 1
         request.terms = request.terms._replace(frame=message.extra)
         self._replies.move(request, address, self._replies.client(address[0], identity[0]))
