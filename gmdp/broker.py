@@ -129,7 +129,9 @@ class Broker(Lifecycle):
 
     def _new_core(self) -> BrokerCore:
         about = About(version=__version__, hwm=self._hwm)
-        return BrokerCore(self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about)
+        # On inproc there is no MAXMSGSIZE.
+        sized = not any(endpoint.startswith("inproc:") for endpoint in self._bind)
+        return BrokerCore(self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about, sized)
 
     def _open(self) -> tuple[Owner, State, str]:
         socket: zmq.green.Socket[bytes] | None = None

@@ -101,6 +101,8 @@ class Link:
     __slots__ = (
         "_monitor",
         "_owner",
+        "_routes",
+        "_touched",
         "_watchers",
         "blocked",
         "closed",
@@ -123,6 +125,8 @@ class Link:
         #: True after a message found no room: until there is some.
         self.blocked = False
         self.inproc = False
+        self._routes = socket.socket_type == zmq.ROUTER
+        self._touched = owner.touched
         #: Why the connection ended, once it has.
         self.lost = ""
         self.lost_at = 0.0
@@ -151,30 +155,41 @@ class Link:
     def send(self, frames: list[bytes]) -> str | None:
         """Send one whole message at once; None, or why not: "full" or "gone"."""
         socket = self.socket
-        last = len(frames) - 1
-        self._owner.touch(self)
+        self._touched.add(self)
+        last = frames.pop()  # cheaper than to count
         try:
-            for at in range(last):
-                _send(socket, frames[at], _DONTWAIT_SNDMORE)
-            _send(socket, frames[last], _DONTWAIT)
+            for frame in frames:
+                _send(socket, frame, _DONTWAIT_SNDMORE)
+            _send(socket, last, _DONTWAIT)
         except zmq.Again:
             self.blocked = True
             return "full"
         except zmq.ZMQError:
             return "gone"
+        finally:
+            frames.append(last)
         self.blocked = False
         return None
 
     def receive(self) -> list[bytes] | None:
         """One whole message, None if there is none."""
         socket = self.socket
+        # A frame that is not copied knows whether more follow; to ask the socket costs more.
+        # What a ROUTER reads first is a routing id, and something always follows: one that
+        # is copied costs a third.
         try:
-            frame = _receive(socket, _DONTWAIT, False)
+            if self._routes:
+                frames = [_receive(socket, _DONTWAIT)]
+                more = True
+            else:
+                frame = _receive(socket, _DONTWAIT, False)
+                frames = [frame.bytes]
+                more = frame.more
         except zmq.ZMQError:
             return None
-        frames = [frame.bytes]
-        while frame.more:
+        while more:
             frame = _receive(socket, _DONTWAIT, False)
+            more = frame.more
             if len(frames) <= self.max_frames:
                 frames.append(frame.bytes)
         return frames
@@ -270,7 +285,8 @@ class Owner:
         self._links: list[Link] = []
         #: Links that may have something to read.
         self.ready: set[Link] = set()
-        self._touched: set[Link] = set()
+        #: Links that were used: their EVENTS are looked at before the next wait.
+        self.touched: set[Link] = set()
         self._waiter: Waiter | None = None
         self._timer: Any = None
         self._timer_at = 0.0
@@ -336,11 +352,7 @@ class Owner:
         """A link is closed."""
         self._links.remove(link)
         self.ready.discard(link)
-        self._touched.discard(link)
-
-    def touch(self, link: Link) -> None:
-        """A link was used: look at its EVENTS again before the next wait."""
-        self._touched.add(link)
+        self.touched.discard(link)
 
     def finish(self) -> None:
         """End after this pass, closing what is open."""
@@ -418,7 +430,7 @@ class Owner:
         """Read a burst; the link stays ready if there may be more."""
         engine = self._engine
         count = 0
-        self._touched.add(link)
+        self.touched.add(link)
         while count < self.burst:
             frames = link.receive()
             if frames is None:
@@ -444,7 +456,7 @@ class Owner:
 
     def _look_again(self) -> None:
         """The descriptor is edge-triggered: before a wait, see what has come since."""
-        for link in list(self._touched):
+        for link in list(self.touched):
             if link.closed:
                 continue
             events = link.events()
@@ -455,7 +467,7 @@ class Owner:
                 self.ready.add(link)
             elif events & _POLLIN or (link.inproc and not events & _POLLOUT):
                 self.ready.add(link)
-        self._touched.clear()
+        self.touched.clear()
 
     def _wait(self, deadline: float) -> None:
         now = monotonic()

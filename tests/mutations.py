@@ -35,7 +35,7 @@ class Mutation(NamedTuple):
 MUTATIONS = {
     # The broker: delivery
     "a lost worker's request goes to the end of its line": Mutation(
-        "delivery", "service.queue.push_front(request)", "request.suspect = False; service.queue.push(request)"
+        "delivery", "queue.push_front(request)", "request.suspect = False; queue.push(request)"
     ),
     "a lost worker's request is forgotten": Mutation(
         "delivery", "self._enqueue(request, now, again=True)", "self._end(request, 'attempts', now)"
@@ -54,10 +54,10 @@ MUTATIONS = {
     "a request that is to fail without a worker waits": Mutation(
         "delivery", "if request.terms.hasty and not service.workers:", "if False:"
     ),
-    "a queue without a bound": Mutation("delivery", "if len(service.queue) > service.options.max_queue:", "if False:"),
+    "a queue without a bound": Mutation("delivery", "if len(queue) > service.options.max_queue:", "if False:"),
     "what is queued never expires": Mutation(
         "delivery",
-        "self._ledger.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))",
+        "self._ledger.timers.arm(request, min(now + request.ttl_left, request.deadline))",
         "self._ledger.timers.arm(request, 1e9)",
     ),
     "an idle worker is forgotten": Mutation("delivery", "        service.idle[worker] = None\n", ""),
@@ -137,8 +137,9 @@ MUTATIONS = {
     ),
     "a turn is no turn: one client's lane is served until it is empty": Mutation(
         "fairqueue",
-        "        if lane.length:\n            lanes[key] = lane\n",
-        "        if lane.length:\n            lanes[key] = lane\n            lanes.move_to_end(key, last=False)\n",
+        "            lanes[key] = lane\n        self._length -= 1\n        self._counts[NORMAL_PRIORITY] -= 1\n",
+        "            lanes[key] = lane\n            lanes.move_to_end(key, last=False)\n"
+        "        self._length -= 1\n        self._counts[NORMAL_PRIORITY] -= 1\n",
     ),
     # The worker
     "a session's number is used again": Mutation(
@@ -183,7 +184,7 @@ MUTATIONS = {
         "client", 'self._end(call, Outcome.BROKER_LOST, f"{connection.endpoint}: {reason}")', "call.timer = None"
     ),
     "a connection to a broker that stops is used on": Mutation(
-        "client", "            self._leave(connection, now, jitter)\n", ""
+        "client", "            self._leave(connection, now, jitter)\n", "            pass\n"
     ),
     "after a loss nobody connects again": Mutation(
         "connections", "        self._open_at = open_at\n", "        self._open_at = 1e9\n"

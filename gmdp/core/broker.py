@@ -28,7 +28,8 @@ class BrokerCore:
     """One broker, without its socket, clock and randomness.
 
     `nonce`: 8 bytes never used before, `now`: monotonic seconds.  `counters`
-    may be those of an earlier core, to go on counting.
+    may be those of an earlier core, to go on counting.  `sized`: True if frames
+    that are too large never come here, since the socket refuses them.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class BrokerCore:
         now: float,
         counters: BrokerCounters | None = None,
         about: management.About | None = None,
+        sized: bool = False,
     ) -> None:
         self.options = options
         self.counters = counters if counters is not None else BrokerCounters()
         self.about = about if about is not None else management.About()
         self.started = now
+        self._sized = sized
         self._ledger = Ledger(options, self.counters, now)
         self._replies = Replies(self._ledger)
         self._delivery = Delivery(self._ledger, self._replies, nonce)
@@ -65,7 +68,7 @@ class BrokerCore:
         options = self.options
         if not 3 <= len(frames) <= options.max_frames:
             self._malformed(frames, "malformed" if len(frames) < 3 else "too_many_frames", now)
-        elif max(map(len, frames)) > options.max_frame_size:
+        elif not self._sized and max(map(len, frames)) > options.max_frame_size:
             self._malformed(frames, "frame_too_large", now)
         elif (message := wire.parse(frames)) is None:
             self._malformed(frames, "malformed", now)

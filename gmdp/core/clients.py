@@ -63,29 +63,28 @@ class Clients:
             return
         options = self._ledger.options
         replies = self._replies
-        client = replies.client(routing_id, user)
+        client = replies.clients.get(routing_id) or replies.client(routing_id, user)
         if client.open >= options.max_in_flight:
             self.refuse(address, message, "in_flight_full", Status.OVERLOADED, now)
             return
-        service = self._delivery.open(name, now)
+        service = self._delivery.services.get(name) or self._delivery.open(name, now)
         if service is None:
             self.refuse(address, message, "services_full", Status.OVERLOADED, now)
             replies.forget(client)
             return
         request = Request(service, address, message.dialect, message.body, user or routing_id, now)
-        if not replies.has_room(client, request.size):
-            too_large = request.size > options.max_queue_bytes
-            self.refuse(address, message, "bytes_full", Status.TOO_LARGE if too_large else Status.OVERLOADED, now)
-            replies.forget(client)
-            self._delivery.collect(service)
-            return
         if call is not None:
             hasty = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
             request.terms = Terms(message.extra, (user, call.id), hasty, call.traceparent)
             request.priority = call.priority
             if call.time_left is not None:
                 request.deadline = now + call.time_left
-        replies.open(request, client)
+        if not replies.admit(request, client):
+            too_large = request.size > options.max_queue_bytes
+            self.refuse(address, message, "bytes_full", Status.TOO_LARGE if too_large else Status.OVERLOADED, now)
+            replies.forget(client)
+            self._delivery.collect(service)
+            return
         self._delivery.submit(request, now)
 
     def refuse(self, address: tuple[bytes, ...], message: Message, reason: str, status: Status, now: float) -> None:
@@ -101,11 +100,10 @@ class Clients:
             return False
         request = Request(found, (), RFC18, body, EMPTY, now)
         client = self._replies.client(EMPTY, "")
-        if not self._replies.has_room(client, request.size):
+        if not self._replies.admit(request, client):
             self._replies.forget(client)
             self._delivery.collect(found)
             return False
-        self._replies.open(request, client)
         self._delivery.submit(request, now)
         return True
 

@@ -158,14 +158,13 @@ class Delivery:
         """A worker has answered its request."""
         self.unassign(worker).move(Place.ANSWERED)
 
-    def relieve(self, connection: Connection, request: Request, now: float) -> None:
-        """A request was answered: if it was its connection's suspect, the connection
-        may have another now, whichever of its workers is idle."""
-        if request.suspect:
-            for other in connection.workers.values():
-                if connection.suspect is None and other.service.queue.suspects and other in other.service.idle:
-                    del other.service.idle[other]
-                    self.free(other, now)
+    def relieve(self, connection: Connection, now: float) -> None:
+        """A connection's suspect was answered: it may have another now, whichever of
+        its workers is idle."""
+        for other in connection.workers.values():
+            if connection.suspect is None and other.service.queue.suspects and other in other.service.idle:
+                del other.service.idle[other]
+                self.free(other, now)
 
     # Requests
 
@@ -303,14 +302,15 @@ class Delivery:
         self.queued += 1
         service.hasty += request.terms.hasty
         request.queued_at = now
-        self.postpone(request)
+        self._ledger.timers.arm(request, min(now + request.ttl_left, request.deadline))
+        queue = service.queue
         if again:
-            service.queue.push_front(request)
+            queue.push_front(request)
         else:
-            service.queue.push(request)
+            queue.push(request)
         # The newest request of the longest backlog gives way.
-        if len(service.queue) > service.options.max_queue:
-            victim = service.queue.evict()
+        if len(queue) > service.options.max_queue:
+            victim = queue.evict()
             self._unqueue(victim, now)
             self._end(victim, "overloaded", now)
 

@@ -147,9 +147,9 @@ class FairQueue(Generic[Q]):
         """The next item; None if there is none, or none but suspects and they may not go."""
         if not self._length:
             return None
+        if not self.suspects and self._counts[NORMAL_PRIORITY] == self._length:
+            return self._pop_plain()
         if suspects or not self.suspects:
-            if self._counts[NORMAL_PRIORITY] == self._length:
-                return self._pop_from(NORMAL_PRIORITY, True)
             return self._pop_from(self._choose([p for p in PRIORITIES if self._counts[p]]), True)
         able = [p for p in PRIORITIES if any(lane.length > self._suspects_of(lane) for lane in self._lanes[p].values())]
         return self._pop_from(self._choose(able), False) if able else None
@@ -205,6 +205,23 @@ class FairQueue(Generic[Q]):
             if priority <= chosen:
                 passed[priority] = 0 if priority == chosen else passed[priority] + 1
         return chosen
+
+    def _pop_plain(self) -> Q:
+        """The next item where all are of the normal priority and none is a suspect."""
+        lanes = self._lanes[NORMAL_PRIORITY]
+        key, lane = lanes.popitem(last=False)
+        item = lane.items.popleft()
+        while not item.waiting:
+            item = lane.items.popleft()
+        item.waiting = False
+        lane.length -= 1
+        if lane.length:
+            lanes[key] = lane
+        self._length -= 1
+        self._counts[NORMAL_PRIORITY] -= 1
+        if self._longest is not None and self._length < self._relax_at:
+            self._longest = None
+        return item
 
     def _pop_from(self, priority: int, suspects: bool) -> Q:
         lanes = self._lanes[priority]

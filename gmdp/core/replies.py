@@ -79,15 +79,21 @@ class Replies:
         free = ledger.options.max_queue_bytes - ledger.held_bytes
         return size + (client.account or client).bytes <= times * free
 
-    def open(self, request: Request, client: Client) -> None:
-        """A request is accepted: it is on its client's account."""
+    def admit(self, request: Request, client: Client) -> bool:
+        """Put a request on its client's account; False if there is no room."""
+        size = request.size
+        ledger = self._ledger
+        account = client.account or client
+        if size + account.bytes > ledger.options.max_queue_bytes - ledger.held_bytes:
+            return False
         request.client = client
         client.open += 1
-        (client.account or client).bytes += request.size
-        self._ledger.held_bytes += request.size
+        account.bytes += size
+        ledger.held_bytes += size
         identity = request.terms.identity
         if identity is not None:
             self.calls[identity] = request
+        return True
 
     def settle(self, request: Request) -> None:
         """The broker is done with a request, or with its answer: off the account."""

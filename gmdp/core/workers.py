@@ -237,7 +237,8 @@ class Workers:
             self.lose(worker, "disconnect", now)
         else:
             self._delivery.free(worker, now)
-        self._delivery.relieve(worker.connection, request, now)
+        if request.suspect:
+            self._delivery.relieve(worker.connection, now)
         self._replies.settle(request)
 
     def _heartbeat(self, connection: Connection, now: float) -> None:
