@@ -12,8 +12,9 @@ MDP/0.2, RFC 8 MMI), to embed in gevent programs::
 """
 
 from .answers import Future
+from .async_client import AsyncClient
 from .broker import Broker
-from .client import AsyncClient, Client
+from .client import Client
 from .core.records import DeadLetter
 from .core.states import State, StateChange
 from .deadletters import ForwardDeadLetters, LogDeadLetters

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gevent.event import AsyncResult
 
-from .core.client import Call, Part
+from .core.calls import Call, Part
 from .exceptions import CallCancelled, MDPError, RequestTimeout
 from .owner import Owner
 from .slots import Slot

@@ -26,7 +26,8 @@ from .endpoints import DEFAULT_ENDPOINT, check_body, check_endpoints, check_serv
 from .exceptions import BindError, ConfigurationError
 from .interfaces import IBroker
 from .lifecycle import Lifecycle
-from .owner import Link, Owner
+from .link import Link
+from .owner import Owner
 from .version import __version__
 
 _log = logging.getLogger("gmdp.broker")

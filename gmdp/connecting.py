@@ -16,7 +16,8 @@ from .core.connections import Close, Connection, Connector, Open, Send
 from .core.options import check_number
 from .core.wire import VERSIONS, Dialect
 from .exceptions import ConfigurationError
-from .owner import Link, Owner
+from .link import Link
+from .owner import Owner
 from .slots import Slot
 
 _log = logging.getLogger("gmdp.connections")

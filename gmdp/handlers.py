@@ -13,7 +13,7 @@ from gevent.pool import Pool
 from zope.interface import implementer
 
 from .core.extension import is_traceparent
-from .core.worker import Work
+from .core.sessions import Work
 from .endpoints import check_body
 from .exceptions import ConfigurationError, MDPError, RequestCancelled
 from .interfaces import IRequest

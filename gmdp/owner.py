@@ -8,13 +8,9 @@ engine decides (a broker's, worker's or client's).
 
 from __future__ import annotations
 
-import functools
-import itertools
 import logging
-import operator
-import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
@@ -24,37 +20,10 @@ import zmq.green
 from gevent.hub import Waiter
 
 from .exceptions import OwnerDied
+from .link import POLLIN, POLLOUT, Link
 from .slots import Slot, get_hub_if_exists
 
 _log = logging.getLogger("gmdp.owner")
-
-# Plain integers and the backend's own functions: a frame costs half as much, and
-# zmq.green's versions wait where an owner must not.
-_DONTWAIT = int(zmq.DONTWAIT)
-_DONTWAIT_SNDMORE = int(zmq.DONTWAIT | zmq.SNDMORE)
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
-_POLLOUT = int(zmq.POLLOUT)
-_send = zmq.backend.Socket.send
-_receive = zmq.backend.Socket.recv
-_get = zmq.backend.Socket.get
-
-# What a monitor tells of a connecting socket.  The end of a connection may be told
-# before what arrived last can be read; when it is told that another attempt is
-# planned, everything can.
-_UP = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-_GONE = int(zmq.EVENT_CONNECT_RETRIED)
-_WHY = {
-    int(zmq.EVENT_DISCONNECTED): "the connection was closed",
-    int(zmq.EVENT_CLOSED): "connection refused",
-}
-_REFUSED = {
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed",
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the peer does not speak this protocol",
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "the broker refused the connection",
-}
-_ALL = functools.reduce(operator.or_, [*_WHY, *_REFUSED], _UP | _GONE)
-_monitor_names = itertools.count(1)
 
 
 class Engine(Protocol):
@@ -86,181 +55,6 @@ class Engine(Protocol):
 
     def died(self, error: BaseException) -> None:
         """The owner ends by a defect; its links are closed."""
-
-
-class Link:
-    """One ZeroMQ socket, its watchers, and what it is connected to.
-
-    Made and used by one owner only.
-    """
-
-    #: Seconds ZeroMQ's thread may take for what it does in milliseconds: to free a
-    #: bound endpoint, to tell all about a lost connection.
-    patience = 1.0
-
-    __slots__ = (
-        "_monitor",
-        "_owner",
-        "_routes",
-        "_touched",
-        "_watchers",
-        "blocked",
-        "closed",
-        "inproc",
-        "lost",
-        "lost_at",
-        "max_frames",
-        "socket",
-        "tag",
-    )
-
-    def __init__(self, owner: Owner, socket: zmq.green.Socket[bytes], max_frames: int, tag: Any) -> None:
-        self._owner = owner
-        self.socket = socket
-        #: Frames of a message that are kept; one more shows that there were more.
-        self.max_frames = max_frames
-        #: Whatever the engine knows this link by.
-        self.tag = tag
-        self.closed = False
-        #: True after a message found no room: until there is some.
-        self.blocked = False
-        self.inproc = False
-        self._routes = socket.socket_type == zmq.ROUTER
-        self._touched = owner.touched
-        #: Why the connection ended, once it has.
-        self.lost = ""
-        self.lost_at = 0.0
-        self._monitor: zmq.green.Socket[bytes] | None = None
-        self._watchers: list[Any] = []
-        _stop_green_watcher(socket)
-        self._watch(socket)
-
-    def _watch(self, socket: zmq.green.Socket[bytes]) -> None:
-        watcher = self._owner.loop.io(_get(socket, zmq.FD), 1)
-        watcher.start(self._signal)
-        self._watchers.append(watcher)
-
-    def _signal(self) -> None:
-        self._owner.ready.add(self)
-        self._owner.wake()
-
-    def connect(self, endpoint: str) -> None:
-        """Connect to `endpoint`; the engine hears `up` or `down`.  ZMQError if that is impossible."""
-        self.inproc = endpoint.startswith("inproc:")
-        if not self.inproc:
-            self._monitor = _monitor(self.socket, _ALL)
-            self._watch(self._monitor)
-        self.socket.connect(endpoint)
-
-    def send(self, frames: list[bytes]) -> str | None:
-        """Send one whole message at once; None, or why not: "full" or "gone"."""
-        socket = self.socket
-        self._touched.add(self)
-        last = frames.pop()  # cheaper than to count
-        try:
-            for frame in frames:
-                _send(socket, frame, _DONTWAIT_SNDMORE)
-            _send(socket, last, _DONTWAIT)
-        except zmq.Again:
-            self.blocked = True
-            return "full"
-        except zmq.ZMQError:
-            return "gone"
-        finally:
-            frames.append(last)
-        self.blocked = False
-        return None
-
-    def receive(self) -> list[bytes] | None:
-        """One whole message, None if there is none."""
-        socket = self.socket
-        # A frame that is not copied knows whether more follow; to ask the socket costs more.
-        # What a ROUTER reads first is a routing id, and something always follows: one that
-        # is copied costs a third.
-        try:
-            if self._routes:
-                frames = [_receive(socket, _DONTWAIT)]
-                more = True
-            else:
-                frame = _receive(socket, _DONTWAIT, False)
-                frames = [frame.bytes]
-                more = frame.more
-        except zmq.ZMQError:
-            return None
-        while more:
-            frame = _receive(socket, _DONTWAIT, False)
-            more = frame.more
-            if len(frames) <= self.max_frames:
-                frames.append(frame.bytes)
-        return frames
-
-    def events(self) -> int:
-        """The socket's EVENTS: whoever reads them re-arms the descriptor."""
-        return int(_get(self.socket, _EVENTS))
-
-    def news(self) -> tuple[bool, bool]:
-        """What became of the connection since last asked: (it stands, it is gone)."""
-        up = gone = False
-        while self._monitor is not None:
-            try:
-                event = int.from_bytes(_receive(self._monitor, _DONTWAIT)[:2], "little")
-                _receive(self._monitor, _DONTWAIT)
-            except zmq.ZMQError:
-                break
-            up = up or event == _UP
-            gone = gone or event == _GONE or event in _REFUSED
-            if not self.lost:
-                self.lost = _WHY.get(event, "") or _REFUSED.get(event, "")
-                self.lost_at = monotonic()
-        if self.lost and monotonic() > self.lost_at + self.patience:
-            gone = True  # no other attempt is planned
-        if self.inproc and not self.events() & _POLLOUT:
-            # It has no bound and no monitor: no way out means no peer.
-            gone, self.lost = True, "the broker closed its endpoint"
-        return up, gone
-
-    def close_bound(self, endpoints: Sequence[str], linger: float) -> None:
-        """Close a socket that is bound to `endpoints`, and wait until they are free.
-
-        Closing goes on in another thread: who binds again at once would find the
-        address in use.
-        """
-        monitor = _monitor(self.socket, zmq.EVENT_CLOSED)
-        listeners = 0
-        for endpoint in endpoints:
-            if endpoint.startswith("inproc:"):
-                self.socket.unbind(endpoint)  # frees the name, and leaves the peers alone
-            else:
-                listeners += 1
-        self.close(linger)
-        until = monotonic() + self.patience
-        try:
-            while listeners and monotonic() < until:
-                try:
-                    _receive(monitor, _DONTWAIT)
-                    _receive(monitor, _DONTWAIT)
-                    listeners -= 1
-                except zmq.ZMQError:
-                    gevent.sleep(0.0005)
-        finally:
-            monitor.close(0)
-
-    def close(self, linger: float = 0) -> None:
-        """Close the socket; what is unsent has `linger` seconds, in the background."""
-        if self.closed:
-            return
-        self.closed = True
-        for watcher in self._watchers:
-            watcher.stop()
-            watcher.close()
-        self._owner.forget(self)
-        if self._monitor is not None:
-            try:
-                self.socket.disable_monitor()
-            except zmq.ZMQError:
-                pass
-            self._monitor.close(0)
-        self.socket.close(int(linger * 1000))
 
 
 class Owner:
@@ -460,12 +254,12 @@ class Owner:
             if link.closed:
                 continue
             events = link.events()
-            if link.blocked and events & _POLLOUT:
+            if link.blocked and events & POLLOUT:
                 # There is room again: one more pass.  On a ROUTER this is no more than
                 # a guess, since the room may be another peer's; so once only.
                 link.blocked = False
                 self.ready.add(link)
-            elif events & _POLLIN or (link.inproc and not events & _POLLOUT):
+            elif events & POLLIN or (link.inproc and not events & POLLOUT):
                 self.ready.add(link)
         self.touched.clear()
 
@@ -499,24 +293,3 @@ class Owner:
     def _close_links(self) -> None:
         for link in self._links[:]:
             link.close()
-
-
-def _monitor(socket: zmq.green.Socket[bytes], events: int) -> zmq.green.Socket[bytes]:
-    """A socket that receives what happens to the connections of `socket`."""
-    name = f"inproc://gmdp-monitor-{os.getpid()}-{next(_monitor_names)}"
-    socket.monitor(name, events)
-    monitor: zmq.green.Socket[bytes] = socket.context.socket(zmq.PAIR)
-    _stop_green_watcher(monitor)
-    # An undrained monitor stops all traffic once it is full: no bound here.
-    monitor.set(zmq.RCVHWM, 0)
-    monitor.set(zmq.LINGER, 0)
-    monitor.connect(name)
-    return monitor
-
-
-def _stop_green_watcher(socket: zmq.green.Socket[bytes]) -> None:
-    """zmq.green watches each socket for its own blocking calls, which no owner
-    uses: without this, every message would wake two watchers."""
-    watcher = getattr(socket, "_state_event", None)
-    if watcher is not None:
-        watcher.stop()

@@ -18,9 +18,10 @@ from .connecting import EXTENSIONS, ConnectorEngine, check, check_flag, check_ve
 from .core.connections import Close
 from .core.options import MOST_INTERVAL
 from .core.reconnect import Reconnect
+from .core.sessions import Failure, Gone, Session, SessionState, Work
 from .core.states import State
 from .core.statistics import WorkerCounters, WorkerStatistics, counted
-from .core.worker import Failure, Gone, Session, SessionState, Work, WorkerCore
+from .core.worker import WorkerCore
 from .endpoints import check_body, check_endpoints, check_service
 from .exceptions import ConfigurationError, RequestCancelled
 from .handlers import Handler, Request, request_of, run, spawner

@@ -6,13 +6,15 @@ that is moved by hand.
 """
 
 from gmdp.core.broker import BrokerCore
-from gmdp.core.client import Call, ClientCore
+from gmdp.core.calls import Call
+from gmdp.core.client import ClientCore
 from gmdp.core.connections import Open, Phase, Send
 from gmdp.core.options import BrokerOptions
 from gmdp.core.reconnect import Reconnect
+from gmdp.core.sessions import Work
 from gmdp.core.statistics import ClientCounters, WorkerCounters
 from gmdp.core.wire import MAJORTOMO, RFC7, RFC18
-from gmdp.core.worker import Work, WorkerCore
+from gmdp.core.worker import WorkerCore
 
 NONCE = b"\x00\x01\x02\x03\x04\x05\x06\x07"
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from gmdp.core.client import Call, ClientCore, Ended, Outcome, Part
+from gmdp.core.calls import Call, Ended, Outcome, Part
+from gmdp.core.client import ClientCore
 from gmdp.core.connections import Close, Open, Phase, Send
 from gmdp.core.reconnect import Reconnect
 from gmdp.core.statistics import ClientCounters

@@ -28,13 +28,15 @@ from models import (
 
 from gmdp.core import fairqueue, timers, token, wire
 from gmdp.core.broker import BrokerCore
-from gmdp.core.client import Call, ClientCore, Outcome
+from gmdp.core.calls import Call, Outcome
+from gmdp.core.client import ClientCore
 from gmdp.core.connections import Open, Phase
 from gmdp.core.options import BrokerOptions
 from gmdp.core.reconnect import Reconnect
+from gmdp.core.sessions import SessionState
 from gmdp.core.statistics import ClientCounters, WorkerCounters
 from gmdp.core.wire import MAJORTOMO, RFC7, RFC18, Command
-from gmdp.core.worker import SessionState, WorkerCore
+from gmdp.core.worker import WorkerCore
 
 STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=150)
 

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import DIALECTS, client_reply, worker_command
 
-from gmdp.core.client import Call, CallState, ClientCore, Outcome
+from gmdp.core.calls import Call, CallState, Outcome
+from gmdp.core.client import ClientCore
 from gmdp.core.connections import Close, Open, Phase
 from gmdp.core.liveness import Gap, Pulse
 from gmdp.core.reconnect import MAX_FACTOR, Reconnect
+from gmdp.core.sessions import SessionState
 from gmdp.core.statistics import ClientCounters, WorkerCounters
 from gmdp.core.wire import RFC7, RFC18, Command
-from gmdp.core.worker import SessionState, WorkerCore
+from gmdp.core.worker import WorkerCore
 from gmdp.testing import Simulation
 
 STEADY = settings(derandomize=True, deadline=None, database=None)

@@ -206,7 +206,7 @@ LATE = """
 import pathlib, sys
 import gevent, gevent.event
 import gmdp.cli.demo as demo
-from gmdp.client import AsyncClient
+from gmdp.async_client import AsyncClient
 
 submit, begun = AsyncClient.submit, []
 

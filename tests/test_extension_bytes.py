@@ -116,9 +116,9 @@ def test_over_0_1_parts_are_joined(broker):
 
 def test_many_calls_of_one_connection_are_answered_in_any_order(broker):
     with dealer(broker.endpoint) as first, dealer(broker.endpoint) as second, dealer(broker.endpoint) as client:
-        for worker in (first, second):
+        for number, worker in enumerate((first, second), 1):
             worker.send(b"MDPW02", b"\x01", b"echo")
-        registered(broker, 2)
+            registered(broker, number)  # who is there first gets the first request
         for number in (1, 2):
             client.send(call(number), b"", b"MDPC02", b"\x01", b"echo", b"%d" % number)
         tokens = [worker.recv()[2] for worker in (first, second)]

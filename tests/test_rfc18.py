@@ -6,7 +6,7 @@ The majortomo package's reading of MDP/0.2 is here, too: it differs in layout al
 import pytest
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, Majortomo, ManualBroker, ManualClient, ManualWorker, refuses
 
-from gmdp.core.client import CallState, Part
+from gmdp.core.calls import CallState, Part
 
 # The commands, from both ends
 

@@ -3,7 +3,7 @@
 import pytest
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, ManualBroker, ManualClient, ManualWorker, refuses
 
-from gmdp.core.client import Part
+from gmdp.core.calls import Part
 from gmdp.core.connections import Send
 
 # The commands, from both ends

@@ -10,8 +10,8 @@ from cores import EXPIRY, INTERVAL, MDP01, MDP02, START, ManualBroker, ManualCli
 from gmdp import BindError, Broker
 from gmdp.connecting import dealer
 from gmdp.core import connections
-from gmdp.core.client import CallState, Ended, Outcome, Part
-from gmdp.core.worker import Failure
+from gmdp.core.calls import CallState, Ended, Outcome, Part
+from gmdp.core.sessions import Failure
 
 pytestmark = pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
 

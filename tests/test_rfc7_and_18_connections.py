@@ -4,7 +4,7 @@ import pytest
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, ManualBroker, ManualClient, ManualWorker, answers, refuses
 
 from gmdp.core import connections, worker
-from gmdp.core.client import CallState
+from gmdp.core.calls import CallState
 
 pytestmark = pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
 

@@ -8,11 +8,12 @@ from time import process_time
 import mutations
 import pytest
 
-from gmdp.core.client import Outcome
+from gmdp.core.calls import Outcome
 from gmdp.core.wire import RFC7
 from gmdp.testing import Crash, Simulation, SimulationFailed
+from gmdp.testing.__main__ import main
 from gmdp.testing.scenario import KINDS, Scenario
-from gmdp.testing.search import main, run_seeds
+from gmdp.testing.search import run_seeds
 
 
 def upper(request):

@@ -24,8 +24,8 @@ from gmdp import (
     State,
     Worker,
 )
-from gmdp.core.worker import WorkerConnection
-from gmdp.owner import Link
+from gmdp.core.sessions import WorkerConnection
+from gmdp.link import Link
 
 
 def echo(request):

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..async_client import AsyncClient
 from ..broker import Broker
-from ..client import AsyncClient
 from ..exceptions import ConfigurationError, MDPError
 from ..handlers import Request
 

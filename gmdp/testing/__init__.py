@@ -5,7 +5,8 @@ when things break.  ``python -m gmdp.testing`` draws installations and misfortun
 from seeds, and checks gmdp itself.
 """
 
-from .nodes import BrokerNode, ClientNode, Crash, SimulatedCall, WorkerNode
+from .connecting import ClientNode, Crash, SimulatedCall, WorkerNode
+from .nodes import BrokerNode
 from .simulation import Simulation, SimulationFailed
 
 __all__ = [

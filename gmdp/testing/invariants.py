@@ -9,12 +9,13 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from ..core import extension, wire
-from ..core.client import CallState
+from ..core.calls import CallState
 from ..core.records import Outgoing, Place, Request, Service, Worker, weight
+from ..core.sessions import SessionState
 from ..core.wire import CLIENT_01, CLIENT_02, EMPTY, WORKER_01, WORKER_02, Command
-from ..core.worker import SessionState
+from .connecting import ClientNode, WorkerNode
 from .network import Wire
-from .nodes import BrokerNode, ClientNode, WorkerNode
+from .nodes import BrokerNode
 
 _Address = tuple[bytes, ...]
 

@@ -18,7 +18,8 @@ from ..core.wire import Command
 from .schedule import Schedule
 
 if TYPE_CHECKING:
-    from .nodes import BrokerNode, ConnectingNode
+    from .connecting import ConnectingNode
+    from .nodes import BrokerNode
 
 #: Messages of a wire that may arrive a second time after it broke.
 _REMEMBERED = 4

@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from typing import Any
 
-from ..core.client import Outcome, Part
+from ..core.calls import Outcome, Part
 from ..core.extension import FAIL_WITHOUT_WORKER, PRIORITIES, call_frame, request_id, session_frame
 from ..core.wire import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
 from ..handlers import Request
+from .connecting import ClientNode, Crash, SimulatedCall, WorkerNode
 from .invariants import hold
-from .nodes import BrokerNode, ClientNode, Crash, SimulatedCall, WorkerNode
+from .nodes import BrokerNode
 from .simulation import Simulation
 
 #: Seconds of trouble, of healing, and of proof.

@@ -10,9 +10,10 @@ from ..core.options import BrokerOptions
 from ..core.wire import VERSIONS, Dialect
 from ..endpoints import check_service
 from ..handlers import Handler
+from .connecting import ClientNode, WorkerNode
 from .invariants import Invariants, watch_client
 from .network import Network
-from .nodes import BrokerNode, ClientNode, Node, WorkerNode
+from .nodes import BrokerNode, Node
 from .schedule import Schedule
 
 
