@@ -271,7 +271,6 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
         super().tick(now)
         if self._until is not None and now >= self._until:
             self._close_all(now)
-            self.flush(now)
 
     def flush(self, now: float) -> None:
         self.carry_out(now)

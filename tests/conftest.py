@@ -1,6 +1,7 @@
 """What all tests share: endpoints, waiting for conditions, a look at what is left over."""
 
 import gc
+import logging
 import os
 import random
 import threading
@@ -22,6 +23,29 @@ def _deadline(request):
     seconds = marker.args[0] if marker is not None else DEADLINE
     with gevent.Timeout(seconds, AssertionError(f"the test did not end within {seconds} s")):
         yield
+
+
+class _Criticals(logging.Handler):
+    """Keeps what an owner says when a defect ends it."""
+
+    def __init__(self):
+        super().__init__(logging.CRITICAL)
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+
+@pytest.fixture(autouse=True)
+def _no_defects(request):
+    """An owner that ends by a defect of gmdp's own fails the test, though nobody waits for it."""
+    handler = _Criticals()
+    logger = logging.getLogger("gmdp.owner")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    if request.node.get_closest_marker("defect") is None:
+        assert [logging.Formatter().format(record) for record in handler.records] == []
 
 
 @pytest.fixture

@@ -13,8 +13,16 @@ PRINTS = {
     "first_steps": ["[b'HELLO']"],
     "legacy_handler": ["100", "70", "75"],
     "many_at_once": ["100 of 100 digests agree", "later: ...", "ClientStatistics(..."],
+    "simulated_faults": ["5 hours of faults, 500 bookings, none lost, none booked twice; the slowest took 12.0 s"],
     "streaming": ["3", "2", "1", "lift-off"],
     "supervised": ["desserts", "<Broker closed inproc://supervised ..."],
+    "when_things_go_wrong": [
+        "NoWorker after 1 try",
+        "ZeroDivisionError | integer division or modulo by zero",
+        "stopped: nobody waits for the answer: its caller has gone",
+        "dead letter: b'deadly' [b'poison'] attempts after 1 attempts",
+        "WorkerLost after 1 delivery",
+    ],
 }
 
 
