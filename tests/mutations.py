@@ -96,8 +96,11 @@ MUTATIONS = {
     ),
     "a purge that stops at the first living worker": Mutation(
         "workers",
-        "            if gap.may_judge(now):\n",
-        "            if gap.may_judge(now) and next(iter(self.connections)) == connection.key:\n",
+        '            if gap.may_judge(now):\n                self.lose_connection(connection, "expired", now)\n'
+        "                return\n            lost_at = gap.until\n",
+        "            if gap.may_judge(now) and next(iter(self.connections)) == connection.key:\n"
+        '                self.lose_connection(connection, "expired", now)\n'
+        "                return\n            lost_at = max(gap.until, now + 1.0)\n",
     ),
     "a worker that is stopped loses its next request an attempt": Mutation(
         "workers",

@@ -29,7 +29,7 @@ from .wire import EMPTY, Command
 #: Seconds until a message is tried again: the first time, and at most.
 FIRST_RETRY = 0.002
 LAST_RETRY = 0.128
-#: Messages of one backlog that are tried at a time.
+#: Messages of one backlog that are tried at a time, unless another number is set.
 BATCH = 100
 
 _NOTHING = [EMPTY]
@@ -47,6 +47,8 @@ class Replies:
         self.calls: dict[tuple[str, bytes], Request] = {}
         #: Clients that do not read.
         self.backlogs = 0
+        #: Messages of one backlog that are tried at a time.
+        self.batch = BATCH
 
     # Accounts
 
@@ -270,7 +272,7 @@ class Replies:
             self._end(backlog)
             self.forget(backlog.client)
             return
-        backlog.tried = min(len(waiting), BATCH)
+        backlog.tried = min(len(waiting), self.batch)
         for _ in range(backlog.tried):
             message = waiting.popleft()
             self._charge(backlog.client, -weight(message.frames))

@@ -397,7 +397,8 @@ def _check_worker(node: WorkerNode) -> None:
     hold(len(node.running) <= len(core.sessions), "more handlers run than there are sessions")
     for usable in core._usable:
         alive = node.schedule.now < max(usable.pulse.heard + core._expiry, core._gap.until)
-        hold(alive or node.blocked or usable.timer is None, "a silent broker is not left")
+        unused = not usable.sessions and usable.timer is None
+        hold(alive or node.blocked or unused, "a silent broker is not left")
     hold(len(core._connections) <= len(core.sessions) + 1, "too many connections")
 
 

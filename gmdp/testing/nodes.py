@@ -151,6 +151,8 @@ class BrokerNode(Node):
         nonce = self.schedule.random.randbytes(NONCE_SIZE)
         about = About(hwm=self.hwm)
         self.core = BrokerCore(self.options, nonce, self.schedule.now, self.counters, about)
+        # So that where there is room for few messages, backlogs of few are many batches.
+        self.core._replies.batch = min(self.hwm, self.core._replies.batch)
         self._wake_at = math.inf
         self.run()
 
