@@ -29,7 +29,7 @@ from models import (
 from gmdp.core import token
 from gmdp.core.broker import BrokerCore
 from gmdp.core.options import BrokerOptions
-from gmdp.core.records import Connection, Place, Request, Worker
+from gmdp.core.records import Connection, Place, Request, Worker, weight
 from gmdp.core.wire import MAJORTOMO, RFC7, RFC18
 
 STEADY = settings(derandomize=True, deadline=None, database=None, report_multiple_bugs=False)
@@ -545,9 +545,10 @@ class BrokerMachine(RuleBasedStateMachine):
         assert not core.services
         assert not list(core.workers)
         assert (core.queued, core.assigned) == (0, 0)
-        slow = core._replies.backlogs
-        assert len(core._ledger.timers) == slow
-        assert (core.held_bytes == 0) == (slow == 0)
+        slow = [client.backlog for client in core._replies.clients.values() if client.backlog is not None]
+        assert len(core._ledger.timers) == core._replies.backlogs == len(slow)
+        unread = [message for backlog in slow for message in (*backlog.waiting, *backlog.returned)]
+        assert core.held_bytes == sum(weight(message.frames) for message in unread)
 
     # What always holds
 
