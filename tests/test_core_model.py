@@ -26,10 +26,10 @@ from models import (
     worker_command,
 )
 
-from gmdp.core import token
+from gmdp.core import records, token
 from gmdp.core.broker import BrokerCore
 from gmdp.core.options import BrokerOptions
-from gmdp.core.records import Connection, Place, Request, Worker, weight
+from gmdp.core.records import Connection, Place, Request, Worker
 from gmdp.core.wire import MAJORTOMO, RFC7, RFC18
 
 STEADY = settings(derandomize=True, deadline=None, database=None, report_multiple_bugs=False)
@@ -548,7 +548,7 @@ class BrokerMachine(RuleBasedStateMachine):
         slow = [client.backlog for client in core._replies.clients.values() if client.backlog is not None]
         assert len(core._ledger.timers) == core._replies.backlogs == len(slow)
         unread = [message for backlog in slow for message in (*backlog.waiting, *backlog.returned)]
-        assert core.held_bytes == sum(weight(message.frames) for message in unread)
+        assert core.held_bytes == sum(records.weight(message.frames) for message in unread)
 
     # What always holds
 
