@@ -1,5 +1,5 @@
-"""A handler of one's own in the simulator: workers die and come back, the network
-loses connections, and hours pass in a moment.  One seed is one run."""
+"""A handler of one's own in the simulator: workers die and come back, a broker is
+killed, and hours pass in a moment.  One seed is one run."""
 
 import random
 
