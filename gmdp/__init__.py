@@ -13,12 +13,14 @@ MDP/0.2, RFC 8 MMI), to embed in gevent programs::
 
 from .answers import Future
 from .async_client import AsyncClient
+from .audit import AuditRecord, LogAudit
 from .broker import Broker
 from .client import Client
 from .core.records import DeadLetter
 from .core.states import State, StateChange
 from .deadletters import ForwardDeadLetters, LogDeadLetters
 from .exceptions import (
+    AuthenticationFailed,
     BindError,
     BrokerLost,
     BrokerShuttingDown,
@@ -43,11 +45,14 @@ from .exceptions import (
     WorkerLost,
 )
 from .handlers import Request
+from .security import generate_keys, hash_password
 from .version import __version__
 from .worker import Worker
 
 __all__ = [
     "AsyncClient",
+    "AuditRecord",
+    "AuthenticationFailed",
     "BindError",
     "Broker",
     "BrokerLost",
@@ -61,6 +66,7 @@ __all__ = [
     "ForwardDeadLetters",
     "Future",
     "HandlerFailed",
+    "LogAudit",
     "LogDeadLetters",
     "MDPError",
     "MessageTooLarge",
@@ -81,4 +87,6 @@ __all__ = [
     "Worker",
     "WorkerLost",
     "__version__",
+    "generate_keys",
+    "hash_password",
 ]

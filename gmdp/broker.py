@@ -13,7 +13,10 @@ import zmq
 import zmq.green
 from zope.interface import implementer
 
-from .connecting import MOST_INT, milliseconds
+from .audit import AuditHook, LogAudit
+from .broker_engine import BrokerEngine
+from .connecting import MOST_INT
+from .core.access import Access, Policy, Rules
 from .core.broker import BrokerCore
 from .core.management import About
 from .core.options import BrokerOptions, check_number, unknown
@@ -22,12 +25,13 @@ from .core.states import State
 from .core.statistics import BrokerCounters, BrokerStatistics
 from .core.token import NONCE_SIZE
 from .deadletters import ForwardDeadLetters, LogDeadLetters
-from .endpoints import DEFAULT_ENDPOINT, check_body, check_endpoints, check_service, somebody_listens
+from .endpoints import DEFAULT_ENDPOINT, check_body, check_endpoints, check_service
 from .exceptions import BindError, ConfigurationError
 from .interfaces import IBroker
 from .lifecycle import Lifecycle
-from .link import Link
 from .owner import Owner
+from .security.gate import Gate, KeyCheck, PasswordCheck
+from .security.keys import Key
 from .version import __version__
 
 _log = logging.getLogger("gmdp.broker")
@@ -35,6 +39,21 @@ _log = logging.getLogger("gmdp.broker")
 DeadLetterHook = Callable[[DeadLetter, "Broker"], None]
 
 _OPTIONS = frozenset(option.name for option in fields(BrokerOptions))
+_KEYWORDS = frozenset(
+    {
+        "access",
+        "allow",
+        "audit",
+        "bind",
+        "context",
+        "curve_clients",
+        "curve_key",
+        "dead_letter",
+        "deny",
+        "hwm",
+        "plain_users",
+    }
+)
 
 
 @implementer(IBroker)
@@ -50,8 +69,21 @@ class Broker(Lifecycle):
     that differ per service, as ``{"pattern": {"request_ttl": 5.0}}``.
     `dead_letter`: what is called with each request that workers were lost over
     (:class:`gmdp.interfaces.IDeadLetterHook`), or the name of a service that gets
-    them; they are logged unless told otherwise.  Other
-    keywords are those of :class:`gmdp.core.options.BrokerOptions`; times are
+    them; they are logged unless told otherwise.
+
+    A secured broker has a context of its own, and does not bind inproc.  `curve_key`:
+    its secret key, by the name of a file, in Z85, or as ``env:VARIABLE``;
+    `curve_clients`: who may connect: a folder of public keys (``NAME.key`` is user
+    NAME's), a callable ``(key) -> user, True or None`` that may wait cooperatively, or
+    "*" for any key.  `plain_users`: a file of names and hashes of passwords, or a
+    callable ``(name, password)``, instead of keys: not encrypted, for ipc and for networks
+    that are.  `allow`, `deny`: addresses (``192.0.2.0/24``, ``ipc``).  `access`: who may
+    serve, call and inspect what, a :class:`gmdp.interfaces.IAccessPolicy` or rules as in
+    the TOML file; everybody everything unless told.  `audit`: what is called with each
+    :class:`gmdp.AuditRecord` (:class:`gmdp.interfaces.IAuditHook`); they are logged unless
+    told otherwise.
+
+    Other keywords are those of :class:`gmdp.core.options.BrokerOptions`; times are
     seconds, sizes bytes.
 
     Raises ConfigurationError here for a wrong value; `start` raises BindError
@@ -67,11 +99,18 @@ class Broker(Lifecycle):
         hwm: int = 1000,
         services: Mapping[str, Mapping[str, Any]] | None = None,
         dead_letter: DeadLetterHook | str | bytes | None = None,
+        curve_key: Key | None = None,
+        curve_clients: str | os.PathLike[str] | KeyCheck | None = None,
+        plain_users: str | os.PathLike[str] | PasswordCheck | None = None,
+        allow: str | Sequence[str] = (),
+        deny: str | Sequence[str] = (),
+        access: Policy | Sequence[Mapping[str, Any]] | None = None,
+        audit: AuditHook | None = None,
         **options: Any,
     ) -> None:
         for name in options:
             if name not in _OPTIONS:
-                raise ConfigurationError(unknown(name, _OPTIONS | {"bind", "context", "dead_letter", "hwm"}))
+                raise ConfigurationError(unknown(name, _OPTIONS | _KEYWORDS))
         self._bind = check_endpoints(bind, bind=True)
         try:
             check_number("hwm", hwm, 1, whole=True, most=MOST_INT)
@@ -79,6 +118,25 @@ class Broker(Lifecycle):
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         self.dead_letter = _dead_letter_hook(dead_letter)
+        if audit is not None and not callable(audit):
+            raise ConfigurationError(f"audit must be callable, not {audit!r}")
+        self.audit: AuditHook = audit if audit is not None else LogAudit()
+        self._policy = _policy(access)
+        self._gate: Gate | None = None
+        if curve_key is not None or curve_clients is not None or plain_users is not None or allow or deny:
+            if context is not None:
+                raise ConfigurationError("a secured broker has a context of its own: leave out context")
+            if any(endpoint.startswith("inproc:") for endpoint in self._bind):
+                raise ConfigurationError("on inproc:// ZeroMQ asks for no key: a secured broker binds ipc:// or tcp://")
+            self._gate = Gate(
+                curve_key=curve_key,
+                curve_clients=curve_clients,
+                plain_users=plain_users,
+                allow=allow,
+                deny=deny,
+                max_connections=self.options.max_connections,
+                check_timeout=self.options.handshake_timeout,
+            )
         super().__init__(context)
         self._hwm = hwm
         self._endpoints = self._bind
@@ -106,6 +164,26 @@ class Broker(Lifecycle):
         statistics: BrokerStatistics = self._in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
         return statistics
 
+    @property
+    def secured(self) -> bool:
+        """Do connections need a key, a password or an allowed address?"""
+        return self._gate is not None
+
+    def reconsider(self) -> None:
+        """The answers of ``access`` may have changed: what it does not allow any more is ended.
+
+        Workers are told DISCONNECT, gmdp clients that it is not allowed.  Any greenlet, any
+        thread; from another one, StateError if the broker's hub does not run.
+        """
+        if self._owner is not None:
+            self._in_owner_thread(self._owner, self._reconsider)
+
+    def _reconsider(self) -> None:
+        owner = self._owner
+        if owner is not None:
+            self._core.reconsider(monotonic())
+            owner.post(_nothing)  # so that it looks
+
     def enqueue(self, service: str | bytes, body: bytes | Sequence[bytes]) -> bool:
         """Have `service` work on a request of the broker's own; nobody hears the answer.
 
@@ -132,40 +210,27 @@ class Broker(Lifecycle):
         about = About(version=__version__, hwm=self._hwm)
         # On inproc there is no MAXMSGSIZE.
         sized = not any(endpoint.startswith("inproc:") for endpoint in self._bind)
-        return BrokerCore(self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about, sized)
+        access = None
+        if self._policy is not None or (self._gate is not None and self._gate.authenticates):
+            access = Access(self._policy, self.options.max_user_rate)
+        return BrokerCore(self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about, sized, access)
 
     def _open(self) -> tuple[Owner, State, str]:
-        socket: zmq.green.Socket[bytes] | None = None
+        self._core = self._new_core()
+        engine = BrokerEngine(self, self._core, self._gate)
+        owner = Owner(engine, f"broker {self._bind[0]}")
         endpoint = self._bind[0]
+        bound = []
         try:
-            socket = self._context.socket(zmq.ROUTER)
-            socket.set(zmq.LINGER, 0)
-            socket.set(zmq.ROUTER_MANDATORY, 1)
-            socket.set(zmq.SNDHWM, self._hwm)
-            socket.set(zmq.RCVHWM, self._hwm)
-            socket.set(zmq.BACKLOG, 1024)
-            socket.set(zmq.MAXMSGSIZE, self.options.max_frame_size)
-            socket.set(zmq.HEARTBEAT_IVL, milliseconds(self.options.heartbeat_interval))
-            socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(self.options.expiry))
-            if any("[" in endpoint for endpoint in self._bind):
-                socket.set(zmq.IPV6, 1)
-            bound = []
+            engine.open(owner, self._context, self._hwm, ipv6=any("[" in one for one in self._bind))
             for endpoint in self._bind:
-                if endpoint.startswith("ipc:") and somebody_listens(endpoint):
-                    raise zmq.ZMQError(zmq.EADDRINUSE)
-                socket.bind(endpoint)
-                resolved: Any = socket.get(zmq.LAST_ENDPOINT)
-                bound.append(resolved.rstrip(b"\0").decode())
+                bound.append(engine.link.listen(endpoint))
         except zmq.ZMQError as error:
-            if socket is not None:
-                socket.close(0)
+            engine.abandon()
             number = error.errno or 0
             raise BindError(number, f"cannot bind {endpoint}: {zmq.strerror(number)}") from None
         self._endpoints = tuple(bound)
-        self._core = self._new_core()
-        engine = _BrokerEngine(self, self._core)
-        owner = Owner(engine, f"broker {bound[0]}")
-        engine.start(owner, socket)
+        owner.name = f"broker {bound[0]}"
         self._engine = engine
         return owner, State.RUNNING, ""
 
@@ -187,82 +252,20 @@ def _dead_letter_hook(given: DeadLetterHook | str | bytes | None) -> DeadLetterH
     return given
 
 
-class _BrokerEngine:
-    """Between a broker's core and its socket."""
-
-    #: Seconds the last messages have to leave, in the background.
-    linger = 1.0
-
-    owner: Owner
-    link: Link
-
-    def __init__(self, shell: Broker, core: BrokerCore) -> None:
-        self._shell = shell
-        self._core = core
-        self._until: float | None = None
-        self.awake = core.awake
-        self.caught_up = core.caught_up
-
-    def start(self, owner: Owner, socket: zmq.green.Socket[bytes]) -> None:
-        self.owner = owner
-        self.link = owner.link(socket, self._core.options.max_frames)
-
-    def received(self, link: Link, frames: list[bytes], now: float) -> None:
-        self._core.feed(frames, now)
-
-    def up(self, link: Link, now: float) -> None:
-        """Bound sockets do not connect."""
-
-    def down(self, link: Link, reason: str, now: float) -> None:
-        """Bound sockets do not connect."""
-
-    def deadline(self) -> float:
-        deadline = self._core.deadline()
-        if self._until is not None:
-            return 0.0 if self._core.drained else min(deadline, self._until)
-        return deadline
-
-    def tick(self, now: float) -> None:
-        core = self._core
-        core.tick(now)
-        if self._until is not None and (core.drained or now >= self._until):
-            core.finish(now)
-            self.flush(now)
-            self.link.close_bound(self._shell.endpoints, self.linger)
-            self.owner.finish()
-            self._shell._ended()
-
-    def flush(self, now: float) -> None:
-        core = self._core
-        send = self.link.send
-        # What cannot be sent, and what a hook does, may lead to more that is to be sent.
-        while core.outbox or core.events:
-            outbox = core.outbox[:]
-            core.outbox.clear()
-            for outgoing in outbox:
-                if core.withheld(outgoing, now):
-                    continue
-                why_not = send(outgoing.frames)
-                if why_not is not None:
-                    core.unsent(outgoing, why_not == "full", now)
-            events = core.events[:]
-            core.events.clear()
-            for event in events:
-                if isinstance(event, DeadLetter):
-                    self._bury(event)
-                else:
-                    level = logging.DEBUG if event.kind == "registered" or self._until is not None else logging.INFO
-                    _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)
-
-    def _bury(self, letter: DeadLetter) -> None:
+def _policy(given: Policy | Sequence[Mapping[str, Any]] | None) -> Policy | None:
+    if given is None:
+        return None
+    if not callable(given):
         try:
-            self._shell.dead_letter(letter, self._shell)
+            return Rules(given)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+
+    def guarded(user: str, action: str, service: bytes) -> bool:
+        try:
+            return bool(given(user, action, service))
         except Exception:
-            _log.exception("the dead-letter hook failed for a request of %.100r", letter.service)
+            _log.exception("the access policy failed: %.100r may not %s %.100r", user, action, service)
+            return False
 
-    def drain(self, until: float) -> None:
-        self._core.drain()
-        self._until = until if self._until is None else min(until, self._until)
-
-    def died(self, error: BaseException) -> None:
-        self._shell._ended(error)
+    return guarded

@@ -23,6 +23,7 @@ from .core.states import State
 from .core.statistics import ClientCounters, ClientStatistics
 from .endpoints import check_body, check_endpoints, check_service
 from .exceptions import (
+    AuthenticationFailed,
     BrokerLost,
     BrokerShuttingDown,
     CallError,
@@ -44,12 +45,15 @@ from .exceptions import (
 from .interfaces import IClient
 from .lifecycle import Lifecycle
 from .owner import Owner
+from .security.credentials import credentials
+from .security.keys import Key
 from .slots import Slot, get_hub_if_exists
 
 _ERRORS: dict[Outcome, type[CallError]] = {
     Outcome.TIMEOUT: RequestTimeout,
     Outcome.BROKER_LOST: BrokerLost,
     Outcome.UNSUPPORTED: UnsupportedBroker,
+    Outcome.DENIED: AuthenticationFailed,
     Outcome.OVERFLOW: StreamOverflow,
     Outcome.NO_WORKER: NoWorker,
     Outcome.EXPIRED: RequestExpired,
@@ -75,8 +79,10 @@ class Client(Lifecycle):
     tries, each with its share of that time, after silence or when the broker is
     lost.  `when_no_worker`: "wait", or "fail" at once where no worker is
     registered.  `version`: "0.2" or "0.1".  `require_extensions`: do not use a
-    broker that does not speak gmdp's extension.  `context`: the
-    ``zmq.green.Context`` of an embedding application.  Raises
+    broker that does not speak gmdp's extension.  `server_key`: the broker's public
+    key, and `curve_key`, one's own secret key (made up if it is left out), each by the
+    name of a file, in Z85, or as ``env:VARIABLE``; or `username` and `password`.
+    `context`: the ``zmq.green.Context`` of an embedding application.  Raises
     ConfigurationError for a wrong value.
 
     It starts by itself at its first call, in the thread that made it, and stays
@@ -113,9 +119,14 @@ class Client(Lifecycle):
         when_no_worker: str = "wait",
         version: str = "0.2",
         require_extensions: bool = False,
+        curve_key: Key | None = None,
+        server_key: Key | None = None,
+        username: str | None = None,
+        password: str | None = None,
         context: zmq.green.Context[Any] | None = None,
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
+        self._credentials = credentials(self.endpoints, curve_key, server_key, username, password)
         self.timeout: float = check("timeout", timeout, 0, above=True)
         self.retries: int = check("retries", retries, 0, whole=True)
         self.max_in_flight: int = check("max_in_flight", max_in_flight, 1, whole=True)
@@ -298,7 +309,7 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
 
     def __init__(self, shell: Client, core: ClientCore) -> None:
         interval = shell.heartbeat_interval
-        super().__init__(core, shell._context, interval, 3 * interval)
+        super().__init__(core, shell._context, interval, 3 * interval, shell._credentials)
         self._shell = shell
         self._error: MDPError | None = None
         self.deadline = core.deadline

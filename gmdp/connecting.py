@@ -18,6 +18,7 @@ from .core.wire import VERSIONS, Dialect
 from .exceptions import ConfigurationError
 from .link import Link
 from .owner import Owner
+from .security.credentials import Credentials
 from .slots import Slot
 
 _log = logging.getLogger("gmdp.connections")
@@ -38,7 +39,13 @@ def milliseconds(seconds: float) -> int:
 
 
 def dealer(
-    owner: Owner, context: zmq.green.Context[Any], endpoint: str, tag: Any, heartbeat: float, expiry: float
+    owner: Owner,
+    context: zmq.green.Context[Any],
+    endpoint: str,
+    tag: Any,
+    heartbeat: float,
+    expiry: float,
+    credentials: Credentials | None,
 ) -> Link:
     """A new DEALER socket being connected to `endpoint`.
 
@@ -57,6 +64,8 @@ def dealer(
         socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(expiry))
         if "[" in endpoint:
             socket.set(zmq.IPV6, 1)
+        if credentials is not None:
+            credentials.apply(socket)
         if endpoint.startswith("inproc:"):
             # Its bound is the sum of both ends'; without one, EVENTS tells
             # whether there is a peer.
@@ -111,11 +120,19 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
     owner: Owner
 
-    def __init__(self, core: K, context: zmq.green.Context[Any], heartbeat: float, expiry: float) -> None:
+    def __init__(
+        self,
+        core: K,
+        context: zmq.green.Context[Any],
+        heartbeat: float,
+        expiry: float,
+        credentials: Credentials | None,
+    ) -> None:
         self.core = core
         self._context = context
         self._heartbeat = heartbeat
         self._expiry = expiry
+        self._credentials = credentials
         #: Lines on which something is stuck.
         self._stuck: dict[Line, None] = {}
         self._told_strict = False
@@ -201,7 +218,15 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
     def _connect(self, connection: Connection, now: float) -> None:
         try:
-            link = dealer(self.owner, self._context, connection.endpoint, connection, self._heartbeat, self._expiry)
+            link = dealer(
+                self.owner,
+                self._context,
+                connection.endpoint,
+                connection,
+                self._heartbeat,
+                self._expiry,
+                self._credentials,
+            )
         except zmq.ZMQError as error:
             self.core.disconnected(connection, error.strerror or str(error), now, random.random())
             return

@@ -13,6 +13,7 @@
     │   ├── StreamOverflow                   a stream's reader did not keep up
     │   ├── BrokerLost                       the connection broke before the reply
     │   ├── UnsupportedBroker                extensions are required and it has none
+    │   ├── AuthenticationFailed             no broker lets this client in, or is the right one
     │   └── RequestRejected                  what a gmdp broker says of it:
     │       ├── NoWorker                     no worker is registered
     │       ├── RequestExpired               it waited too long in the queue
@@ -88,6 +89,11 @@ class BrokerLost(CallError):
 
 class UnsupportedBroker(CallError):
     """No broker speaks gmdp's extension, and ``require_extensions`` is set."""
+
+
+class AuthenticationFailed(CallError):
+    """No broker lets this client in (its key, password or address is not allowed, or the
+    broker asks for other security), or none has the server key that is expected."""
 
 
 class RequestRejected(CallError):

@@ -54,9 +54,14 @@ class IBroker(ILifecycle):
     endpoint = Attribute("str: the first of ``endpoints``.")
     endpoints = Attribute("tuple of str: where it listens; wildcards resolved once started.")
     dead_letter = Attribute("The ``IDeadLetterHook`` in force.")
+    audit = Attribute("The ``IAuditHook`` in force.")
+    secured = Attribute("bool: whether connections need a key, a password or an allowed address.")
 
     def enqueue(service, body):
         """Have `service` work on a request whose answer nobody hears; False if there is no room."""
+
+    def reconsider():
+        """Ask the ``IAccessPolicy`` anew; what it does not allow any more is ended."""
 
 
 class IDeadLetterHook(Interface):
@@ -67,6 +72,30 @@ class IDeadLetterHook(Interface):
 
         `letter` has ``service``, ``body`` (list of bytes), ``attempts``, ``reason``
         ("attempts", "worker_lost" or "expired"), ``age`` (seconds), ``user``.
+        Called in the greenlet that owns the broker's socket: it must not block.  An
+        exception is logged.
+        """
+
+
+class IAccessPolicy(Interface):
+    """Who may do what with a broker."""
+
+    def __call__(user, action, service):
+        """True if `user` (str) may do `action` ("serve", "call" or "inspect") with `service` (bytes).
+
+        Asked once for each user, action and service; the answer is remembered until
+        ``broker.reconsider()``, or until a list of users changes.  `user` is who the
+        connection's key or password says, empty where nobody is authenticated.  Called in
+        the greenlet that owns the broker's socket: it must not block.  What raises, denies.
+        """
+
+
+class IAuditHook(Interface):
+    """What a broker calls with each thing it did not let somebody do."""
+
+    def __call__(record):
+        """Take note of `record` (a ``gmdp.AuditRecord``).
+
         Called in the greenlet that owns the broker's socket: it must not block.  An
         exception is logged.
         """

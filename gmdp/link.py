@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
 import zmq
 import zmq.green
+
+from .core.connections import HANDSHAKE, MISMATCH, REFUSED
+from .endpoints import somebody_listens
 
 if TYPE_CHECKING:
     from .owner import Owner
@@ -37,13 +41,24 @@ _WHY = {
     int(zmq.EVENT_DISCONNECTED): "the connection was closed",
     int(zmq.EVENT_CLOSED): "connection refused",
 }
+_HUNG_UP = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 _REFUSED = {
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed",
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the peer does not speak this protocol",
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "the broker refused the connection",
+    _HUNG_UP: "the connection was closed in the handshake",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): MISMATCH,
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): REFUSED,
 }
 _ALL = functools.reduce(operator.or_, [*_WHY, *_REFUSED], _UP | _GONE)
 _monitor_names = itertools.count(1)
+
+# What a monitor tells of a bound socket.
+_ACCEPTED = int(zmq.EVENT_ACCEPTED)
+_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+_LISTENER_CLOSED = int(zmq.EVENT_CLOSED)
+_FAILED = {
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "handshake",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "protocol",
+}
+_BOUND = functools.reduce(operator.or_, _FAILED, _ACCEPTED | _DISCONNECTED | _UP | _LISTENER_CLOSED)
 
 
 class Link:
@@ -57,17 +72,24 @@ class Link:
     patience = 1.0
 
     __slots__ = (
+        "_look_at",
         "_monitor",
         "_owner",
         "_routes",
         "_touched",
         "_watchers",
+        "accepted",
         "blocked",
         "closed",
+        "failures",
+        "frame",
+        "handshakes",
         "inproc",
         "lost",
         "lost_at",
         "max_frames",
+        "peers",
+        "secured",
         "socket",
         "tag",
     )
@@ -89,18 +111,43 @@ class Link:
         self.lost = ""
         self.lost_at = 0.0
         self._monitor: zmq.green.Socket[bytes] | None = None
+        #: Of a bound socket: the descriptors of its connections, how many it has taken, of
+        #: how many the handshake succeeded, and why that of others failed.
+        self.peers: set[int] = set()
+        self.accepted = 0
+        self.handshakes = 0
+        self.failures: list[str] = []
+        self._look_at = 0.0
+        #: True if connections have users; then :attr:`frame` is one of the last message.
+        self.secured = False
+        self.frame: zmq.Frame | None = None
         self._watchers: list[Any] = []
         _stop_green_watcher(socket)
         self._watch(socket)
 
     def _watch(self, socket: zmq.green.Socket[bytes]) -> None:
         watcher = self._owner.loop.io(_get(socket, zmq.FD), 1)
-        watcher.start(self._signal)
+        watcher.start(self._signal if socket is self.socket else self._signal_news)
         self._watchers.append(watcher)
 
     def _signal(self) -> None:
         self._owner.ready.add(self)
         self._owner.wake()
+
+    def _signal_news(self) -> None:
+        self._look_at = 0.0
+        self._signal()
+
+    def listen(self, endpoint: str) -> str:
+        """Bind to `endpoint`; returns it, wildcards resolved.  ZMQError if that is impossible."""
+        if self._monitor is None:
+            self._monitor = _monitor(self.socket, _BOUND)
+            self._watch(self._monitor)
+        if endpoint.startswith("ipc:") and somebody_listens(endpoint):
+            raise zmq.ZMQError(zmq.EADDRINUSE)
+        self.socket.bind(endpoint)
+        resolved: Any = self.socket.get(zmq.LAST_ENDPOINT)
+        return str(resolved.rstrip(b"\0").decode())
 
     def connect(self, endpoint: str) -> None:
         """Connect to `endpoint`; the engine hears `up` or `down`.  ZMQError if that is impossible."""
@@ -150,25 +197,71 @@ class Link:
             more = frame.more
             if len(frames) <= self.max_frames:
                 frames.append(frame.bytes)
+        if self.secured:
+            self.frame = frame
         return frames
+
+    @property
+    def known_by(self) -> str:
+        """Where connections have users: what the gate said that of the last message is known by."""
+        return self._told("User-Id")
+
+    @property
+    def address(self) -> str:
+        """The same for its address."""
+        return self._told("Peer-Address")
+
+    def _told(self, name: str) -> str:
+        try:
+            return str(self.frame.get(name)) if self.frame is not None else ""
+        except zmq.ZMQError:
+            return ""  # there is none
 
     def events(self) -> int:
         """The socket's EVENTS: whoever reads them re-arms the descriptor."""
         return int(_get(self.socket, _EVENTS))
 
-    def news(self) -> tuple[bool, bool]:
-        """What became of the connection since last asked: (it stands, it is gone)."""
-        up = gone = False
+    def _events(self) -> Iterator[tuple[int, int]]:
+        """What the monitor has to tell: (event, value)."""
         while self._monitor is not None:
             try:
-                event = int.from_bytes(_receive(self._monitor, _DONTWAIT)[:2], "little")
+                told = _receive(self._monitor, _DONTWAIT)
                 _receive(self._monitor, _DONTWAIT)
             except zmq.ZMQError:
-                break
+                return
+            yield int.from_bytes(told[:2], "little"), int.from_bytes(told[2:6], "little")
+
+    def take_stock(self, now: float) -> None:
+        """Of a bound socket: see who came and went, if there is news; and each second."""
+        if now < self._look_at:
+            return
+        self._look_at = now + self.patience
+        for event, value in self._events():
+            if event == _ACCEPTED:
+                self.accepted += 1
+                self.peers.add(value)
+            elif event == _DISCONNECTED:
+                self.peers.discard(value)
+            elif event == _UP:
+                self.handshakes += 1
+            elif event in _FAILED:
+                self.failures.append(_FAILED[event])
+
+    def news(self, now: float) -> tuple[bool, bool]:
+        """What became of the connection since last asked: (it stands, it is gone)."""
+        if self._routes:
+            self.take_stock(now)
+            return False, False
+        up = gone = False
+        for event, value in self._events():
             up = up or event == _UP
             gone = gone or event == _GONE or event in _REFUSED
             if not self.lost:
                 self.lost = _WHY.get(event, "") or _REFUSED.get(event, "")
+                if event == _HUNG_UP and value == errno.EPIPE:
+                    # It has read what we said, and hung up.  A proxy that has nobody behind it
+                    # does not read.
+                    self.lost = HANDSHAKE
                 self.lost_at = monotonic()
         if self.lost and monotonic() > self.lost_at + self.patience:
             gone = True  # no other attempt is planned
@@ -183,7 +276,7 @@ class Link:
         Closing goes on in another thread: who binds again at once would find the
         address in use.
         """
-        monitor = _monitor(self.socket, zmq.EVENT_CLOSED)
+        monitor, self._monitor = self._monitor, None
         listeners = 0
         for endpoint in endpoints:
             if endpoint.startswith("inproc:"):
@@ -193,15 +286,16 @@ class Link:
         self.close(linger)
         until = monotonic() + self.patience
         try:
-            while listeners and monotonic() < until:
+            while monitor is not None and listeners and monotonic() < until:
                 try:
+                    told = _receive(monitor, _DONTWAIT)
                     _receive(monitor, _DONTWAIT)
-                    _receive(monitor, _DONTWAIT)
-                    listeners -= 1
+                    listeners -= int.from_bytes(told[:2], "little") == _LISTENER_CLOSED
                 except zmq.ZMQError:
                     gevent.sleep(0.0005)
         finally:
-            monitor.close(0)
+            if monitor is not None:
+                monitor.close(0)
 
     def close(self, linger: float = 0) -> None:
         """Close the socket; what is unsent has `linger` seconds, in the background."""

@@ -238,7 +238,7 @@ class Owner:
 
     def _after_reading(self, link: Link, now: float) -> None:
         self.ready.discard(link)
-        stands, gone = link.news()
+        stands, gone = link.news(now)
         if stands:
             self._engine.up(link, now)
         if gone and not link.closed:

@@ -28,6 +28,8 @@ from .handlers import Handler, Request, request_of, run, spawner
 from .interfaces import IWorker
 from .lifecycle import Lifecycle, running_in
 from .owner import Owner
+from .security.credentials import credentials
+from .security.keys import Key
 from .slots import Slot
 
 _log = logging.getLogger("gmdp.worker")
@@ -55,8 +57,10 @@ class Worker(Lifecycle):
     handler, where it waits next, as soon as its caller has gone or its time is up
     (in greenlets only: a thread cannot be stopped; it may ask
     ``request.remaining()``).  `require_extensions`: do not work for a broker that
-    does not speak gmdp's extension.  `context`: the ``zmq.green.Context`` of an
-    embedding application.
+    does not speak gmdp's extension.  `server_key`: the broker's public key, and
+    `curve_key`, one's own secret key (made up if it is left out), each by the name of a
+    file, in Z85, or as ``env:VARIABLE``; or `username` and `password`.  `context`: the
+    ``zmq.green.Context`` of an embedding application.
 
     `start` returns at once; the state is CONNECTING until a session is
     registered.  A handler whose connection was lost is left to run to its end;
@@ -80,9 +84,14 @@ class Worker(Lifecycle):
         reveal_errors: bool = False,
         enforce_deadline: bool = False,
         require_extensions: bool = False,
+        curve_key: Key | None = None,
+        server_key: Key | None = None,
+        username: str | None = None,
+        password: str | None = None,
         context: zmq.green.Context[Any] | None = None,
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
+        self._credentials = credentials(self.endpoints, curve_key, server_key, username, password)
         self.service = check_service(service)
         if not callable(handler):
             raise ConfigurationError(f"handler must be callable, not {handler!r}")
@@ -232,7 +241,7 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
 
     def __init__(self, shell: Worker, core: WorkerCore) -> None:
         interval = shell._heartbeat_interval
-        super().__init__(core, shell._context, interval, interval * shell._liveness)
+        super().__init__(core, shell._context, interval, interval * shell._liveness, shell._credentials)
         self.shell = shell
         #: The handler that called stop(): it is not killed for it.
         self.spared: object = None
@@ -240,6 +249,8 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
         self._sessions: list[_Session] = []
         self._until: float | None = None
         self._reason = ""
+        #: True while no broker lets it in.
+        self._denied = False
         self.caught_up = core.caught_up
 
     def start(self, owner: Owner) -> None:
@@ -336,6 +347,9 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
     def _closed(self, action: Close) -> None:
         self._reason = action.reason
         level = logging.DEBUG if self._until is not None else logging.INFO
+        denied, self._denied = self._denied, bool(self.core.denied)
+        if self._denied and not denied and self._until is None:
+            level = logging.WARNING  # once: it goes on trying
         _log.log(level, "worker of %.100r: %s: %s", self.shell.service, action.connection.endpoint, action.reason)
 
     def _show(self) -> None:

@@ -25,6 +25,8 @@ from ..core.options import BrokerOptions
 from ..core.wire import VERSIONS
 from ..endpoints import DEFAULT_ENDPOINT
 from ..exceptions import ConfigurationError, MDPError, RequestTimeout
+from ..security import generate_keys
+from ..security.lists import set_password
 from ..version import __version__
 from ..worker import Worker
 from .serving import configure_logging, serve
@@ -95,6 +97,38 @@ def timeout_option(default: float) -> Callable[[F], F]:
     )
 
 
+def security_options(command: F) -> F:
+    """What a peer shows a secured broker, as all commands that connect have it."""
+    for flag, name, metavar, help_text in reversed(
+        (
+            ("--server-key", "server_key", "KEY", "The broker's public key: a file, or Z85; else $GMDP_SERVER_KEY."),
+            ("--curve-key", "curve_key", "KEY", "One's own secret key: a file; else $GMDP_CURVE_KEY."),
+            ("--username", "username", "NAME", "For a broker that wants a password; else $GMDP_USERNAME."),
+            ("--password-file", "password_file", "FILE", "Its first line is the password; else $GMDP_PASSWORD."),
+        )
+    ):
+        variable = None if name == "password_file" else f"GMDP_{name.upper()}"
+        command = click.option(flag, name, metavar=metavar, envvar=variable, default=None, help=help_text)(command)
+    return command
+
+
+def _security(given: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of a client or worker for what `security_options` took."""
+    file = given.pop("password_file")
+    if given["username"] is not None:
+        given["password"] = _first_line(file) if file is not None else os.environ.get("GMDP_PASSWORD")
+        if given["password"] is None:
+            raise ConfigurationError("--username needs --password-file, or $GMDP_PASSWORD")
+    elif file is not None:
+        raise ConfigurationError("--password-file needs --username")
+    return given
+
+
+def _first_line(file: str) -> str:
+    with open(file, encoding="utf-8", errors="surrogateescape") as lines:
+        return lines.readline().rstrip("\r\n")
+
+
 mdp_option = click.option(
     "--mdp", default="0.2", show_default=True, type=click.Choice(sorted(VERSIONS)), help="The protocol's version."
 )
@@ -140,9 +174,23 @@ def _broker_options(command: F) -> F:
 @click.option("--config", "file", metavar="FILE.toml", help="Options from a file; the command line overrides it.")
 @click.option("--hwm", type=int, default=None, help="Messages held per peer and direction.  [default: 1000]")
 @click.option("--dead-letter", metavar="SERVICE", help="Who gets the requests that workers were lost over.")
+@click.option(
+    "--curve-key", metavar="KEY", envvar="GMDP_CURVE_KEY", help="Its secret key: a file; else $GMDP_CURVE_KEY."
+)
+@click.option("--curve-clients", metavar="FOLDER", help="Public keys (NAME.key) that may connect; '*' for any key.")
+@click.option("--plain-users", metavar="FILE", help="Instead of keys: users and hashes, as gmdp passwd writes them.")
+@click.option("--allow", multiple=True, metavar="ADDRESS", help="Who may connect: an IP address or network, or ipc.")
+@click.option("--deny", multiple=True, metavar="ADDRESS", help="Who may not.")
 @_broker_options
 @verbose_option
-def broker(bind: tuple[str, ...], file: str | None, verbose: int, **options: Any) -> None:
+def broker(
+    bind: tuple[str, ...],
+    file: str | None,
+    allow: tuple[str, ...],
+    deny: tuple[str, ...],
+    verbose: int,
+    **options: Any,
+) -> None:
     """Run a broker.
 
     Prints "listening on ENDPOINT…" when it is ready.  SIGTERM and SIGINT let
@@ -160,8 +208,7 @@ def broker(bind: tuple[str, ...], file: str | None, verbose: int, **options: Any
         except (ConfigurationError, TypeError) as error:
             raise ConfigurationError(f"{file}: {error}") from None
     keywords.update((name, value) for name, value in options.items() if value is not None)
-    if bind:
-        keywords["bind"] = bind
+    keywords.update((name, given) for name, given in (("bind", bind), ("allow", allow), ("deny", deny)) if given)
     serve(Broker(**keywords), lambda broker: f"listening on {' '.join(broker.endpoints)}")
 
 
@@ -175,6 +222,7 @@ def broker(bind: tuple[str, ...], file: str | None, verbose: int, **options: Any
 @click.option("--liveness", default=3.0, show_default=True, help="Silent intervals after which a broker is lost.")
 @click.option("--reveal-errors", is_flag=True, help="Tell gmdp clients the type and message of a handler's error.")
 @click.option("--enforce-deadline", is_flag=True, help="Stop a handler when nobody waits for its answer any more.")
+@security_options
 @mdp_option
 @verbose_option
 def worker(
@@ -189,6 +237,7 @@ def worker(
     enforce_deadline: bool,
     mdp: str,
     verbose: int,
+    **security: Any,
 ) -> None:
     """Run a worker for SERVICE.
 
@@ -219,6 +268,7 @@ def worker(
             liveness=liveness,
             reveal_errors=reveal_errors,
             enforce_deadline=enforce_deadline,
+            **_security(security),
         ),
         lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
     )
@@ -232,6 +282,7 @@ def worker(
 @click.option("--retries", default=0, show_default=True, help="Further tries, each with its share of the time.")
 @click.option("--when-no-worker", type=click.Choice(["wait", "fail"]), default="wait", show_default=True)
 @click.option("--priority", default=NORMAL_PRIORITY, show_default=True, help="From 0 to 3, more urgent ones higher.")
+@security_options
 @mdp_option
 def call(
     service: str,
@@ -242,6 +293,7 @@ def call(
     when_no_worker: str,
     priority: int,
     mdp: str,
+    **security: Any,
 ) -> None:
     """Send a request to SERVICE and print the reply.
 
@@ -253,7 +305,8 @@ def call(
     if sys.stdout is None or (sys.stdin is None and not frames):
         raise MDPError("standard input and output are needed, and one of them is closed")
     body = [os.fsencode(frame) for frame in frames] or [sys.stdin.buffer.read()]
-    with Client(_endpoints(endpoint), version=mdp, timeout=timeout, retries=retries) as client:
+    keywords = _security(security)
+    with Client(_endpoints(endpoint), version=mdp, timeout=timeout, retries=retries, **keywords) as client:
         options: dict[str, Any] = {"when_no_worker": when_no_worker, "priority": priority}
         for part in client.stream(os.fsencode(service), body, deadline=timeout, **options):
             _write(b"".join(part))
@@ -283,9 +336,10 @@ _COLUMNS = ("workers", "idle", "busy", "queued", "requests", "replies")
 @cli.command()
 @broker_option
 @timeout_option(5.0)
-def services(endpoint: str, timeout: float) -> None:
+@security_options
+def services(endpoint: str, timeout: float, **security: Any) -> None:
     """List the services a broker knows, their workers and queues."""
-    with Client(_endpoints(endpoint), timeout=timeout) as client:
+    with Client(_endpoints(endpoint), timeout=timeout, **_security(security)) as client:
         reply = client.request("mmi.services", b"")
         where = client.endpoint
     table = Table()
@@ -309,8 +363,9 @@ def services(endpoint: str, timeout: float) -> None:
 @broker_option
 @timeout_option(5.0)
 @click.option("--count", default=5, show_default=True, help="How often to ask.")
+@security_options
 @mdp_option
-def ping(endpoint: str, timeout: float, count: int, mdp: str) -> None:
+def ping(endpoint: str, timeout: float, count: int, mdp: str, **security: Any) -> None:
     """Tell whether a broker answers, what it is, and how fast it is.
 
     Any MDP broker that has the management interface of RFC 8 answers.
@@ -318,7 +373,7 @@ def ping(endpoint: str, timeout: float, count: int, mdp: str) -> None:
     if count < 1:
         raise ConfigurationError("--count must be at least 1")
     times = []
-    with Client(_endpoints(endpoint), version=mdp, timeout=timeout) as client:
+    with Client(_endpoints(endpoint), version=mdp, timeout=timeout, **_security(security)) as client:
         for _ in range(count):
             began = perf_counter()
             reply = client.request("mmi.broker", b"")
@@ -333,6 +388,36 @@ def ping(endpoint: str, timeout: float, count: int, mdp: str) -> None:
         f"{where}: {what}; {count} round trips: "
         f"min {min(times):.2f}, mean {sum(times) / count:.2f}, max {max(times):.2f} ms"
     )
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--folder", default=".", show_default=True, help="Where to write them.")
+def keygen(name: str, folder: str) -> None:
+    """Make a pair of CURVE keys: NAME.key and NAME.key_secret.
+
+    NAME.key is public: it belongs into the broker's folder of those who may connect, or,
+    if it is the broker's, to all who connect.  NAME.key_secret is for its owner alone.
+    """
+    public, secret = generate_keys(name, folder)
+    click.echo(f"{public} (public), {secret} (keep it secret)")
+
+
+@cli.command()
+@click.argument("file", metavar="FILE")
+@click.argument("user", metavar="USER")
+def passwd(file: str, user: str) -> None:
+    """Set USER's password in FILE, for a broker's --plain-users.
+
+    The password is asked for, or is the first line of standard input.
+    """
+    if sys.stdin is None:
+        raise MDPError("a password is needed, and standard input is closed")
+    if sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    set_password(file, user, password)
 
 
 @cli.command()

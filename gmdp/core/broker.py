@@ -10,18 +10,22 @@ Decisions are appended to :attr:`BrokerCore.outbox` and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import MappingProxyType
 
 from . import management, wire
+from .access import Access
 from .clients import Clients
 from .delivery import Delivery
 from .extension import Status
 from .options import BrokerOptions
-from .records import Backlog, Connection, DeadLetter, Event, Ledger, Outgoing, Request, Service, Worker
+from .records import Backlog, Connection, DeadLetter, Event, Ledger, Outgoing, Refusal, Request, Service, Worker
 from .replies import Replies
 from .statistics import BrokerCounters, BrokerStatistics, ServiceStatistics, counted
 from .workers import Workers
+
+#: Routing ids whose user is remembered before those of which there is nothing are forgotten.
+SWEEP_AT = 10_000
 
 
 class BrokerCore:
@@ -29,7 +33,8 @@ class BrokerCore:
 
     `nonce`: 8 bytes never used before, `now`: monotonic seconds.  `counters`
     may be those of an earlier core, to go on counting.  `sized`: True if frames
-    that are too large never come here, since the socket refuses them.
+    that are too large never come here, since the socket refuses them.  `access`: who
+    may do what; None: everybody everything, and users count only where they are told.
     """
 
     def __init__(
@@ -40,13 +45,19 @@ class BrokerCore:
         counters: BrokerCounters | None = None,
         about: management.About | None = None,
         sized: bool = False,
+        access: Access | None = None,
     ) -> None:
         self.options = options
         self.counters = counters if counters is not None else BrokerCounters()
         self.about = about if about is not None else management.About()
         self.started = now
         self._sized = sized
-        self._ledger = Ledger(options, self.counters, now)
+        self._sweep_at = SWEEP_AT
+        #: Connections to its socket, as the owner counts them.
+        self.connections = 0
+        self._ledger = Ledger(options, self.counters, now, access)
+        #: What was not allowed; to be emptied by whoever tells it.
+        self.refusals: list[Refusal] = self._ledger.refusals
         self._replies = Replies(self._ledger)
         self._delivery = Delivery(self._ledger, self._replies, nonce)
         self._workers = Workers(self._ledger, self._delivery, self._replies)
@@ -66,6 +77,8 @@ class BrokerCore:
         """One whole message as received, routing id first, from a connection of `user`
         (empty: not known)."""
         options = self.options
+        if self._ledger.access is not None and frames and self._ledger.users.get(frames[0]) != user:
+            self._meet(frames[0], user, now)
         if not 3 <= len(frames) <= options.max_frames:
             self._malformed(frames, "malformed" if len(frames) < 3 else "too_many_frames", now)
         elif not self._sized and max(map(len, frames)) > options.max_frame_size:
@@ -75,7 +88,7 @@ class BrokerCore:
         elif message.client:
             self._clients.said(frames[0], message, now, user)
         else:
-            self._workers.said(frames[0], message, now)
+            self._workers.said(frames[0], message, now, user)
 
     def withheld(self, outgoing: Outgoing, now: float) -> bool:
         """Asked before `outgoing` is sent: is it not to be, now or at all?"""
@@ -130,6 +143,28 @@ class BrokerCore:
                 self._delivery.abort(worker, now)
         for connection in list(self._workers.connections.values()):
             self._workers.lose_connection(connection, "stopped", now, disconnect=True)
+
+    def reconsider(self, now: float, revoked: Collection[str] = ()) -> None:
+        """What users may do may have changed, and who is `revoked` may do nothing:
+        end what is not allowed any more."""
+        access = self._ledger.access
+        if access is not None:
+            access.forget()
+            self._workers.reconsider(access, revoked, now)
+            self._delivery.reconsider(access, revoked, self._workers.all(), now)
+
+    def _meet(self, routing_id: bytes, user: str, now: float) -> None:
+        """A user speaks under a routing id for the first time, or after another one."""
+        users = self._ledger.users
+        if routing_id in users:
+            # Rights go with the user, whoever chose which routing id.
+            self._workers.void(routing_id, now)
+            self._replies.void(routing_id, now)
+        elif len(users) >= self._sweep_at and not self.outbox:
+            held = self._replies.clients.keys() | {one.address[0] for one in self._workers.connections.values()}
+            self._ledger.users = users = {one: who for one, who in users.items() if one in held}
+            self._sweep_at = 2 * len(users) + SWEEP_AT
+        users[routing_id] = user
 
     def _malformed(self, frames: list[bytes], reason: str, now: float) -> None:
         message = wire.parse(frames) if reason != "malformed" else None
@@ -200,7 +235,7 @@ class BrokerCore:
     def statistics(self, now: float) -> BrokerStatistics:
         """Everything as it is now, as an immutable copy."""
         counts = counted(self.counters)
-        for table in ("ended", "lost_workers", "drops"):
+        for table in ("ended", "lost_workers", "drops", "refused_connections"):
             counts[table] = MappingProxyType(counts[table])
         return BrokerStatistics(
             uptime=now - self.started,
@@ -212,5 +247,6 @@ class BrokerCore:
             queued_bytes=self.held_bytes,
             assigned=self.assigned,
             backlogs=self._replies.backlogs,
+            connections=self.connections,
             **counts,
         )

@@ -7,7 +7,8 @@ state       left when                      for
 ==========  =============================  =================================
 waiting     a connection is free           sent
             time is up, cancelled, closed  done
-            it is too large                done
+            it is too large; no broker     done
+            lets this client in
 sent        FINAL, or the last try failed  done
             lost, or the broker stops;     waiting (first in line)
             tries left, and no part was
@@ -45,6 +46,7 @@ class Outcome(enum.Enum):
     TIMEOUT = "timeout"
     BROKER_LOST = "broker lost"
     UNSUPPORTED = "unsupported broker"
+    DENIED = "authentication failed"
     OVERFLOW = "overflow"
     CANCELLED = "cancelled"
     CLOSED = "closed"

@@ -143,12 +143,13 @@ class ClientCore(Connector[ClientConnection]):
                 self._retry(call, now)
             else:
                 self._end(call, Outcome.BROKER_LOST, f"{connection.endpoint}: {reason}")
+        outcome = Outcome.DENIED if self.denied else None
         if reason == NOT_EXTENDED:
             self._refused += 1
             if self._refused >= len(self._reconnect.endpoints):
-                while self._waiting:
-                    call = self._waiting.popitem(last=False)[0]
-                    self._end(call, Outcome.UNSUPPORTED, f"{connection.endpoint}: {reason}")
+                outcome = Outcome.UNSUPPORTED
+        while outcome is not None and self._waiting:
+            self._end(self._waiting.popitem(last=False)[0], outcome, f"{connection.endpoint}: {reason}")
 
     def _said(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
         if connection.phase is Phase.EXTENDED:

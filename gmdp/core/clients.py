@@ -9,6 +9,9 @@ The rules of this module:
 * A gmdp client's request that carries the id of one that is still queued or running
   joins it, if the user is the same: its answer goes to where the retry came from.
   Not once a part of the answer went elsewhere: that one is given up then.
+* With :mod:`~.access`, a user may send so many requests a second, and may call and
+  inspect what the policy allows; a gmdp client is told that something is not allowed, a
+  strict one hears ``403`` from ``mmi.`` services and nothing from others.
 * A cancelled request leaves the queue; if it runs, its answer is dropped.
 """
 
@@ -17,9 +20,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from . import extension, management
+from . import access, extension, management
 from .extension import CallFrame, Status
-from .records import Ledger, Place, Request, Terms
+from .records import Ledger, Place, Refusal, Request, Terms
 from .wire import EMPTY, MMI_PREFIX, RFC18, Message
 
 if TYPE_CHECKING:
@@ -49,8 +52,10 @@ class Clients:
             if call.flags & extension.CANCEL:
                 self._cancel((user, call.id), now)
                 return
-            if self._joins((user, call.id), call, address, message, now):
-                return
+        if self._ledger.access is not None and not self._may(self._ledger.access, address, message, user, now):
+            return
+        if call is not None and self._joins((user, call.id), call, address, message, now):
+            return
         if name.startswith(MMI_PREFIX):
             self._ledger.counters.management += 1
             self._tell(address, message, management.answer(self._core, name, message.body, now), Status.OK, now)
@@ -67,9 +72,13 @@ class Clients:
         if client.open >= options.max_in_flight:
             self.refuse(address, message, "in_flight_full", Status.OVERLOADED, now)
             return
-        service = self._delivery.services.get(name) or self._delivery.open(name, now)
+        service = self._delivery.services.get(name) or self._delivery.open(name, now, user)
         if service is None:
-            self.refuse(address, message, "services_full", Status.OVERLOADED, now)
+            reason = "services_full"
+            if self._delivery.has_opened_too_many(user):
+                reason = "user_services_full"
+                self._ledger.refusals.append(Refusal(access.CALL, user, name, reason))
+            self.refuse(address, message, reason, Status.OVERLOADED, now)
             replies.forget(client)
             return
         request = Request(service, address, message.dialect, message.body, user or routing_id, now)
@@ -87,6 +96,27 @@ class Clients:
             return
         self._delivery.submit(request, now)
 
+    def _may(self, rights: access.Access, address: tuple[bytes, ...], message: Message, user: str, now: float) -> bool:
+        """May `user` send this request?  If not, it is refused."""
+        name = message.subject
+        if name == extension.PROBE_SERVICE:
+            return True
+        inspects = name.startswith(MMI_PREFIX)
+        action = access.INSPECT if inspects else access.CALL
+        if not rights.allows(user, action, name):
+            reason, status = "revoked" if user == access.REVOKED else "not_allowed", Status.NOT_ALLOWED
+        elif user and not rights.in_time(user, now):
+            reason, status = "rate_full", Status.OVERLOADED
+        else:
+            return True
+        self._ledger.refusals.append(Refusal(action, user, name, reason))
+        if inspects and not message.extra and status is Status.NOT_ALLOWED:
+            self._ledger.counters.count("drops", reason)
+            self._tell(address, message, [management.FORBIDDEN], status, now)
+        else:
+            self.refuse(address, message, reason, status, now)
+        return False
+
     def refuse(self, address: tuple[bytes, ...], message: Message, reason: str, status: Status, now: float) -> None:
         """Do not accept a request."""
         self._ledger.counters.count("drops", reason)
@@ -95,7 +125,7 @@ class Clients:
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
-        found = None if self._ledger.draining else self._delivery.open(service, now)
+        found = None if self._ledger.draining else self._delivery.open(service, now, "")
         if found is None:
             return False
         request = Request(found, (), RFC18, body, EMPTY, now)

@@ -7,6 +7,8 @@ The rules of this module:
 * Connections of one *epoch* share a fate: what is lost first, or cannot be made,
   ends the epoch, and the next one goes to the endpoint that :mod:`~.reconnect`
   names, after the delay it names.
+* When every broker has refused, or the handshake with each has failed three times, that
+  is told (:attr:`Connector.denied`), and tried on.
 * A connection that stands is *probed* once: a request for ``mmi.gmdp``, in the
   peer's own version.  A gmdp broker's answer makes it *extended*; any other
   answer, or none within :attr:`Connector.probe_timeout`, *strict*.  Once an epoch
@@ -41,6 +43,12 @@ from .wire import EMPTY, EXTENDED, Dialect
 
 #: Why a broker is refused.
 NOT_EXTENDED = "the broker does not speak gmdp's extension, which is required"
+#: Why a broker refuses, as far as a socket can tell.
+REFUSED = "the broker refused the connection: this key, password or address is not allowed"
+MISMATCH = "the handshake failed: the broker asks for other security (a key, a password, or none), or is none"
+HANDSHAKE = "the broker hung up in the handshake: it has another server key, or asks for other security"
+#: How often in a row a handshake fails without a reason before that is one.
+TELLING_FAILURES = 3
 
 
 class Phase(enum.Enum):
@@ -135,6 +143,11 @@ class Connector(abc.ABC, Generic[C]):
         #: True once the present epoch's broker has said anything.
         self._heard = False
         self._open_at = -math.inf
+        #: Connections in a row that were refused for a reason, or whose handshake failed.
+        self._refused_in_a_row = 0
+        self._failed_in_a_row = 0
+        #: Why no broker lets it in, if none does; empty while that is not known.
+        self.denied = ""
         self._trouble = "not connected yet"
 
     # What subclasses provide
@@ -183,6 +196,8 @@ class Connector(abc.ABC, Generic[C]):
         """The connection stands."""
         if connection.phase is not Phase.CONNECTING:
             return
+        self._refused_in_a_row = self._failed_in_a_row = 0
+        self.denied = ""
         known = self._mode is Phase.STRICT and connection.epoch == self._epoch
         if known or not self.extended.extended:
             self._becomes(connection, Phase.STRICT, now)
@@ -260,10 +275,22 @@ class Connector(abc.ABC, Generic[C]):
 
     def _lose(self, connection: C, reason: str, now: float, jitter: float) -> None:
         """A connection is gone: its epoch ends."""
+        if connection.phase is Phase.CONNECTING:
+            self._judge(reason)
         if connection.epoch == self._epoch:
             self._end_epoch(f"{connection.endpoint}: {reason}", now + self._reconnect.lost(now, jitter))
         self._close(connection, reason)
         self._lost(connection, reason, now)
+
+    def _judge(self, reason: str) -> None:
+        """A connection could not be made: is it that no broker lets us in?"""
+        refused = reason in (REFUSED, MISMATCH)
+        failed = refused or reason == HANDSHAKE
+        self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
+        self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
+        brokers = len(self._reconnect.endpoints)
+        told = self._refused_in_a_row >= brokers or self._failed_in_a_row >= TELLING_FAILURES * brokers
+        self.denied = reason if told else ""
 
     def _end_epoch(self, trouble: str, open_at: float) -> None:
         self._epoch += 1

@@ -19,8 +19,9 @@ The rules of this module:
   ``expired``       it waited for ``request_ttl``            expired
   ``deadline``      its caller's time is up                  nothing
   ``cancelled``     its caller gave it up                    nothing
-  ``client_gone``   a part of its answer could not be sent:  nothing
-                    its client is unreachable
+  ``client_gone``   a part of its answer could not be sent,  nothing
+                    for its client is unreachable; or another
+                    user has taken its routing id
   ``client_full``   the same: its client reads too slowly    overloaded
   ``too_large``     the parts of its answer are too large    too large
                     to be joined
@@ -31,6 +32,8 @@ The rules of this module:
   ``attempts``      workers were lost, and no attempt is     worker lost
                     left
   ``worker_lost``   its worker was lost after a PARTIAL      worker lost
+  ``not_allowed``   its user may not call any more, or is    not allowed
+                    none any more
   ``stopped``       the broker stops                         shutting down
   ================  =======================================  ==================
 """
@@ -38,9 +41,10 @@ The rules of this module:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from . import token
+from .access import CALL, Access
 from .extension import Status
 from .records import Connection, DeadLetter, Ledger, Outgoing, Place, Request, Service, Worker
 from .replies import Replies
@@ -54,6 +58,7 @@ STATUS_OF = {
     "evicted": Status.OVERLOADED,
     "attempts": Status.WORKER_LOST,
     "worker_lost": Status.WORKER_LOST,
+    "not_allowed": Status.NOT_ALLOWED,
     "stopped": Status.SHUTTING_DOWN,
 }
 #: Which of them are dead letters, once a worker has had the request.
@@ -71,25 +76,31 @@ class Delivery:
         self.services: dict[bytes, Service] = {}
         #: Services without a worker, the longest known first.
         self._unserved: dict[bytes, None] = {}
+        #: How many of them each user was the first to name.
+        self._opened: dict[str, int] = {}
         #: Requests workers have, and requests that wait.
         self.assigned = 0
         self.queued = 0
 
     # Services
 
-    def open(self, name: bytes, now: float, for_worker: bool = False) -> Service | None:
-        """The service `name`, made if need be; None if there are too many."""
+    def open(self, name: bytes, now: float, user: str, for_worker: bool = False) -> Service | None:
+        """The service `name`, made if need be; None if there are too many, or `user` may open no more."""
         service = self.services.get(name)
         if service is not None:
             return service
         options = self._ledger.options
+        if self.has_opened_too_many(user):
+            return None
         if len(self.services) >= options.max_services:
             # A READY may push out a service that has no worker.
             if not for_worker or not self._unserved:
                 return None
             oldest = self.services[next(iter(self._unserved))]
             self._end_queue(oldest, "evicted", now)
-        service = self.services[name] = Service(name, options.for_service(name))
+        service = self.services[name] = Service(name, options.for_service(name), user)
+        if user:
+            self._opened[user] = self._opened.get(user, 0) + 1
         self._unserved[name] = None
         return service
 
@@ -98,6 +109,14 @@ class Delivery:
         if not service.workers and not service.queue and self.services.get(service.name) is service:
             del self.services[service.name]
             del self._unserved[service.name]
+            if service.opener:
+                opened = self._opened[service.opener] = self._opened[service.opener] - 1
+                if not opened:
+                    del self._opened[service.opener]
+
+    def has_opened_too_many(self, user: str) -> bool:
+        """Has this user opened as many services as a user may?"""
+        return bool(user) and self._opened.get(user, 0) >= self._ledger.options.max_user_services
 
     # Workers
 
@@ -147,6 +166,10 @@ class Delivery:
             if request is None:
                 break
             self._unqueue(request, now)
+            client = request.client
+            if client is not None and client.gone:
+                self._end(request, "client_gone", now)
+                continue
             if request.ttl_left > 0 and now < request.deadline:
                 self._assign(request, worker, now)
                 return
@@ -202,6 +225,23 @@ class Delivery:
     def abort(self, worker: Worker, now: float) -> None:
         """End what a worker has: the broker stops."""
         self._end(self.unassign(worker), "stopped", now)
+
+    def reconsider(self, rights: Access, revoked: Collection[str], workers: Iterable[Worker], now: float) -> None:
+        """Rights may have changed: end what is open of whoever may not call any more."""
+
+        def allowed(request: Request) -> bool:
+            client = request.client
+            if client is None or not request.address:
+                return True
+            return client.user not in revoked and rights.allows(client.user, CALL, request.service.name)
+
+        queued = [request for service in self.services.values() for request in service.queue if not allowed(request)]
+        for request in queued:
+            self.withdraw(request, "not_allowed", now)
+        for worker in workers:
+            if worker.request is not None and not allowed(worker.request):
+                self._replies.fail(worker.request, Status.NOT_ALLOWED, now)
+                self._replies.abandon(worker.request, "not_allowed", now)
 
     # Decisions
 
@@ -277,6 +317,8 @@ class Delivery:
         reason = None
         if request.abandoned:
             reason = request.abandoned
+        elif request.client is not None and request.client.gone:
+            reason = "client_gone"
         elif request.streamed:
             reason = "worker_lost"  # a PARTIAL went out: not run again
         elif request.attempts >= request.service.options.attempts:

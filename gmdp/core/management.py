@@ -11,6 +11,8 @@ service             request               reply
 ``mmi.gmdp``        anything              ``200``, JSON: what it offers to gmdp
                                           peers (:mod:`~.extension`)
 any other           anything              ``501``
+any but mmi.gmdp    of whom the policy    ``403``; a gmdp client is told that it is
+                    does not allow it     not allowed
 ==================  ====================  ====================================
 
 Lists hold at most :data:`MAX_ROWS` rows; ``total`` tells how many there are.
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .broker import BrokerCore
 
 FOUND = b"200"
+FORBIDDEN = b"403"
 NOT_FOUND = b"404"
 NOT_IMPLEMENTED = b"501"
 

@@ -91,6 +91,14 @@ class BrokerOptions(ServiceOptions):
     max_frames: int = 1_000
     #: Bytes of a frame.
     max_frame_size: int = 16 * MEBI
+    #: Connections, where a broker is secured; seconds a connection's handshake may take.
+    max_connections: int = 10_000
+    handshake_timeout: float = 5.0
+    #: Services that one user may have opened, bytes he may have queued (of those of
+    #: `max_queue_bytes`), and requests he may send a second.
+    max_user_services: int = 1_000
+    max_user_bytes: int = 128 * MEBI
+    max_user_rate: float = 10_000.0
     #: Per-service values: shell-style pattern of the name to options.  The
     #: first pattern that matches counts.
     services: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -99,8 +107,19 @@ class BrokerOptions(ServiceOptions):
         super().__post_init__()
         check_number("heartbeat_interval", self.heartbeat_interval, 0, above=True, most=MOST_INTERVAL)
         check_number("liveness", self.liveness, 3)
-        for name in ("max_services", "max_workers", "max_in_flight", "max_queue_bytes", "max_frame_size"):
+        for name in (
+            "max_services",
+            "max_workers",
+            "max_in_flight",
+            "max_queue_bytes",
+            "max_frame_size",
+            "max_user_services",
+            "max_user_bytes",
+            "max_connections",
+        ):
             check_number(name, getattr(self, name), 1, whole=True)
+        check_number("max_user_rate", self.max_user_rate, 1)
+        check_number("handshake_timeout", self.handshake_timeout, 0, above=True, most=MOST_INTERVAL)
         check_number("max_frames", self.max_frames, 8, whole=True)
         if not isinstance(self.services, Mapping):
             raise ValueError(f"services must be a table of patterns, not {self.services!r}")

@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from .access import Access
 from .extension import NORMAL_PRIORITY
 from .fairqueue import FairQueue
 from .liveness import Gap, Pulse
@@ -68,6 +69,19 @@ class Event(NamedTuple):
     reason: str
 
 
+class Refusal(NamedTuple):
+    """Something a broker did not let a user do."""
+
+    #: "serve", "call" or "inspect".
+    action: str
+    #: Whoever's connection it came on; empty if that is not known.
+    user: str
+    service: bytes
+    #: "not_allowed" (by the policy), "revoked" (no longer a user), "rate_full",
+    #: "user_services_full".
+    reason: str
+
+
 class DeadLetter(NamedTuple):
     """A request that workers were lost over, and that ended without an answer."""
 
@@ -87,11 +101,29 @@ class DeadLetter(NamedTuple):
 class Ledger:
     """What the parts of a broker's core share."""
 
-    __slots__ = ("counters", "draining", "events", "gap", "held_bytes", "options", "outbox", "timers")
+    __slots__ = (
+        "access",
+        "counters",
+        "draining",
+        "events",
+        "gap",
+        "held_bytes",
+        "options",
+        "outbox",
+        "refusals",
+        "timers",
+        "users",
+    )
 
-    def __init__(self, options: BrokerOptions, counters: BrokerCounters, now: float) -> None:
+    def __init__(self, options: BrokerOptions, counters: BrokerCounters, now: float, access: Access | None) -> None:
         self.options = options
         self.counters = counters
+        #: Who may do what; None: everybody everything.
+        self.access = access
+        #: Who spoke last under a routing id, where users are known.
+        self.users: dict[bytes, str] = {}
+        #: What was not allowed, to be told.
+        self.refusals: list[Refusal] = []
         self.timers = Timers()
         self.gap = Gap(options.heartbeat_interval, options.expiry, now)
         #: What to send, in order.
@@ -107,10 +139,12 @@ class Ledger:
 class Service:
     """A name, its workers and the requests that wait for one."""
 
-    __slots__ = ("hasty", "idle", "name", "options", "queue", "replies", "requests", "workers")
+    __slots__ = ("hasty", "idle", "name", "opener", "options", "queue", "replies", "requests", "workers")
 
-    def __init__(self, name: bytes, options: ServiceOptions) -> None:
+    def __init__(self, name: bytes, options: ServiceOptions, opener: str) -> None:
         self.name = name
+        #: The user who was the first to name it; empty if that is not known.
+        self.opener = opener
         self.options = options
         self.queue: FairQueue[Request] = FairQueue()
         #: Workers without a request, the least recently used first.
@@ -126,11 +160,12 @@ class Service:
 class Client:
     """One connection from which requests come; known while there is something of it."""
 
-    __slots__ = ("account", "backlog", "bytes", "key", "open")
+    __slots__ = ("account", "backlog", "bytes", "gone", "key", "open", "user")
 
-    def __init__(self, key: Hashable, account: Client | None = None) -> None:
+    def __init__(self, key: Hashable, user: str, account: Client | None = None) -> None:
         #: Its routing id; or the user, for a user's account.
         self.key = key
+        self.user = user
         #: Open requests; in a user's account, its connections.
         self.open = 0
         #: Where its bytes are counted, if not here: a user's account.
@@ -138,6 +173,8 @@ class Client:
         self.bytes = 0
         #: What it has not read yet.
         self.backlog: Backlog | None = None
+        #: True once another user spoke under its routing id.
+        self.gone = False
 
 
 class Backlog:
@@ -267,11 +304,27 @@ class Connection:
     """A worker's connection.  A strict one has one worker; an extended one has a
     worker for each session, and may have none."""
 
-    __slots__ = ("address", "dialect", "heard_busy", "highest", "key", "plain", "pulse", "suspect", "timer", "workers")
+    __slots__ = (
+        "address",
+        "dialect",
+        "heard_busy",
+        "highest",
+        "key",
+        "plain",
+        "pulse",
+        "suspect",
+        "timer",
+        "user",
+        "workers",
+    )
 
-    def __init__(self, key: Hashable, address: tuple[bytes, ...], dialect: Dialect, plain: Dialect, now: float) -> None:
+    def __init__(
+        self, key: Hashable, address: tuple[bytes, ...], dialect: Dialect, plain: Dialect, now: float, user: str
+    ) -> None:
         self.key = key
         self.address = address
+        #: Whose it is; empty if that is not known.
+        self.user = user
         self.dialect = dialect
         #: The dialect of messages that are the connection's and no session's.
         self.plain = plain

@@ -7,13 +7,15 @@ The rules of this module:
 * Each client (a user where there is one, else a connection) has an account of the
   bytes it holds: bodies queued or assigned, parts being joined, answers it does not
   read.  It may hold as many bytes as are still free of ``max_queue_bytes``: one
-  client alone half of them, two a third each, and a newcomer always finds room.
+  client alone half of them, two a third each, and a newcomer always finds room.  A user
+  may besides hold no more than ``max_user_bytes``.
 * Nobody waits for a client that does not read.  Once a message finds no room in its
   socket, that and all later ones wait in its *backlog*, in order, and are tried again
   after 2 ms, doubled up to 128 ms while nothing goes through.  An answer that its
   account has no room for is dropped.  A gmdp client is told that its call ended as
   overloaded; for such news it may hold twice as many bytes as are free.
-* When a client is unreachable its backlog is dropped.
+* When a client is unreachable its backlog is dropped; when another user speaks under
+  its routing id, everything that is on its way there, too.
 """
 
 from __future__ import annotations
@@ -60,33 +62,57 @@ class Replies:
             if user:
                 account = self._users.get(user)
                 if account is None:
-                    account = self._users[user] = Client(user)
+                    account = self._users[user] = Client(user, user)
                 account.open += 1
-            client = self.clients[routing_id] = Client(routing_id, account)
+            client = self.clients[routing_id] = Client(routing_id, user, account)
         return client
 
     def forget(self, client: Client) -> None:
         """Nothing of it may be left: then it is not known any more."""
-        if not client.open and client.backlog is None and self.clients.get(client.key) is client:
+        if client.open or client.backlog is not None:
+            return
+        if self.clients.get(client.key) is client:
             del self.clients[client.key]
-            account = client.account
-            if account is not None:
-                account.open -= 1
-                if not account.open:
-                    del self._users[account.key]
+        elif not client.gone:
+            return
+        account, client.account = client.account, None
+        if account is not None:
+            account.open -= 1
+            if not account.open:
+                del self._users[account.key]
+
+    def void(self, routing_id: bytes, now: float) -> None:
+        """Somebody else speaks under this routing id: nothing goes there any more that
+        was for the one before."""
+        outbox = self._ledger.outbox
+        kept = [outgoing for outgoing in outbox if outgoing.frames[0] != routing_id]
+        for _ in range(len(outbox) - len(kept)):
+            self._ledger.counters.count("drops", "other_user")
+        outbox[:] = kept
+        client = self.clients.pop(routing_id, None)
+        if client is not None:
+            client.gone = True
+            if client.backlog is not None:
+                self._end_backlog(client.backlog, "other_user", now)
+            self.forget(client)
 
     def has_room(self, client: Client, size: int, times: int = 1) -> bool:
         """May this client hold `size` bytes more, up to so many times what is free?"""
+        return size + (client.account or client).bytes <= times * self._free(client)
+
+    def _free(self, client: Client) -> int:
+        """As many bytes as this client may hold."""
         ledger = self._ledger
-        free = ledger.options.max_queue_bytes - ledger.held_bytes
-        return size + (client.account or client).bytes <= times * free
+        options = ledger.options
+        free = options.max_queue_bytes - ledger.held_bytes
+        return free if client.account is None else min(free, options.max_user_bytes)
 
     def admit(self, request: Request, client: Client) -> bool:
         """Put a request on its client's account; False if there is no room."""
         size = request.size
         ledger = self._ledger
         account = client.account or client
-        if size + account.bytes > ledger.options.max_queue_bytes - ledger.held_bytes:
+        if size + account.bytes > self._free(client):
             return False
         request.client = client
         client.open += 1
@@ -139,7 +165,7 @@ class Replies:
     def answer(self, request: Request, body: list[bytes], status: Status, now: float) -> None:
         """Send an answer, a part of one, or the reason why there is none."""
         client = request.client
-        if request.abandoned or client is None:
+        if request.abandoned or client is None or client.gone:
             self._ledger.counters.count("drops", "abandoned")
         elif now > request.deadline:
             self._ledger.counters.count("drops", "late")
@@ -237,9 +263,8 @@ class Replies:
 
     def unsent(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """A client's message could not be sent: the client is `full`, or gone."""
-        target = outgoing.target
-        user = target.user if isinstance(target, Request) else ""
-        client = self.client(outgoing.frames[0], user)
+        routing_id = outgoing.frames[0]
+        client = self.client(routing_id, self._ledger.users.get(routing_id, ""))
         backlog = client.backlog
         if full:
             if backlog is None:
@@ -252,10 +277,7 @@ class Replies:
             return
         self._drop(outgoing, "client_gone", now)
         if backlog is not None:
-            self._end(backlog)
-            for message in (*backlog.returned, *backlog.waiting):
-                self._charge(client, -weight(message.frames))
-                self._drop(message, "client_gone", now)
+            self._end_backlog(backlog, "client_gone", now)
         self.forget(client)
 
     def due(self, backlog: Backlog, now: float) -> None:
@@ -286,6 +308,13 @@ class Replies:
         self._ledger.timers.disarm(backlog)
         backlog.client.backlog = None
         self.backlogs -= 1
+
+    def _end_backlog(self, backlog: Backlog, reason: str, now: float) -> None:
+        """Drop what waits for a client that will not read it."""
+        self._end(backlog)
+        for message in (*backlog.returned, *backlog.waiting):
+            self._charge(backlog.client, -weight(message.frames))
+            self._drop(message, reason, now)
 
     def _hold(self, backlog: Backlog, outgoing: Outgoing, where: deque[Outgoing] | list[Outgoing], now: float) -> None:
         size = weight(outgoing.frames)

@@ -38,9 +38,14 @@ class BrokerCounters:
     lost_workers: dict[str, int] = field(default_factory=dict)
     #: Messages dropped, by reason.
     drops: dict[str, int] = field(default_factory=dict)
+    #: Connections taken by the socket, and those of them whose handshake succeeded.
+    connections_accepted: int = 0
+    handshakes: int = 0
+    #: Connections refused, by reason.
+    refused_connections: dict[str, int] = field(default_factory=dict)
 
     def count(self, table: str, reason: str) -> None:
-        """Add one to `reason` in one of the three tables."""
+        """Add one to `reason` in one of the tables."""
         counts: dict[str, int] = getattr(self, table)
         counts[reason] = counts.get(reason, 0) + 1
 
@@ -77,6 +82,8 @@ class BrokerStatistics:
     assigned: int
     #: Clients that do not read their answers at the moment.
     backlogs: int
+    #: Connections there are, those in their handshake included; inproc is not counted.
+    connections: int
     requests: int
     replies: int
     partials: int
@@ -90,6 +97,9 @@ class BrokerStatistics:
     ended: Mapping[str, int]
     lost_workers: Mapping[str, int]
     drops: Mapping[str, int]
+    connections_accepted: int
+    handshakes: int
+    refused_connections: Mapping[str, int]
 
     @property
     def expiries(self) -> int:
@@ -124,6 +134,8 @@ class WorkerCounters:
     late_replies: int = 0
     #: Messages of the broker that were no command.
     malformed: int = 0
+    #: Connections that could not be made because no broker lets this worker in.
+    denied: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,7 @@ class WorkerStatistics:
     busy_time: float
     late_replies: int
     malformed: int
+    denied: int
 
 
 @dataclass(slots=True)

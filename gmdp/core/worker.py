@@ -210,6 +210,7 @@ class WorkerCore(Connector[WorkerConnection]):
         self._usable.append(connection)
 
     def _lost(self, connection: WorkerConnection, reason: str, now: float) -> None:
+        self.counters.denied += bool(self.denied)
         if connection in self._usable:
             self._usable.remove(connection)
             self._losses += 1

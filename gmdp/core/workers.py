@@ -29,18 +29,21 @@ The rules of this module:
   never used again after a DISCONNECT, from either side: what still comes of it is
   dropped.  Liveness is the connection's: one that is silent, malformed, unreachable
   or says DISCONNECT without a session is lost with all its sessions.
+* A connection is a user's: a message of another user under its routing id voids it
+  without a word to the newcomer, and the newcomer is a stranger.  READY needs the right
+  to serve that service.
 * Every table has a bound, and beside it what happens to the newcomer.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 
-from . import extension, token
+from . import access, extension, token
 from .delivery import Delivery
 from .extension import Status
-from .records import Connection, Event, Ledger, Outgoing, Request, Worker
+from .records import Connection, Event, Ledger, Outgoing, Refusal, Request, Worker
 from .replies import Replies
 from .wire import EMPTY, EXTENDED, MMI_PREFIX, Command, Dialect, Message
 
@@ -69,12 +72,12 @@ class Workers:
 
     # What a worker says
 
-    def said(self, routing_id: bytes, message: Message, now: float) -> None:
+    def said(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
         """One message, of whatever kind."""
         key: Hashable = (routing_id, *message.stack) if message.stack else routing_id
         connection = self.connections.get(key)
         if connection is None:
-            self._stranger_said(key, (routing_id, *message.stack), message, now)
+            self._stranger_said(key, (routing_id, *message.stack), message, now, user)
             return
         # "Any received command except DISCONNECT acts as a heartbeat."
         connection.pulse.heard = now
@@ -134,16 +137,18 @@ class Workers:
             self._ledger.counters.count("drops", "retired_session")
             return
         if message.command is Command.READY:
-            self._ready(connection.key, connection.address, message, now)
+            self._ready(connection.key, connection.address, message, now, connection.user)
             return
         connection.highest = number
         self._ledger.counters.count("drops", "unregistered")
         if message.command is not Command.DISCONNECT:
             self._say_disconnect((*connection.address, message.extra), connection.dialect)
 
-    def _stranger_said(self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float) -> None:
+    def _stranger_said(
+        self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float, user: str
+    ) -> None:
         if message.command is Command.READY:
-            self._ready(key, address, message, now)
+            self._ready(key, address, message, now, user)
             return
         self._ledger.counters.count("drops", "unregistered")
         # "The broker MUST respond to any valid but unexpected command by sending
@@ -152,7 +157,7 @@ class Workers:
             self._say_disconnect(address, _PLAIN.get(message.dialect, message.dialect))
         self._reject(key, now)  # remembered for as long as it talks on
 
-    def _ready(self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float) -> None:
+    def _ready(self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float, user: str) -> None:
         """A READY of somebody who is not registered."""
         ledger = self._ledger
         service = None
@@ -160,6 +165,9 @@ class Workers:
             # RFC 8: "It MUST disconnect any workers that attempt to register
             # services in this namespace."
             reason = "reserved_name"
+        elif ledger.access is not None and not ledger.access.allows(user, access.SERVE, message.subject):
+            reason = "revoked" if user == access.REVOKED else "not_allowed"
+            ledger.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
         elif ledger.draining:
             reason = "draining"
         elif max(self.count, len(self.connections)) >= ledger.options.max_workers:
@@ -168,7 +176,10 @@ class Workers:
             reason = "malformed"
         else:
             reason = "services_full"
-            service = self._delivery.open(message.subject, now, for_worker=True)
+            service = self._delivery.open(message.subject, now, user, for_worker=True)
+            if service is None and self._delivery.has_opened_too_many(user):
+                reason = "user_services_full"
+                ledger.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
         connection = self.connections.get(key)
         if service is None:
             ledger.counters.count("drops", reason)
@@ -183,7 +194,7 @@ class Workers:
         if connection is None:
             self._rejected.pop(key, None)
             dialect = message.dialect
-            connection = Connection(key, address, dialect, _PLAIN.get(dialect, dialect), now)
+            connection = Connection(key, address, dialect, _PLAIN.get(dialect, dialect), now, user)
             self.connections[key] = connection
             ledger.timers.arm(connection, now + ledger.options.heartbeat_interval)
         if message.extra:
@@ -249,6 +260,24 @@ class Workers:
                 connection.heard_busy = True
         if connection.pulse.heartbeat_due():
             self._send_heartbeat(connection, now)
+
+    # Rights
+
+    def void(self, routing_id: bytes, now: float) -> None:
+        """Somebody else speaks under this routing id: what its connections held is lost."""
+        for connection in list(self.connections.values()):
+            if connection.address[0] == routing_id:
+                self.lose_connection(connection, "other_user", now)
+
+    def reconsider(self, rights: access.Access, revoked: Collection[str], now: float) -> None:
+        """Rights may have changed: whoever may not serve any more is told DISCONNECT."""
+        for connection in list(self.connections.values()):
+            if connection.user in revoked:
+                self.lose_connection(connection, "revoked", now, disconnect=True)
+                continue
+            for worker in list(connection.workers.values()):
+                if not rights.allows(connection.user, access.SERVE, worker.service.name):
+                    self.lose(worker, "not_allowed", now, disconnect=True)
 
     # Losing them
 

@@ -1,0 +1,224 @@
+"""Between a broker's core, its sockets and who may connect to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import zmq
+import zmq.green
+
+from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION_REFUSED, Auditor
+from .connecting import milliseconds
+from .core.access import REVOKED, SERVE
+from .core.broker import BrokerCore
+from .core.records import DeadLetter
+from .link import Link
+from .owner import Owner
+from .security.gate import Gate, Refused
+
+if TYPE_CHECKING:
+    from .broker import Broker
+
+_log = logging.getLogger("gmdp.broker")
+
+#: Frames of a question of libzmq's that are read; it sends eleven at most.
+_QUESTION_FRAMES = 16
+
+
+class BrokerEngine:
+    """What the owner of a broker's sockets drives."""
+
+    #: Seconds the last messages have to leave, in the background.
+    linger = 1.0
+
+    owner: Owner
+    link: Link
+
+    def __init__(self, shell: Broker, core: BrokerCore, gate: Gate | None) -> None:
+        self._shell = shell
+        self._core = core
+        self._gate = gate
+        self._auditor = Auditor(shell.audit)
+        self._until: float | None = None
+        self._links: list[Link] = []
+        #: Where the gate is asked, and the context that is this broker's own.
+        self._asked: Link | None = None
+        self._own_context: zmq.green.Context[Any] | None = None
+        self.awake = core.awake
+
+    def open(self, owner: Owner, context: zmq.green.Context[Any], hwm: int, ipv6: bool) -> None:
+        """Make the socket, ready to be bound; ZMQError if there are no descriptors left.
+
+        Where there is a gate, in a context of its own: a context has one place only where
+        libzmq asks.
+        """
+        self.owner = owner
+        gate = self._gate
+        if gate is not None:
+            context = self._own_context = zmq.green.Context()
+        options = self._core.options
+        socket = context.socket(zmq.ROUTER)
+        self.link = owner.link(socket, options.max_frames)
+        self._links.append(self.link)
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.ROUTER_MANDATORY, 1)
+        socket.set(zmq.SNDHWM, hwm)
+        socket.set(zmq.RCVHWM, hwm)
+        socket.set(zmq.BACKLOG, 1024)
+        socket.set(zmq.MAXMSGSIZE, options.max_frame_size)
+        socket.set(zmq.HEARTBEAT_IVL, milliseconds(options.heartbeat_interval))
+        socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(options.expiry))
+        socket.set(zmq.HANDSHAKE_IVL, milliseconds(options.handshake_timeout))
+        if ipv6:
+            socket.set(zmq.IPV6, 1)
+        if gate is not None:
+            self._asked = owner.link(gate.secure(socket, context), _QUESTION_FRAMES)
+            self._links.append(self._asked)
+            self.link.secured = gate.authenticates
+            gate.open(self, options.heartbeat_interval)
+
+    def abandon(self) -> None:
+        """It is not to be started after all."""
+        self._end()
+
+    def _end(self) -> None:
+        for link in self._links:
+            link.close()
+        if self._gate is not None:
+            self._gate.close()
+        context, self._own_context = self._own_context, None
+        if context is not None:
+            # It waits for what lingers, which a hub must not.
+            gevent.get_hub().threadpool.apply(context.term)
+
+    # What the owner calls
+
+    def received(self, link: Link, frames: list[bytes], now: float) -> None:
+        core = self._core
+        gate = self._gate
+        if gate is None:
+            core.feed(frames, now)
+        elif link is self._asked:
+            gate.asked(frames)
+            return
+        else:
+            core.feed(frames, now, gate.user_of(link.known_by) if link.secured else "")
+        if core.refusals:
+            self._tell_refusals(link, now)
+
+    def caught_up(self, now: float) -> None:
+        core = self._core
+        link = self.link
+        core.caught_up(now)
+        if link.accepted or link.handshakes or link.failures:
+            self._count_connections(now)
+        core.connections = len(link.peers)
+
+    def up(self, link: Link, now: float) -> None:
+        """Bound sockets do not connect."""
+
+    def down(self, link: Link, reason: str, now: float) -> None:
+        """Bound sockets do not connect."""
+
+    def deadline(self) -> float:
+        deadline = self._core.deadline()
+        if self._until is not None:
+            return 0.0 if self._core.drained else min(deadline, self._until)
+        return deadline
+
+    def tick(self, now: float) -> None:
+        core = self._core
+        core.tick(now)
+        if self._until is not None and (core.drained or now >= self._until):
+            core.finish(now)
+            self.flush(now)
+            self.link.close_bound(self._shell.endpoints, self.linger)
+            self._end()
+            self.owner.finish()
+            self._shell._ended()
+
+    def flush(self, now: float) -> None:
+        core = self._core
+        send = self.link.send
+        # What cannot be sent, and what a hook does, may lead to more that is to be sent.
+        while core.outbox or core.events:
+            outbox = core.outbox[:]
+            core.outbox.clear()
+            for outgoing in outbox:
+                if core.withheld(outgoing, now):
+                    continue
+                why_not = send(outgoing.frames)
+                if why_not is not None:
+                    core.unsent(outgoing, why_not == "full", now)
+            events = core.events[:]
+            core.events.clear()
+            for event in events:
+                if isinstance(event, DeadLetter):
+                    self._bury(event)
+                else:
+                    level = logging.DEBUG if event.kind == "registered" or self._until is not None else logging.INFO
+                    _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)
+
+    def _bury(self, letter: DeadLetter) -> None:
+        try:
+            self._shell.dead_letter(letter, self._shell)
+        except Exception:
+            _log.exception("the dead-letter hook failed for a request of %.100r", letter.service)
+
+    def drain(self, until: float) -> None:
+        self._core.drain()
+        self._until = until if self._until is None else min(until, self._until)
+
+    def died(self, error: BaseException) -> None:
+        self._end()
+        self._shell._ended(error)
+
+    # Who may connect, and what they may not
+
+    def connections(self) -> int:
+        self.link.take_stock(monotonic())
+        return len(self.link.peers)
+
+    def answer(self, frames: list[bytes]) -> None:
+        if self._asked is not None and not self._asked.closed:
+            self._asked.send(frames)
+
+    def refused(self, refused: Refused) -> None:
+        self._core.counters.count("refused_connections", refused.reason)
+        self._auditor.tell(
+            monotonic(), CONNECTION_REFUSED, user=refused.who, address=refused.address, reason=refused.reason
+        )
+
+    def later(self, function: Callable[..., Any], *args: Any) -> None:
+        self.owner.post(function, *args)
+
+    def lists_changed(self, revoked: frozenset[str]) -> None:
+        now = monotonic()
+        self._core.reconsider(now, revoked)
+        self._auditor.tell(now, LIST_RELOADED, reason=f"{len(revoked)} revoked" if revoked else "")
+
+    def _tell_refusals(self, link: Link, now: float) -> None:
+        for refusal in self._core.refusals:
+            self._auditor.tell(
+                now,
+                REGISTRATION_REFUSED if refusal.action == SERVE else CALL_REFUSED,
+                user=link.known_by if refusal.user == REVOKED else refusal.user,
+                address=link.address,
+                service=refusal.service,
+                reason=refusal.reason,
+            )
+        self._core.refusals.clear()
+
+    def _count_connections(self, now: float) -> None:
+        link, counters = self.link, self._core.counters
+        counters.connections_accepted += link.accepted
+        counters.handshakes += link.handshakes
+        link.accepted = link.handshakes = 0
+        for reason in link.failures:
+            counters.count("refused_connections", reason)
+            self._auditor.tell(now, CONNECTION_REFUSED, reason=reason)
+        link.failures.clear()

@@ -1,0 +1,421 @@
+"""Who may connect to a broker: the answers to libzmq's questions (ZAP, RFC 27).
+
+The rules of this module:
+
+* The questions come on a socket that the broker's owner owns; the answers go out there.
+  Where nobody answers, libzmq refuses (``ZAP_ENFORCE_DOMAIN``): so it is before the owner
+  runs, and after it has ended.
+* A connection must pass in this order: the number of connections, its address, its key
+  or password.  What fails to be checked in time is refused.
+* What a key or password makes a user is settled here and nowhere else.
+* Lists in files are looked at in each interval; whoever is on them no more is *revoked*:
+  what such a connection says later, nobody says.
+* A callable, and the check of a password, run in greenlets of their own, a few at a time;
+  the latter in threads, since it computes for long.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gevent
+import gevent.lock
+import gevent.pool
+import zmq
+import zmq.green
+from gevent.threadpool import ThreadPool
+from zmq.auth.base import Authenticator
+
+from ..core.access import REVOKED
+from ..exceptions import ConfigurationError
+from .keys import Key, secret_key
+from .lists import KeyFolder, List, UserFile, credential, is_user
+from .passwords import NOBODY
+
+_log = logging.getLogger("gmdp.security")
+#: zmq.auth tells passwords at DEBUG: it tells nobody.
+_SILENT = logging.Logger("gmdp.security.zap", logging.CRITICAL + 1)
+
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+_DOMAIN = b"gmdp"
+
+#: ``(key) -> user, True or something false``, with the key in Z85.
+KeyCheck = Callable[[str], "str | bool | None"]
+#: ``(username, password) -> user, True or something false``.
+PasswordCheck = Callable[[str, str], "str | bool | None"]
+
+#: Any key, as ``zmq.auth`` writes it.
+ANY_KEY = "*"
+
+#: Refused for the moment: libzmq closes the connection without a word.
+_LATER = frozenset({"connections_full", "busy", "check_failed"})
+
+
+class Refused(NamedTuple):
+    """A connection that was refused."""
+
+    #: "connections_full", "address", "key", "password", "busy" or "check_failed".
+    reason: str
+    address: str
+    #: The key (Z85) or the name given; empty if there was none.
+    who: str
+
+
+class Host(Protocol):
+    """What a gate needs of the broker it belongs to; called in the owner."""
+
+    def connections(self) -> int:
+        """How many there are, this one included."""
+
+    def answer(self, frames: list[bytes]) -> None:
+        """Send an answer."""
+
+    def refused(self, refused: Refused) -> None:
+        """A connection was refused."""
+
+    def later(self, function: Callable[..., Any], *args: Any) -> None:
+        """Have the owner call this."""
+
+    def lists_changed(self, revoked: frozenset[str]) -> None:
+        """A list was read anew; `revoked`: users of whom a key or password is not valid any more."""
+
+
+class Gate:
+    """All that decides who may connect to one broker.
+
+    `curve_key`: the broker's own secret key; `curve_clients`: whose keys are allowed, a
+    folder, a callable, or :data:`ANY_KEY`.  `plain_users`: a file, or a callable.  `allow`,
+    `deny`: addresses, as IP addresses or networks, or "ipc".  ConfigurationError for what
+    makes no sense.
+    """
+
+    #: Checks of passwords, and callables, that run at a time, and that may wait.
+    at_a_time = 2
+    may_wait = 100
+
+    def __init__(
+        self,
+        *,
+        curve_key: Key | None,
+        curve_clients: str | os.PathLike[str] | KeyCheck | None,
+        plain_users: str | os.PathLike[str] | PasswordCheck | None,
+        allow: Sequence[str],
+        deny: Sequence[str],
+        max_connections: int,
+        check_timeout: float,
+    ) -> None:
+        self._allow = _addresses("allow", allow)
+        self._deny = _addresses("deny", deny)
+        self._max_connections = max_connections
+        self._check_timeout = check_timeout
+        self._keys: tuple[bytes, bytes] | None = None
+        self._any_key = False
+        self._key_check: KeyCheck | None = None
+        self._password_check: PasswordCheck | None = None
+        self._list: List | None = None
+        self._users: UserFile | None = None
+        if curve_key is None:
+            if curve_clients is not None:
+                raise ConfigurationError("curve_clients needs curve_key, the broker's own secret key")
+        else:
+            if plain_users is not None:
+                raise ConfigurationError("a socket has either keys or passwords: leave out curve_key or plain_users")
+            if curve_clients is None:
+                raise ConfigurationError(
+                    "curve_key needs curve_clients: a folder of the keys that are allowed, a callable, "
+                    f"or {ANY_KEY!r} for any key"
+                )
+            if not zmq.has("curve"):
+                raise ConfigurationError("this libzmq was built without CURVE")
+            self._keys = secret_key("curve_key", curve_key)
+            if curve_clients == ANY_KEY:
+                self._any_key = True
+            elif isinstance(curve_clients, (str, os.PathLike)):
+                self._list = KeyFolder(curve_clients)
+            elif callable(curve_clients):
+                self._key_check = curve_clients
+            else:
+                raise ConfigurationError(
+                    f"curve_clients must be a folder, a callable or {ANY_KEY!r}, not {curve_clients!r}"
+                )
+        if isinstance(plain_users, (str, os.PathLike)):
+            self._list = self._users = UserFile(plain_users)
+        elif callable(plain_users):
+            self._password_check = plain_users
+        elif plain_users is not None:
+            raise ConfigurationError(f"plain_users must be a file or a callable, not {plain_users!r}")
+        self._plain = plain_users is not None
+        self._names: Mapping[str, str] | None = None if self._list is None else self._list.users
+        self._host: Host | None = None
+        self._checks = 0
+        self._pool: ThreadPool | None = None
+        self._turns = gevent.lock.BoundedSemaphore(self.at_a_time)
+        self._greenlets = gevent.pool.Group()
+        self.context: zmq.green.Context[Any] | None = None
+
+    @property
+    def authenticates(self) -> bool:
+        """Do connections have users?"""
+        return self._keys is not None or self._plain
+
+    def __repr__(self) -> str:
+        kind = "curve" if self._keys is not None else "plain" if self._plain else "addresses"
+        return f"<{type(self).__name__} {kind}>"
+
+    # What the broker calls
+
+    def secure(self, socket: zmq.Socket[Any], context: zmq.green.Context[Any]) -> zmq.green.Socket[bytes]:
+        """Set the options of a socket that is to be bound; returns the one on which the
+        questions come.  ZMQError if there are no descriptors left."""
+        self.context = context
+        asked: zmq.green.Socket[bytes] = context.socket(zmq.ROUTER)
+        asked.set(zmq.LINGER, 0)
+        try:
+            asked.bind(ZAP_ENDPOINT)
+            socket.set(zmq.ZAP_DOMAIN, _DOMAIN)
+            socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
+            if self._keys is not None:
+                socket.set(zmq.CURVE_SERVER, 1)
+                socket.set(zmq.CURVE_SECRETKEY, self._keys[1])
+            elif self._plain:
+                socket.set(zmq.PLAIN_SERVER, 1)
+        except zmq.ZMQError:
+            asked.close(0)
+            raise
+        return asked
+
+    def open(self, host: Host, interval: float) -> None:
+        """Begin; lists are looked at every `interval` seconds."""
+        self._host = host
+        if self._list is not None:
+            self._tell_notes(self._list)
+            self._greenlets.spawn(self._watch, self._list, interval)
+
+    def close(self) -> None:
+        """End, without waiting for what runs."""
+        self._host = None
+        self._greenlets.kill(block=False)
+        if self._pool is not None:
+            self._pool.kill()
+            self._pool = None
+
+    def user_of(self, known_by: str) -> str:
+        """The user of a connection that ZeroMQ knows by this credential."""
+        return known_by if self._names is None else self._names.get(known_by, REVOKED)
+
+    def asked(self, frames: list[bytes]) -> None:
+        """One question (RFC 27): is this connection allowed?"""
+        host = self._host
+        if host is None or len(frames) < 8:
+            return  # libzmq sends no such thing
+        question = _Question(self, frames)
+        refusal = ""
+        if host.connections() > self._max_connections:
+            refusal = "connections_full"
+        elif not self._may_come_from(question.address):
+            refusal = "address"
+        elif not question.takes_time:
+            question.ask()
+        elif self._checks >= self.at_a_time + self.may_wait:
+            refusal = "busy"
+        else:
+            self._checks += 1
+            self._greenlets.spawn(self._check, question)
+            return
+        if refusal:
+            question.refuse(refusal)
+        self._reply(question)
+
+    # Decisions
+
+    def _reply(self, question: _Question) -> None:
+        host = self._host
+        if host is None:
+            return
+        if question.refusal:
+            host.refused(Refused(question.refusal, question.address, question.who))
+        host.answer(question.reply)
+
+    def _may_come_from(self, address: str) -> bool:
+        if not self._allow and not self._deny:
+            return True
+        where = _address(address)
+        if any(_within(where, one) for one in self._deny):
+            return False
+        return not self._allow or any(_within(where, one) for one in self._allow)
+
+    @property
+    def checks_keys_slowly(self) -> bool:
+        """Is there a callable for keys?"""
+        return self._key_check is not None
+
+    def key(self, key: str) -> str:
+        """What a connection with this key is known by; empty if it is refused."""
+        if self._any_key:
+            return key
+        if self._key_check is not None:
+            return _user(self._key_check(key), key)
+        return key if self._names is not None and key in self._names else ""
+
+    def password(self, username: str, password: str) -> str:
+        """What a connection with this name and password is known by; empty if it is refused."""
+        if self._password_check is not None:
+            return _user(self._password_check(username, password), username)
+        assert self._users is not None  # one of the two there is
+        hashed = self._users.hash_of(username)
+        if self._pool is None:
+            self._pool = ThreadPool(self.at_a_time)
+        right = self._pool.apply((hashed or NOBODY).matches, (password,))
+        return credential(username, hashed) if right and hashed is not None else ""
+
+    def _check(self, question: _Question) -> None:
+        """A check that takes its time, in a greenlet of its own."""
+        try:
+            with gevent.Timeout(self._check_timeout, False):
+                with self._turns:
+                    question.ask()
+        except Exception:
+            _log.exception("the check of a connection from %s failed: it is refused", question.address or "nowhere")
+        finally:
+            self._checks -= 1
+            if not question.reply:
+                question.refuse("check_failed")
+            if self._host is not None:
+                self._host.later(self._reply, question)
+
+    def _watch(self, watched: List, interval: float) -> None:
+        """Look at a list again and again."""
+        while True:
+            gevent.sleep(interval)
+            try:
+                changed = gevent.get_hub().threadpool.apply(watched.read)
+            except Exception:
+                _log.exception("a list of those who may connect could not be read")
+                continue
+            self._tell_notes(watched)
+            if changed and self._host is not None:
+                self._host.later(self._take, watched)
+
+    @staticmethod
+    def _tell_notes(watched: List) -> None:
+        notes, watched.notes = watched.notes, []
+        for note in notes:
+            _log.warning("%s", note)
+
+    def _take(self, watched: List) -> None:
+        """In the owner: a list has changed."""
+        old, new = self._names or {}, dict(watched.users)
+        self._names = new
+        if self._host is not None:
+            self._host.lists_changed(frozenset(user for known_by, user in old.items() if new.get(known_by) != user))
+
+
+class _Question(Authenticator):
+    """One question of libzmq's, which pyzmq's own handler takes apart."""
+
+    def __init__(self, gate: Gate, frames: list[bytes]) -> None:
+        super().__init__(gate.context, log=_SILENT)
+        self._gate = gate
+        self._head, self._message = frames[:2], frames[2:]
+        self.address = frames[5].decode("utf-8", "replace")
+        self._mechanism = frames[7]
+        self.takes_time = self._mechanism == b"PLAIN" or (self._mechanism == b"CURVE" and gate.checks_keys_slowly)
+        #: The answer, once there is one; why it is no; and whom it is about.
+        self.reply: list[bytes] = []
+        self.refusal = ""
+        self.who = ""
+        self._known_by = ""
+        self.configure_curve_callback(_DOMAIN.decode(), self)
+
+    def ask(self) -> None:
+        """Find the answer; may take its time if :attr:`takes_time`."""
+        answering: Any = self.handle_zap_message(self._message)
+        if answering is not None:  # a coroutine that never waits; in older versions no coroutine
+            try:
+                answering.send(None)
+            except StopIteration:
+                pass
+
+    def refuse(self, reason: str) -> None:
+        """The answer is no."""
+        self.refusal = reason
+        self._send_zap_reply(self._message[1], b"400", reason.encode())
+
+    # What pyzmq's handler calls
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Is this key (Z85) allowed?"""
+        self.who = key.decode("ascii")
+        self._known_by = self._gate.key(self.who)
+        self.refusal = "" if self._known_by else "key"
+        return bool(self._known_by)
+
+    def curve_user_id(self, client_public_key: bytes) -> str:
+        """What a connection with an allowed key is known by."""
+        return self._known_by
+
+    def _authenticate_plain(self, domain: str, username: str, password: str) -> tuple[bool, bytes]:
+        self.who = username[:100]
+        self._known_by = self._gate.password(username, password)
+        self.refusal = "" if self._known_by else "password"
+        return bool(self._known_by), self.refusal.encode()
+
+    def _send_zap_reply(
+        self, request_id: bytes, status_code: bytes, status_text: bytes, user_id: str = "anonymous"
+    ) -> None:
+        known_by = ""
+        if status_code == b"200":
+            known_by = self._known_by
+        elif self.refusal in _LATER:
+            status_code = b"300"
+        elif not self.refusal:
+            self.refusal = "malformed"
+        self.reply = [*self._head, b"1.0", request_id, status_code, status_text, known_by.encode(), b""]
+
+
+def _user(answer: object, default: str) -> str:
+    """What a callable's answer means: a user's name, or nothing."""
+    name = default if answer is True else answer
+    if not name:
+        return ""
+    if not is_user(name):
+        raise ValueError("the check must return a user's name, True, or something false")
+    return str(name)
+
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_IPC = "ipc"
+
+
+def _addresses(option: str, given: Sequence[str]) -> list[_Network | str]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        given = [given]
+    addresses: list[_Network | str] = []
+    for one in given:
+        try:
+            addresses.append(_IPC if one == _IPC else ipaddress.ip_network(one))
+        except ValueError:
+            raise ConfigurationError(
+                f"{option}: an address must be like '192.0.2.1', '192.0.2.0/24' or '{_IPC}', not {one!r}"
+            ) from None
+    return addresses
+
+
+def _address(text: str) -> _Address | None:
+    """What ZeroMQ says a peer's address is; None for ipc."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _within(address: _Address | None, listed: _Network | str) -> bool:
+    if isinstance(listed, str) or address is None:
+        return address is None and listed == _IPC
+    return address in listed

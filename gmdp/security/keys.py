@@ -1,0 +1,140 @@
+"""CURVE keys as users name them, and in files (the layout of ``zmq.auth``).
+
+A key is named by
+
+* the path of a file: ``NAME.key`` holds a public key, ``NAME.key_secret`` both;
+* 40 characters of Z85 (ZeroMQ RFC 32), as bytes, or as a str unless a file has that name;
+* ``env:VARIABLE``: whichever of the two is in the environment.
+
+What may be a secret is in no message, repr or log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import struct
+from pathlib import Path
+
+import zmq
+import zmq.auth
+from zmq.utils import z85
+
+from ..core.access import is_key
+from ..exceptions import ConfigurationError
+
+_log = logging.getLogger("gmdp.security")
+
+#: How a key is named.
+Key = str | bytes | os.PathLike[str]
+
+_SUFFIX = ".key"
+_SECRET_SUFFIX = ".key_secret"
+_ENVIRONMENT = "env:"
+
+
+def public_key(option: str, given: Key) -> bytes:
+    """The public key (Z85) that `given` names; ConfigurationError with the option's name."""
+    text, path = _resolve(option, given)
+    if path is not None:
+        text, _ = _load(option, path)
+    return _checked(option, text)
+
+
+def secret_key(option: str, given: Key) -> tuple[bytes, bytes]:
+    """The key pair (public, secret; Z85) whose secret half `given` names; ConfigurationError
+    with the option's name."""
+    text, path = _resolve(option, given)
+    if path is not None:
+        _, text = _load(option, path)
+        if not text:
+            raise ConfigurationError(f"{option}: {path} holds no secret key; the file {_SECRET_SUFFIX} does")
+        _warn_if_loose(path)
+    secret = _checked(option, text)
+    return zmq.curve_public(secret), secret
+
+
+def _resolve(option: str, given: Key) -> tuple[bytes, Path | None]:
+    """A key's text, or the file it is in."""
+    if isinstance(given, str) and given.startswith(_ENVIRONMENT):
+        variable = given[len(_ENVIRONMENT) :]
+        value = os.environ.get(variable)
+        if not value:
+            raise ConfigurationError(f"{option}: the environment has no variable {variable!r}")
+        given = value
+    if isinstance(given, bytes):
+        return given, None
+    if not isinstance(given, (str, os.PathLike)):
+        raise ConfigurationError(f"{option} must name a key, by a file or in Z85, not be a {type(given).__name__}")
+    path = Path(given)
+    if isinstance(given, os.PathLike) or given.endswith((_SUFFIX, _SECRET_SUFFIX)) or _is_file(path):
+        return b"", path
+    return given.encode("utf-8", "replace"), None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _load(option: str, path: Path) -> tuple[bytes, bytes]:
+    """What a file of `zmq.auth`'s layout holds: (public, secret or empty)."""
+    try:
+        with open(path, "rb"):
+            pass  # for an error that says why not
+        public, secret = zmq.auth.load_certificate(path)
+    except OSError as error:
+        raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise ConfigurationError(f"{option}: {path} holds no key; `gmdp keygen` writes such files") from None
+    return public, secret or b""
+
+
+def _checked(option: str, text: bytes) -> bytes:
+    """`text`, if it is a key in Z85."""
+    if is_key(text.decode("ascii", "replace")):
+        try:
+            if len(z85.decode(text)) == 32:
+                return text
+        except (ValueError, struct.error):
+            pass
+    raise ConfigurationError(
+        f"{option}: neither a file nor a key of 40 characters of Z85 (what was given may be a secret: it is not shown)"
+    )
+
+
+def _warn_if_loose(path: Path) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        _log.warning("%s holds a secret key and others may read it (mode %03o): chmod 600 it", path, mode)
+
+
+def generate_keys(name: str, folder: str | os.PathLike[str] = ".") -> tuple[Path, Path]:
+    """Write a new pair: ``NAME.key``, to be given to others, and ``NAME.key_secret``, which
+    its owner alone can read.
+
+    Returns both paths.  ConfigurationError if there are such files already, or `folder`
+    cannot be written to.
+    """
+    if not name or os.sep in name or "\0" in name:
+        raise ConfigurationError(f"a key's name must be that of a file, not {name!r}")
+    public, secret = (Path(folder, name + suffix) for suffix in (_SUFFIX, _SECRET_SUFFIX))
+    made: list[Path] = []
+    try:
+        for path, mode in ((public, 0o644), (secret, 0o600)):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            made.append(path)
+        # It writes to what it finds, and leaves the modes as they are.
+        zmq.auth.create_certificates(folder, name)
+    except FileExistsError as error:
+        for path in made:
+            path.unlink()
+        raise ConfigurationError(f"{error.filename} exists: it is not overwritten") from None
+    except OSError as error:
+        for path in made:
+            path.unlink()
+        raise ConfigurationError(f"cannot write to {os.fspath(folder)!r}: {error.strerror}") from None
+    return public, secret

@@ -1,0 +1,190 @@
+"""Lists of those who may connect, in files that may change at any time.
+
+What cannot be read allows nobody.  Each maps *credentials* (what ZeroMQ is told that a
+connection is: a key, or a name with a mark of its password) to users, so that a new key
+or password under an old name ends what the old one opened.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import zmq.auth
+
+from ..core.access import is_key
+from ..exceptions import ConfigurationError
+from .passwords import Hash, hash_password, read_hash
+
+#: The longest name of a user, in characters.
+MAX_USER = 255
+
+
+def is_user(name: object) -> bool:
+    """Can this be the name of a user?"""
+    return isinstance(name, str) and 0 < len(name) <= MAX_USER and name.isprintable()
+
+
+class List(abc.ABC):
+    """A list of those who may connect."""
+
+    #: By credential, the user.
+    users: Mapping[str, str]
+    #: What is worth a line in a log, and was not told yet.
+    notes: list[str]
+
+    @abc.abstractmethod
+    def read(self) -> bool:
+        """Read it if it has changed; True if it has.  Blocks for as long as the disk does."""
+
+
+class KeyFolder(List):
+    """A folder of public keys, ``NAME.key``: whoever has such a key is user NAME.
+
+    ConfigurationError if there is no such folder now.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise ConfigurationError(f"curve_clients: {self.path} is no folder of keys")
+        self.users = {}
+        self.notes: list[str] = []
+        self._seen: object = None
+        self.read()
+
+    def read(self) -> bool:
+        """Read it if it has changed; True if it has."""
+        files = []
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".key"):
+                        status = os.stat(entry.path)
+                        files.append((entry.path, status.st_mtime_ns, status.st_size, status.st_ino))
+        except OSError as error:
+            if self._seen == error.strerror:
+                return False
+            self._seen = error.strerror
+            self.users = {}
+            self.notes.append(f"cannot read {self.path}: {error.strerror}: nobody is allowed")
+            return True
+        files.sort()
+        if files == self._seen:
+            return False
+        self._seen = files
+        users: dict[str, str] = {}
+        for path, *_ in files:
+            user = Path(path).stem
+            try:
+                key = zmq.auth.load_certificate(path)[0].decode("ascii")
+            except (OSError, ValueError) as error:
+                self.notes.append(f"{path} holds no key, and allows nobody: {error}")
+                continue
+            if not is_key(key) or not is_user(user):
+                self.notes.append(f"{path} holds no key in Z85, or its name cannot be a user's: it allows nobody")
+            elif key in users:
+                self.notes.append(f"{path} holds the key of {users[key]!r}, too: it is that user's")
+            else:
+                users[key] = user
+        self.users = users
+        return True
+
+
+class UserFile(List):
+    """A file of users and the hashes of their passwords (:mod:`~.passwords`).
+
+    ConfigurationError if it cannot be read now, or is wrong.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.users = {}
+        self.notes: list[str] = []
+        self._hashes: dict[str, Hash] = {}
+        self._seen: object = None
+        try:
+            self._load(self._stamp())
+        except OSError as error:
+            raise ConfigurationError(f"plain_users: cannot read {self.path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ConfigurationError(f"plain_users: {self.path}: {error}") from None
+
+    def read(self) -> bool:
+        """Read it if it has changed; True if it has."""
+        try:
+            stamp = self._stamp()
+            if stamp == self._seen:
+                return False
+            self._load(stamp)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            if (type(error), why) == self._seen:
+                return False
+            self._seen = (type(error), why)
+            self.notes.append(f"cannot read {self.path}: {why}: nobody is allowed")
+            self.users, self._hashes = {}, {}
+        return True
+
+    def hash_of(self, user: str) -> Hash | None:
+        """The hash of this user's password; None if there is no such user."""
+        return self._hashes.get(user)
+
+    def _stamp(self) -> object:
+        status = os.stat(self.path)
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _load(self, stamp: object) -> None:
+        hashes: dict[str, Hash] = {}
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
+            line = line.strip()
+            if not line or line.startswith("#"):
+                continue
+            user, _, text = line.partition(":")
+            try:
+                hashed = read_hash(text)
+            except ValueError:
+                raise ValueError(f"line {number} must be NAME:HASH, as `gmdp passwd` writes it") from None
+            if not is_user(user) or user in hashes:
+                raise ValueError(f"line {number}: {user!r} cannot be a user's name, or has a line already")
+            hashes[user] = hashed
+        self._seen = stamp
+        self._hashes = hashes
+        self.users = {credential(user, hashed): user for user, hashed in hashes.items()}
+
+
+def set_password(path: str | os.PathLike[str], user: str, password: str) -> None:
+    """Set the password of `user` in a file of users, or add both; the file is made if need be.
+
+    ConfigurationError if the file is wrong or cannot be written, or one of them makes no sense.
+    """
+    if not is_user(user) or ":" in user or user.startswith("#"):
+        raise ConfigurationError(f"a user's name is printable and has no colon: not {user!r}")
+    file = Path(path)
+    try:
+        line = f"{user}:{hash_password(password)}"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        if lines:
+            UserFile(file)
+        places = [at for at, old in enumerate(lines) if old.strip().startswith(f"{user}:")]
+        if places:
+            lines[places[0]] = line
+        else:
+            lines.append(line)
+        # Whole or not at all, and never readable by others.
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as new:
+            new.write("\n".join(lines) + "\n")
+        os.replace(new.name, file)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def credential(user: str, hashed: Hash) -> str:
+    """What a connection of `user` with the password of this hash is known by."""
+    return f"{hashlib.sha256(str(hashed).encode()).hexdigest()[:16]}:{user}"
