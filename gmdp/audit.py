@@ -76,7 +76,7 @@ class Auditor:
     def tell(self, now: float, kind: str, **facts: Any) -> None:
         """Tell the hook, if it is not too much."""
         full_at = max(self._full_at.get(kind, now), now)
-        if full_at > now + 1.0:
+        if full_at > now + 1.0 - 0.5 / self.rate:
             self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
             return
         self._full_at[kind] = full_at + 1 / self.rate

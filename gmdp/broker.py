@@ -135,7 +135,8 @@ class Broker(Lifecycle):
                 allow=allow,
                 deny=deny,
                 max_connections=self.options.max_connections,
-                check_timeout=self.options.handshake_timeout,
+                # Before libzmq gives up the handshake.
+                check_timeout=0.8 * self.options.handshake_timeout,
             )
         super().__init__(context)
         self._hwm = hwm

@@ -180,7 +180,7 @@ class BrokerEngine:
     # Who may connect, and what they may not
 
     def connections(self) -> int:
-        self.link.take_stock(monotonic())
+        self.link.take_stock()
         return len(self.link.peers)
 
     def answer(self, frames: list[bytes]) -> None:

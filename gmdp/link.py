@@ -231,11 +231,8 @@ class Link:
                 return
             yield int.from_bytes(told[:2], "little"), int.from_bytes(told[2:6], "little")
 
-    def take_stock(self, now: float) -> None:
-        """Of a bound socket: see who came and went, if there is news; and each second."""
-        if now < self._look_at:
-            return
-        self._look_at = now + self.patience
+    def take_stock(self) -> None:
+        """Of a bound socket: see who came and went."""
         for event, value in self._events():
             if event == _ACCEPTED:
                 self.accepted += 1
@@ -250,7 +247,9 @@ class Link:
     def news(self, now: float) -> tuple[bool, bool]:
         """What became of the connection since last asked: (it stands, it is gone)."""
         if self._routes:
-            self.take_stock(now)
+            if now >= self._look_at:  # there is news; or it is time to make sure
+                self._look_at = now + self.patience
+                self.take_stock()
             return False, False
         up = gone = False
         for event, value in self._events():

@@ -70,6 +70,9 @@ class Owner:
     #: The longest wait in seconds, should a descriptor ever miss an edge.
     safety_interval = 1.0
 
+    #: From `start` on.
+    greenlet: gevent.Greenlet
+
     def __init__(self, engine: Engine, name: str) -> None:
         self.hub = gevent.get_hub()
         self.loop = self.hub.loop
@@ -88,11 +91,11 @@ class Owner:
         self._ended = False
         #: The defect that ended it, if one did.
         self.death: BaseException | None = None
-        self.greenlet = gevent.Greenlet(self._run)
-        self.greenlet.name = f"gmdp-{name}"
 
     def start(self) -> None:
         """Begin to run."""
+        self.greenlet = gevent.Greenlet(self._run)
+        self.greenlet.name = f"gmdp-{self.name}"
         self.greenlet.start()
 
     # From anywhere

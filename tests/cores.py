@@ -149,9 +149,9 @@ def deadlines(core, now, end):
 class ManualBroker:
     """A broker core whose owner is the test; options are BrokerOptions' keywords."""
 
-    def __init__(self, **options):
+    def __init__(self, access=None, **options):
         self.now = START
-        self.core = BrokerCore(BrokerOptions(heartbeat_interval=INTERVAL, **options), NONCE, START)
+        self.core = BrokerCore(BrokerOptions(heartbeat_interval=INTERVAL, **options), NONCE, START, access=access)
         #: All that was sent: (when, peer, frames without the routing id).
         self.log = []
         self._waiting = {}
@@ -165,10 +165,10 @@ class ManualBroker:
             for session, worker in connection.workers.items()
         }
 
-    def feed(self, peer, frames):
+    def feed(self, peer, frames, user=""):
         """`peer` says `frames`, now."""
         self.core.awake(self.now)
-        self.core.feed([peer, *frames], self.now)
+        self.core.feed([peer, *frames], self.now, user)
         self.core.caught_up(self.now)
         self.collect()
 
@@ -184,12 +184,16 @@ class ManualBroker:
         self.now = end
 
     def collect(self):
-        """Take what the core wants sent; needed only after calls to the core itself."""
-        for outgoing in self.core.outbox:
-            peer, *frames = outgoing.frames
-            self.log.append((self.now, peer, frames))
-            self._waiting.setdefault(peer, []).append(frames)
-        self.core.outbox.clear()
+        """Take what the core wants sent, as an owner does; needed only after calls to the core itself."""
+        while self.core.outbox:
+            outbox = self.core.outbox[:]
+            self.core.outbox.clear()
+            for outgoing in outbox:
+                if self.core.withheld(outgoing, self.now):
+                    continue
+                peer, *frames = outgoing.frames
+                self.log.append((self.now, peer, frames))
+                self._waiting.setdefault(peer, []).append(frames)
 
     def take(self, peer):
         """What was sent to `peer` since the last time."""

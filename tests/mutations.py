@@ -117,7 +117,7 @@ MUTATIONS = {
         "clients", 'self._delivery.withdraw(request, "cancelled", now)', "pass"
     ),
     "the reply to a cancelled call is sent": Mutation(
-        "replies", "        if request.abandoned or client is None:", "        if False:"
+        "replies", "        if request.abandoned or client is None or client.gone:", "        if client.gone:"
     ),
     "a retry's reply goes to where the first try came from": Mutation(
         "clients",

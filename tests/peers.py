@@ -47,10 +47,14 @@ class Peer:
         self.socket.set(zmq.LINGER, 0)
         if routing_id:
             self.socket.set(zmq.ROUTING_ID, routing_id)
+        self.prepare(self.socket)
         if bind:
             self.socket.bind(endpoint)
         else:
             self.socket.connect(endpoint)
+
+    def prepare(self, socket: zmq.green.Socket[bytes]) -> None:
+        """Set what options a subclass wants."""
 
     @property
     def endpoint(self) -> str:

@@ -19,7 +19,10 @@ DEADLINE = 30.0
 GMDP = (sys.executable, "-m", "gmdp")
 
 #: What would change what the commands do or print.
-_UNWANTED = ("GMDP_BROKER", "COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+_UNWANTED = (
+    *("GMDP_BROKER", "GMDP_CURVE_KEY", "GMDP_SERVER_KEY", "GMDP_USERNAME", "GMDP_PASSWORD"),
+    *("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
+)
 
 
 def environment(**variables):
@@ -104,6 +107,11 @@ class Process:
         line = bytes(self.out[:end])
         del self.out[:end]
         return line.decode().rstrip("\n")
+
+    def log(self, text, count=1, timeout=DEADLINE):
+        """All of its standard error so far, as soon as it has `text`, `count` times."""
+        self._until(lambda: self.err.count(text) >= count, f"{text!r} on standard error", timeout)
+        return bytes(self.err)
 
     def listening(self):
         """Of a broker: the endpoints of its "listening on" line."""

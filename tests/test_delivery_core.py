@@ -665,3 +665,23 @@ def test_a_worker_that_says_final_and_disconnect_in_one_breath_was_given_nothing
     broker.ready(MDP02, b"W2")
     address, body = broker.assignment(MDP02, b"W2")
     assert (body, token.read(address).attempt) == ([b"second"], 1)
+
+
+# Answers that are too large to be joined
+
+
+def test_a_gmdp_client_of_01_is_told_that_the_parts_of_its_answer_are_too_large():
+    """At once, and not only by its own timeout; the rest of the answer is dropped, the worker goes on."""
+    broker = Gmdp(max_queue_bytes=1_000)
+    broker.ready(MDP02, b"w")
+    identity = extension.request_id(b"c".ljust(16, b"."), 1)
+    broker.feed(b"c", [extension.call_frame(identity), b"", b"MDPC01", b"echo", b"x"])
+    address, _ = broker.assignment(MDP02, b"w")
+    for _ in range(3):
+        broker.feed(b"w", MDP02.partial(address, b"x" * 300))
+    ((frame, *rest),) = broker.take(b"c")
+    assert (extension.read_call(frame).status, rest) == (Status.TOO_LARGE, [b"", b"MDPC01", b"echo", b""])
+    broker.feed(b"w", MDP02.final(address, b"rest"))
+    assert broker.take(b"c") == []
+    broker.ask(MDP02, b"d", b"next")
+    assert broker.assignment(MDP02, b"w")[1] == [b"next"]

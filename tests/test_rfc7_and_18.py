@@ -204,7 +204,7 @@ def test_clients_and_workers_connect_with_a_dealer_socket(mdp, context):
     ØMQ DEALER"
     """
     with pytest.raises(zmq.ZMQError):
-        dealer(None, context, "inproc://nobody", None, INTERVAL, 3 * INTERVAL)
+        dealer(None, context, "inproc://nobody", None, INTERVAL, 3 * INTERVAL, None)
     assert context.asked == [zmq.DEALER]
 
 

@@ -164,6 +164,14 @@ def _broker_options(command: F) -> F:
     return command
 
 
+def _alone(keywords: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """What a file says that makes sense without the command line: a broker's key may be in
+    one, and whose keys are allowed in the other."""
+    pair = ("curve_key", "curve_clients")
+    halves = [name for name, other in (pair, pair[::-1]) if other not in keywords and options[other] is not None]
+    return {name: value for name, value in keywords.items() if name not in halves}
+
+
 @cli.command()
 @click.option(
     "--bind",
@@ -204,7 +212,7 @@ def broker(
         try:
             if "context" in keywords:
                 raise ConfigurationError("unknown option 'context'")
-            Broker(**keywords)
+            Broker(**_alone(keywords, options))
         except (ConfigurationError, TypeError) as error:
             raise ConfigurationError(f"{file}: {error}") from None
     keywords.update((name, value) for name, value in options.items() if value is not None)
@@ -416,7 +424,7 @@ def passwd(file: str, user: str) -> None:
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
-        password = sys.stdin.readline().rstrip("\r\n")
+        password = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape").rstrip("\r\n")
     set_password(file, user, password)
 
 

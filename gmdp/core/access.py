@@ -125,7 +125,7 @@ class Access:
         full_at = self._full_at.get(user, now)
         if full_at < now:
             full_at = now
-        elif full_at > now + 1.0:
+        elif full_at > now + 1.0 - self._step / 2:
             return False
         if len(self._full_at) >= MAX_REMEMBERED:
             # Whoever's is full needs no entry; should all be in use, those begin anew.

@@ -240,8 +240,7 @@ class Delivery:
             self.withdraw(request, "not_allowed", now)
         for worker in workers:
             if worker.request is not None and not allowed(worker.request):
-                self._replies.fail(worker.request, Status.NOT_ALLOWED, now)
-                self._replies.abandon(worker.request, "not_allowed", now)
+                self._replies.dismiss(worker.request, Status.NOT_ALLOWED, "not_allowed", now)
 
     # Decisions
 

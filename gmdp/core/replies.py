@@ -181,6 +181,14 @@ class Replies:
         if request.terms.frame and not request.abandoned:
             self.answer(request, _NOTHING, status, now)
 
+    def dismiss(self, request: Request, status: Status, reason: str, now: float) -> None:
+        """Nothing more comes of an answer that a worker is still at: tell a gmdp client why."""
+        client = request.client
+        if request.terms.frame and client is not None and not client.gone:
+            # Not as the request's own: whatever else of that is on its way is dropped.
+            self.tell(self._frames(request, _NOTHING, status), now)
+        self.abandon(request, reason, now)
+
     def tell(self, frames: list[bytes], now: float) -> None:
         """Send a client what answers no accepted request."""
         client = self.clients.get(frames[0])
@@ -199,8 +207,7 @@ class Replies:
         size = weight(body) + (FRAME_COST if request.joined else 0)
         if not self.has_room(client, size):
             self._ledger.counters.count("drops", "reply_too_large")
-            self.fail(request, Status.TOO_LARGE, now)
-            self.abandon(request, "too_large", now)
+            self.dismiss(request, Status.TOO_LARGE, "too_large", now)
             return
         if request.joined is None:
             request.joined = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import zmq
 
 from ..exceptions import ConfigurationError
 from .keys import Key, public_key, secret_key
+from .passwords import MAX_PASSWORD
 
 
 class Credentials:
@@ -66,7 +66,11 @@ def credentials(
 
 def _text(name: str, value: Any) -> bytes:
     """A name or password as the socket takes it; its value is in no message."""
-    most = 255  # ZMTP 3.1, PLAIN: a length of one byte
-    if isinstance(value, str) and 0 < len(encoded := os.fsencode(value)) <= most and b"\0" not in encoded:
-        return encoded
-    raise ConfigurationError(f"{name} must be a str of 1 to {most} bytes")
+    if isinstance(value, str):
+        try:
+            encoded = value.encode()
+        except UnicodeEncodeError:  # which holds it
+            encoded = b""
+        if 0 < len(encoded) <= MAX_PASSWORD and b"\0" not in encoded:
+            return encoded
+    raise ConfigurationError(f"{name} must be a str of 1 to {MAX_PASSWORD} bytes of UTF-8")

@@ -140,14 +140,17 @@ class Gate:
                 self._key_check = curve_clients
             else:
                 raise ConfigurationError(
-                    f"curve_clients must be a folder, a callable or {ANY_KEY!r}, not {curve_clients!r}"
+                    f"curve_clients must be a folder, a callable or {ANY_KEY!r}, "
+                    f"not of type {type(curve_clients).__name__}"
                 )
         if isinstance(plain_users, (str, os.PathLike)):
             self._list = self._users = UserFile(plain_users)
         elif callable(plain_users):
             self._password_check = plain_users
         elif plain_users is not None:
-            raise ConfigurationError(f"plain_users must be a file or a callable, not {plain_users!r}")
+            raise ConfigurationError(
+                f"plain_users must be a file or a callable, not of type {type(plain_users).__name__}"
+            )
         self._plain = plain_users is not None
         self._names: Mapping[str, str] | None = None if self._list is None else self._list.users
         self._host: Host | None = None
@@ -398,12 +401,21 @@ def _addresses(option: str, given: Sequence[str]) -> list[_Network | str]:
     addresses: list[_Network | str] = []
     for one in given:
         try:
-            addresses.append(_IPC if one == _IPC else ipaddress.ip_network(one))
+            addresses.append(_IPC if one == _IPC else _network(str(one)))
         except ValueError:
             raise ConfigurationError(
                 f"{option}: an address must be like '192.0.2.1', '192.0.2.0/24' or '{_IPC}', not {one!r}"
             ) from None
     return addresses
+
+
+def _network(text: str) -> _Network:
+    """The network of this text; that of mapped IPv4 addresses as what it is."""
+    network = ipaddress.ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 
 def _address(text: str) -> _Address | None:

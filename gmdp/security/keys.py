@@ -39,7 +39,7 @@ def public_key(option: str, given: Key) -> bytes:
     text, path = _resolve(option, given)
     if path is not None:
         text, _ = _load(option, path)
-    return _checked(option, text)
+    return _checked(option, text, path)
 
 
 def secret_key(option: str, given: Key) -> tuple[bytes, bytes]:
@@ -50,8 +50,9 @@ def secret_key(option: str, given: Key) -> tuple[bytes, bytes]:
         _, text = _load(option, path)
         if not text:
             raise ConfigurationError(f"{option}: {path} holds no secret key; the file {_SECRET_SUFFIX} does")
+    secret = _checked(option, text, path)
+    if path is not None:
         _warn_if_loose(path)
-    secret = _checked(option, text)
     return zmq.curve_public(secret), secret
 
 
@@ -61,16 +62,19 @@ def _resolve(option: str, given: Key) -> tuple[bytes, Path | None]:
         variable = given[len(_ENVIRONMENT) :]
         value = os.environ.get(variable)
         if not value:
-            raise ConfigurationError(f"{option}: the environment has no variable {variable!r}")
+            # What is no name may be a secret.
+            named = repr(variable) if variable.isidentifier() else "of that name"
+            raise ConfigurationError(f"{option}: the environment has no variable {named}")
         given = value
     if isinstance(given, bytes):
         return given, None
     if not isinstance(given, (str, os.PathLike)):
-        raise ConfigurationError(f"{option} must name a key, by a file or in Z85, not be a {type(given).__name__}")
+        raise ConfigurationError(f"{option} must name a key, by a file or in Z85, not of type {type(given).__name__}")
     path = Path(given)
-    if isinstance(given, os.PathLike) or given.endswith((_SUFFIX, _SECRET_SUFFIX)) or _is_file(path):
+    if path.name.endswith((_SUFFIX, _SECRET_SUFFIX)) or _is_file(path):
         return b"", path
-    return given.encode("utf-8", "replace"), None
+    # What is no file may be a secret.
+    return b"" if isinstance(given, os.PathLike) else given.encode("utf-8", "surrogatepass"), None
 
 
 def _is_file(path: Path) -> bool:
@@ -88,19 +92,25 @@ def _load(option: str, path: Path) -> tuple[bytes, bytes]:
         public, secret = zmq.auth.load_certificate(path)
     except OSError as error:
         raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror or error}") from None
-    except ValueError:
-        raise ConfigurationError(f"{option}: {path} holds no key; `gmdp keygen` writes such files") from None
+    except (ValueError, IndexError):
+        raise _holds_no_key(option, path) from None
     return public, secret or b""
 
 
-def _checked(option: str, text: bytes) -> bytes:
-    """`text`, if it is a key in Z85."""
+def _holds_no_key(option: str, path: Path) -> ConfigurationError:
+    return ConfigurationError(f"{option}: {path} holds no key; `gmdp keygen` writes such files")
+
+
+def _checked(option: str, text: bytes, path: Path | None) -> bytes:
+    """`text`, if it is a key in Z85; `path`: where it is from."""
     if is_key(text.decode("ascii", "replace")):
         try:
             if len(z85.decode(text)) == 32:
                 return text
         except (ValueError, struct.error):
             pass
+    if path is not None:
+        raise _holds_no_key(option, path)
     raise ConfigurationError(
         f"{option}: neither a file nor a key of 40 characters of Z85 (what was given may be a secret: it is not shown)"
     )
@@ -119,8 +129,10 @@ def generate_keys(name: str, folder: str | os.PathLike[str] = ".") -> tuple[Path
     Returns both paths.  ConfigurationError if there are such files already, or `folder`
     cannot be written to.
     """
-    if not name or os.sep in name or "\0" in name:
-        raise ConfigurationError(f"a key's name must be that of a file, not {name!r}")
+    if not name or os.sep in name or not name.isprintable():
+        raise ConfigurationError(f"a key's name must be that of a file, and printable, not {name!r}")
+    if not zmq.has("curve"):
+        raise ConfigurationError("this libzmq was built without CURVE")
     public, secret = (Path(folder, name + suffix) for suffix in (_SUFFIX, _SECRET_SUFFIX))
     made: list[Path] = []
     try:
@@ -129,12 +141,12 @@ def generate_keys(name: str, folder: str | os.PathLike[str] = ".") -> tuple[Path
             made.append(path)
         # It writes to what it finds, and leaves the modes as they are.
         zmq.auth.create_certificates(folder, name)
+        made.clear()
     except FileExistsError as error:
-        for path in made:
-            path.unlink()
         raise ConfigurationError(f"{error.filename} exists: it is not overwritten") from None
     except OSError as error:
+        raise ConfigurationError(f"cannot write to {os.fspath(folder)!r}: {error.strerror}") from None
+    finally:
         for path in made:
             path.unlink()
-        raise ConfigurationError(f"cannot write to {os.fspath(folder)!r}: {error.strerror}") from None
     return public, secret

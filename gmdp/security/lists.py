@@ -23,6 +23,8 @@ from .passwords import Hash, hash_password, read_hash
 #: The longest name of a user, in characters.
 MAX_USER = 255
 
+_SUFFIX = ".key"
+
 
 def is_user(name: object) -> bool:
     """Can this be the name of a user?"""
@@ -42,6 +44,12 @@ class List(abc.ABC):
         """Read it if it has changed; True if it has.  Blocks for as long as the disk does."""
 
 
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What differs once a file has changed."""
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 class KeyFolder(List):
     """A folder of public keys, ``NAME.key``: whoever has such a key is user NAME.
 
@@ -59,13 +67,8 @@ class KeyFolder(List):
 
     def read(self) -> bool:
         """Read it if it has changed; True if it has."""
-        files = []
         try:
-            with os.scandir(self.path) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".key"):
-                        status = os.stat(entry.path)
-                        files.append((entry.path, status.st_mtime_ns, status.st_size, status.st_ino))
+            names = sorted(name for name in os.listdir(self.path) if name.endswith(_SUFFIX))
         except OSError as error:
             if self._seen == error.strerror:
                 return False
@@ -73,17 +76,23 @@ class KeyFolder(List):
             self.users = {}
             self.notes.append(f"cannot read {self.path}: {error.strerror}: nobody is allowed")
             return True
-        files.sort()
+        files: list[tuple[str | int, ...]] = []
+        for name in names:
+            try:
+                files.append((name, *_stamp(self.path / name)))
+            except OSError as error:  # it is gone by now, or a link to nothing
+                files.append((name, error.errno or 0))
         if files == self._seen:
             return False
         self._seen = files
         users: dict[str, str] = {}
-        for path, *_ in files:
-            user = Path(path).stem
+        for name in names:
+            path, user = self.path / name, name[: -len(_SUFFIX)]
             try:
                 key = zmq.auth.load_certificate(path)[0].decode("ascii")
-            except (OSError, ValueError) as error:
-                self.notes.append(f"{path} holds no key, and allows nobody: {error}")
+            except (OSError, ValueError, IndexError) as error:
+                why = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+                self.notes.append(f"{path} holds no key, and allows nobody{why}")
                 continue
             if not is_key(key) or not is_user(user):
                 self.notes.append(f"{path} holds no key in Z85, or its name cannot be a user's: it allows nobody")
@@ -108,7 +117,7 @@ class UserFile(List):
         self._hashes: dict[str, Hash] = {}
         self._seen: object = None
         try:
-            self._load(self._stamp())
+            self._load(_stamp(self.path))
         except OSError as error:
             raise ConfigurationError(f"plain_users: cannot read {self.path}: {error.strerror}") from None
         except ValueError as error:
@@ -117,7 +126,7 @@ class UserFile(List):
     def read(self) -> bool:
         """Read it if it has changed; True if it has."""
         try:
-            stamp = self._stamp()
+            stamp = _stamp(self.path)
             if stamp == self._seen:
                 return False
             self._load(stamp)
@@ -133,10 +142,6 @@ class UserFile(List):
     def hash_of(self, user: str) -> Hash | None:
         """The hash of this user's password; None if there is no such user."""
         return self._hashes.get(user)
-
-    def _stamp(self) -> object:
-        status = os.stat(self.path)
-        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _load(self, stamp: object) -> None:
         hashes: dict[str, Hash] = {}
@@ -162,14 +167,15 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> None
 
     ConfigurationError if the file is wrong or cannot be written, or one of them makes no sense.
     """
-    if not is_user(user) or ":" in user or user.startswith("#"):
-        raise ConfigurationError(f"a user's name is printable and has no colon: not {user!r}")
+    if not is_user(user) or ":" in user or user.startswith("#") or user != user.strip():
+        raise ConfigurationError(f"a user's name is printable, has no colon and no blank at its ends: not {user!r}")
     file = Path(path)
     try:
         line = f"{user}:{hash_password(password)}"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        if lines:
+        lines: list[str] = []
+        if file.exists():
             UserFile(file)
+            lines = file.read_text(encoding="utf-8").splitlines()
         places = [at for at, old in enumerate(lines) if old.strip().startswith(f"{user}:")]
         if places:
             lines[places[0]] = line
@@ -177,8 +183,13 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> None
             lines.append(line)
         # Whole or not at all, and never readable by others.
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as new:
-            new.write("\n".join(lines) + "\n")
-        os.replace(new.name, file)
+            try:
+                new.write("\n".join(lines) + "\n")
+                new.close()
+                os.replace(new.name, file)
+            except BaseException:
+                os.unlink(new.name)
+                raise
     except OSError as error:
         raise ConfigurationError(f"cannot write {file}: {error.strerror}") from None
     except ValueError as error:

@@ -35,7 +35,10 @@ class Hash:
 
     def matches(self, password: str) -> bool:
         """Is this the password?  Takes tens of milliseconds: not for a hub."""
-        encoded = password.encode("utf-8", "surrogateescape")
+        try:
+            encoded = password.encode()
+        except UnicodeEncodeError:
+            return False  # as in no file
         return len(encoded) <= MAX_PASSWORD and hmac.compare_digest(self._digest(encoded), self.digest)
 
     def _digest(self, password: bytes) -> bytes:
@@ -49,10 +52,13 @@ class Hash:
 
 
 def hash_password(password: str) -> str:
-    """`password` as a file of users holds it; ValueError if it is empty or longer than 255 bytes."""
-    encoded = password.encode("utf-8", "surrogateescape")
+    """`password` as a file of users holds it; ValueError if it is empty, longer than 255 bytes, or not UTF-8."""
+    try:
+        encoded = password.encode()
+    except UnicodeEncodeError:  # which holds it
+        encoded = b""
     if not 0 < len(encoded) <= MAX_PASSWORD:
-        raise ValueError(f"a password is 1 to {MAX_PASSWORD} bytes long")
+        raise ValueError(f"a password is 1 to {MAX_PASSWORD} bytes of UTF-8")
     fresh = Hash(_COST, _BLOCK, _PARALLEL, os.urandom(_SALT_SIZE), b"")
     return str(replace(fresh, digest=fresh._digest(encoded)))
 
@@ -66,7 +72,11 @@ def read_hash(text: str) -> Hash:
     kind, *numbers, salt, digest = text.split("$")
     cost, block, parallel = map(int, numbers)
     result = Hash(cost, block, parallel, base64.b64decode(salt, validate=True), base64.b64decode(digest, validate=True))
-    memory = 128 * block * cost
-    if kind != "scrypt" or len(result.digest) != 32 or not 0 < memory <= _MOST_MEMORY or not 0 < parallel <= 16:
+    if kind != "scrypt" or len(result.digest) != 32:
         raise ValueError("not a hash of scrypt")
+    # RFC 7914, and what it takes.
+    power = cost > 1 and cost & (cost - 1) == 0
+    memory = 128 * block * (cost + parallel + 2)
+    if not (power and block > 0 and cost.bit_length() <= 16 * block and 0 < parallel <= 16 and memory <= _MOST_MEMORY):
+        raise ValueError("not the parameters of scrypt, or it takes too much memory")
     return result

@@ -1,0 +1,979 @@
+"""Who gets into a secured broker, what they may do there, and what of it is told: with real sockets (rows S1 to S8)."""
+
+import json
+import os
+import socket as sockets
+import struct
+from contextlib import ExitStack, contextmanager
+
+import gevent
+import gevent.socket
+import peers
+import pytest
+import zmq
+import zmq.green
+from secured import INTERVAL, BarePeer, Keys, listening
+from waiting import wait_until
+
+import gmdp
+from gmdp import (
+    AsyncClient,
+    AuthenticationFailed,
+    Broker,
+    Client,
+    ConfigurationError,
+    MessageTooLarge,
+    NotAllowed,
+    Overloaded,
+    Worker,
+)
+from gmdp.security.gate import Gate
+from gmdp.security.lists import set_password
+
+
+@pytest.fixture
+def keys(tmp_path):
+    return Keys(tmp_path)
+
+
+def echo(request):
+    return request.body
+
+
+@contextmanager
+def started(broker):
+    """`broker`, started, and its audit records."""
+    records = []
+    broker.audit = records.append
+    with broker:
+        yield broker, records
+
+
+class Watched:
+    """What becomes of the handshake of a bare socket."""
+
+    WORDS = {
+        zmq.EVENT_HANDSHAKE_SUCCEEDED: "in",
+        zmq.EVENT_HANDSHAKE_FAILED_AUTH: "refused",
+        zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "mismatch",
+        zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "hung up",
+    }
+
+    def __init__(self, peer):
+        name = f"inproc://watched-{id(self)}"
+        peer.socket.monitor(name, sum(self.WORDS))
+        self._monitor = peers.Peer(zmq.PAIR, name)
+
+    def word(self):
+        event = int.from_bytes(self._monitor.recv()[0][:2], "little")
+        return self.WORDS[event]
+
+    def close(self):
+        self._monitor.close()
+
+
+class Stranger(peers.Peer):
+    """A DEALER that is watched, with whatever options."""
+
+    def __init__(self, endpoint, **options):
+        self._options = options
+        super().__init__(zmq.DEALER, endpoint)
+
+    def prepare(self, socket):
+        for name, value in self._options.items():
+            socket.set(getattr(zmq, name), value)
+        self.watched = Watched(self)
+
+    def close(self):
+        self.socket.disable_monitor()
+        self.watched.close()
+        super().close()
+
+
+def curve(pair, server):
+    return {"CURVE_PUBLICKEY": pair[0], "CURVE_SECRETKEY": pair[1], "CURVE_SERVERKEY": server}
+
+
+# Getting in (S1)
+
+
+@pytest.mark.parametrize("where", ["tcp://127.0.0.1:*", "ipc"])
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_broker_worker_and_client_over_curve(keys, tmp_path, where, version):
+    keys.make("worker", "client")
+    where = f"ipc://{tmp_path}/broker" if where == "ipc" else where
+    with keys.broker(where) as broker:
+        assert broker.secured
+        with Worker(broker.endpoint, "echo", echo, 4, version=version, **keys.of("worker")) as worker:
+            with AsyncClient(broker.endpoint, timeout=20, version=version, **keys.of("client")) as client:
+                assert list(client.map("echo", [b"%d" % n for n in range(50)])) == [[b"%d" % n] for n in range(50)]
+                assert (client.extensions, worker.extensions) == (True, True)
+        assert broker.statistics().handshakes == 2
+        wait_until(lambda: broker.statistics().connections == 0)
+
+
+def test_S1_who_has_no_right_key_is_refused_and_not_one_frame_arrives(keys):
+    """An unknown key, no key, a password, another server key: each is refused in the handshake."""
+    keys.make("client")
+    keys.make("eve", allow=False)
+    server, client, eve = (keys.pair(name) for name in ("broker", "client", "eve"))
+    strangers = {
+        "unknown key": (curve(eve, server[0]), {"refused"}),
+        "no key": ({}, {"mismatch", "hung up"}),
+        "a password": ({"PLAIN_USERNAME": b"client", "PLAIN_PASSWORD": b"x"}, {"mismatch", "hung up"}),
+        "another server key": (curve(client, eve[0]), {"hung up", "mismatch"}),
+    }
+    with started(keys.broker()) as (broker, records):
+        before = broker.statistics()
+        for options, expected in strangers.values():
+            with Stranger(broker.endpoint, **options) as stranger:
+                stranger.send(b"MDPC02", b"\x01", b"mmi.broker", b"")
+                stranger.send(b"MDPW02", b"\x01", b"echo")
+                assert stranger.watched.word() in expected
+        with Stranger(broker.endpoint, **curve(client, server[0])) as right:
+            assert right.watched.word() == "in"
+            assert [message[3] for message in _asked(right)] == [b"200"]
+        wait_until(lambda: sum(broker.statistics().refused_connections.values()) >= 4)
+        now = broker.statistics()
+    assert (now.management - before.management, now.registrations, dict(now.drops)) == (1, 0, {})
+    assert set(now.refused_connections) == {"key", "protocol"}
+    assert now.handshakes == 1
+    (unknown,) = [record for record in records if record.reason == "key"]
+    assert (unknown.kind, unknown.user, unknown.address) == ("connection_refused", eve[0].decode(), "127.0.0.1")
+
+
+def _asked(peer):
+    """The answer to ``mmi.broker``."""
+    peer.send(b"MDPC02", b"\x01", b"mmi.broker", b"")
+    return [peer.recv()]
+
+
+@pytest.mark.parametrize("kind", ["unknown key", "no key", "a password", "another server key"])
+def test_S1_a_client_that_is_not_let_in_hears_so_at_once(keys, kind):
+    """A typed error within the call's time, not a silent wait; and with the next call again."""
+    keys.make("client")
+    keys.make("eve", allow=False)
+    options = {
+        "unknown key": keys.of("eve"),
+        "no key": {},
+        "a password": {"username": "client", "password": "secret"},
+        "another server key": keys.of("client", server="eve"),
+    }[kind]
+    with keys.broker() as broker, Client(broker.endpoint, timeout=60, **options) as client:
+        for _ in range(2):
+            with pytest.raises(AuthenticationFailed) as failed:
+                client.request("echo", b"x")
+            assert failed.value.elapsed < 30
+        assert broker.statistics().requests == 0
+
+
+def test_S1_a_client_with_a_key_does_not_talk_to_a_broker_without(keys):
+    """Nobody can make it speak in clear."""
+    keys.make("client")
+    with Broker("tcp://127.0.0.1:*") as broker, Client(broker.endpoint, timeout=60, **keys.of("client")) as client:
+        with pytest.raises(AuthenticationFailed):
+            client.request("mmi.broker", b"")
+        assert broker.statistics().management == 0
+
+
+def test_S1_a_worker_that_is_not_let_in_says_so_and_goes_on_trying(keys):
+    """It is warned of once; when its key is allowed, it registers by itself."""
+    keys.make("worker", allow=False)
+    with keys.broker() as broker, listening("gmdp.worker") as said:
+        with Worker(broker.endpoint, "echo", echo, reconnect_interval=0.02, **keys.of("worker")) as worker:
+            wait_until(lambda: worker.statistics().denied > 3)
+            warnings = [record for record in said.records if record.levelname == "WARNING"]
+            assert len(warnings) == 1
+            assert "is not allowed" in warnings[0].getMessage()
+            keys.allow("worker")
+            wait_until(lambda: broker.statistics().workers == 1)
+
+
+def test_S1_with_several_brokers_a_client_takes_the_one_that_lets_it_in(keys):
+    keys.make("client")
+    with keys.broker(curve_clients=lambda key: None) as closed, keys.broker() as open_one:
+        endpoints = [closed.endpoint, open_one.endpoint]
+        with Client(endpoints, timeout=20, **keys.of("client")) as client:
+            assert client.request("mmi.broker", b"")[0] == b"200"
+            assert client.endpoint == open_one.endpoint
+
+
+def test_a_client_that_is_let_in_later_recovers(keys):
+    keys.make("client", allow=False)
+    with keys.broker() as broker, Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+        with pytest.raises(AuthenticationFailed):
+            client.request("mmi.broker", b"")
+        keys.allow("client")
+
+        def answered():
+            try:
+                return client.request("mmi.broker", b"")[0] == b"200"
+            except AuthenticationFailed:
+                return False
+
+        wait_until(answered)
+
+
+# Foreign peers with keys, both ways
+
+
+def test_bare_curve_peers_work_with_a_secured_broker(keys):
+    """A REQ of MDP/0.1, a DEALER of MDP/0.2, a bare worker; user ids are the names of their keys."""
+    keys.make("old", "new", "bare")
+    with keys.broker() as broker, keys.dealer(broker.endpoint, "bare") as bare:
+        with peers.Echo(bare, [b"MDPW02", b"\x01", b"echo"], lambda m: [[b"MDPW02", b"\x04", m[2], b"", *m[4:]]]):
+            with keys.dealer(broker.endpoint, "old", kind=zmq.REQ) as old:
+                old.send(b"MDPC01", b"echo", b"one")
+                assert old.recv() == [b"MDPC01", b"echo", b"one"]
+            with keys.dealer(broker.endpoint, "new") as new:
+                new.send(b"MDPC02", b"\x01", b"echo", b"two")
+                assert new.recv() == [b"MDPC02", b"\x03", b"echo", b"two"]
+
+
+class BareServer(peers.StrictBroker):
+    """A ROUTER with a server key, and no authentication: it plays the broker."""
+
+    def __init__(self, pair):
+        self._pair = pair
+        super().__init__(zmq.ROUTER, peers.ANYWHERE, bind=True)
+
+    def prepare(self, socket):
+        socket.set(zmq.CURVE_SERVER, 1)
+        socket.set(zmq.CURVE_SECRETKEY, self._pair[1])
+
+
+def test_gmdp_peers_work_with_a_bare_curve_broker(keys):
+    keys.make("worker", "client")
+    with BareServer(keys.pair("broker")) as broker:
+        with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
+            worker, *ready = broker.recv()
+            assert ready == [b"MDPW02", b"\x01", b"echo"]
+            with AsyncClient(broker.endpoint, timeout=20, **keys.of("client")) as client:
+                future = client.submit("echo", b"hello")
+                asking, *request = broker.recv()
+                assert request == [b"MDPC02", b"\x01", b"echo", b"hello"]
+                broker.send(worker, b"MDPW02", b"\x02", b"address", b"", b"hello")
+                while (message := broker.recv())[2] != b"\x04":
+                    assert message[2] == b"\x05"
+                broker.send(asking, b"MDPC02", b"\x03", b"echo", *message[5:])
+                assert future.get() == [b"hello"]
+
+
+# Any key, callables, no list (S2)
+
+
+def test_S2_without_a_list_it_does_not_start(keys):
+    with pytest.raises(ConfigurationError, match="curve_clients"):
+        Broker(curve_key=keys.folder / "broker.key_secret")
+
+
+def test_S2_any_key_has_to_be_asked_for_by_name(keys):
+    """A client without a key of its own makes one up; its user is that key."""
+    users = []
+
+    def policy(user, action, service):
+        users.append(user)
+        return True
+
+    with keys.broker(curve_clients="*", access=policy) as broker:
+        with Client(broker.endpoint, timeout=20, server_key=keys.folder / "broker.key") as client:
+            client.request("mmi.broker", b"")
+    assert [len(user) for user in users] == [40]
+
+
+def test_a_callable_may_wait_and_says_who_it_is(keys):
+    keys.make("client", "other", "unknown", allow=False)
+    asked, users = [], []
+
+    def check(key):
+        asked.append(key)
+        gevent.sleep(0.01)
+        return {keys.pair("client")[0].decode(): "alice", keys.pair("other")[0].decode(): True}.get(key)
+
+    with keys.broker(curve_clients=check, access=lambda user, *_: bool(users.append(user) or True)) as broker:
+        for name in ("client", "other"):
+            with Client(broker.endpoint, timeout=20, **keys.of(name)) as client:
+                client.request("mmi.broker", b"")
+        with Client(broker.endpoint, timeout=20, **keys.of("unknown")) as client:
+            with pytest.raises(AuthenticationFailed):
+                client.request("mmi.broker", b"")
+    assert users == ["alice", keys.pair("other")[0].decode()]
+    assert len(asked) == 3
+
+
+# What users may do (S3)
+
+RULES = [
+    {"user": "worker", "serve": "echo"},
+    {"user": "client", "call": "echo", "inspect": "mmi.service"},
+]
+
+
+def test_S3_who_may_not_is_told_and_it_is_told_of(keys):
+    """Worker: DISCONNECT; client: not allowed; both recorded with the user, the address and the service."""
+    keys.make("worker", "client")
+    with started(keys.broker(access=RULES)) as (broker, records):
+        with keys.dealer(broker.endpoint, "client") as usurper:
+            usurper.send(b"MDPW02", b"\x01", b"echo")
+            assert usurper.recv() == [b"MDPW02", b"\x06"]
+        with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
+            with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+                assert client.request("echo", b"x") == [b"x"]
+                for service in ("other", "mmi.workers"):
+                    with pytest.raises(NotAllowed):
+                        client.request(service, b"x")
+        assert broker.statistics().drops == {"not_allowed": 3}
+    told = [(one.kind, one.user, one.address, one.service, one.reason) for one in records]
+    assert told == [
+        ("registration_refused", "client", "127.0.0.1", b"echo", "not_allowed"),
+        ("call_refused", "client", "127.0.0.1", b"other", "not_allowed"),
+        ("call_refused", "client", "127.0.0.1", b"mmi.workers", "not_allowed"),
+    ]
+
+
+def test_what_is_told_is_one_structured_log_record_each_and_not_too_many(keys):
+    keys.make("client")
+    with keys.broker(access=RULES) as broker, listening("gmdp.audit") as said:
+        with AsyncClient(broker.endpoint, timeout=20, **keys.of("client")) as client:
+            futures = [client.submit("other", b"x") for _ in range(500)]
+            for future in futures:
+                with pytest.raises(NotAllowed):
+                    future.get()
+        assert broker.statistics().drops == {"not_allowed": 500}
+    first = said.records[0]
+    assert first.audit == {
+        "kind": "call_refused",
+        "user": "client",
+        "address": "127.0.0.1",
+        "service": "other",
+        "reason": "not_allowed",
+        "suppressed": 0,
+    }
+    assert first.levelname == "WARNING"
+    assert json.dumps(first.audit)
+    assert len(said.records) < 200  # ten a second, and the test takes no minute
+
+
+def test_a_policy_or_hook_that_fails_denies_and_the_broker_lives(keys):
+    keys.make("client")
+
+    def broken(*_):
+        raise RuntimeError("no database")
+
+    with keys.broker(access=broken, audit=broken) as broker, listening("gmdp") as said:
+        with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+            with pytest.raises(NotAllowed):
+                client.request("echo", b"x")
+        assert broker.started
+    assert {"the audit hook failed"} <= {record.getMessage() for record in said.records}
+
+
+def test_rights_hold_without_keys_too():
+    """Where nobody is authenticated, rules for everybody are rules."""
+    with Broker("tcp://127.0.0.1:*", access=[{"user": "*", "call": "echo"}, {"user": "", "serve": "echo"}]) as broker:
+        with Worker(broker.endpoint, "echo", echo), Client(broker.endpoint, timeout=20) as client:
+            assert client.request("echo", b"x") == [b"x"]
+            with pytest.raises(NotAllowed):
+                client.request("mmi.workers", b"")
+
+
+def test_reconsider_ends_what_is_not_allowed_any_more(keys):
+    keys.make("worker", "client")
+    allowed = {"worker", "client"}
+    with keys.broker(access=lambda user, *_: user in allowed) as broker:
+        with Worker(broker.endpoint, "echo", lambda r: gevent.sleep(600), **keys.of("worker")) as worker:
+            with AsyncClient(broker.endpoint, timeout=60, **keys.of("client")) as client:
+                future = client.submit("echo", b"x")
+                wait_until(lambda: broker.statistics().assigned == 1)
+                allowed.clear()
+                broker.reconsider()
+                with pytest.raises(NotAllowed):
+                    future.get()
+                wait_until(lambda: broker.statistics().lost_workers == {"not_allowed": 1})
+                worker.close()
+
+
+# The authentication fails (S4)
+
+
+def test_S4_before_anybody_answers_nobody_gets_in(keys):
+    """The socket is bound and libzmq's question stays open; as soon as it is answered, it goes on."""
+    keys.make("client")
+    gate = Gate(
+        curve_key=keys.folder / "broker.key_secret",
+        curve_clients=keys.allowed,
+        plain_users=None,
+        allow=(),
+        deny=(),
+        max_connections=10,
+        check_timeout=1.0,
+    )
+    context = zmq.green.Context()
+    router = context.socket(zmq.ROUTER)
+    asked = gate.secure(router, context)
+    try:
+        router.bind("tcp://127.0.0.1:*")
+        endpoint = router.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        with keys.dealer(endpoint, "client") as client:
+            client.send(b"hello")
+            question = asked.recv_multipart()
+            assert question[4:6] == [b"gmdp", b"127.0.0.1"]
+            assert not router.poll(50)
+            asked.close(0)  # nobody will answer any more
+            with keys.dealer(endpoint, "client") as second:
+                second.send(b"hello")
+                assert not router.poll(300)
+    finally:
+        asked.close(0)
+        router.close(0)
+        context.term()
+
+
+@pytest.mark.parametrize("how", ["raises", "hangs", "nonsense"])
+def test_S4_a_check_that_fails_refuses_and_the_broker_lives(keys, how):
+    keys.make("client")
+
+    def check(key):
+        if how == "raises":
+            raise RuntimeError("no database")
+        if how == "hangs":
+            gevent.sleep(600)
+        return 5
+
+    broker = keys.broker(curve_clients=check, handshake_timeout=0.2)
+    with started(broker) as (broker, records), listening("gmdp.security") as said:
+        with keys.dealer(broker.endpoint, "client") as client:
+            client.send(b"MDPC02", b"\x01", b"mmi.broker", b"")
+            wait_until(lambda: broker.statistics().refused_connections.get("check_failed"))
+        assert broker.statistics().management == 0
+        assert broker.started
+    assert [record.reason for record in records] == ["check_failed"]
+    assert len(said.records) == (how != "hangs")
+
+
+def test_S4_many_checks_at_once_are_bounded_and_all_end(keys):
+    keys.make("client")
+    running, most = [], []
+
+    def check(key):
+        running.append(key)
+        most.append(len(running))
+        gevent.sleep(0.005)
+        running.pop()
+        return "client"
+
+    with keys.broker(curve_clients=check) as broker, ExitStack() as stack:
+        clients = [stack.enter_context(keys.dealer(broker.endpoint, "client")) for _ in range(40)]
+        for client in clients:
+            client.send(b"MDPC02", b"\x01", b"mmi.broker", b"")
+        assert {client.recv()[3] for client in clients} == {b"200"}
+    assert max(most) <= Gate.at_a_time
+
+
+def test_S4_when_the_owner_dies_its_doors_are_closed(keys):
+    """It is reported, and nobody gets in."""
+    keys.make("client")
+    with keys.broker() as broker, keys.dealer(broker.endpoint, "client") as client:
+        assert _asked(client)[0][3] == b"200"
+        endpoint = broker.endpoint
+        broker._owner.greenlet.kill()
+        wait_until(lambda: broker.closed)
+        assert broker.state is gmdp.State.CLOSED
+        with Client(endpoint, timeout=0.2, **keys.of("client")) as late, pytest.raises(gmdp.MDPError):
+            late.request("mmi.broker", b"")
+        broker.start()
+        with Client(broker.endpoint, timeout=20, **keys.of("client")) as again:
+            assert again.request("mmi.broker", b"")[0] == b"200"
+
+
+# Half-open handshakes (S5)
+
+
+def half_open(endpoint, said):
+    """A connection that says so much and no more."""
+    host, _, port = endpoint.removeprefix("tcp://").partition(":")
+    connection = gevent.socket.create_connection((host, int(port)))
+    connection.sendall(said)
+    return connection
+
+
+#: The greeting of ZMTP 3.1 with mechanism CURVE, as a client sends it.
+GREETING = b"\xff" + bytes(7) + b"\x01\x7f" + b"\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
+
+
+@pytest.mark.parametrize("said", [b"", b"\xff", GREETING, b"GET / HTTP/1.1\r\n\r\n" * 8, bytes(1000)])
+def test_S5_what_never_finishes_its_handshake_is_dropped(keys, said):
+    """At the limit at the latest; honest peers are served all the while."""
+    keys.make("client", "worker")
+    with keys.broker(handshake_timeout=0.3) as broker:
+        with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
+            with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+                connections = [half_open(broker.endpoint, said) for _ in range(50)]
+                assert client.request("echo", b"x") == [b"x"]
+                wait_until(lambda: broker.statistics().connections_accepted == 52)
+                wait_until(lambda: broker.statistics().connections == 2)
+                assert client.request("echo", b"x") == [b"x"]
+                for connection in connections:
+                    connection.settimeout(20)
+                    try:
+                        while connection.recv(1000):
+                            pass
+                    except ConnectionResetError:
+                        pass
+                    connection.close()
+        assert broker.statistics().handshakes == 2
+
+
+def test_S5_connections_are_bounded_and_those_beyond_are_refused_for_now(keys):
+    """They come in when there is room again."""
+    keys.make("client")
+    with started(keys.broker(max_connections=2, handshake_timeout=0.3)) as (broker, records), ExitStack() as stack:
+        first, second = (stack.enter_context(keys.dealer(broker.endpoint, "client")) for _ in range(2))
+        assert _asked(first)[0][3] == _asked(second)[0][3] == b"200"
+        third = stack.enter_context(Client(broker.endpoint, timeout=60, retries=0, **keys.of("client")))
+        waiting = gevent.spawn(third.request, "mmi.broker", b"")
+        wait_until(lambda: broker.statistics().refused_connections.get("connections_full"))
+        first.close()
+        try:
+            assert waiting.get()[0] == b"200"
+        except AuthenticationFailed:  # it was hung up on three times
+            assert third.request("mmi.broker", b"")[0] == b"200"
+    assert {record.reason for record in records} >= {"connections_full"}
+
+
+# Lists that change (S6)
+
+
+def test_S6_keys_come_and_go_without_a_restart(keys):
+    """A new key gets in; a removed one does not, and what it had open ends within an interval."""
+    keys.make("worker", "client")
+    keys.make("newcomer", allow=False)
+    with started(keys.broker()) as (broker, records), ExitStack() as stack:
+        worker = stack.enter_context(Worker(broker.endpoint, "echo", lambda r: gevent.sleep(600), **keys.of("worker")))
+        client = stack.enter_context(AsyncClient(broker.endpoint, timeout=60, **keys.of("client")))
+        future = client.submit("echo", b"x")
+        wait_until(lambda: broker.statistics().assigned == 1)
+        with Client(broker.endpoint, timeout=20, **keys.of("newcomer")) as newcomer:
+            with pytest.raises(AuthenticationFailed):
+                newcomer.request("mmi.broker", b"")
+        keys.allow("newcomer")
+        wait_until(lambda: any(record.kind == "list_reloaded" for record in records))
+        with Client(broker.endpoint, timeout=20, **keys.of("newcomer")) as newcomer:
+            assert newcomer.request("mmi.broker", b"")[0] == b"200"
+        assert not future.ready()
+        keys.revoke("client")
+        with pytest.raises(NotAllowed):
+            future.get()
+        # The connection stands, since libzmq cannot close it; nothing is allowed on it.
+        with pytest.raises(NotAllowed):
+            client.request("mmi.broker", b"")
+        with Client(broker.endpoint, timeout=20, **keys.of("client")) as again:
+            with pytest.raises(AuthenticationFailed):
+                again.request("mmi.broker", b"")
+        keys.revoke("worker")
+        wait_until(lambda: broker.statistics().lost_workers == {"revoked": 1})
+        wait_until(lambda: worker.state is gmdp.State.CONNECTING)
+        worker.close()
+    assert ("call_refused", "revoked") in {(record.kind, record.reason) for record in records}
+
+
+def test_S6_a_new_key_under_an_old_name_ends_what_the_old_one_had(keys):
+    keys.make("worker")
+    with keys.broker() as broker, keys.dealer(broker.endpoint, "worker") as stolen:
+        stolen.send(b"MDPW02", b"\x01", b"echo")
+        wait_until(lambda: broker.statistics().workers == 1)
+        for suffix in ("key", "key_secret"):
+            (keys.folder / f"worker.{suffix}").unlink()
+        keys.make("worker")
+        wait_until(lambda: broker.statistics().lost_workers == {"revoked": 1})
+        with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
+            wait_until(lambda: broker.statistics().workers == 1)
+            stolen.send(b"MDPW02", b"\x01", b"echo")
+            while stolen.recv() != [b"MDPW02", b"\x06"]:
+                pass
+            assert broker.statistics().workers == 1
+
+
+def test_S6_a_folder_that_is_gone_allows_nobody_until_it_is_back(keys):
+    keys.make("client")
+    with started(keys.broker()) as (broker, records), listening("gmdp.security") as said:
+        with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+            assert client.request("mmi.broker", b"")[0] == b"200"
+            away = keys.allowed.rename(keys.folder / "away")
+            wait_until(lambda: len(records) == 1)
+            with pytest.raises(NotAllowed):
+                client.request("mmi.broker", b"")
+            away.rename(keys.allowed)
+            wait_until(lambda: [one.kind for one in records].count("list_reloaded") == 2)
+            assert client.request("mmi.broker", b"")[0] == b"200"
+    assert [record.levelname for record in said.records] == ["WARNING"]
+
+
+# Passwords and addresses
+
+
+def test_users_and_passwords(tmp_path):
+    """Hashed at rest; a wrong one is refused; a changed one ends what the old one opened."""
+    file = tmp_path / "users"
+    set_password(file, "alice", "sesame")
+    set_password(file, "bob", "other")
+    assert "sesame" not in file.read_text()
+    seen = []
+    broker = Broker(
+        f"ipc://{tmp_path}/broker",
+        plain_users=file,
+        heartbeat_interval=INTERVAL,
+        access=lambda user, *_: bool(seen.append(user) or True),
+    )
+    with started(broker) as (broker, records), ExitStack() as stack:
+        alice, bob, eve, nobody = (
+            stack.enter_context(Client(broker.endpoint, timeout=20, username=name, password=word))
+            for name, word in (("alice", "sesame"), ("bob", "other"), ("alice", "guess"), ("carol", "sesame"))
+        )
+        assert alice.request("mmi.broker", b"")[0] == b"200"
+        assert bob.request("mmi.broker", b"")[0] == b"200"
+        for refused in (eve, nobody):
+            with pytest.raises(AuthenticationFailed):
+                refused.request("mmi.broker", b"")
+        assert [(one.user, one.reason) for one in records] == [("alice", "password"), ("carol", "password")]
+        assert records[0].address.endswith(f":{os.getpid()}")
+        set_password(file, "alice", "changed")
+
+        def void():
+            try:
+                return alice.request("mmi.broker", b"") is None
+            except NotAllowed:
+                return True
+
+        wait_until(void)
+        assert bob.request("mmi.broker", b"")[0] == b"200"
+        fresh = stack.enter_context(Client(broker.endpoint, timeout=20, username="alice", password="changed"))
+        assert fresh.request("mmi.broker", b"")[0] == b"200"
+    assert set(seen) == {"alice", "bob"}
+
+
+def test_a_callable_checks_names_and_passwords(tmp_path):
+    with Broker("tcp://127.0.0.1:*", plain_users=lambda name, word: name == word[::-1]) as broker:
+        with Client(broker.endpoint, timeout=20, username="abc", password="cba") as client:
+            assert client.request("mmi.broker", b"")[0] == b"200"
+        with Client(broker.endpoint, timeout=20, username="abc", password="abc") as client:
+            with pytest.raises(AuthenticationFailed):
+                client.request("mmi.broker", b"")
+
+
+@pytest.mark.parametrize(
+    ("options", "tcp", "ipc"),
+    [
+        ({"allow": ["127.0.0.0/8"]}, True, False),
+        ({"allow": ["127.0.0.1", "ipc"]}, True, True),
+        ({"allow": "192.0.2.1"}, False, False),
+        ({"deny": ["ipc"]}, True, False),
+        ({"deny": "127.0.0.1"}, False, True),
+        ({"allow": ["127.0.0.0/8", "ipc"], "deny": ["127.0.0.1"]}, False, True),
+    ],
+)
+def test_addresses_are_allowed_and_denied(tmp_path, options, tcp, ipc):
+    """Without a key or password, nobody has a user; fairness is between connections."""
+    with Broker(["tcp://127.0.0.1:*", f"ipc://{tmp_path}/broker"], **options) as broker:
+        for endpoint, allowed in zip(broker.endpoints, (tcp, ipc), strict=True):
+            with Client(endpoint, timeout=20) as client:
+                if allowed:
+                    assert client.request("mmi.broker", b"")[0] == b"200"
+                else:
+                    with pytest.raises(AuthenticationFailed):
+                        client.request("mmi.broker", b"")
+        refused = broker.statistics().refused_connections
+        assert set(refused) == (set() if tcp and ipc else {"address"})
+
+
+def test_brokers_and_the_applications_own_handler_do_not_collide(keys):
+    """Each secured broker has a context of its own; what answers in the application's is not asked."""
+    keys.make("client")
+    mine = zmq.green.Context.instance().socket(zmq.REP)
+    mine.bind("inproc://zeromq.zap.01")
+    try:
+        with keys.broker() as one, keys.broker(curve_clients=lambda key: None) as other, Broker() as plain:
+            with Client(one.endpoint, timeout=20, **keys.of("client")) as client:
+                assert client.request("mmi.broker", b"")[0] == b"200"
+            with Client(other.endpoint, timeout=20, **keys.of("client")) as client:
+                with pytest.raises(AuthenticationFailed):
+                    client.request("mmi.broker", b"")
+            with Client(plain.endpoint, timeout=20) as client:
+                assert client.request("mmi.broker", b"")[0] == b"200"
+        assert not mine.poll(0)
+    finally:
+        mine.close(0)
+
+
+def test_P7_starting_and_stopping_a_secured_broker_leaves_nothing(keys, tmp_path, nothing_left):
+    keys.make("client")
+    file = tmp_path / "users"
+    set_password(file, "alice", "sesame")
+    with Broker(f"ipc://{tmp_path}/b", plain_users=file) as broker:  # threads of the hub's are started once
+        with Client(broker.endpoint, timeout=20, username="alice", password="sesame") as client:
+            client.request("mmi.broker", b"")
+    before = len(os.listdir("/proc/self/task"))
+    for _ in range(20):
+        with keys.broker() as broker, Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+            client.request("mmi.broker", b"")
+    busy = keys.broker("tcp://127.0.0.1:*")
+    with busy:
+        for _ in range(5):
+            second = keys.broker(busy.endpoint)
+            with pytest.raises(gmdp.BindError):
+                second.start()
+    nothing_left()
+    assert len(os.listdir("/proc/self/task")) <= before + 1
+
+
+# Secrets (S7)
+
+
+def test_S7_no_secret_is_told_anywhere(keys, tmp_path):
+    """Logs from DEBUG on of everything there is, reprs, errors, statistics, audit records."""
+    keys.make("worker", "client")
+    keys.make("eve", allow=False)
+    file = tmp_path / "users"
+    set_password(file, "alice", "open-sesame")
+    secrets = [keys.pair(name)[1].decode() for name in ("broker", "worker", "client", "eve")]
+    secrets += ["open-sesame", "wrong-guess"]
+    told = []
+    with listening("") as said, ExitStack() as stack:
+        curve_broker, audits = stack.enter_context(started(keys.broker(access=RULES)))
+        plain_broker, more = stack.enter_context(started(Broker(f"ipc://{tmp_path}/b", plain_users=file)))
+        worker = stack.enter_context(Worker(curve_broker.endpoint, "echo", echo, **keys.of("worker")))
+        for endpoint, options in (
+            (curve_broker.endpoint, keys.of("client")),
+            (curve_broker.endpoint, keys.of("eve")),
+            (curve_broker.endpoint, {"username": "alice", "password": "open-sesame"}),
+            (plain_broker.endpoint, {"username": "alice", "password": "open-sesame"}),
+            (plain_broker.endpoint, {"username": "alice", "password": "wrong-guess"}),
+            (plain_broker.endpoint, keys.of("client")),
+        ):
+            client = stack.enter_context(Client(endpoint, timeout=20, **options))
+            for service in ("echo", "mmi.statistics", "mmi.workers"):
+                try:
+                    told.append(client.request(service, b"x", timeout=5, when_no_worker="fail"))
+                except gmdp.MDPError as error:
+                    told.append((repr(error), str(error), error.__dict__))
+            told += [client, client.statistics()]
+        told += [worker, worker.statistics(), curve_broker, plain_broker, curve_broker.statistics()]
+        told += [curve_broker._gate, plain_broker._gate, plain_broker.statistics(), audits, more]
+    text = said.text() + repr(told)
+    assert keys.pair("eve")[0].decode() in text  # it was told what is no secret
+    for secret in secrets:
+        assert secret not in text
+
+
+# Routing ids and rights (S8, W12)
+
+
+def test_S8_whoever_takes_anothers_routing_id_has_none_of_its_rights(keys):
+    """A worker leaves without a word; another user connects under its routing id and goes on in its name."""
+    keys.make("worker", "client", "thief", "second")
+    rules = [{"user": "worker", "serve": "*"}, {"user": "second", "serve": "*"}, {"user": "client", "call": "*"}]
+    with started(keys.broker(access=rules, heartbeat_interval=60)) as (broker, _), ExitStack() as stack:
+        client = stack.enter_context(AsyncClient(broker.endpoint, timeout=60, **keys.of("client")))
+        worker = stack.enter_context(keys.dealer(broker.endpoint, "worker", routing_id=b"the-worker"))
+        worker.send(b"MDPW02", b"\x01", b"echo")
+        future = client.submit("echo", b"x")
+        token = worker.recv()[2]
+        worker.close()
+        wait_until(lambda: broker.statistics().connections == 1)
+        thief = stack.enter_context(keys.dealer(broker.endpoint, "thief", routing_id=b"the-worker"))
+        thief.send(b"MDPW02", b"\x04", token, b"", b"forged")
+        wait_until(lambda: broker.statistics().lost_workers == {"other_user": 1})
+        assert thief.recv() == [b"MDPW02", b"\x06"]
+        assert not future.ready()
+        with Worker(broker.endpoint, "echo", echo, **keys.of("second")):
+            assert future.get() == [b"x"]
+
+
+def test_W12_an_authenticated_worker_cannot_forge_anothers_reply(keys):
+    """It knows the token's form and has had tokens of its own; a guess costs it its registration."""
+    keys.make("worker", "client", "villain")
+    with keys.broker() as broker, AsyncClient(broker.endpoint, timeout=60, **keys.of("client")) as client:
+        with keys.dealer(broker.endpoint, "worker") as worker, keys.dealer(broker.endpoint, "villain") as villain:
+            villain.send(b"MDPW02", b"\x01", b"other")
+            own = client.submit("other", b"x")
+            token = villain.recv()[2]
+            worker.send(b"MDPW02", b"\x01", b"echo")
+            future = client.submit("echo", b"x")
+            right = worker.recv()[2]
+            # Everything but the number of the assignment is the same, and the number is one more.
+            forged = bytearray(token)
+            at = next(at for at, (a, b) in enumerate(zip(token, right, strict=True)) if a != b)
+            forged[at:] = right[at:]
+            assert bytes(forged) == right
+            villain.send(b"MDPW02", b"\x04", bytes(forged), b"", b"forged")
+            wait_until(lambda: broker.statistics().drops == {"stray_reply": 1})
+            assert villain.recv() == [b"MDPW02", b"\x06"]
+            assert not future.ready()
+            worker.send(b"MDPW02", b"\x04", right, b"", b"honest")
+            assert future.get() == [b"honest"]
+            own.cancel()
+
+
+def test_two_peers_of_one_key_are_one_user_to_the_queue(keys):
+    """Fairness is between users: two connections of one have one lane."""
+    keys.make("greedy", "modest", "worker")
+    with keys.broker() as broker, ExitStack() as stack:
+        first, second = (stack.enter_context(keys.dealer(broker.endpoint, "greedy")) for _ in range(2))
+        modest = stack.enter_context(keys.dealer(broker.endpoint, "modest"))
+        for number in range(10):
+            for peer in (first, second):
+                peer.send(b"MDPC02", b"\x01", b"echo", b"greedy %d" % number)
+        wait_until(lambda: broker.statistics().queued == 20)
+        modest.send(b"MDPC02", b"\x01", b"echo", b"modest")
+        wait_until(lambda: broker.statistics().queued == 21)
+        seen = []
+        with Worker(broker.endpoint, "echo", lambda r: seen.append(r.body[0]) or b"", **keys.of("worker")):
+            modest.recv()
+        assert seen.index(b"modest") <= 1
+
+
+# Hostile bytes and floods at a live socket (B4 to B7)
+
+
+def flood(peer, messages):
+    """Send as fast as the broker reads."""
+    for message in messages:
+        while True:
+            try:
+                peer.send(*message)
+                break
+            except zmq.Again:
+                gevent.sleep(0.001)
+
+
+def test_B4_hostile_messages_of_an_authenticated_peer(keys):
+    """Random, truncated, huge in number, NUL-filled, frameless: dropped and counted, nobody else notices."""
+    keys.make("worker", "client", "eve")
+    junk = [
+        [b""],
+        [b"", b""],
+        [b"\0" * 1000],
+        [b"MDPC02"],
+        [b"MDPC02", b"\x01"],
+        [b"MDPC02", b"\x01", b""],
+        [b"MDPC02", b"\x09", b"echo", b"x"],
+        [b"", b"MDPC01"],
+        [b"MDPW02", b"\x04", b"token", b"", b"x"],
+        [b"MDPW02", b"\xff"],
+        [b"MDPC02", b"\x01", b"\xff\xfe\x00", b"x"],
+        [b"x"] * 5000,
+        [b"\x89MDC\x01" + bytes(32), b"", b"MDPC02", b"\x01", b"echo", b"x"],
+        *([os.urandom(n % 40) for n in range(m)] for m in range(1, 20)),
+    ]
+    with keys.broker() as broker, keys.dealer(broker.endpoint, "eve") as eve:
+        with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
+            with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+                flood(eve, junk)
+                assert eve.pending() is not None  # all of it was read
+                assert client.request("echo", b"x") == [b"x"]
+        drops = broker.statistics().drops
+        assert drops["malformed"] > 20
+        assert drops["too_many_frames"] == 1
+
+
+def services(count):
+    return ([b"MDPC02", b"\x01", b"service %d" % number, b"x"] for number in range(count))
+
+
+@pytest.mark.parametrize("count", [5_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.deadline(900)])])
+def test_B5_distinct_service_names_are_capped_and_collected(keys, count):
+    """One user cannot fill the table; what idles is forgotten; memory stays where it was."""
+    keys.make("eve", "client")
+    limits = {"max_services": 200, "max_user_services": 100, "request_ttl": 0.5, "max_user_rate": 1e6}
+    with keys.broker(**limits) as broker, keys.dealer(broker.endpoint, "eve") as eve:
+        flood(eve, services(500))
+        eve.pending()
+        memory = resident()
+        flood(eve, services(count))
+        eve.pending()
+        assert len(broker.statistics().services) <= 100
+        with AsyncClient(broker.endpoint, timeout=20, **keys.of("client")) as client:
+            future = client.submit("mine", b"x")
+            wait_until(lambda: b"mine" in broker.statistics().services)
+            future.cancel()
+        wait_until(lambda: not broker.statistics().services)
+        assert broker.statistics().drops["user_services_full"] > count // 2
+        assert resident() - memory < 20 * 1024 * 1024
+
+
+def resident():
+    """Bytes of memory of this process."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_B6_a_flood_without_a_worker_stays_within_its_bounds(keys):
+    """By number and by bytes; what is more is refused, and another user finds room."""
+    keys.make("eve", "client")
+    limits = {"max_queue": 1_000, "max_queue_bytes": 1_000_000, "max_user_bytes": 200_000, "max_user_rate": 1e6}
+    with keys.broker(**limits) as broker, keys.dealer(broker.endpoint, "eve") as eve:
+        flood(eve, ([b"MDPC02", b"\x01", b"echo", b"x" * 1000] for _ in range(3_000)))
+        eve.pending()
+        now = broker.statistics()
+        assert now.queued_bytes <= 200_000
+        assert now.drops["bytes_full"] >= 2_800
+        flood(eve, ([b"MDPC02", b"\x01", b"more", b"x"] for _ in range(3_000)))
+        eve.pending()
+        with AsyncClient(broker.endpoint, timeout=60, **keys.of("client")) as client:
+            future = client.submit("echo", b"x" * 1000)
+            wait_until(lambda: broker.statistics().queued_bytes > now.queued_bytes)
+            assert not future.ready()
+            assert broker.statistics().queued <= 2_200
+            future.cancel()
+
+
+def test_a_users_rate_is_limited_and_told(keys):
+    keys.make("client")
+    with started(keys.broker(max_user_rate=20)) as (broker, records):
+        with AsyncClient(broker.endpoint, timeout=60, **keys.of("client")) as client:
+            futures = [client.submit("mmi.broker", b"") for _ in range(60)]
+            gevent.wait(futures)
+            refused = [future for future in futures if isinstance(future.exception, Overloaded)]
+            assert 20 <= len(refused) <= 40
+        assert broker.statistics().drops == {"rate_full": len(refused)}
+    assert records[0].reason == "rate_full"
+
+
+def test_B7_a_frame_above_the_limit_costs_its_sender_the_connection_and_nobody_else(keys):
+    """A gmdp sender is told before it sends."""
+    keys.make("worker", "client", "eve")
+    with keys.broker(max_frame_size=10_000) as broker, keys.dealer(broker.endpoint, "eve") as eve:
+        with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
+            with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+                assert client.request("echo", b"x" * 9_000) == [b"x" * 9_000]
+                wait_until(lambda: broker.statistics().connections == 3)
+                eve.socket.set(zmq.RECONNECT_IVL, 60_000)
+                eve.send(b"MDPC02", b"\x01", b"echo", b"x" * 10_001)
+                wait_until(lambda: broker.statistics().connections == 2)
+                with pytest.raises(MessageTooLarge):
+                    client.request("echo", b"x" * 10_001)
+                assert client.request("echo", b"x") == [b"x"]
+                assert client.statistics().disconnects == 0
+        assert broker.statistics().requests == 2
+
+
+def test_a_sender_without_a_greeting_of_zmtp_cannot_hurt_an_unsecured_broker_either():
+    """Bytes that are no ZMTP, in all lengths; and connections that are reset at once."""
+    with Broker("tcp://127.0.0.1:*", handshake_timeout=0.3) as broker:
+        for size in (0, 1, 9, 10, 63, 64, 65, 1000):
+            half_open(broker.endpoint, os.urandom(size)).close()
+            connection = half_open(broker.endpoint, b"\xff" + bytes(size))
+            connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        with Client(broker.endpoint, timeout=20) as client:
+            assert client.request("mmi.broker", b"")[0] == b"200"
+        wait_until(lambda: broker.statistics().connections == 0)
+        assert broker.statistics().handshakes == 1
+
+
+def test_bare_peers_of_the_tests_have_keys(keys):
+    """So that what is refused above is not refused for want of one."""
+    keys.make("client")
+    with keys.broker() as broker:
+        with BarePeer(zmq.DEALER, broker.endpoint, keys.pair("client"), keys.pair("broker")[0]) as peer:
+            assert _asked(peer)[0][3] == b"200"
