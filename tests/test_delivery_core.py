@@ -460,6 +460,19 @@ def test_B3_past_its_bytes_a_slow_client_s_calls_end_and_it_is_told_so():
     assert broker.core.held_bytes == 0
 
 
+def test_B3_news_for_a_slow_client_stays_within_the_bound_too():
+    """It may hold more for news than for answers, but nothing that is not free."""
+    broker = Slow(max_queue_bytes=1_000)
+    broker.register(b"W", 1)
+    broker.socket.room[b"slow"] = 0
+    broker.call(b"slow", 1, b"?")
+    broker.ask(MDP02, b"one", b"x" * 499, service=b"nobody")
+    broker.ask(MDP02, b"two", b"x" * 249, service=b"nobody")
+    broker.answer_all(b"W", b"x" * 300)
+    assert broker.core.counters.drops == {"client_full": 1}
+    assert broker.core.held_bytes <= 1_000
+
+
 def test_B3_an_answer_that_lost_a_part_ends_there():
     broker = Slow(max_queue_bytes=10_000)
     broker.register(b"W", 1)

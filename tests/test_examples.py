@@ -13,6 +13,13 @@ PRINTS = {
     "first_steps": ["[b'HELLO']"],
     "legacy_handler": ["100", "70", "75"],
     "many_at_once": ["100 of 100 digests agree", "later: ...", "ClientStatistics(..."],
+    "secured": [
+        "balance: 75",
+        "bank.transfer: NotAllowed",
+        "bank.balance: AuthenticationFailed",
+        "call_refused bank.transfer not_allowed",
+        "connection_refused at the door key",
+    ],
     "simulated_faults": ["5 hours of faults, 500 bookings, none lost, none booked twice; the slowest took 12.0 s"],
     "streaming": ["3", "2", "1", "lift-off"],
     "supervised": ["desserts", "<Broker closed inproc://supervised ..."],

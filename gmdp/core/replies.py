@@ -98,7 +98,8 @@ class Replies:
 
     def has_room(self, client: Client, size: int, times: int = 1) -> bool:
         """May this client hold `size` bytes more, up to so many times what is free?"""
-        return size + (client.account or client).bytes <= times * self._free(client)
+        free = self._free(client)
+        return size <= free and size + (client.account or client).bytes <= times * free
 
     def _free(self, client: Client) -> int:
         """As many bytes as this client may hold."""
