@@ -834,8 +834,7 @@ class BrokerRun:
         queued, assigned = core.queued, core.assigned
         assert counters.requests == counters.replies + sum(counters.ended.values()) + queued + assigned
         assert queued >= 0 <= assigned <= core.worker_count
-        # What tells of an overload may find room once more than there is.
-        assert 0 <= core.held_bytes <= 2 * OPTIONS.max_queue_bytes
+        assert 0 <= core.held_bytes <= OPTIONS.max_queue_bytes
         assert len(core.services) <= OPTIONS.max_services
         assert 0 <= core.worker_count <= OPTIONS.max_workers
         assert type(core.deadline()) is float
@@ -877,7 +876,7 @@ class BrokerRun:
         count = 0
         for key, connection in workers.connections.items():
             assert connection.key == key
-            assert connection.timer is not None
+            assert connection.timer[0] <= self.now + OPTIONS.heartbeat_interval, "a connection is not looked after"
             assert connection.workers or connection.dialect.extended
             suspects = []
             for session, worker in connection.workers.items():
@@ -950,6 +949,8 @@ class BrokerRun:
         assert sum(held.values()) == ledger.held_bytes
         for account, size in held.items():
             assert account.bytes == size
+            # What tells of an overload may find room where there is as much again.
+            assert not account.user or size <= 2 * OPTIONS.max_user_bytes
 
     def end(self) -> None:
         core = self.core
@@ -1212,8 +1213,8 @@ class WorkerRun(PeerRun):
         core.tick(self.now, self.jitter())
         assert core.deadline() > self.now, "the worker would spin"
         for usable in core._usable:
-            alive = self.now < max(usable.pulse.heard + core._expiry, core._gap.until)
-            assert alive or (not usable.sessions and usable.timer is None), "a silent broker is not left"
+            watched = usable.timer is not None and usable.timer[0] <= self.now + 1.0
+            assert watched or not usable.sessions, "a broker is not looked after"
 
     def stop(self) -> None:
         said = self.source.byte()

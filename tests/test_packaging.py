@@ -2,7 +2,9 @@
 
 import configparser
 import importlib.metadata
+import os
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import fields
@@ -115,3 +117,36 @@ def test_the_errors_in_the_tree_are_the_errors_there_are():
     there = [name for name, kind in vars(exceptions).items() if isinstance(kind, type) and name != "MDPError"]
     assert sorted(drawn) == sorted(there)
     assert set(there) <= set(gmdp.__all__)
+
+
+def test_the_lines_of_the_readme_about_security_do_what_they_say(tmp_path):
+    """As a user copies them, on another port."""
+    (lines,) = re.findall(r"Ten lines of shell:\n\n((?:    .*\n)+)", README)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    script = 'set -e; trap "kill 0" EXIT\ngmdp() { python -m gmdp "$@"; }\n' + lines.replace("5555", port)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        env=environment,
+        start_new_session=True,
+    )
+    assert done.stdout.endswith("HELLO"), done
+    assert {path.name for path in tmp_path.iterdir()} >= {"broker.key", "broker.key_secret", "allowed"}
+    assert len(lines.splitlines()) <= 10
+
+
+def test_the_rules_of_the_readme_are_rules(tmp_path):
+    from gmdp import Broker, config
+
+    (text,) = re.findall(r"reconsider\(\)`:\n\n((?:      .*\n|\n)+)", README)
+    (tmp_path / "broker.toml").write_text(text)
+    broker = Broker(**config.load(tmp_path / "broker.toml"))
+    assert broker._policy("worker7", "serve", b"report.daily")
+    assert broker._policy("bob", "call", b"upper")
+    assert not broker._policy("bob", "serve", b"upper")

@@ -10,6 +10,7 @@ import gevent
 import gevent.socket
 import peers
 import pytest
+import security_costs
 import zmq
 import zmq.green
 from secured import INTERVAL, BarePeer, Keys, listening
@@ -522,6 +523,14 @@ def test_S5_what_never_finishes_its_handshake_is_dropped(keys, said):
                         pass
                     connection.close()
         assert broker.statistics().handshakes == 2
+
+
+@pytest.mark.slow
+@pytest.mark.deadline(300)
+def test_S5_a_thousand_half_open_handshakes_at_most_double_the_latency_of_honest_calls():
+    """Half of them no ZMTP at all; those that are dropped come again."""
+    without, attacked = security_costs.half_open()
+    assert attacked <= 2 * without
 
 
 def test_S5_connections_are_bounded_and_those_beyond_are_refused_for_now(keys):
