@@ -72,7 +72,9 @@ def test_the_core_needs_neither_gevent_nor_zmq_at_run_time():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("security/*.py")]), ids=lambda path: path.stem
+)
 def test_the_library_needs_no_extra(path):
     """Only the command line may import what the extras bring."""
     extras = {"click", "rich", "tomli"} - ({"tomli"} if path.stem == "config" else set())
