@@ -550,7 +550,7 @@ class BrokerRun:
         access = None
         if kind:
             policy = None if kind == 1 else lambda user, action, service: self.policy(user, action, service)
-            access = Access(policy, OPTIONS.max_user_rate)
+            access = Access(policy, OPTIONS.max_user_rate if kind < 3 else 3.0)
         self.ruled = kind > 1
         self.core = BrokerCore(OPTIONS, NONCE, self.now, access=access)
         self.core._sweep_at = 3  # so that routing ids are forgotten
@@ -673,6 +673,22 @@ class BrokerRun:
         if shape % 2:
             said = command(given.dialect, Command.FINAL, given.token, b"", *given.body)
         self.feed([given.peer, *given.stack, session, *said])
+
+    def crowd(self) -> None:
+        """Many requests, or sessions, of one connection for one service."""
+        peer, at = self.who()
+        shape = self.source.byte()
+        dialect = DIALECTS[at]
+        name = SERVICES[shape % 3]
+        for number in range(1, 2 + shape // 6 % 6):
+            if shape // 3 % 2 == 0:
+                session = [extension.session_frame(shape // 36 + number)] if dialect.extended else []
+                self.feed([peer, *session, *command(dialect, Command.READY, name)])
+            elif dialect.extended:
+                call = extension.call_frame(IDENTITIES[number % 4], priority=number % 4)
+                self.feed([peer, call, *LAYOUT[dialect][0], *LAYOUT[dialect][1], name, _MARKS[self.users[peer]]])
+            else:
+                self.feed([peer, *LAYOUT[dialect][0], *LAYOUT[dialect][1], name, _MARKS[self.users[peer]]])
 
     def noise(self) -> None:
         """Any frames."""
@@ -962,7 +978,6 @@ class BrokerRun:
         self.check()
         assert (core.queued, core.assigned, core.worker_count) == (0, 0, 0)
         assert not core.services
-        assert core.statistics(self.now).queued == 0
 
 
 _BROKER_STEPS = (
@@ -971,6 +986,7 @@ _BROKER_STEPS = (
     *[BrokerRun.answer] * 6,
     *[BrokerRun.flush] * 4,
     *[BrokerRun.time] * 3,
+    *[BrokerRun.crowd] * 2,
     BrokerRun.last_words,
     BrokerRun.noise,
     BrokerRun.reach,
