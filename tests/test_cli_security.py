@@ -454,7 +454,7 @@ def test_passwd_reads_standard_input(keys, tmp_path):
     done = gmdp("passwd", file, "bob", stdin=PASSWORD.encode() + b"\r\nmore\n")
     assert done == (0, b"", b"")
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
-    assert UserFile(file).hash_of("bob").matches(PASSWORD)
+    assert UserFile(file).hashes["bob"].matches(PASSWORD)
     keys.assert_not_in(bad.err, file.read_bytes())
 
 

@@ -614,7 +614,7 @@ def names(users):
 def test_users_are_added_changed_and_removed(users_file, hashes):
     users = UserFile(replaced(users_file, f"alice:{hashes[0]}\n"))
     assert users.users == {credential("alice", read_hash(hashes[0])): "alice"}
-    assert str(users.hash_of("alice")) == hashes[0]
+    assert str(users.hashes.get("alice")) == hashes[0]
     assert not users.read()
     replaced(users_file, f"alice:{hashes[0]}\nbob:{hashes[1]}\n")
     assert users.read()
@@ -626,7 +626,7 @@ def test_users_are_added_changed_and_removed(users_file, hashes):
     replaced(users_file, f"bob:{hashes[1]}\n")
     assert users.read()
     assert names(users) == ["bob"]
-    assert users.hash_of("alice") is None
+    assert users.hashes.get("alice") is None
     assert users.notes == []
 
 
@@ -660,7 +660,7 @@ def test_a_wrong_file_is_refused_at_first_and_allows_nobody_later(users_file, ha
     replaced(users_file, text)
     assert users.read()
     assert users.users == {}
-    assert users.hash_of("alice") is None
+    assert users.hashes.get("alice") is None
     assert users.notes == [f"cannot read {users_file}: {says}: nobody is allowed"]
     assert not users.read()
     assert len(users.notes) == 1
@@ -690,7 +690,7 @@ def test_a_new_file_of_users_is_for_its_owner_alone(users_file, umask, mask):
     umask(mask)
     set_password(users_file, "alice", PASSWORD)
     assert mode_of(users_file) == 0o600
-    assert UserFile(users_file).hash_of("alice").matches(PASSWORD)
+    assert UserFile(users_file).hashes.get("alice").matches(PASSWORD)
     assert PASSWORD not in users_file.read_text()
     assert [path.name for path in users_file.parent.iterdir()] == ["users"]
 
@@ -701,7 +701,7 @@ def test_setting_a_password_leaves_other_users_and_comments(users_file, hashes):
     set_password(users_file, "alice", PASSWORD)
     after = users_file.read_text().splitlines()
     assert [line for line, old in zip(after, lines, strict=True) if line != old] == [after[1]]
-    assert UserFile(users_file).hash_of("alice").matches(PASSWORD)
+    assert UserFile(users_file).hashes.get("alice").matches(PASSWORD)
     set_password(users_file, "bob", PASSWORD)
     assert users_file.read_text().splitlines()[:-1] == after
     assert names(UserFile(users_file)) == ["alice", "alice smith", "bob"]
@@ -732,7 +732,7 @@ def test_a_wrong_file_is_left_as_it_is(users_file, hashes, name):
 
 
 def test_where_no_file_of_users_can_be(tmp_path):
-    assert "Is a directory" in refused(set_password, tmp_path, "alice", PASSWORD)
+    assert "it is no file" in refused(set_password, tmp_path, "alice", PASSWORD)
     nowhere = tmp_path / "nowhere" / "users"
     said = refused(set_password, nowhere, "alice", PASSWORD)
     assert said == f"cannot write {nowhere}: No such file or directory"
@@ -1112,3 +1112,39 @@ def test_s7_a_broker_does_not_show_its_secret(keywords):
         assert_tells_nothing(broker.options)
         assert_tells_nothing(broker.statistics())
         assert_tells_nothing(broker._gate)
+
+
+def test_a_password_is_set_where_a_link_leads_and_the_file_stays_whose_it_was(tmp_path):
+    """A broker under another user can read it as before."""
+    file = tmp_path / "users"
+    set_password(file, "alice", PASSWORD)
+    file.chmod(0o640)
+    os.chown(file, os.getuid(), os.getgid())
+    link = tmp_path / "link"
+    link.symlink_to("users")
+    set_password(link, "bob", PASSWORD)
+    assert link.is_symlink()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert sorted(UserFile(file).hashes) == ["alice", "bob"]
+
+
+def test_a_pipe_in_place_of_a_list_is_not_waited_for(tmp_path):
+    """Neither one that has the name of a key, nor one that has the name of the file of users."""
+    os.mkfifo(tmp_path / "pipe.key")
+    folder = KeyFolder(tmp_path)
+    assert folder.users == {}
+    assert len(folder.notes) == 1
+    with pytest.raises(ConfigurationError, match="it is no file"):
+        UserFile(tmp_path / "pipe.key")
+
+
+def test_a_list_that_changed_while_the_broker_was_stopped_is_read_when_it_starts(tmp_path):
+    """A removed key does not get in for a moment."""
+    generate_keys("broker", tmp_path)
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    generate_keys("alice", allowed)
+    broker = Broker("tcp://127.0.0.1:*", curve_key=tmp_path / "broker.key_secret", curve_clients=allowed)
+    (allowed / "alice.key").unlink()
+    with broker:
+        assert broker._gate.key(zmq.auth.load_certificate(allowed / "alice.key_secret")[0].decode()) == ""

@@ -137,7 +137,8 @@ def test_S1_who_has_no_right_key_is_refused_and_not_one_frame_arrives(keys):
         wait_until(lambda: sum(broker.statistics().refused_connections.values()) >= 4)
         now = broker.statistics()
     assert (now.management - before.management, now.registrations, dict(now.drops)) == (1, 0, {})
-    assert set(now.refused_connections) == {"key", "protocol"}
+    # Either end may be the first to see that they do not fit.
+    assert {"key"} < set(now.refused_connections) <= {"key", "protocol", "handshake"}
     assert now.handshakes == 1
     (unknown,) = [record for record in records if record.reason == "key"]
     assert (unknown.kind, unknown.user, unknown.address) == ("connection_refused", eve[0].decode(), "127.0.0.1")

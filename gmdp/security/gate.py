@@ -34,7 +34,7 @@ from ..core.access import REVOKED
 from ..exceptions import ConfigurationError
 from .keys import Key, secret_key
 from .lists import KeyFolder, List, UserFile, credential, is_user
-from .passwords import NOBODY
+from .passwords import NOBODY, Hash
 
 _log = logging.getLogger("gmdp.security")
 #: zmq.auth tells passwords at DEBUG: it tells nobody.
@@ -117,7 +117,6 @@ class Gate:
         self._key_check: KeyCheck | None = None
         self._password_check: PasswordCheck | None = None
         self._list: List | None = None
-        self._users: UserFile | None = None
         if curve_key is None:
             if curve_clients is not None:
                 raise ConfigurationError("curve_clients needs curve_key, the broker's own secret key")
@@ -144,7 +143,7 @@ class Gate:
                     f"not of type {type(curve_clients).__name__}"
                 )
         if isinstance(plain_users, (str, os.PathLike)):
-            self._list = self._users = UserFile(plain_users)
+            self._list = UserFile(plain_users)
         elif callable(plain_users):
             self._password_check = plain_users
         elif plain_users is not None:
@@ -152,7 +151,10 @@ class Gate:
                 f"plain_users must be a file or a callable, not of type {type(plain_users).__name__}"
             )
         self._plain = plain_users is not None
-        self._names: Mapping[str, str] | None = None if self._list is None else self._list.users
+        #: What the list said, as far as it was taken over: users by credential, hashes by user.
+        self._names: Mapping[str, str] | None = None
+        self._hashes: Mapping[str, Hash] = {}
+        self._take_over()
         self._host: Host | None = None
         self._checks = 0
         self._pool: ThreadPool | None = None
@@ -195,6 +197,8 @@ class Gate:
         """Begin; lists are looked at every `interval` seconds."""
         self._host = host
         if self._list is not None:
+            self._list.read()  # it may have changed since this broker ran last
+            self._take_over()
             self._tell_notes(self._list)
             self._greenlets.spawn(self._watch, self._list, interval)
 
@@ -268,12 +272,13 @@ class Gate:
         """What a connection with this name and password is known by; empty if it is refused."""
         if self._password_check is not None:
             return _user(self._password_check(username, password), username)
-        assert self._users is not None  # one of the two there is
-        hashed = self._users.hash_of(username)
+        hashed = self._hashes.get(username)
         if self._pool is None:
             self._pool = ThreadPool(self.at_a_time)
         right = self._pool.apply((hashed or NOBODY).matches, (password,))
-        return credential(username, hashed) if right and hashed is not None else ""
+        if not right or hashed is None:
+            return ""
+        return credential(username, hashed)
 
     def _check(self, question: _Question) -> None:
         """A check that takes its time, in a greenlet of its own."""
@@ -301,7 +306,7 @@ class Gate:
                 continue
             self._tell_notes(watched)
             if changed and self._host is not None:
-                self._host.later(self._take, watched)
+                self._host.later(self._take)
 
     @staticmethod
     def _tell_notes(watched: List) -> None:
@@ -309,10 +314,16 @@ class Gate:
         for note in notes:
             _log.warning("%s", note)
 
-    def _take(self, watched: List) -> None:
+    def _take_over(self) -> None:
+        if self._list is not None:
+            self._names, hashes = self._list.users, self._list.hashes
+            self._hashes = {user: hashes[user] for user in self._names.values() if user in hashes}
+
+    def _take(self) -> None:
         """In the owner: a list has changed."""
-        old, new = self._names or {}, dict(watched.users)
-        self._names = new
+        old = self._names or {}
+        self._take_over()
+        new = self._names or {}
         if self._host is not None:
             self._host.lists_changed(frozenset(user for known_by, user in old.items() if new.get(known_by) != user))
 

@@ -8,11 +8,14 @@ or password under an old name ends what the old one opened.
 from __future__ import annotations
 
 import abc
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import zmq.auth
 
@@ -34,8 +37,10 @@ def is_user(name: object) -> bool:
 class List(abc.ABC):
     """A list of those who may connect."""
 
-    #: By credential, the user.
+    #: By credential, the user; replaced whole.
     users: Mapping[str, str]
+    #: By user, the hash of the password; replaced whole, before `users`.
+    hashes: Mapping[str, Hash] = MappingProxyType({})
     #: What is worth a line in a log, and was not told yet.
     notes: list[str]
 
@@ -45,8 +50,10 @@ class List(abc.ABC):
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """What differs once a file has changed."""
+    """What differs once a file has changed; OSError if there is none."""
     status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # to read a pipe, say, could take for ever
+        raise OSError(errno.EINVAL, "it is no file")
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
@@ -81,7 +88,7 @@ class KeyFolder(List):
             try:
                 files.append((name, *_stamp(self.path / name)))
             except OSError as error:  # it is gone by now, or a link to nothing
-                files.append((name, error.errno or 0))
+                files.append((name, error.strerror or ""))
         if files == self._seen:
             return False
         self._seen = files
@@ -89,6 +96,7 @@ class KeyFolder(List):
         for name in names:
             path, user = self.path / name, name[: -len(_SUFFIX)]
             try:
+                _stamp(path)
                 key = zmq.auth.load_certificate(path)[0].decode("ascii")
             except (OSError, ValueError, IndexError) as error:
                 why = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
@@ -114,7 +122,6 @@ class UserFile(List):
         self.path = Path(path)
         self.users = {}
         self.notes: list[str] = []
-        self._hashes: dict[str, Hash] = {}
         self._seen: object = None
         try:
             self._load(_stamp(self.path))
@@ -136,12 +143,8 @@ class UserFile(List):
                 return False
             self._seen = (type(error), why)
             self.notes.append(f"cannot read {self.path}: {why}: nobody is allowed")
-            self.users, self._hashes = {}, {}
+            self.hashes, self.users = {}, {}
         return True
-
-    def hash_of(self, user: str) -> Hash | None:
-        """The hash of this user's password; None if there is no such user."""
-        return self._hashes.get(user)
 
     def _load(self, stamp: object) -> None:
         hashes: dict[str, Hash] = {}
@@ -158,7 +161,7 @@ class UserFile(List):
                 raise ValueError(f"line {number}: {user!r} cannot be a user's name, or has a line already")
             hashes[user] = hashed
         self._seen = stamp
-        self._hashes = hashes
+        self.hashes = hashes
         self.users = {credential(user, hashed): user for user, hashed in hashes.items()}
 
 
@@ -181,11 +184,16 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> None
             lines[places[0]] = line
         else:
             lines.append(line)
-        # Whole or not at all, and never readable by others.
+        # Whole or not at all, and never readable by others than before.
+        file = file.resolve()
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as new:
             try:
                 new.write("\n".join(lines) + "\n")
                 new.close()
+                if file.exists():
+                    status = os.stat(file)
+                    os.chown(new.name, status.st_uid, status.st_gid)
+                    os.chmod(new.name, stat.S_IMODE(status.st_mode))
                 os.replace(new.name, file)
             except BaseException:
                 os.unlink(new.name)
