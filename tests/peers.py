@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 
 import gevent
@@ -65,6 +65,16 @@ class Peer:
         """Send one message; it never waits."""
         self.socket.send_multipart(frames, zmq.NOBLOCK)
 
+    def send_all(self, messages: Iterable[Sequence[bytes]]) -> None:
+        """Send messages as fast as there is room for them."""
+        for message in messages:
+            while True:
+                try:
+                    self.send(*message)
+                    break
+                except zmq.Again:
+                    gevent.sleep(0.001)
+
     def recv(self, timeout: float = DEADLINE) -> list[bytes]:
         """The next message; an AssertionError if none comes in time."""
         limit = monotonic() + timeout
@@ -83,7 +93,7 @@ class Peer:
         comes is here before the answer to a request that is sent last.
         """
         fence = b"mmi.fence-%d" % next(_fences)
-        self.send(b"", b"MDPC01", fence, b"")
+        self.send_all([[b"", b"MDPC01", fence, b""]])
         messages = []
         while (message := self.recv()) != [b"", b"MDPC01", fence, b"501"]:
             messages.append(message)

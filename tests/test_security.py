@@ -845,17 +845,6 @@ def test_two_peers_of_one_key_are_one_user_to_the_queue(keys):
 # Hostile bytes and floods at a live socket (B4 to B7)
 
 
-def flood(peer, messages):
-    """Send as fast as the broker reads."""
-    for message in messages:
-        while True:
-            try:
-                peer.send(*message)
-                break
-            except zmq.Again:
-                gevent.sleep(0.001)
-
-
 def test_B4_hostile_messages_of_an_authenticated_peer(keys):
     """Random, truncated, huge in number, NUL-filled, frameless: dropped and counted, nobody else notices."""
     keys.make("worker", "client", "eve")
@@ -878,7 +867,7 @@ def test_B4_hostile_messages_of_an_authenticated_peer(keys):
     with keys.broker() as broker, keys.dealer(broker.endpoint, "eve") as eve:
         with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
             with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
-                flood(eve, junk)
+                eve.send_all(junk)
                 assert eve.pending() is not None  # all of it was read
                 assert client.request("echo", b"x") == [b"x"]
         drops = broker.statistics().drops
@@ -896,10 +885,10 @@ def test_B5_distinct_service_names_are_capped_and_collected(keys, count):
     keys.make("eve", "client")
     limits = {"max_services": 200, "max_user_services": 100, "request_ttl": 0.5, "max_user_rate": 1e6}
     with keys.broker(**limits) as broker, keys.dealer(broker.endpoint, "eve") as eve:
-        flood(eve, services(500))
+        eve.send_all(services(500))
         eve.pending()
         memory = resident()
-        flood(eve, services(count))
+        eve.send_all(services(count))
         eve.pending()
         assert len(broker.statistics().services) <= 100
         with AsyncClient(broker.endpoint, timeout=20, **keys.of("client")) as client:
@@ -922,12 +911,12 @@ def test_B6_a_flood_without_a_worker_stays_within_its_bounds(keys):
     keys.make("eve", "client")
     limits = {"max_queue": 1_000, "max_queue_bytes": 1_000_000, "max_user_bytes": 200_000, "max_user_rate": 1e6}
     with keys.broker(**limits) as broker, keys.dealer(broker.endpoint, "eve") as eve:
-        flood(eve, ([b"MDPC02", b"\x01", b"echo", b"x" * 1000] for _ in range(3_000)))
+        eve.send_all([b"MDPC02", b"\x01", b"echo", b"x" * 1000] for _ in range(3_000))
         eve.pending()
         now = broker.statistics()
         assert now.queued_bytes <= 200_000
         assert now.drops["bytes_full"] >= 2_800
-        flood(eve, ([b"MDPC02", b"\x01", b"more", b"x"] for _ in range(3_000)))
+        eve.send_all([b"MDPC02", b"\x01", b"more", b"x"] for _ in range(3_000))
         eve.pending()
         with AsyncClient(broker.endpoint, timeout=60, **keys.of("client")) as client:
             future = client.submit("echo", b"x" * 1000)
