@@ -10,6 +10,7 @@ from typing import Any
 from zope.interface import implementer
 
 from .core.management import text
+from .core.rates import Rates
 from .interfaces import IAuditHook
 
 _log = logging.getLogger("gmdp.audit")
@@ -60,27 +61,41 @@ class LogAudit:
 
 
 class Auditor:
-    """Hands records to a hook, at most :attr:`rate` a second of each kind.
+    """Hands records to a hook, at most :attr:`rate` a second of each kind and user (or
+    address), and :attr:`total` in all.
 
-    The rest is counted, and told with the next one.  For one greenlet.
+    The rest is counted, and told with the next one of the kind, at the end at the latest.
+    For one greenlet.
     """
 
-    #: Records a second of one kind; as many may come at once.
+    #: Records a second of one kind and user; as many may come at once.
     rate = 10
+    #: Records a second of one kind.
+    total = 100
 
     def __init__(self, hook: AuditHook) -> None:
         self._hook = hook
-        self._full_at: dict[str, float] = {}
+        self._rates = Rates(self.rate)
+        self._totals = Rates(self.total)
         self._suppressed: dict[str, int] = {}
 
-    def tell(self, now: float, kind: str, **facts: Any) -> None:
-        """Tell the hook, if it is not too much."""
-        full_at = max(self._full_at.get(kind, now), now)
-        if full_at > now + 1.0 - 0.5 / self.rate:
-            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
+    def tell(self, now: float, kind: str, count: int = 1, **facts: Any) -> None:
+        """Tell the hook that something happened `count` times, if it is not too much."""
+        who = (kind, facts.get("user") or facts.get("address"))
+        left_out = self._suppressed.pop(kind, 0)
+        if not self._rates.take(who, now) or not self._totals.take(kind, now):
+            self._suppressed[kind] = left_out + count
             return
-        self._full_at[kind] = full_at + 1 / self.rate
+        self._call(AuditRecord(kind, suppressed=left_out + count - 1, **facts))
+
+    def flush(self) -> None:
+        """Tell what was left out so far."""
+        for kind, left_out in self._suppressed.items():
+            self._call(AuditRecord(kind, reason="left_out", suppressed=left_out))
+        self._suppressed.clear()
+
+    def _call(self, record: AuditRecord) -> None:
         try:
-            self._hook(AuditRecord(kind, suppressed=self._suppressed.pop(kind, 0), **facts))
+            self._hook(record)
         except Exception:
             _log.exception("the audit hook failed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from .core.access import Access, Policy, Rules
 from .core.broker import BrokerCore
 from .core.management import About
 from .core.options import BrokerOptions, check_number, unknown
+from .core.rates import Rates
 from .core.records import DeadLetter
 from .core.states import State
 from .core.statistics import BrokerCounters, BrokerStatistics
@@ -102,8 +104,8 @@ class Broker(Lifecycle):
         curve_key: Key | None = None,
         curve_clients: str | os.PathLike[str] | KeyCheck | None = None,
         plain_users: str | os.PathLike[str] | PasswordCheck | None = None,
-        allow: str | Sequence[str] = (),
-        deny: str | Sequence[str] = (),
+        allow: str | Sequence[str] | None = None,
+        deny: str | Sequence[str] | None = None,
         access: Policy | Sequence[Mapping[str, Any]] | None = None,
         audit: AuditHook | None = None,
         **options: Any,
@@ -123,7 +125,7 @@ class Broker(Lifecycle):
         self.audit: AuditHook = audit if audit is not None else LogAudit()
         self._policy = _policy(access)
         self._gate: Gate | None = None
-        if curve_key is not None or curve_clients is not None or plain_users is not None or allow or deny:
+        if any(given is not None for given in (curve_key, curve_clients, plain_users, allow, deny)):
             if context is not None:
                 raise ConfigurationError("a secured broker has a context of its own: leave out context")
             if any(endpoint.startswith("inproc:") for endpoint in self._bind):
@@ -262,11 +264,20 @@ def _policy(given: Policy | Sequence[Mapping[str, Any]] | None) -> Policy | None
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
 
-    def guarded(user: str, action: str, service: bytes) -> bool:
+    told = Rates(1)
+
+    def guarded(user: str, action: str, service: bytes) -> bool | None:
+        """What it says, if that is True or False; it does not know else."""
         try:
-            return bool(given(user, action, service))
+            answer: Any = given(user, action, service)
+            if isinstance(answer, bool):
+                return answer
+            if inspect.iscoroutine(answer):
+                answer.close()
+            raise TypeError(f"a policy says True or False, not {type(answer).__name__}")
         except Exception:
-            _log.exception("the access policy failed: %.100r may not %s %.100r", user, action, service)
-            return False
+            if told.take("", monotonic()):
+                _log.exception("the access policy failed: %.100r may not %s %.100r", user, action, service)
+            return None
 
     return guarded

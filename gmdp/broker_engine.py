@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import gevent
+import gevent.monkey
 import zmq
 import zmq.green
 
@@ -18,7 +18,9 @@ from .core.broker import BrokerCore
 from .core.records import DeadLetter
 from .link import Link
 from .owner import Owner
-from .security.gate import Gate, Refused
+from .security.gate import Gate, Refused, who
+from .slots import Slot
+from .visitors import Visitors
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -27,6 +29,15 @@ _log = logging.getLogger("gmdp.broker")
 
 #: Frames of a question of libzmq's that are read; it sends eleven at most.
 _QUESTION_FRAMES = 16
+
+
+#: The real thing, whatever was monkey-patched: it must not need this hub.
+_start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
+
+
+def _terminate(context: zmq.Context[Any], ended: Slot) -> None:
+    context.term()
+    ended.set(None)
 
 
 class BrokerEngine:
@@ -43,6 +54,7 @@ class BrokerEngine:
         self._core = core
         self._gate = gate
         self._auditor = Auditor(shell.audit)
+        self._visitors = Visitors(core.options.handshake_timeout)
         self._until: float | None = None
         self._links: list[Link] = []
         #: Where the gate is asked, and the context that is this broker's own.
@@ -75,6 +87,7 @@ class BrokerEngine:
         socket.set(zmq.HANDSHAKE_IVL, milliseconds(options.handshake_timeout))
         if ipv6:
             socket.set(zmq.IPV6, 1)
+        self.link.watch_visitors(self._visitors)
         if gate is not None:
             self._asked = owner.link(gate.secure(socket, context), _QUESTION_FRAMES)
             self._links.append(self._asked)
@@ -90,10 +103,13 @@ class BrokerEngine:
             link.close()
         if self._gate is not None:
             self._gate.close()
+        self._auditor.flush()
         context, self._own_context = self._own_context, None
         if context is not None:
             # It waits for what lingers, which a hub must not.
-            gevent.get_hub().threadpool.apply(context.term)
+            ended = Slot()
+            _start_thread(_terminate, (context, ended))
+            ended.wait(self.linger + self.link.patience)
 
     # What the owner calls
 
@@ -103,20 +119,25 @@ class BrokerEngine:
         if gate is None:
             core.feed(frames, now)
         elif link is self._asked:
-            gate.asked(frames)
+            gate.asked(frames, now)
             return
+        elif not link.secured:
+            core.feed(frames, now)
         else:
-            core.feed(frames, now, gate.user_of(link.known_by) if link.secured else "")
+            if self._visitors.spoke(link.descriptor, frames[0]):
+                core.gone(frames[0], now)
+            core.feed(frames, now, gate.user_of(link.known_by))
         if core.refusals:
             self._tell_refusals(link, now)
 
     def caught_up(self, now: float) -> None:
-        core = self._core
-        link = self.link
+        core, visitors = self._core, self._visitors
         core.caught_up(now)
-        if link.accepted or link.handshakes or link.failures:
+        for routing_id in visitors.gone():
+            core.gone(routing_id, now)
+        if visitors.accepted or visitors.handshakes or visitors.failures:
             self._count_connections(now)
-        core.connections = len(link.peers)
+        core.connections = len(visitors)
 
     def up(self, link: Link, now: float) -> None:
         """Bound sockets do not connect."""
@@ -179,9 +200,9 @@ class BrokerEngine:
 
     # Who may connect, and what they may not
 
-    def connections(self) -> int:
-        self.link.take_stock()
-        return len(self.link.peers)
+    def established(self, now: float) -> int:
+        self.link.take_stock(now)
+        return self._visitors.established(now)
 
     def answer(self, frames: list[bytes]) -> None:
         if self._asked is not None and not self._asked.closed:
@@ -206,7 +227,7 @@ class BrokerEngine:
             self._auditor.tell(
                 now,
                 REGISTRATION_REFUSED if refusal.action == SERVE else CALL_REFUSED,
-                user=link.known_by if refusal.user == REVOKED else refusal.user,
+                user=who(link.known_by) if refusal.user == REVOKED else refusal.user,
                 address=link.address,
                 service=refusal.service,
                 reason=refusal.reason,
@@ -214,11 +235,11 @@ class BrokerEngine:
         self._core.refusals.clear()
 
     def _count_connections(self, now: float) -> None:
-        link, counters = self.link, self._core.counters
-        counters.connections_accepted += link.accepted
-        counters.handshakes += link.handshakes
-        link.accepted = link.handshakes = 0
-        for reason in link.failures:
-            counters.count("refused_connections", reason)
-            self._auditor.tell(now, CONNECTION_REFUSED, reason=reason)
-        link.failures.clear()
+        visitors, counters = self._visitors, self._core.counters
+        counters.connections_accepted += visitors.accepted
+        counters.handshakes += visitors.handshakes
+        visitors.accepted = visitors.handshakes = 0
+        for reason, count in visitors.failures.items():
+            counters.count("refused_connections", reason, count)
+            self._auditor.tell(now, CONNECTION_REFUSED, count=count, reason=reason)
+        visitors.failures.clear()

@@ -17,6 +17,7 @@ import zmq.green
 
 from .core.connections import HANDSHAKE, MISMATCH, REFUSED
 from .endpoints import somebody_listens
+from .visitors import Visitors
 
 if TYPE_CHECKING:
     from .owner import Owner
@@ -28,6 +29,7 @@ _DONTWAIT_SNDMORE = int(zmq.DONTWAIT | zmq.SNDMORE)
 _EVENTS = int(zmq.EVENTS)
 POLLIN = int(zmq.POLLIN)
 POLLOUT = int(zmq.POLLOUT)
+_SRCFD = int(zmq.SRCFD)
 _send = zmq.backend.Socket.send
 _receive = zmq.backend.Socket.recv
 _get = zmq.backend.Socket.get
@@ -78,20 +80,17 @@ class Link:
         "_routes",
         "_touched",
         "_watchers",
-        "accepted",
         "blocked",
         "closed",
-        "failures",
         "frame",
-        "handshakes",
         "inproc",
         "lost",
         "lost_at",
         "max_frames",
-        "peers",
         "secured",
         "socket",
         "tag",
+        "visitors",
     )
 
     def __init__(self, owner: Owner, socket: zmq.green.Socket[bytes], max_frames: int, tag: Any) -> None:
@@ -111,12 +110,10 @@ class Link:
         self.lost = ""
         self.lost_at = 0.0
         self._monitor: zmq.green.Socket[bytes] | None = None
-        #: Of a bound socket: the descriptors of its connections, how many it has taken, of
-        #: how many the handshake succeeded, and why that of others failed.
-        self.peers: set[int] = set()
-        self.accepted = 0
-        self.handshakes = 0
-        self.failures: list[str] = []
+        #: Of a bound socket: who is connected to it.
+        self.visitors: Visitors | None = None
+        #: When to look at the monitor of a bound socket in any case; until when a connecting
+        #: one has not been waited for long.
         self._look_at = 0.0
         #: True if connections have users; then :attr:`frame` is one of the last message.
         self.secured = False
@@ -135,14 +132,18 @@ class Link:
         self._owner.wake()
 
     def _signal_news(self) -> None:
-        self._look_at = 0.0
+        if self._routes:
+            self._look_at = 0.0
         self._signal()
+
+    def watch_visitors(self, visitors: Visitors) -> None:
+        """Before the socket is bound: tell `visitors` who comes and goes.  ZMQError if that is impossible."""
+        self.visitors = visitors
+        self._monitor = _monitor(self.socket, _BOUND)
+        self._watch(self._monitor)
 
     def listen(self, endpoint: str) -> str:
         """Bind to `endpoint`; returns it, wildcards resolved.  ZMQError if that is impossible."""
-        if self._monitor is None:
-            self._monitor = _monitor(self.socket, _BOUND)
-            self._watch(self._monitor)
         if endpoint.startswith("ipc:") and somebody_listens(endpoint):
             raise zmq.ZMQError(zmq.EADDRINUSE)
         self.socket.bind(endpoint)
@@ -152,6 +153,7 @@ class Link:
     def connect(self, endpoint: str) -> None:
         """Connect to `endpoint`; the engine hears `up` or `down`.  ZMQError if that is impossible."""
         self.inproc = endpoint.startswith("inproc:")
+        self._look_at = monotonic() + self.patience
         if not self.inproc:
             self._monitor = _monitor(self.socket, _ALL)
             self._watch(self._monitor)
@@ -211,6 +213,11 @@ class Link:
         """The same for its address."""
         return self._told("Peer-Address")
 
+    @property
+    def descriptor(self) -> int:
+        """The same for its connection's descriptor, by which a monitor knows it."""
+        return self.frame.get(_SRCFD) if self.frame is not None else -1
+
     def _told(self, name: str) -> str:
         try:
             return str(self.frame.get(name)) if self.frame is not None else ""
@@ -231,25 +238,27 @@ class Link:
                 return
             yield int.from_bytes(told[:2], "little"), int.from_bytes(told[2:6], "little")
 
-    def take_stock(self) -> None:
+    def take_stock(self, now: float) -> None:
         """Of a bound socket: see who came and went."""
+        visitors = self.visitors
+        if visitors is None:
+            return
         for event, value in self._events():
             if event == _ACCEPTED:
-                self.accepted += 1
-                self.peers.add(value)
+                visitors.came(value, now)
             elif event == _DISCONNECTED:
-                self.peers.discard(value)
+                visitors.left(value)
             elif event == _UP:
-                self.handshakes += 1
+                visitors.succeeded(now)
             elif event in _FAILED:
-                self.failures.append(_FAILED[event])
+                visitors.failed(_FAILED[event])
 
     def news(self, now: float) -> tuple[bool, bool]:
         """What became of the connection since last asked: (it stands, it is gone)."""
         if self._routes:
             if now >= self._look_at:  # there is news; or it is time to make sure
                 self._look_at = now + self.patience
-                self.take_stock()
+                self.take_stock(now)
             return False, False
         up = gone = False
         for event, value in self._events():
@@ -257,9 +266,9 @@ class Link:
             gone = gone or event == _GONE or event in _REFUSED
             if not self.lost:
                 self.lost = _WHY.get(event, "") or _REFUSED.get(event, "")
-                if event == _HUNG_UP and value == errno.EPIPE:
-                    # It has read what we said, and hung up.  A proxy that has nobody behind it
-                    # does not read.
+                if event == _HUNG_UP and value == errno.EPIPE and now < self._look_at:
+                    # It has read what we said, and hung up at once.  A proxy that has nobody
+                    # behind it does not read; one that takes no more for the moment is slow.
                     self.lost = HANDSHAKE
                 self.lost_at = monotonic()
         if self.lost and monotonic() > self.lost_at + self.patience:

@@ -3,7 +3,7 @@
 import pytest
 from cores import MDP01, MDP02, ManualBroker
 
-from gmdp.core import access, extension
+from gmdp.core import access, extension, rates
 from gmdp.core.access import CALL, INSPECT, REVOKED, SERVE, Access, Rules
 from gmdp.core.extension import Status
 from gmdp.core.records import Refusal
@@ -118,12 +118,31 @@ def test_a_policy_is_asked_once_for_each_user_action_and_service():
 
 def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr(access, "MAX_REMEMBERED", 10)
+    monkeypatch.setattr(rates, "MAX_REMEMBERED", 10)
     rights = Access(None, 1.0)
     for number in range(100):
         assert rights.allows("alice", CALL, b"%d" % number)
         assert rights.in_time(f"user{number}", 0.0)
         assert len(rights._answers) <= 10
-        assert len(rights._full_at) <= 10
+        assert len(rights._rates._full_at) <= 10
+
+
+def test_a_policy_that_does_not_know_is_asked_again():
+    """What failed once is no answer for ever."""
+    answers = [None, None, True]
+    rights = Access(lambda *_: answers.pop(0), 1.0)
+    assert [rights.allows("alice", CALL, b"echo") for _ in range(4)] == [False, False, True, True]
+
+
+def test_a_user_without_rights_does_not_get_the_policy_asked_without_end():
+    """What is not allowed takes from the rate, too, for calls and for registrations."""
+    asked = []
+    broker = Secured(lambda *what: bool(asked.append(what)), rate=10.0)
+    for number in range(50):
+        broker.call(b"c", "eve", number, service=b"s%d" % number)
+        broker.ready(b"w", "eve", service=b"s%d" % number)
+    assert len(asked) == 10
+    assert broker.drops == {"not_allowed": 10, "rate_full": 90}
 
 
 # What a user may do (S3)
@@ -426,3 +445,90 @@ def test_requests_of_the_brokers_own_need_no_right():
     broker.core.reconsider(broker.now)
     broker.ready(b"w", "worker1")
     assert len(broker.take(b"w")) == 1
+
+
+# Connections that end
+
+
+def test_S8_whoever_takes_the_routing_id_of_one_that_left_gets_nothing_that_comes_later():
+    """The broker hears that the connection is closed before it gives the worker anything more."""
+    broker = Secured()
+    broker.ready(b"w", "worker1")
+    broker.call(b"c", "client", 1)
+    broker.take(b"w")
+    broker.core.gone(b"w", broker.now)
+    assert broker.core.counters.lost_workers == {"unreachable": 1}
+    broker.call(b"c", "client", 2)
+    assert broker.take(b"w") == []
+    broker.core.gone(b"c", broker.now)
+    broker.ready(b"v", "worker1")
+    assert broker.take(b"v") == []
+    assert broker.core.counters.ended == {"client_gone": 2}
+    assert (broker.core.held_bytes, broker.core._ledger.users) == (0, {b"v": "worker1"})
+
+
+def test_a_revoked_users_backlog_is_dropped():
+    broker = Secured(policy=None)
+    broker.ready(b"w", "worker")
+    broker.call(b"c", "leaver", 1)
+    token = broker.take(b"w")[0][2]
+    broker.core.feed([b"w", *MDP02.final(token, b"answer")], broker.now, "worker")
+    outgoing = broker.core.outbox[-1]
+    broker.core.outbox.clear()
+    broker.core.unsent(outgoing, True, broker.now)
+    broker.core.reconsider(broker.now, {"leaver"})
+    broker.advance(1.0)
+    assert broker.take(b"c") == []
+    assert (broker.core.held_bytes, broker.core._replies.clients) == (0, {})
+
+
+def test_a_user_may_register_so_many_workers_and_a_connection_has_so_many_sessions():
+    broker = Secured(policy=None, max_user_workers=3)
+    for number in range(5):
+        broker.feed(b"w", [b"stack %d" % number, b"", *MDP02.ready(b"echo")] if number else MDP02.ready(b"echo"), "one")
+    assert len(broker.workers) == 3
+    assert broker.drops == {"user_workers_full": 2}
+    broker.ready(b"v", "two")
+    assert len(broker.workers) == 4
+    broker.feed(b"w", MDP02.disconnect, "one")
+    broker.ready(b"x", "one")
+    assert len(broker.workers) == 4
+
+
+def test_a_connection_has_no_more_sessions_than_were_offered():
+    broker = ManualBroker()
+    most = broker.core.about.max_sessions
+    for number in range(1, most + 3):
+        broker.feed(b"w", [extension.session_frame(number), b"", b"MDPW02", b"\x01", b"echo"])
+    assert len(broker.workers) == most
+    assert broker.core.counters.drops == {"sessions_full": 2}
+
+
+# Reports
+
+
+def test_reports_cost_little_however_often_they_are_asked_for(monkeypatch):
+    """Statistics do not look at services; a long list is made once in a while."""
+    broker = ManualBroker()
+    for number in range(500):
+        broker.ready(MDP02, b"w%d" % number, service=b"service %d" % number)
+    made = []
+    original = broker.core.service_statistics
+
+    def counting(services, now):
+        rows = list(services)
+        made.append(len(rows))
+        return original(rows, now)
+
+    monkeypatch.setattr(broker.core, "service_statistics", counting)
+    for _ in range(10):
+        broker.ask(MDP02, b"c", b"", service=b"mmi.statistics")
+        broker.ask(MDP02, b"c", b"", service=b"mmi.services")
+    assert sum(made) <= 500
+    first = {message[4] for message in broker.take(b"c") if message[2] == b"mmi.services"}
+    broker.advance(0.1)
+    broker.ready(MDP02, b"more", service=b"another")
+    broker.ask(MDP02, b"c", b"", service=b"mmi.services")
+    (second,) = broker.take(b"c")
+    assert len(first) == 1
+    assert second[4] not in first

@@ -1,9 +1,11 @@
 """Who gets into a secured broker, what they may do there, and what of it is told: with real sockets (rows S1 to S8)."""
 
+import hashlib
 import json
 import os
 import socket as sockets
 import struct
+import threading
 from contextlib import ExitStack, contextmanager
 
 import gevent
@@ -28,6 +30,7 @@ from gmdp import (
     Overloaded,
     Worker,
 )
+from gmdp.security.checks import Checks
 from gmdp.security.gate import Gate
 from gmdp.security.lists import set_password
 
@@ -356,18 +359,50 @@ def test_what_is_told_is_one_structured_log_record_each_and_not_too_many(keys):
     assert len(said.records) < 200  # ten a second, and the test takes no minute
 
 
-def test_a_policy_or_hook_that_fails_denies_and_the_broker_lives(keys):
+def _coroutine(value):
+    async def policy(*_):
+        return value
+
+    return policy
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [lambda *_: 1 / 0, lambda *_: "deny", lambda *_: 1, lambda *_: None, _coroutine(True), type("Policy", (), {})],
+    ids=["raises", "text", "number", "nothing", "coroutine", "class"],
+)
+def test_a_policy_that_says_neither_yes_nor_no_denies_and_the_broker_lives(keys, policy):
+    """It is said, but not for each request; the audit hook may fail as well."""
     keys.make("client")
 
-    def broken(*_):
-        raise RuntimeError("no database")
+    def broken(record):
+        raise RuntimeError("no disk")
 
-    with keys.broker(access=broken, audit=broken) as broker, listening("gmdp") as said:
+    with keys.broker(access=policy, audit=broken) as broker, listening("gmdp") as said:
         with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
-            with pytest.raises(NotAllowed):
-                client.request("echo", b"x")
+            for _ in range(20):
+                with pytest.raises(NotAllowed):
+                    client.request("echo", b"x")
         assert broker.started
-    assert {"the audit hook failed"} <= {record.getMessage() for record in said.records}
+    messages = [record.getMessage() for record in said.records]
+    assert "the audit hook failed" in messages
+    assert 1 <= sum("the access policy failed" in message for message in messages) < 10
+
+
+def test_a_policy_that_failed_once_is_asked_again(keys):
+    keys.make("client")
+    answers = [ValueError("no database"), True]
+
+    def policy(*_):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with keys.broker(access=policy) as broker, Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+        with pytest.raises(NotAllowed):
+            client.request("mmi.broker", b"")
+        assert client.request("mmi.broker", b"")[0] == b"200"
 
 
 def test_rights_hold_without_keys_too():
@@ -405,8 +440,8 @@ def test_S4_before_anybody_answers_nobody_gets_in(keys):
         curve_key=keys.folder / "broker.key_secret",
         curve_clients=keys.allowed,
         plain_users=None,
-        allow=(),
-        deny=(),
+        allow=None,
+        deny=None,
         max_connections=10,
         check_timeout=1.0,
     )
@@ -469,7 +504,7 @@ def test_S4_many_checks_at_once_are_bounded_and_all_end(keys):
         for client in clients:
             client.send(b"MDPC02", b"\x01", b"mmi.broker", b"")
         assert {client.recv()[3] for client in clients} == {b"200"}
-    assert max(most) <= Gate.at_a_time
+    assert max(most) <= Gate.calls_at_once
 
 
 def test_S4_when_the_owner_dies_its_doors_are_closed(keys):
@@ -535,20 +570,32 @@ def test_S5_a_thousand_half_open_handshakes_at_most_double_the_latency_of_honest
 
 
 def test_S5_connections_are_bounded_and_those_beyond_are_refused_for_now(keys):
-    """They come in when there is room again."""
+    """They come in when there is room again, and are not told anything else meanwhile."""
     keys.make("client")
-    with started(keys.broker(max_connections=2, handshake_timeout=0.3)) as (broker, records), ExitStack() as stack:
+    broker = keys.broker(max_connections=2, handshake_timeout=1.2)
+    with started(broker) as (broker, records), ExitStack() as stack:
         first, second = (stack.enter_context(keys.dealer(broker.endpoint, "client")) for _ in range(2))
         assert _asked(first)[0][3] == _asked(second)[0][3] == b"200"
-        third = stack.enter_context(Client(broker.endpoint, timeout=60, retries=0, **keys.of("client")))
-        waiting = gevent.spawn(third.request, "mmi.broker", b"")
-        wait_until(lambda: broker.statistics().refused_connections.get("connections_full"))
+        third = stack.enter_context(AsyncClient(broker.endpoint, timeout=60, **keys.of("client")))
+        waiting = third.submit("mmi.broker", b"")
+        wait_until(lambda: broker.statistics().refused_connections.get("connections_full", 0) >= 2)
+        assert not waiting.ready()
         first.close()
-        try:
-            assert waiting.get()[0] == b"200"
-        except AuthenticationFailed:  # it was hung up on three times
-            assert third.request("mmi.broker", b"")[0] == b"200"
+        assert waiting.get()[0] == b"200"
     assert {record.reason for record in records} >= {"connections_full"}
+
+
+def test_S5_strangers_take_no_ones_place(keys):
+    """Who never finishes a handshake does not count among the connections that are bounded."""
+    keys.make("client")
+    with keys.broker(max_connections=5, handshake_timeout=600) as broker:
+        strangers = [half_open(broker.endpoint, b"") for _ in range(50)]
+        wait_until(lambda: broker.statistics().connections == 50)
+        with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+            assert client.request("mmi.broker", b"")[0] == b"200"
+        assert broker.statistics().refused_connections == {}
+        for stranger in strangers:
+            stranger.close()
 
 
 # Lists that change (S6)
@@ -696,6 +743,92 @@ def test_addresses_are_allowed_and_denied(tmp_path, options, tcp, ipc):
         assert set(refused) == (set() if tcp and ipc else {"address"})
 
 
+def test_a_right_password_is_computed_once(tmp_path, monkeypatch):
+    """And again when the list changes, and for each wrong one."""
+    computed = []
+    original = hashlib.scrypt
+    file = tmp_path / "users"
+    set_password(file, "alice", "sesame")
+    monkeypatch.setattr(hashlib, "scrypt", lambda *a, **k: computed.append(1) or original(*a, **k))
+    with Broker(f"ipc://{tmp_path}/broker", plain_users=file, heartbeat_interval=INTERVAL) as broker:
+
+        def connect(password="sesame"):
+            with Client(broker.endpoint, timeout=20, username="alice", password=password) as client:
+                client.request("mmi.broker", b"")
+
+        for _ in range(5):
+            connect()
+        assert len(computed) == 1
+        for _ in range(2):
+            with pytest.raises(AuthenticationFailed):
+                connect("guess")
+        assert len(computed) == 3
+        reloaded = []
+        broker._engine._auditor._hook = reloaded.append
+        set_password(file, "bob", "other")
+        wait_until(lambda: reloaded)
+        before = len(computed)
+        connect()
+        assert len(computed) == before + 1
+
+
+def test_a_flood_of_wrong_passwords_from_one_address_delays_others_by_a_round():
+    """Addresses take turns; the longest line gives way."""
+    order, refused = [], []
+
+    def check(name):
+        def run():
+            order.append(name)
+            gevent.sleep(0.001)
+
+        return run
+
+    checks = Checks(at_once=1, may_wait=10)
+    for number in range(50):
+        checks.submit("flooder", check(number), lambda number=number: refused.append(number))
+    checks.submit("honest", check("honest"), lambda: refused.append("honest"))
+    wait_until(lambda: len(order) + len(refused) == 51)
+    assert order.index("honest") <= 1
+    assert len(order) == 10
+    assert "honest" not in refused
+
+
+def test_a_broker_that_was_stopped_amid_checks_checks_again_when_it_starts(keys):
+    keys.make("client")
+    patience = [600]
+
+    def check(key):
+        gevent.sleep(patience[0])
+        return True
+
+    broker = keys.broker(curve_clients=check, handshake_timeout=600)
+    with broker, ExitStack() as stack:
+        for _ in range(Gate.calls_at_once + 5):
+            stack.enter_context(keys.dealer(broker.endpoint, "client")).send(b"x")
+        wait_until(lambda: len(broker._gate._checks._running) == Gate.calls_at_once)
+    patience[0] = 0
+    with broker, Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+        assert client.request("mmi.broker", b"")[0] == b"200"
+
+
+def test_stopping_does_not_wait_for_the_applications_threads(keys):
+    """All threads of the hub's are at work that does not end."""
+    keys.make("client")
+    pool = gevent.get_hub().threadpool
+    blocked = [threading.Event() for _ in range(pool.maxsize)]
+    for event in blocked:
+        pool.spawn(event.wait)
+    try:
+        with keys.broker() as broker, Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
+            assert client.request("mmi.broker", b"")[0] == b"200"
+            keys.revoke("client")
+            wait_until(lambda: not broker._gate._names)
+        assert broker.closed
+    finally:
+        for event in blocked:
+            event.set()
+
+
 def test_brokers_and_the_applications_own_handler_do_not_collide(keys):
     """Each secured broker has a context of its own; what answers in the application's is not asked."""
     keys.make("client")
@@ -789,14 +922,34 @@ def test_S8_whoever_takes_anothers_routing_id_has_none_of_its_rights(keys):
         future = client.submit("echo", b"x")
         token = worker.recv()[2]
         worker.close()
-        wait_until(lambda: broker.statistics().connections == 1)
+        # Long before it expires: its connection is closed.
+        wait_until(lambda: broker.statistics().lost_workers == {"unreachable": 1})
         thief = stack.enter_context(keys.dealer(broker.endpoint, "thief", routing_id=b"the-worker"))
+        wait_until(lambda: broker.statistics().handshakes == 3)
+        later = client.submit("echo", b"secret")
+        wait_until(lambda: broker.statistics().queued == 2)
         thief.send(b"MDPW02", b"\x04", token, b"", b"forged")
-        wait_until(lambda: broker.statistics().lost_workers == {"other_user": 1})
         assert thief.recv() == [b"MDPW02", b"\x06"]
         assert not future.ready()
         with Worker(broker.endpoint, "echo", echo, **keys.of("second")):
-            assert future.get() == [b"x"]
+            assert (future.get(), later.get()) == ([b"x"], [b"secret"])
+
+
+def test_S8_what_a_worker_said_last_counts_though_its_connection_is_closed(keys):
+    """An answer and a farewell in one breath."""
+    keys.make("worker", "client")
+    with keys.broker(heartbeat_interval=60) as broker, AsyncClient(broker.endpoint, **keys.of("client")) as client:
+        for _ in range(20):
+            worker = keys.dealer(broker.endpoint, "worker")
+            worker.socket.set(zmq.LINGER, 20_000)
+            worker.send(b"MDPW02", b"\x01", b"echo")
+            future = client.submit("echo", b"x")
+            token = worker.recv()[2]
+            worker.send(b"MDPW02", b"\x04", token, b"", b"last words")
+            worker.send(b"MDPW02", b"\x06")
+            worker.socket.close()
+            assert future.get() == [b"last words"]
+        assert broker.statistics().redeliveries == 0
 
 
 def test_W12_an_authenticated_worker_cannot_forge_anothers_reply(keys):

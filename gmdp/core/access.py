@@ -20,19 +20,20 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from .rates import Rates
+
 #: The user of a connection whose key or password is not valid any more: may do nothing.
 REVOKED = "\0revoked"
 
-#: ``(user, action, service) -> bool``
-Policy = Callable[[str, str, bytes], bool]
+#: ``(user, action, service) -> bool``, or None if it does not know.
+Policy = Callable[[str, str, bytes], "bool | None"]
 
 SERVE = "serve"
 CALL = "call"
 INSPECT = "inspect"
 ACTIONS = (SERVE, CALL, INSPECT)
 
-#: Answers, and users' buckets, that are remembered; past it they are forgotten and
-#: asked for, or made, again.
+#: Answers that are remembered; past it they are forgotten and asked for again.
 MAX_REMEMBERED = 100_000
 
 #: A CURVE key as Z85 text (ZeroMQ RFC 32), which has characters that patterns use.
@@ -86,6 +87,9 @@ def _patterns(name: str, value: Any) -> list[str]:
     patterns = [value] if isinstance(value, str) else value
     if not isinstance(patterns, (list, tuple)) or not patterns or not all(isinstance(one, str) for one in patterns):
         raise ValueError(f"{name} must be a pattern or a list of patterns, not {value!r}")
+    for pattern in patterns:
+        if "[" in pattern and not pattern.isascii():  # names of services are bytes
+            raise ValueError(f"{name}: only ASCII may stand in a pattern with brackets, not {pattern!r}")
     return list(patterns)
 
 
@@ -96,21 +100,24 @@ def _pattern(patterns: list[str]) -> str:
 class Access:
     """A policy with its remembered answers, and the rates of users.
 
-    `policy` None: everybody may do everything.  `rate`: requests a second and user.
+    `policy` None: everybody may everything; one that says None does not know: that is no,
+    and is not remembered.  `rate`: requests a second and user.
     """
 
     def __init__(self, policy: Policy | None, rate: float) -> None:
         self._policy = policy
-        self._step = 1 / rate
         self._answers: dict[tuple[str, str, bytes], bool] = {}
-        #: For each user, when its bucket will be full again.
-        self._full_at: dict[str, float] = {}
+        self._rates = Rates(rate)
 
     def allows(self, user: str, action: str, service: bytes) -> bool:
         """May `user` do `action` with `service`?"""
         answer = self._answers.get((user, action, service))
         if answer is None:
-            answer = user != REVOKED and (self._policy is None or self._policy(user, action, service))
+            if user == REVOKED:
+                return False
+            answer = True if self._policy is None else self._policy(user, action, service)
+            if answer is None:
+                return False
             if len(self._answers) >= MAX_REMEMBERED:
                 self._answers.clear()
             self._answers[user, action, service] = answer
@@ -122,15 +129,4 @@ class Access:
 
     def in_time(self, user: str, now: float) -> bool:
         """Is there room for one more request of `user` in its bucket?  Takes it."""
-        full_at = self._full_at.get(user, now)
-        if full_at < now:
-            full_at = now
-        elif full_at > now + 1.0 - self._step / 2:
-            return False
-        if len(self._full_at) >= MAX_REMEMBERED:
-            # Whoever's is full needs no entry; should all be in use, those begin anew.
-            self._full_at = {one: at for one, at in self._full_at.items() if at > now}
-            if len(self._full_at) >= MAX_REMEMBERED:
-                self._full_at.clear()
-        self._full_at[user] = full_at + self._step
-        return True
+        return self._rates.take(user, now)

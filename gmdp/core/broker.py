@@ -60,7 +60,9 @@ class BrokerCore:
         self.refusals: list[Refusal] = self._ledger.refusals
         self._replies = Replies(self._ledger)
         self._delivery = Delivery(self._ledger, self._replies, nonce)
-        self._workers = Workers(self._ledger, self._delivery, self._replies)
+        self._workers = Workers(self._ledger, self._delivery, self._replies, self.about.max_sessions)
+        #: Reports of the management interface that were made a moment ago, and when.
+        self.reports: dict[bytes, tuple[float, bytes]] = {}
         self._clients = Clients(self, self._ledger, self._delivery, self._replies)
 
     # What the owner calls
@@ -144,12 +146,19 @@ class BrokerCore:
         for connection in list(self._workers.connections.values()):
             self._workers.lose_connection(connection, "stopped", now, disconnect=True)
 
+    def gone(self, routing_id: bytes, now: float) -> None:
+        """The connection of this routing id is closed, and what came on it was read."""
+        self._workers.gone(routing_id, now)
+        self._replies.void(routing_id, "client_gone", now)
+        self._ledger.users.pop(routing_id, None)
+
     def reconsider(self, now: float, revoked: Collection[str] = ()) -> None:
         """What users may do may have changed, and who is `revoked` may do nothing:
         end what is not allowed any more."""
         access = self._ledger.access
         if access is not None:
             access.forget()
+            self._replies.reconsider(revoked, now)
             self._workers.reconsider(access, revoked, now)
             self._delivery.reconsider(access, revoked, self._workers.all(), now)
 
@@ -159,7 +168,7 @@ class BrokerCore:
         if routing_id in users:
             # Rights go with the user, whoever chose which routing id.
             self._workers.void(routing_id, now)
-            self._replies.void(routing_id, now)
+            self._replies.void(routing_id, "other_user", now)
         elif len(users) >= self._sweep_at and not self.outbox:
             held = self._replies.clients.keys() | {one.address[0] for one in self._workers.connections.values()}
             self._ledger.users = users = {one: who for one, who in users.items() if one in held}
@@ -232,14 +241,14 @@ class BrokerCore:
             for service in services
         }
 
-    def statistics(self, now: float) -> BrokerStatistics:
+    def statistics(self, now: float, with_services: bool = True) -> BrokerStatistics:
         """Everything as it is now, as an immutable copy."""
         counts = counted(self.counters)
         for table in ("ended", "lost_workers", "drops", "refused_connections"):
             counts[table] = MappingProxyType(counts[table])
         return BrokerStatistics(
             uptime=now - self.started,
-            services=MappingProxyType(self.service_statistics(self.services.values(), now)),
+            services=MappingProxyType(self.service_statistics(self.services.values() if with_services else (), now)),
             workers=self.worker_count,
             idle=self.worker_count - self.assigned,
             busy=self.assigned,

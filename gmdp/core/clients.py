@@ -103,10 +103,10 @@ class Clients:
             return True
         inspects = name.startswith(MMI_PREFIX)
         action = access.INSPECT if inspects else access.CALL
-        if not rights.allows(user, action, name):
-            reason, status = "revoked" if user == access.REVOKED else "not_allowed", Status.NOT_ALLOWED
-        elif user and not rights.in_time(user, now):
+        if user and not rights.in_time(user, now):
             reason, status = "rate_full", Status.OVERLOADED
+        elif not rights.allows(user, action, name):
+            reason, status = "revoked" if user == access.REVOKED else "not_allowed", Status.NOT_ALLOWED
         else:
             return True
         self._ledger.refusals.append(Refusal(action, user, name, reason))

@@ -106,7 +106,7 @@ class Delivery:
 
     def collect(self, service: Service) -> None:
         """Forget a service that has neither workers nor requests."""
-        if not service.workers and not service.queue and self.services.get(service.name) is service:
+        if not service.members and not service.queue and self.services.get(service.name) is service:
             del self.services[service.name]
             del self._unserved[service.name]
             if service.opener:
@@ -123,7 +123,7 @@ class Delivery:
     def join(self, worker: Worker, now: float) -> None:
         """A worker is registered."""
         service = worker.service
-        service.workers += 1
+        service.members[worker] = None
         self._unserved.pop(service.name, None)
         self.free(worker, now)
 
@@ -135,9 +135,9 @@ class Delivery:
         requests = []
         for worker in workers:
             service = worker.service
-            service.workers -= 1
+            del service.members[worker]
             service.idle.pop(worker, None)
-            if not service.workers:
+            if not service.members:
                 self._unserved[service.name] = None
             if worker.request is not None:
                 if self._recall(worker) or worker.request is unsent:
@@ -337,7 +337,7 @@ class Delivery:
     def _enqueue(self, request: Request, now: float, again: bool = False) -> None:
         service = request.service
         request.move(Place.QUEUED)
-        if request.terms.hasty and not service.workers:
+        if request.terms.hasty and not service.members:
             self._end(request, "no_worker", now)
             return
         self.queued += 1
@@ -364,7 +364,7 @@ class Delivery:
 
     def _desert(self, service: Service, now: float) -> None:
         """Without a worker, what is to fail then fails."""
-        if service.hasty and not service.workers:
+        if service.hasty and not service.members:
             for request in [request for request in service.queue if request.terms.hasty]:
                 self.withdraw(request, "no_worker", now)
 

@@ -15,7 +15,8 @@ any but mmi.gmdp    of whom the policy    ``403``; a gmdp client is told that it
                     does not allow it     not allowed
 ==================  ====================  ====================================
 
-Lists hold at most :data:`MAX_ROWS` rows; ``total`` tells how many there are.
+Lists hold at most :data:`MAX_ROWS` rows; ``total`` tells how many there are.  A long
+one about everything is made anew after :data:`FRESH` seconds: it costs more than a request.
 Routing ids are never told.
 """
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,9 @@ NOT_IMPLEMENTED = b"501"
 
 #: Rows of a list: what a reply may cost is bounded.
 MAX_ROWS = 1_000
+#: Bytes of a report that has cost so much that it is told again, and for how many seconds.
+COSTLY = 10_000
+FRESH = 0.1
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,13 @@ def answer(core: BrokerCore, service: bytes, body: list[bytes], now: float) -> l
         # RFC 8: "Any unimplemented services in the "mmi." namespace MUST result in
         # a reply "501" (Not implemented)."
         return [NOT_IMPLEMENTED]
-    return [FOUND, json.dumps(report(core, body[0], now), separators=(",", ":")).encode()]
+    only = body[0]
+    made_at, told = (-math.inf, b"") if only else core.reports.get(service, (-math.inf, b""))
+    if now >= made_at + FRESH:
+        told = json.dumps(report(core, only, now), separators=(",", ":")).encode()
+        if not only and len(told) > COSTLY:
+            core.reports[service] = (now, told)
+    return [FOUND, told]
 
 
 def _services(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
@@ -99,7 +110,7 @@ def _services(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
 def _workers(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
     service = core.services.get(only)
     total = core.worker_count if not only else service.workers if service is not None else 0
-    chosen = (worker for worker in core.workers if not only or worker.service is service)
+    chosen = service.members if service is not None else core.workers if not only else ()
     rows = [
         {
             "service": text(worker.service.name),
@@ -116,7 +127,7 @@ def _workers(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
 
 
 def _statistics(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
-    return core.statistics(now).as_dict()
+    return core.statistics(now, with_services=False).as_dict()
 
 
 def _broker(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:

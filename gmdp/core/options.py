@@ -94,9 +94,10 @@ class BrokerOptions(ServiceOptions):
     #: Connections, where a broker is secured; seconds a connection's handshake may take.
     max_connections: int = 10_000
     handshake_timeout: float = 5.0
-    #: Services that one user may have opened, bytes he may have queued (of those of
+    #: Services that one user may have opened, workers he may have registered, bytes he may have queued (of those of
     #: `max_queue_bytes`), and requests he may send a second.
     max_user_services: int = 1_000
+    max_user_workers: int = 10_000
     max_user_bytes: int = 128 * MEBI
     max_user_rate: float = 10_000.0
     #: Per-service values: shell-style pattern of the name to options.  The
@@ -114,6 +115,7 @@ class BrokerOptions(ServiceOptions):
             "max_queue_bytes",
             "max_frame_size",
             "max_user_services",
+            "max_user_workers",
             "max_user_bytes",
             "max_connections",
         ):

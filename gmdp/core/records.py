@@ -78,7 +78,7 @@ class Refusal(NamedTuple):
     user: str
     service: bytes
     #: "not_allowed" (by the policy), "revoked" (no longer a user), "rate_full",
-    #: "user_services_full".
+    #: "user_services_full", "user_workers_full".
     reason: str
 
 
@@ -139,7 +139,7 @@ class Ledger:
 class Service:
     """A name, its workers and the requests that wait for one."""
 
-    __slots__ = ("hasty", "idle", "name", "opener", "options", "queue", "replies", "requests", "workers")
+    __slots__ = ("hasty", "idle", "members", "name", "opener", "options", "queue", "replies", "requests")
 
     def __init__(self, name: bytes, options: ServiceOptions, opener: str) -> None:
         self.name = name
@@ -150,11 +150,16 @@ class Service:
         #: Workers without a request, the least recently used first.
         self.idle: OrderedDict[Worker, None] = OrderedDict()
         #: All workers, idle or busy.
-        self.workers = 0
+        self.members: dict[Worker, None] = {}
         #: Queued requests that are to fail when there is no worker.
         self.hasty = 0
         self.requests = 0
         self.replies = 0
+
+    @property
+    def workers(self) -> int:
+        """How many workers it has."""
+        return len(self.members)
 
 
 class Client:

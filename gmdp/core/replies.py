@@ -21,7 +21,7 @@ The rules of this module:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 from . import extension
 from .extension import CALLER_GONE, Status
@@ -81,20 +81,26 @@ class Replies:
             if not account.open:
                 del self._users[account.key]
 
-    def void(self, routing_id: bytes, now: float) -> None:
-        """Somebody else speaks under this routing id: nothing goes there any more that
-        was for the one before."""
+    def void(self, routing_id: bytes, reason: str, now: float) -> None:
+        """Whoever had this routing id is gone: nothing goes there any more that was for him."""
         outbox = self._ledger.outbox
         kept = [outgoing for outgoing in outbox if outgoing.frames[0] != routing_id]
         for _ in range(len(outbox) - len(kept)):
-            self._ledger.counters.count("drops", "other_user")
+            self._ledger.counters.count("drops", reason)
         outbox[:] = kept
         client = self.clients.pop(routing_id, None)
         if client is not None:
             client.gone = True
             if client.backlog is not None:
-                self._end_backlog(client.backlog, "other_user", now)
+                self._end_backlog(client.backlog, reason, now)
             self.forget(client)
+
+    def reconsider(self, revoked: Collection[str], now: float) -> None:
+        """What waits for connections of these users is dropped."""
+        for client in list(self.clients.values()) if revoked else ():
+            if client.backlog is not None and client.user in revoked:
+                self._end_backlog(client.backlog, "not_allowed", now)
+                self.forget(client)
 
     def has_room(self, client: Client, size: int, times: int = 1) -> bool:
         """May this client hold `size` bytes more, up to so many times what is free?"""

@@ -44,10 +44,10 @@ class BrokerCounters:
     #: Connections refused, by reason.
     refused_connections: dict[str, int] = field(default_factory=dict)
 
-    def count(self, table: str, reason: str) -> None:
-        """Add one to `reason` in one of the tables."""
+    def count(self, table: str, reason: str, number: int = 1) -> None:
+        """Add to `reason` in one of the tables."""
         counts: dict[str, int] = getattr(self, table)
-        counts[reason] = counts.get(reason, 0) + 1
+        counts[reason] = counts.get(reason, 0) + number
 
 
 @dataclass(frozen=True)

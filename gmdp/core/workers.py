@@ -57,13 +57,15 @@ _PLAIN = {extended: plain for plain, extended in EXTENDED.items()}
 class Workers:
     """Connections of workers, and who is registered."""
 
-    def __init__(self, ledger: Ledger, delivery: Delivery, replies: Replies) -> None:
+    def __init__(self, ledger: Ledger, delivery: Delivery, replies: Replies, max_sessions: int) -> None:
         self._ledger = ledger
         self._delivery = delivery
         self._replies = replies
         self.connections: dict[Hashable, Connection] = {}
         #: Workers registered.
         self.count = 0
+        self._by_user: dict[str, int] = {}
+        self._max_sessions = max_sessions
         self._rejected: OrderedDict[Hashable, float] = OrderedDict()
 
     def all(self) -> Iterable[Worker]:
@@ -161,17 +163,20 @@ class Workers:
         """A READY of somebody who is not registered."""
         ledger = self._ledger
         service = None
+        connection = self.connections.get(key)
         if message.subject.startswith(MMI_PREFIX):
             # RFC 8: "It MUST disconnect any workers that attempt to register
             # services in this namespace."
             reason = "reserved_name"
-        elif ledger.access is not None and not ledger.access.allows(user, access.SERVE, message.subject):
-            reason = "revoked" if user == access.REVOKED else "not_allowed"
+        elif ledger.access is not None and (why := self._why_not(ledger.access, user, message.subject, now)):
+            reason = why
             ledger.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
         elif ledger.draining:
             reason = "draining"
         elif max(self.count, len(self.connections)) >= ledger.options.max_workers:
             reason = "workers_full"
+        elif connection is not None and len(connection.workers) >= self._max_sessions:
+            reason = "sessions_full"
         elif message.extra and extension.read_session(message.extra)[0]:
             reason = "malformed"
         else:
@@ -180,7 +185,6 @@ class Workers:
             if service is None and self._delivery.has_opened_too_many(user):
                 reason = "user_services_full"
                 ledger.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
-        connection = self.connections.get(key)
         if service is None:
             ledger.counters.count("drops", reason)
             if connection is not None:
@@ -202,9 +206,21 @@ class Workers:
         worker = Worker(connection, message.extra, service, now)
         connection.workers[message.extra] = worker
         self.count += 1
+        if user:
+            self._by_user[user] = self._by_user.get(user, 0) + 1
         ledger.counters.registrations += 1
         ledger.events.append(Event("registered", service.name, message.dialect.name))
         self._delivery.join(worker, now)
+
+    def _why_not(self, rights: access.Access, user: str, service: bytes, now: float) -> str:
+        """Why `user` may not register for `service`; empty if he may."""
+        if user and not rights.in_time(user, now):
+            return "rate_full"
+        if not rights.allows(user, access.SERVE, service):
+            return "revoked" if user == access.REVOKED else "not_allowed"
+        if user and self._by_user.get(user, 0) >= self._ledger.options.max_user_workers:
+            return "user_workers_full"
+        return ""
 
     def _current(self, worker: Worker, message: Message, now: float) -> Request | None:
         """The request `message` answers, or None if it answers none: then the
@@ -269,6 +285,12 @@ class Workers:
             if connection.address[0] == routing_id:
                 self.lose_connection(connection, "other_user", now)
 
+    def gone(self, routing_id: bytes, now: float) -> None:
+        """The connection of this routing id is closed."""
+        for connection in list(self.connections.values()):
+            if connection.address[0] == routing_id:
+                self.lose_connection(connection, "unreachable", now)
+
     def reconsider(self, rights: access.Access, revoked: Collection[str], now: float) -> None:
         """Rights may have changed: whoever may not serve any more is told DISCONNECT."""
         for connection in list(self.connections.values()):
@@ -313,6 +335,11 @@ class Workers:
         for worker in workers:
             worker.registered = False
             ledger.counters.count("lost_workers", reason)
+            user = worker.connection.user
+            if user:
+                left = self._by_user[user] = self._by_user[user] - 1
+                if not left:
+                    del self._by_user[user]
         self.count -= len(workers)
         for service, number in Counter(worker.service for worker in workers).items():
             ledger.events.append(Event("lost", service.name, reason if number == 1 else f"{reason} ({number} workers)"))

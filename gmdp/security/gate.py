@@ -7,31 +7,38 @@ The rules of this module:
   runs, and after it has ended.
 * A connection must pass in this order: the number of connections, its address, its key
   or password.  What fails to be checked in time is refused.
+* A refusal for the moment (too many, a check that failed) is a *300* of ZAP: libzmq lets the
+  connection hang until its handshake's time is up, and peers of libzmq's try again.
 * What a key or password makes a user is settled here and nowhere else.
 * Lists in files are looked at in each interval; whoever is on them no more is *revoked*:
   what such a connection says later, nobody says.
-* A callable, and the check of a password, run in greenlets of their own, a few at a time;
-  the latter in threads, since it computes for long.
+* Callables, and checks of passwords, run as :mod:`~.checks` does it; the latter in threads,
+  since they compute for long.  A password that was right once is known to be until the list
+  changes.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import ipaddress
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 import gevent
-import gevent.lock
-import gevent.pool
 import zmq
 import zmq.green
 from gevent.threadpool import ThreadPool
 from zmq.auth.base import Authenticator
 
-from ..core.access import REVOKED
+from ..core.access import REVOKED, is_key
+from ..core.rates import Rates
 from ..exceptions import ConfigurationError
+from .checks import Checks
 from .keys import Key, secret_key
 from .lists import KeyFolder, List, UserFile, credential, is_user
 from .passwords import NOBODY, Hash
@@ -51,14 +58,14 @@ PasswordCheck = Callable[[str, str], "str | bool | None"]
 #: Any key, as ``zmq.auth`` writes it.
 ANY_KEY = "*"
 
-#: Refused for the moment: libzmq closes the connection without a word.
+#: Refused for the moment.
 _LATER = frozenset({"connections_full", "busy", "check_failed"})
 
 
 class Refused(NamedTuple):
     """A connection that was refused."""
 
-    #: "connections_full", "address", "key", "password", "busy" or "check_failed".
+    #: "connections_full", "address", "mechanism", "key", "password", "busy" or "check_failed".
     reason: str
     address: str
     #: The key (Z85) or the name given; empty if there was none.
@@ -68,8 +75,8 @@ class Refused(NamedTuple):
 class Host(Protocol):
     """What a gate needs of the broker it belongs to; called in the owner."""
 
-    def connections(self) -> int:
-        """How many there are, this one included."""
+    def established(self, now: float) -> int:
+        """How many connections have their handshake behind them."""
 
     def answer(self, frames: list[bytes]) -> None:
         """Send an answer."""
@@ -93,9 +100,14 @@ class Gate:
     makes no sense.
     """
 
-    #: Checks of passwords, and callables, that run at a time, and that may wait.
-    at_a_time = 2
-    may_wait = 100
+    #: Checks of passwords that run at once, calls of callables, and how many of them may wait.
+    passwords_at_once = 2
+    calls_at_once = 20
+    may_wait = 200
+    #: Passwords that are known to be right.
+    max_known = 10_000
+    #: Seconds that reading a list may take: then nobody is on it.
+    read_timeout = 10.0
 
     def __init__(
         self,
@@ -103,8 +115,8 @@ class Gate:
         curve_key: Key | None,
         curve_clients: str | os.PathLike[str] | KeyCheck | None,
         plain_users: str | os.PathLike[str] | PasswordCheck | None,
-        allow: Sequence[str],
-        deny: Sequence[str],
+        allow: str | Sequence[str] | None,
+        deny: str | Sequence[str] | None,
         max_connections: int,
         check_timeout: float,
     ) -> None:
@@ -133,6 +145,8 @@ class Gate:
             self._keys = secret_key("curve_key", curve_key)
             if curve_clients == ANY_KEY:
                 self._any_key = True
+            elif curve_clients == "":
+                raise ConfigurationError("curve_clients is empty: it must name a folder")
             elif isinstance(curve_clients, (str, os.PathLike)):
                 self._list = KeyFolder(curve_clients)
             elif callable(curve_clients):
@@ -142,6 +156,8 @@ class Gate:
                     f"curve_clients must be a folder, a callable or {ANY_KEY!r}, "
                     f"not of type {type(curve_clients).__name__}"
                 )
+        if plain_users == "":
+            raise ConfigurationError("plain_users is empty: it must name a file")
         if isinstance(plain_users, (str, os.PathLike)):
             self._list = UserFile(plain_users)
         elif callable(plain_users):
@@ -156,10 +172,15 @@ class Gate:
         self._hashes: Mapping[str, Hash] = {}
         self._take_over()
         self._host: Host | None = None
-        self._checks = 0
-        self._pool: ThreadPool | None = None
-        self._turns = gevent.lock.BoundedSemaphore(self.at_a_time)
-        self._greenlets = gevent.pool.Group()
+        self._computes = plain_users is not None and self._password_check is None
+        self._mechanism = b"CURVE" if self._keys is not None else b"PLAIN" if self._plain else b"NULL"
+        #: Right passwords: by name, the hash and a digest of the password with a key of ours.
+        self._known: dict[str, tuple[Hash, bytes]] = {}
+        self._known_key = os.urandom(32)
+        self._logged = Rates(1)
+        self._checks: Checks | None = None
+        self._watcher: gevent.Greenlet | None = None
+        self._pools: dict[str, ThreadPool] = {}
         self.context: zmq.green.Context[Any] | None = None
 
     @property
@@ -194,52 +215,62 @@ class Gate:
         return asked
 
     def open(self, host: Host, interval: float) -> None:
-        """Begin; lists are looked at every `interval` seconds."""
+        """Begin; what changes in a list is taken up within `interval` seconds."""
         self._host = host
+        self._checks = Checks(self.passwords_at_once if self._computes else self.calls_at_once, self.may_wait)
         if self._list is not None:
-            self._list.read()  # it may have changed since this broker ran last
+            self._list.settle()  # it may have changed since this broker ran last
             self._take_over()
             self._tell_notes(self._list)
-            self._greenlets.spawn(self._watch, self._list, interval)
+            # Twice in an interval: a change is taken up when it is seen for the second time.
+            self._watcher = gevent.spawn(self._watch, self._list, interval / 2)
 
     def close(self) -> None:
         """End, without waiting for what runs."""
         self._host = None
-        self._greenlets.kill(block=False)
-        if self._pool is not None:
-            self._pool.kill()
-            self._pool = None
+        if self._checks is not None:
+            self._checks.close()
+        if self._watcher is not None:
+            self._watcher.kill(block=False)
+        for pool in self._pools.values():
+            pool.kill()
+        self._pools.clear()
+
+    def _pool(self, purpose: str, size: int) -> ThreadPool:
+        """Threads of its own: those of the hub may all be at somebody else's work."""
+        pool = self._pools.get(purpose)
+        if pool is None:
+            pool = self._pools[purpose] = ThreadPool(size)
+        return pool
 
     def user_of(self, known_by: str) -> str:
         """The user of a connection that ZeroMQ knows by this credential."""
-        return known_by if self._names is None else self._names.get(known_by, REVOKED)
+        return (known_by or REVOKED) if self._names is None else self._names.get(known_by, REVOKED)
 
-    def asked(self, frames: list[bytes]) -> None:
+    def asked(self, frames: list[bytes], now: float) -> None:
         """One question (RFC 27): is this connection allowed?"""
-        host = self._host
-        if host is None or len(frames) < 8:
+        host, checks = self._host, self._checks
+        if host is None or checks is None or len(frames) < 8:
             return  # libzmq sends no such thing
         question = _Question(self, frames)
-        refusal = ""
-        if host.connections() > self._max_connections:
-            refusal = "connections_full"
+        if host.established(now) >= self._max_connections:
+            question.refuse("connections_full")
         elif not self._may_come_from(question.address):
-            refusal = "address"
-        elif not question.takes_time:
-            question.ask()
-        elif self._checks >= self.at_a_time + self.may_wait:
-            refusal = "busy"
-        else:
-            self._checks += 1
-            self._greenlets.spawn(self._check, question)
+            question.refuse("address")
+        elif question.mechanism != self._mechanism:
+            question.refuse("mechanism")
+        elif self._plain or self._key_check is not None:
+            checks.submit(question.address, lambda: self._check(question), lambda: self._reply(question, "busy"))
             return
-        if refusal:
-            question.refuse(refusal)
+        else:
+            question.ask()
         self._reply(question)
 
     # Decisions
 
-    def _reply(self, question: _Question) -> None:
+    def _reply(self, question: _Question, refusal: str = "") -> None:
+        if refusal:
+            question.refuse(refusal)
         host = self._host
         if host is None:
             return
@@ -251,14 +282,11 @@ class Gate:
         if not self._allow and not self._deny:
             return True
         where = _address(address)
+        if where is None:
+            return False
         if any(_within(where, one) for one in self._deny):
             return False
         return not self._allow or any(_within(where, one) for one in self._allow)
-
-    @property
-    def checks_keys_slowly(self) -> bool:
-        """Is there a callable for keys?"""
-        return self._key_check is not None
 
     def key(self, key: str) -> str:
         """What a connection with this key is known by; empty if it is refused."""
@@ -270,42 +298,55 @@ class Gate:
 
     def password(self, username: str, password: str) -> str:
         """What a connection with this name and password is known by; empty if it is refused."""
+        # pyzmq replaces what is no UTF-8.
+        if not is_user(username) or not password or any(odd in username + password for odd in "\0\ufffd"):
+            return ""
         if self._password_check is not None:
             return _user(self._password_check(username, password), username)
         hashed = self._hashes.get(username)
-        if self._pool is None:
-            self._pool = ThreadPool(self.at_a_time)
-        right = self._pool.apply((hashed or NOBODY).matches, (password,))
-        if not right or hashed is None:
-            return ""
-        return credential(username, hashed)
+        digest = hashlib.blake2b(password.encode(), key=self._known_key).digest()
+        known = self._known.get(username)
+        if known is None or known[0] is not hashed or not hmac.compare_digest(known[1], digest):
+            right = self._pool("passwords", self.passwords_at_once).apply((hashed or NOBODY).matches, (password,))
+            if not right or hashed is None:
+                return ""
+            if len(self._known) >= self.max_known:
+                self._known.clear()
+            self._known[username] = (hashed, digest)
+        return credential(username, hashed) if hashed is not None else ""
 
     def _check(self, question: _Question) -> None:
         """A check that takes its time, in a greenlet of its own."""
         try:
             with gevent.Timeout(self._check_timeout, False):
-                with self._turns:
-                    question.ask()
-        except Exception:
-            _log.exception("the check of a connection from %s failed: it is refused", question.address or "nowhere")
-        finally:
-            self._checks -= 1
-            if not question.reply:
-                question.refuse("check_failed")
-            if self._host is not None:
-                self._host.later(self._reply, question)
+                question.ask()
+        except gevent.GreenletExit:
+            raise
+        except BaseException as error:
+            if self._logged.take("", monotonic()):
+                # What it says of a password may be the password.
+                details = None if self._plain else error
+                message = "the check of a connection from %.100s failed (%s): it is refused"
+                _log.error(message, question.address, type(error).__name__, exc_info=details)
+        if not question.reply:
+            question.refuse("check_failed")
+        if self._host is not None:
+            self._host.later(self._reply, question)
 
-    def _watch(self, watched: List, interval: float) -> None:
+    def _watch(self, watched: List, pause: float) -> None:
         """Look at a list again and again."""
         while True:
-            gevent.sleep(interval)
+            gevent.sleep(pause)
+            changed = None
             try:
-                changed = gevent.get_hub().threadpool.apply(watched.read)
+                with gevent.Timeout(self.read_timeout, False):
+                    changed = self._pool("lists", 1).apply(watched.read)
             except Exception:
-                _log.exception("a list of those who may connect could not be read")
-                continue
+                _log.exception("a list of those who may connect could not be read: nobody is allowed")
+            if changed is None:
+                watched.forget()
             self._tell_notes(watched)
-            if changed and self._host is not None:
+            if changed is not False and self._host is not None:
                 self._host.later(self._take)
 
     @staticmethod
@@ -324,7 +365,7 @@ class Gate:
         old = self._names or {}
         self._take_over()
         new = self._names or {}
-        if self._host is not None:
+        if self._host is not None and new != old:
             self._host.lists_changed(frozenset(user for known_by, user in old.items() if new.get(known_by) != user))
 
 
@@ -336,8 +377,7 @@ class _Question(Authenticator):
         self._gate = gate
         self._head, self._message = frames[:2], frames[2:]
         self.address = frames[5].decode("utf-8", "replace")
-        self._mechanism = frames[7]
-        self.takes_time = self._mechanism == b"PLAIN" or (self._mechanism == b"CURVE" and gate.checks_keys_slowly)
+        self.mechanism = frames[7]
         #: The answer, once there is one; why it is no; and whom it is about.
         self.reply: list[bytes] = []
         self.refusal = ""
@@ -346,7 +386,7 @@ class _Question(Authenticator):
         self.configure_curve_callback(_DOMAIN.decode(), self)
 
     def ask(self) -> None:
-        """Find the answer; may take its time if :attr:`takes_time`."""
+        """Find the answer; takes its time where there is a callable, or a password."""
         answering: Any = self.handle_zap_message(self._message)
         if answering is not None:  # a coroutine that never waits; in older versions no coroutine
             try:
@@ -404,11 +444,22 @@ def _user(answer: object, default: str) -> str:
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IPC = "ipc"
+#: What ZeroMQ says of a peer on ipc: the ids of its user, group and process.
+_IPC_PEER = re.compile(r"(localhost)?:\d+:\d*:\d*\Z")
 
 
-def _addresses(option: str, given: Sequence[str]) -> list[_Network | str]:
+def who(known_by: str) -> str:
+    """Whom a credential is of: a key, or a name."""
+    return known_by if is_key(known_by) else known_by.rpartition(":")[2]
+
+
+def _addresses(option: str, given: str | Sequence[str] | None) -> list[_Network | str]:
+    if given is None:
+        return []
     if isinstance(given, str) or not isinstance(given, Iterable):
         given = [given]
+    if not given:
+        raise ConfigurationError(f"{option} lists nobody: leave it out, or say who it is")
     addresses: list[_Network | str] = []
     for one in given:
         try:
@@ -429,16 +480,16 @@ def _network(text: str) -> _Network:
     return ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 
-def _address(text: str) -> _Address | None:
-    """What ZeroMQ says a peer's address is; None for ipc."""
+def _address(text: str) -> _Address | str | None:
+    """What ZeroMQ says a peer's address is; None if that is none."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return None
+        return _IPC if _IPC_PEER.match(text) else None
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _within(address: _Address | None, listed: _Network | str) -> bool:
-    if isinstance(listed, str) or address is None:
-        return address is None and listed == _IPC
+def _within(address: _Address | str, listed: _Network | str) -> bool:
+    if isinstance(listed, str) or isinstance(address, str):
+        return address == listed
     return address in listed

@@ -15,7 +15,6 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import zmq.auth
 
@@ -35,26 +34,82 @@ def is_user(name: object) -> bool:
 
 
 class List(abc.ABC):
-    """A list of those who may connect."""
+    """A list of those who may connect.  `path`: where it is."""
 
     #: By credential, the user; replaced whole.
     users: Mapping[str, str]
     #: By user, the hash of the password; replaced whole, before `users`.
-    hashes: Mapping[str, Hash] = MappingProxyType({})
+    hashes: Mapping[str, Hash]
     #: What is worth a line in a log, and was not told yet.
     notes: list[str]
 
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.users, self.hashes = {}, {}
+        self.notes = []
+        #: What was taken up last, and what was seen last: a stamp, or why it could not be read.
+        self._taken: object = None
+        self._seen: object = None
+        self._noted: list[str] = []
+
     @abc.abstractmethod
+    def _stamp(self) -> object:
+        """What differs once it has changed; OSError if it cannot be read."""
+
+    @abc.abstractmethod
+    def _load(self) -> tuple[bool, list[str]]:
+        """Take it up: (is that all there is to it?, what to note).  OSError, ValueError if it is wrong."""
+
     def read(self) -> bool:
-        """Read it if it has changed; True if it has.  Blocks for as long as the disk does."""
+        """Look at it; True if what may have changed was taken up.
+
+        That is so when a change is seen for the second time: what is being written, or put
+        in its place, is left alone.  Blocks for as long as the disk does.
+        """
+        error: Exception | None = None
+        stamp: object
+        try:
+            stamp = self._stamp()
+        except OSError as failure:
+            error, stamp = failure, failure.strerror or type(failure).__name__
+        settled, self._seen = stamp == self._seen, stamp
+        if stamp == self._taken or not settled:
+            return False
+        whole = True
+        notes: list[str] = []
+        if error is None:
+            try:
+                whole, notes = self._load()
+            except (OSError, ValueError) as failure:
+                error = failure
+        if error is not None:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            notes = [f"cannot read {self.path}: {why}: nobody is allowed"]
+            self.forget()
+            whole = not isinstance(error, OSError) or stamp == error.strerror
+        # What could not be read for want of a descriptor, say, is tried again.
+        self._taken = stamp if whole else None
+        self.notes += [note for note in notes if note not in self._noted]
+        self._noted = notes
+        return True
+
+    def settle(self) -> None:
+        """Take it up as it is now."""
+        self.read()
+        self.read()
+
+    def forget(self) -> None:
+        """Nobody is on it, until it is read anew."""
+        self.hashes, self.users = {}, {}
+        self._taken = None
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(path: Path) -> tuple[int, ...]:
     """What differs once a file has changed; OSError if there is none."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # to read a pipe, say, could take for ever
         raise OSError(errno.EINVAL, "it is no file")
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 class KeyFolder(List):
@@ -64,52 +119,47 @@ class KeyFolder(List):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         if not self.path.is_dir():
             raise ConfigurationError(f"curve_clients: {self.path} is no folder of keys")
-        self.users = {}
-        self.notes: list[str] = []
-        self._seen: object = None
-        self.read()
+        self.settle()
 
-    def read(self) -> bool:
-        """Read it if it has changed; True if it has."""
-        try:
-            names = sorted(name for name in os.listdir(self.path) if name.endswith(_SUFFIX))
-        except OSError as error:
-            if self._seen == error.strerror:
-                return False
-            self._seen = error.strerror
-            self.users = {}
-            self.notes.append(f"cannot read {self.path}: {error.strerror}: nobody is allowed")
-            return True
-        files: list[tuple[str | int, ...]] = []
-        for name in names:
+    def _stamp(self) -> object:
+        files: list[tuple[object, ...]] = []
+        for name in self._names():
             try:
                 files.append((name, *_stamp(self.path / name)))
             except OSError as error:  # it is gone by now, or a link to nothing
-                files.append((name, error.strerror or ""))
-        if files == self._seen:
-            return False
-        self._seen = files
+                files.append((name, error.strerror))
+        return files
+
+    def _names(self) -> list[str]:
+        return sorted(name for name in os.listdir(self.path) if name.endswith(_SUFFIX))
+
+    def _load(self) -> tuple[bool, list[str]]:
         users: dict[str, str] = {}
-        for name in names:
+        notes = []
+        whole = True
+        for name in self._names():
             path, user = self.path / name, name[: -len(_SUFFIX)]
             try:
                 _stamp(path)
                 key = zmq.auth.load_certificate(path)[0].decode("ascii")
             except (OSError, ValueError, IndexError) as error:
-                why = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
-                self.notes.append(f"{path} holds no key, and allows nobody{why}")
+                why = ""
+                if isinstance(error, OSError) and error.errno is not None:
+                    why = f": {error.strerror}"
+                    whole = whole and error.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP, errno.ENOTDIR)
+                notes.append(f"{path} holds no key, and allows nobody{why}")
                 continue
             if not is_key(key) or not is_user(user):
-                self.notes.append(f"{path} holds no key in Z85, or its name cannot be a user's: it allows nobody")
+                notes.append(f"{path} holds no key in Z85, or its name cannot be a user's: it allows nobody")
             elif key in users:
-                self.notes.append(f"{path} holds the key of {users[key]!r}, too: it is that user's")
+                notes.append(f"{path} holds the key of {users[key]!r}, too: it is that user's")
             else:
                 users[key] = user
         self.users = users
-        return True
+        return whole, notes
 
 
 class UserFile(List):
@@ -119,34 +169,19 @@ class UserFile(List):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.users = {}
-        self.notes: list[str] = []
-        self._seen: object = None
+        super().__init__(path)
         try:
-            self._load(_stamp(self.path))
+            self._taken = self._seen = self._stamp()
+            self._load()
         except OSError as error:
             raise ConfigurationError(f"plain_users: cannot read {self.path}: {error.strerror}") from None
         except ValueError as error:
             raise ConfigurationError(f"plain_users: {self.path}: {error}") from None
 
-    def read(self) -> bool:
-        """Read it if it has changed; True if it has."""
-        try:
-            stamp = _stamp(self.path)
-            if stamp == self._seen:
-                return False
-            self._load(stamp)
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            if (type(error), why) == self._seen:
-                return False
-            self._seen = (type(error), why)
-            self.notes.append(f"cannot read {self.path}: {why}: nobody is allowed")
-            self.hashes, self.users = {}, {}
-        return True
+    def _stamp(self) -> object:
+        return _stamp(self.path)
 
-    def _load(self, stamp: object) -> None:
+    def _load(self) -> tuple[bool, list[str]]:
         hashes: dict[str, Hash] = {}
         for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
             line = line.strip()
@@ -160,9 +195,9 @@ class UserFile(List):
             if not is_user(user) or user in hashes:
                 raise ValueError(f"line {number}: {user!r} cannot be a user's name, or has a line already")
             hashes[user] = hashed
-        self._seen = stamp
         self.hashes = hashes
         self.users = {credential(user, hashed): user for user, hashed in hashes.items()}
+        return True, []
 
 
 def set_password(path: str | os.PathLike[str], user: str, password: str) -> None:
@@ -192,7 +227,8 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> None
                 new.close()
                 if file.exists():
                     status = os.stat(file)
-                    os.chown(new.name, status.st_uid, status.st_gid)
+                    if (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
+                        os.chown(new.name, status.st_uid, status.st_gid)
                     os.chmod(new.name, stat.S_IMODE(status.st_mode))
                 os.replace(new.name, file)
             except BaseException:
