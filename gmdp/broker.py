@@ -32,6 +32,7 @@ from .exceptions import BindError, ConfigurationError
 from .interfaces import IBroker
 from .lifecycle import Lifecycle
 from .owner import Owner
+from .security.credentials import warn_of_clear
 from .security.gate import Gate, KeyCheck, PasswordCheck
 from .security.keys import Key
 from .version import __version__
@@ -140,6 +141,8 @@ class Broker(Lifecycle):
                 # Before libzmq gives up the handshake.
                 check_timeout=0.8 * self.options.handshake_timeout,
             )
+            if plain_users is not None:
+                warn_of_clear(self._bind)
         super().__init__(context)
         self._hwm = hwm
         self._endpoints = self._bind

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import re
 import subprocess
 import sys
@@ -783,9 +784,9 @@ class BrokerRun:
         if frames:
             user = self.users.get(frames[0], self.users[PEERS[0]])
             self.heard[frames[0]] = user
-        message = wire.parse(frames)
-        if message is not None and message.client and message.extra:
-            self.asked.setdefault(message.extra[9:33], set()).add(user)
+        for frame in frames[1:10]:
+            if extension.is_call(frame):
+                self.asked.setdefault(frame[9:33], set()).add(user)
         core.feed(frames, self.now, user)
         for refusal in core.refusals:
             assert isinstance(refusal, Refusal)
@@ -1440,15 +1441,29 @@ def corpus(name: str) -> list[Path]:
     return sorted(path for path in (CORPUS / name).glob("*") if path.is_file())
 
 
+def by_chance(name: str, runs: int, seed: int = 0) -> None:
+    """Run so many inputs, by chance or near those that are kept; raises whatever one leads to."""
+    chance = random.Random(f"{name} {seed}")
+    kept = [path.read_bytes() for path in corpus(name)] or [b""]
+    for number in range(runs):
+        data = bytearray(chance.choice(kept) if number % 2 else chance.randbytes(chance.randrange(LENGTHS[name])))
+        for _ in range(chance.randrange(8) if data else 0):
+            at = chance.randrange(len(data))
+            data[at : at + chance.randrange(3)] = chance.randbytes(chance.randrange(3)) or data[-at:]
+            data = data[: LENGTHS[name]] or bytearray(1)
+        run_target(name, bytes(data))
+
+
 def fuzz(name: str, options: list[str]) -> None:
     """Run one target under atheris, as libFuzzer's options say; does not return."""
-    with tempfile.TemporaryDirectory() as scratch:
-        if not any(option.startswith("-max_len=") for option in options):
-            options = [*options, f"-max_len={LENGTHS[name]}"]
-        if all(option.startswith("-") for option in options):
-            options = [*options, scratch, str(CORPUS / name)]
-        atheris.Setup([sys.argv[0], *options], TARGETS[name])
-        atheris.Fuzz()
+    if not any(option.startswith("-max_len=") for option in options):
+        options = [*options, f"-max_len={LENGTHS[name]}"]
+    kept = corpus(name)
+    if kept and all(option.startswith("-") for option in options):
+        options = [*options, "-seed_inputs=" + ",".join(map(str, kept))]
+    # What libFuzzer runs anew for -merge=1.
+    atheris.Setup([f"{sys.executable} {__file__} {name}", *options], TARGETS[name])
+    atheris.Fuzz()
 
 
 def fuzz_all(runs: int) -> int:

@@ -1226,3 +1226,26 @@ def test_another_mechanism_than_ones_own_is_refused():
         asked.gate.asked([b"route", b"", b"1.0", b"1", b"gmdp", b"192.0.2.1", b"", mechanism, b"a", b"b"], 0.0)
     assert (asked.codes, asked.reasons) == ([b"400"] * 4, ["mechanism"] * 4)
     assert asked.gate.user_of("") == REVOKED
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "clear"),
+    [
+        ("tcp://127.0.0.1:5555", False),
+        ("tcp://localhost:5555", False),
+        ("tcp://[::1]:5555", False),
+        ("ipc:///run/broker", False),
+        ("tcp://192.0.2.1:5555", True),
+        ("tcp://localhost.example:5555", True),
+    ],
+)
+def test_passwords_in_clear_are_warned_of(caplog, users_file, endpoint, clear):
+    """At either end, without the password; on the machine itself, and with keys, there is nothing to warn of."""
+    set_password(users_file, "alice", PASSWORD)
+    Broker(endpoint, plain_users=users_file)
+    Client(endpoint, username="alice", password=PASSWORD)
+    Client(endpoint, server_key=PUBLIC)
+    assert len(caplog.records) == (2 if clear else 0)
+    assert PASSWORD not in caplog.text
+    Broker("tcp://*:5555", plain_users=users_file)
+    assert "in clear" in caplog.records[-1].getMessage()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import zmq
 from ..exceptions import ConfigurationError
 from .keys import Key, public_key, secret_key
 from .passwords import MAX_PASSWORD
+
+_log = logging.getLogger("gmdp.security")
 
 
 class Credentials:
@@ -50,9 +53,9 @@ def credentials(
     if username is not None:
         if curve_key is not None or server_key is not None:
             raise ConfigurationError("a socket has either a key or a password: leave out curve_key or username")
-        return Credentials(
-            "plain", {zmq.PLAIN_USERNAME: _text("username", username), zmq.PLAIN_PASSWORD: _text("password", password)}
-        )
+        options = {zmq.PLAIN_USERNAME: _text("username", username), zmq.PLAIN_PASSWORD: _text("password", password)}
+        warn_of_clear(endpoints)
+        return Credentials("plain", options)
     if server_key is None:
         raise ConfigurationError(
             "curve_key needs server_key, the broker's public key: else anybody could play the broker"
@@ -62,6 +65,16 @@ def credentials(
     public, secret = secret_key("curve_key", curve_key) if curve_key is not None else zmq.curve_keypair()
     server = public_key("server_key", server_key)
     return Credentials("curve", {zmq.CURVE_PUBLICKEY: public, zmq.CURVE_SECRETKEY: secret, zmq.CURVE_SERVERKEY: server})
+
+
+def warn_of_clear(endpoints: Sequence[str]) -> None:
+    """Passwords are not encrypted on their way."""
+    for endpoint in endpoints:
+        host = endpoint.removeprefix("tcp://")
+        if host != endpoint and not host.startswith(("127.", "localhost:", "[::1]")):
+            _log.warning(
+                "passwords go over %s in clear: use keys, or see to it that the network is encrypted", endpoint
+            )
 
 
 def _text(name: str, value: Any) -> bytes:
