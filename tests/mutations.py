@@ -52,7 +52,7 @@ MUTATIONS = {
         "delivery", "elif now >= request.deadline:", "elif False:"
     ),
     "a request that is to fail without a worker waits": Mutation(
-        "delivery", "if request.terms.hasty and not service.workers:", "if False:"
+        "delivery", "if request.terms.hasty and not service.members:", "if False:"
     ),
     "a queue without a bound": Mutation("delivery", "if len(queue) > service.options.max_queue:", "if False:"),
     "what is queued never expires": Mutation(
