@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
@@ -38,6 +36,7 @@ from zmq.auth.base import Authenticator
 from ..core.access import REVOKED, is_key
 from ..core.rates import Rates
 from ..exceptions import ConfigurationError
+from .addresses import Addresses
 from .checks import Checks
 from .keys import Key, secret_key
 from .lists import KeyFolder, List, UserFile, credential, is_user
@@ -120,8 +119,7 @@ class Gate:
         max_connections: int,
         check_timeout: float,
     ) -> None:
-        self._allow = _addresses("allow", allow)
-        self._deny = _addresses("deny", deny)
+        self._addresses = Addresses(allow, deny)
         self._max_connections = max_connections
         self._check_timeout = check_timeout
         self._keys: tuple[bytes, bytes] | None = None
@@ -255,7 +253,7 @@ class Gate:
         question = _Question(self, frames)
         if host.established(now) >= self._max_connections:
             question.refuse("connections_full")
-        elif not self._may_come_from(question.address):
+        elif not self._addresses.allow(question.address):
             question.refuse("address")
         elif question.mechanism != self._mechanism:
             question.refuse("mechanism")
@@ -277,16 +275,6 @@ class Gate:
         if question.refusal:
             host.refused(Refused(question.refusal, question.address, question.who))
         host.answer(question.reply)
-
-    def _may_come_from(self, address: str) -> bool:
-        if not self._allow and not self._deny:
-            return True
-        where = _address(address)
-        if where is None:
-            return False
-        if any(_within(where, one) for one in self._deny):
-            return False
-        return not self._allow or any(_within(where, one) for one in self._allow)
 
     def key(self, key: str) -> str:
         """What a connection with this key is known by; empty if it is refused."""
@@ -337,16 +325,16 @@ class Gate:
         """Look at a list again and again."""
         while True:
             gevent.sleep(pause)
-            changed = None
+            read = None
             try:
                 with gevent.Timeout(self.read_timeout, False):
-                    changed = self._pool("lists", 1).apply(watched.read)
+                    read = self._pool("lists", 1).apply(watched.read)
             except Exception:
                 _log.exception("a list of those who may connect could not be read: nobody is allowed")
-            if changed is None:
+            if read is None:
                 watched.forget()
             self._tell_notes(watched)
-            if changed is not False and self._host is not None:
+            if watched.users is not self._names and self._host is not None:
                 self._host.later(self._take)
 
     @staticmethod
@@ -441,55 +429,6 @@ def _user(answer: object, default: str) -> str:
     return str(name)
 
 
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_IPC = "ipc"
-#: What ZeroMQ says of a peer on ipc: the ids of its user, group and process.
-_IPC_PEER = re.compile(r"(localhost)?:\d+:\d*:\d*\Z")
-
-
 def who(known_by: str) -> str:
     """Whom a credential is of: a key, or a name."""
     return known_by if is_key(known_by) else known_by.rpartition(":")[2]
-
-
-def _addresses(option: str, given: str | Sequence[str] | None) -> list[_Network | str]:
-    if given is None:
-        return []
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        given = [given]
-    if not given:
-        raise ConfigurationError(f"{option} lists nobody: leave it out, or say who it is")
-    addresses: list[_Network | str] = []
-    for one in given:
-        try:
-            addresses.append(_IPC if one == _IPC else _network(str(one)))
-        except ValueError:
-            raise ConfigurationError(
-                f"{option}: an address must be like '192.0.2.1', '192.0.2.0/24' or '{_IPC}', not {one!r}"
-            ) from None
-    return addresses
-
-
-def _network(text: str) -> _Network:
-    """The network of this text; that of mapped IPv4 addresses as what it is."""
-    network = ipaddress.ip_network(text)
-    mapped = getattr(network.network_address, "ipv4_mapped", None)
-    if mapped is None or network.prefixlen < 96:
-        return network
-    return ipaddress.ip_network((mapped, network.prefixlen - 96))
-
-
-def _address(text: str) -> _Address | str | None:
-    """What ZeroMQ says a peer's address is; None if that is none."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return _IPC if _IPC_PEER.match(text) else None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def _within(address: _Address | str, listed: _Network | str) -> bool:
-    if isinstance(listed, str) or isinstance(address, str):
-        return address == listed
-    return address in listed
