@@ -40,6 +40,7 @@ from gmdp.core.calls import Call, CallState, Ended, Outcome, Part
 from gmdp.core.client import ClientCore
 from gmdp.core.connections import Close, Open, Send
 from gmdp.core.extension import CALL_MAGIC, SESSION_MAGIC, Offer, Status
+from gmdp.core.management import About
 from gmdp.core.options import BrokerOptions
 from gmdp.core.reconnect import Reconnect
 from gmdp.core.records import DeadLetter, Event, Place, Refusal, weight
@@ -490,14 +491,15 @@ def fuzz_extension(data: bytes) -> None:
 
 USERS = ("ann", "bob", "eve")
 PEERS = (b"peer-0", b"peer-1", b"peer-2", b"peer-3", b"peer-4")
+#: Messages its socket holds; a connection may have half as many sessions.
+ABOUT = About(hwm=10)
 _ANN = {"user": "ann", "serve": "*", "call": "*", "inspect": "*"}
-_POLICIES = tuple(
-    Rules(tables)
-    for tables in (
-        [_ANN, {"user": "[be]*", "serve": ["alpha", "*t*"], "call": ["[a-g]*"], "inspect": "mmi.service"}],
-        [_ANN, {"user": "bob", "call": ["alpha", "beta"]}, {"user": "eve", "serve": "alpha"}],
-        [{"user": ["bob", ""], "serve": "*", "call": "*", "inspect": "*"}],
-    )
+_RULES = Rules([_ANN, {"user": "[be]*", "serve": ["alpha", "*t*"], "call": ["[a-g]*"], "inspect": "mmi.service"}])
+_POLICIES = (
+    _RULES,
+    Rules([_ANN, {"user": "bob", "call": ["alpha", "beta"]}, {"user": "eve", "serve": "alpha"}]),
+    Rules([{"user": ["bob", ""], "serve": "*", "call": "*", "inspect": "*"}]),
+    lambda user, action, service: None if service == b"beta" else _RULES(user, action, service),
 )
 #: Whose request a body belongs to: its first frame; nobody's bytes are these by chance.
 _MARKS = {user: b"\xa5\x1f%d\x93\xd7\x08" % at for at, user in enumerate(("", *USERS, REVOKED))}
@@ -519,6 +521,7 @@ OPTIONS = BrokerOptions(
     max_frames=16,
     max_frame_size=300,
     max_user_services=2,
+    max_user_workers=5,
     max_user_bytes=1200,
     max_user_rate=50.0,
     services={"b*": {"attempts": 3, "max_queue": 2}, "ga*": {"request_ttl": 2.0, "busy_timeout": 2.0}},
@@ -555,7 +558,7 @@ class BrokerRun:
             policy = None if kind == 1 else lambda user, action, service: self.policy(user, action, service)
             access = Access(policy, OPTIONS.max_user_rate if kind < 3 else 3.0)
         self.ruled = kind > 1
-        self.core = BrokerCore(OPTIONS, NONCE, self.now, access=access)
+        self.core = BrokerCore(OPTIONS, NONCE, self.now, about=ABOUT, access=access)
         self.core._sweep_at = 3  # so that routing ids are forgotten
         #: Who is behind each routing id.
         self.users = {peer: USERS[at % 3] if access else "" for at, peer in enumerate(PEERS)}
@@ -749,11 +752,17 @@ class BrokerRun:
         else:
             (self.full if said // 5 % 2 else self.gone).add(peer)
 
+    def leave(self) -> None:
+        """A connection is closed."""
+        peer = PEERS[self.source.byte() % 5]
+        self.core.gone(peer, self.now)
+        assert all(outgoing.frames[0] != peer for outgoing in self.core.outbox), "something goes to one who left"
+
     def reconsider(self) -> None:
         said = self.source.byte()
         if said >= 128:
             self.flush()
-        self.policy = _POLICIES[said % 3]
+        self.policy = _POLICIES[said % 4]
         revoked = {user for at, user in enumerate(USERS) if said >> (at + 3) & 1} if self.has_users else set()
         self.core.reconsider(self.now, revoked)
         for peer, user in self.users.items():
@@ -893,13 +902,20 @@ class BrokerRun:
         assert all(number <= OPTIONS.max_user_services for number in openers.values())
         assigned = []
         count = 0
+        members: Counter[object] = Counter()
+        users: Counter[str] = Counter()
         for key, connection in workers.connections.items():
             assert connection.key == key
             assert connection.timer[0] <= self.now + OPTIONS.heartbeat_interval, "a connection is not looked after"
             assert connection.workers or connection.dialect.extended
+            assert len(connection.workers) <= ABOUT.max_sessions
             suspects = []
             for session, worker in connection.workers.items():
                 count += 1
+                members[worker.service] += 1
+                if connection.user:
+                    users[connection.user] += 1
+                assert worker in worker.service.members
                 assert worker.registered
                 assert worker.connection is connection
                 assert worker.session == session
@@ -918,6 +934,9 @@ class BrokerRun:
             assert len(suspects) <= 1
             assert connection.suspect is (suspects[0] if suspects else None)
         assert workers.count == count
+        assert members == {service: service.workers for service in delivery.services.values() if service.workers}
+        assert workers._by_user == users
+        assert all(number <= OPTIONS.max_user_workers for number in users.values())
         assert delivery.queued == len(queued)
         assert delivery.assigned == len(assigned)
         assert len(ledger.timers) == len(workers.connections) + len(queued) + replies.backlogs
@@ -993,6 +1012,7 @@ _BROKER_STEPS = (
     BrokerRun.last_words,
     BrokerRun.noise,
     BrokerRun.reach,
+    BrokerRun.leave,
     BrokerRun.reconsider,
     BrokerRun.other,
 )
@@ -1478,7 +1498,7 @@ def fuzz_all(runs: int) -> int:
         done = re.search(r"^Done (\d+) runs in (\d+) second", ended.stderr, re.M)
         if done is None or ended.returncode:
             failed.append(name)
-            print(ended.stderr[-4000:], file=sys.stderr)
+            print(ended.stdout[-4000:], ended.stderr[-2000:], file=sys.stderr)
             print(f"{name}: failed; its input is in {kept}", flush=True)
             continue
         total += int(done[1])

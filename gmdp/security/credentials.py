@@ -53,7 +53,10 @@ def credentials(
     if username is not None:
         if curve_key is not None or server_key is not None:
             raise ConfigurationError("a socket has either a key or a password: leave out curve_key or username")
-        options = {zmq.PLAIN_USERNAME: _text("username", username), zmq.PLAIN_PASSWORD: _text("password", password)}
+        options: dict[int, bytes] = {
+            zmq.PLAIN_USERNAME: _text("username", username),
+            zmq.PLAIN_PASSWORD: _text("password", password),
+        }
         warn_of_clear(endpoints)
         return Credentials("plain", options)
     if server_key is None:
