@@ -3,10 +3,12 @@
 import math
 
 import pytest
+from cores import MDP02, ManualClient
 
-from gmdp.core.calls import Call, Ended, Outcome, Part
+from gmdp.core.calls import Call, CallState, Ended, Outcome, Part
 from gmdp.core.client import ClientCore
 from gmdp.core.connections import Close, Open, Phase, Send
+from gmdp.core.extension import Offer, offer_body
 from gmdp.core.reconnect import Reconnect
 from gmdp.core.statistics import ClientCounters
 from gmdp.core.wire import RFC7, RFC18
@@ -238,3 +240,24 @@ def test_counters_add_up_whatever_happens():
     assert now.requests == 7 == now.replies + now.timeouts + now.cancelled + now.errors
     assert (now.in_flight, now.waiting, now.sockets) == (0, 0, 0)
     assert bench.core.deadline() == math.inf
+
+
+def test_a_connection_that_stands_when_its_broker_was_given_up_is_closed():
+    """Two are being made to a broker that is silent; it is given up for another; then the second stands after all."""
+    client = ManualClient(MDP02, connections=4, endpoints=("tcp://one", "tcp://two"))
+    first = client.submit(b"echo", b"1", timeout=3.0)
+    (opened,) = client.take()
+    client.core.connected(opened.connection, client.now)
+    client.advance(1.0)  # the probe is not answered
+    second = client.submit(b"echo", b"2", timeout=30.0)
+    (another,) = [action.connection for action in client.take() if isinstance(action, Open)]
+    client.advance(2.0)  # nor is the call
+    assert first.state is CallState.DONE
+    client.core.connected(another, client.now)
+    offer = offer_body(Offer(10, 10, 100, 1000, 2.5))
+    client.core.feed(another, MDP02.client_final(b"mmi.gmdp", *offer), client.now, 0.5)
+    assert another.phase is Phase.CLOSED
+    assert client.core.deadline() > client.now
+    ((connection, frames),) = client.connect()
+    assert (connection.endpoint, frames) == ("tcp://two", MDP02.client_request(b"echo", b"2"))
+    assert second.state is CallState.SENT

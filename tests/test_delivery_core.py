@@ -79,6 +79,20 @@ def test_W5_a_connection_that_is_lost_makes_suspects_and_each_has_at_most_one():
     assert [body for _, body in broker.requests(b"third").values()] == [[b"2"]]
 
 
+def test_W5_when_the_session_that_has_the_suspect_leaves_another_may_have_the_next():
+    """Not only when it is answered: the connection stands, and an idle session of it waits for nothing else."""
+    broker = Gmdp(attempts=9)
+    for number in range(2):
+        broker.call(b"client", number, b"%d" % number)
+    broker.register(b"first", 1, 2)
+    broker.feed(b"first", MDP02.disconnect)
+    broker.take(b"first")
+    broker.register(b"second", 1, 2)
+    assert [(number, body) for number, (_, body) in broker.requests(b"second").items()] == [(1, [b"0"])]
+    broker.session(b"second", 1, b"\x06")
+    assert list(broker.requests(b"second")) == [2]
+
+
 def test_W5_an_innocent_request_survives_any_number_of_poisoned_ones_on_its_connection_s_neighbours():
     """The innocent was lost once with the poison; the poison never takes it down again."""
     broker = Gmdp(attempts=3)

@@ -124,7 +124,9 @@ class ClientCore(Connector[ClientConnection]):
 
     def _ready(self, connection: ClientConnection, now: float) -> None:
         self._refused = 0
-        if connection.phase is Phase.EXTENDED:
+        if connection.epoch != self._epoch:
+            self._shut(connection, "its broker was given up")
+        elif connection.phase is Phase.EXTENDED:
             self._shared = connection
         else:
             self._idle.append(connection)

@@ -314,7 +314,10 @@ class Workers:
         del connection.workers[worker.session]
         if disconnect:
             self._say_disconnect(worker.head, connection.dialect)
+        had_suspect = worker.request is not None and worker.request is connection.suspect
         self._lost([worker], reason, now, unsent)
+        if had_suspect:
+            self._delivery.relieve(connection, now)
 
     def lose_connection(
         self, connection: Connection, reason: str, now: float, disconnect: bool = False, unsent: Request | None = None
