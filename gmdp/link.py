@@ -60,7 +60,7 @@ _FAILED = {
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "handshake",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "protocol",
 }
-_BOUND = functools.reduce(operator.or_, _FAILED, _ACCEPTED | _DISCONNECTED | _UP | _LISTENER_CLOSED)
+_BOUND = functools.reduce(operator.or_, _FAILED, _ACCEPTED | _DISCONNECTED | _UP)
 
 
 class Link:
@@ -284,7 +284,10 @@ class Link:
         Closing goes on in another thread: who binds again at once would find the
         address in use.
         """
-        monitor, self._monitor = self._monitor, None
+        self._stop_monitor()
+        # Of nothing else: who is told of what no one reads any more stops, and it is
+        # the thread that carries all the messages of the context.
+        monitor = _monitor(self.socket, _LISTENER_CLOSED)
         listeners = 0
         for endpoint in endpoints:
             if endpoint.startswith("inproc:"):
@@ -294,16 +297,15 @@ class Link:
         self.close(linger)
         until = monotonic() + self.patience
         try:
-            while monitor is not None and listeners and monotonic() < until:
+            while listeners and monotonic() < until:
                 try:
-                    told = _receive(monitor, _DONTWAIT)
                     _receive(monitor, _DONTWAIT)
-                    listeners -= int.from_bytes(told[:2], "little") == _LISTENER_CLOSED
+                    _receive(monitor, _DONTWAIT)
+                    listeners -= 1
                 except zmq.ZMQError:
                     gevent.sleep(0.0005)
         finally:
-            if monitor is not None:
-                monitor.close(0)
+            monitor.close(0)
 
     def close(self, linger: float = 0) -> None:
         """Close the socket; what is unsent has `linger` seconds, in the background."""
@@ -314,13 +316,18 @@ class Link:
             watcher.stop()
             watcher.close()
         self._owner.forget(self)
-        if self._monitor is not None:
+        self._stop_monitor()
+        self.socket.close(int(linger * 1000))
+
+    def _stop_monitor(self) -> None:
+        """Before the socket that reads it is closed: nothing is told any more."""
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
             try:
                 self.socket.disable_monitor()
             except zmq.ZMQError:
                 pass
-            self._monitor.close(0)
-        self.socket.close(int(linger * 1000))
+            monitor.close(0)
 
 
 def _monitor(socket: zmq.green.Socket[bytes], events: int) -> zmq.green.Socket[bytes]:

@@ -2,8 +2,11 @@
 
 import gevent
 import pytest
+import zmq
+import zmq.green
+from waiting import wait_until
 
-from gmdp import AsyncClient, Broker, RequestTimeout, Worker
+from gmdp import AsyncClient, Broker, Client, RequestTimeout, Worker
 
 CYCLES = 100
 
@@ -67,3 +70,23 @@ def test_W16_many_register_and_leave(nothing_left):
     nothing_left()
     assert broker.statistics().workers == 0
     assert len(broker.statistics().services) == 0
+
+
+def test_peers_that_leave_while_a_broker_closes_do_not_stop_their_context():
+    """What happens to connections at the end is told to nobody: else ZeroMQ's thread would wait for ever."""
+    elsewhere = zmq.green.Context()
+    try:
+        for _ in range(60):
+            with Broker("tcp://127.0.0.1:*") as broker:
+                others = [elsewhere.socket(zmq.DEALER) for _ in range(20)]
+                for socket in others:
+                    socket.connect(broker.endpoint)
+                wait_until(lambda broker=broker: broker.statistics().handshakes == 20)
+                closing = gevent.spawn(broker.stop)
+                for socket in others:
+                    socket.close(0)
+                closing.get()
+        with Broker("tcp://127.0.0.1:*") as broker, Client(broker.endpoint, timeout=30) as client:
+            assert client.request("mmi.broker", b"")[0] == b"200"
+    finally:
+        elsewhere.term()
