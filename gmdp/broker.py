@@ -232,7 +232,7 @@ class Broker(Lifecycle):
             for endpoint in self._bind:
                 bound.append(engine.link.listen(endpoint))
         except zmq.ZMQError as error:
-            engine.abandon()
+            engine.end()
             number = error.errno or 0
             raise BindError(number, f"cannot bind {endpoint}: {zmq.strerror(number)}") from None
         self._endpoints = tuple(bound)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,25 @@ _log = logging.getLogger("gmdp.broker")
 #: Frames of a question of libzmq's that are read; it sends eleven at most.
 _QUESTION_FRAMES = 16
 
-
 #: The real thing, whatever was monkey-patched: it must not need this hub.
 _start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
+
+
+#: Descriptors that a context and a broker's sockets take.
+_DESCRIPTORS = 16
+
+
+def _make_sure_of_descriptors() -> None:
+    """ZMQError if there are not enough: libzmq ends the process where a context finds none."""
+    taken = []
+    try:
+        for _ in range(_DESCRIPTORS):
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise zmq.ZMQError(error.errno) from None
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def _terminate(context: zmq.Context[Any], ended: Slot) -> None:
@@ -71,6 +88,7 @@ class BrokerEngine:
         self.owner = owner
         gate = self._gate
         if gate is not None:
+            _make_sure_of_descriptors()
             context = self._own_context = zmq.green.Context()
         options = self._core.options
         socket = context.socket(zmq.ROUTER)
@@ -94,11 +112,8 @@ class BrokerEngine:
             self.link.secured = gate.authenticates
             gate.open(self, options.heartbeat_interval)
 
-    def abandon(self) -> None:
-        """It is not to be started after all."""
-        self._end()
-
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Close whatever is open, at once; also if it was never started."""
         for link in self._links:
             link.close()
         if self._gate is not None:
@@ -109,11 +124,12 @@ class BrokerEngine:
             # It waits for what lingers, which a hub must not.
             ended = Slot()
             _start_thread(_terminate, (context, ended))
-            ended.wait(self.linger + self.link.patience)
+            ended.wait(self.linger + Link.patience)
 
     # What the owner calls
 
     def received(self, link: Link, frames: list[bytes], now: float) -> None:
+        """One whole message was read: a peer's, or a question of libzmq's."""
         core = self._core
         gate = self._gate
         if gate is None:
@@ -131,6 +147,7 @@ class BrokerEngine:
             self._tell_refusals(link, now)
 
     def caught_up(self, now: float) -> None:
+        """There was nothing more to read: now it is known who is gone."""
         core, visitors = self._core, self._visitors
         core.caught_up(now)
         for routing_id in visitors.gone():
@@ -146,23 +163,26 @@ class BrokerEngine:
         """Bound sockets do not connect."""
 
     def deadline(self) -> float:
+        """When `tick` is needed next."""
         deadline = self._core.deadline()
         if self._until is not None:
             return 0.0 if self._core.drained else min(deadline, self._until)
         return deadline
 
     def tick(self, now: float) -> None:
+        """Do what is due."""
         core = self._core
         core.tick(now)
         if self._until is not None and (core.drained or now >= self._until):
             core.finish(now)
             self.flush(now)
             self.link.close_bound(self._shell.endpoints, self.linger)
-            self._end()
+            self.end()
             self.owner.finish()
             self._shell._ended()
 
     def flush(self, now: float) -> None:
+        """Carry out what was decided."""
         core = self._core
         send = self.link.send
         # What cannot be sent, and what a hook does, may lead to more that is to be sent.
@@ -191,36 +211,45 @@ class BrokerEngine:
             _log.exception("the dead-letter hook failed for a request of %.100r", letter.service)
 
     def drain(self, until: float) -> None:
+        """Take no new work; end when there is none, at `until` at the latest."""
         self._core.drain()
         self._until = until if self._until is None else min(until, self._until)
 
     def died(self, error: BaseException) -> None:
-        self._end()
+        """The owner ends by a defect."""
+        self.end()
         self._shell._ended(error)
 
-    # Who may connect, and what they may not
+    # What the gate calls
 
     def established(self, now: float) -> int:
+        """How many connections have their handshake behind them."""
         self.link.take_stock(now)
         return self._visitors.established(now)
 
     def answer(self, frames: list[bytes]) -> None:
+        """Send libzmq an answer."""
         if self._asked is not None and not self._asked.closed:
             self._asked.send(frames)
 
     def refused(self, refused: Refused) -> None:
+        """A connection was refused."""
         self._core.counters.count("refused_connections", refused.reason)
         self._auditor.tell(
             monotonic(), CONNECTION_REFUSED, user=refused.who, address=refused.address, reason=refused.reason
         )
 
     def later(self, function: Callable[..., Any], *args: Any) -> None:
+        """Have the owner call this."""
         self.owner.post(function, *args)
 
     def lists_changed(self, revoked: frozenset[str]) -> None:
+        """A list was read anew."""
         now = monotonic()
         self._core.reconsider(now, revoked)
         self._auditor.tell(now, LIST_RELOADED, reason=f"{len(revoked)} revoked" if revoked else "")
+
+    # What is told
 
     def _tell_refusals(self, link: Link, now: float) -> None:
         for refusal in self._core.refusals:

@@ -86,7 +86,8 @@ class IAccessPolicy(Interface):
         Asked once for each user, action and service; the answer is remembered until
         ``broker.reconsider()``, or until a list of users changes.  `user` is who the
         connection's key or password says, empty where nobody is authenticated.  Called in
-        the greenlet that owns the broker's socket: it must not block.  What raises, denies.
+        the greenlet that owns the broker's socket: it must not block.  Whatever is neither
+        True nor False, an exception too, denies, is logged, and is not remembered.
         """
 
 

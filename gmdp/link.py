@@ -206,23 +206,23 @@ class Link:
     @property
     def known_by(self) -> str:
         """Where connections have users: what the gate said that of the last message is known by."""
-        return self._told("User-Id")
+        return str(self._told("User-Id", ""))
 
     @property
     def address(self) -> str:
         """The same for its address."""
-        return self._told("Peer-Address")
+        return str(self._told("Peer-Address", ""))
 
     @property
     def descriptor(self) -> int:
         """The same for its connection's descriptor, by which a monitor knows it."""
-        return self.frame.get(_SRCFD) if self.frame is not None else -1
+        return int(self._told(_SRCFD, -1))
 
-    def _told(self, name: str) -> str:
+    def _told(self, what: str | int, default: Any) -> Any:
         try:
-            return str(self.frame.get(name)) if self.frame is not None else ""
+            return self.frame.get(what) if self.frame is not None else default
         except zmq.ZMQError:
-            return ""  # there is none
+            return default  # there is none
 
     def events(self) -> int:
         """The socket's EVENTS: whoever reads them re-arms the descriptor."""
@@ -285,9 +285,13 @@ class Link:
         address in use.
         """
         self._stop_monitor()
-        # Of nothing else: who is told of what no one reads any more stops, and it is
-        # the thread that carries all the messages of the context.
-        monitor = _monitor(self.socket, _LISTENER_CLOSED)
+        try:
+            # Of nothing else: who is told of what no one reads any more stops, and it is
+            # the thread that carries all the messages of the context.
+            monitor = _monitor(self.socket, _LISTENER_CLOSED)
+        except zmq.ZMQError:  # no descriptors left: it cannot be known when they are free
+            self.close(linger)
+            return
         listeners = 0
         for endpoint in endpoints:
             if endpoint.startswith("inproc:"):
@@ -333,13 +337,18 @@ class Link:
 def _monitor(socket: zmq.green.Socket[bytes], events: int) -> zmq.green.Socket[bytes]:
     """A socket that receives what happens to the connections of `socket`."""
     name = f"inproc://gmdp-monitor-{os.getpid()}-{next(_monitor_names)}"
-    socket.monitor(name, events)
     monitor: zmq.green.Socket[bytes] = socket.context.socket(zmq.PAIR)
     _stop_green_watcher(monitor)
     # An undrained monitor stops all traffic once it is full: no bound here.
     monitor.set(zmq.RCVHWM, 0)
     monitor.set(zmq.LINGER, 0)
-    monitor.connect(name)
+    try:
+        socket.monitor(name, events)
+        monitor.connect(name)
+    except zmq.ZMQError:
+        socket.disable_monitor()  # it would wait for a reader
+        monitor.close(0)
+        raise
     return monitor
 
 

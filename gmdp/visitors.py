@@ -46,6 +46,10 @@ class Visitors:
 
     def established(self, now: float) -> int:
         """How many connections have their handshake behind them, at most."""
+        self._age(now)
+        return len(self._old) + min(len(self._young), len(self._successes))
+
+    def _age(self, now: float) -> None:
         limit = now - self._patience
         young, successes = self._young, self._successes
         while young and (oldest := next(iter(young.items())))[1] <= limit:
@@ -53,7 +57,6 @@ class Visitors:
             del young[oldest[0]]
         while successes and successes[0] <= limit:
             successes.popleft()
-        return len(self._old) + min(len(young), len(successes))
 
     # What the monitor tells
 
@@ -67,6 +70,7 @@ class Visitors:
     def succeeded(self, now: float) -> None:
         """Some connection's handshake succeeded."""
         self.handshakes += 1
+        self._age(now)
         self._successes.append(now)
 
     def failed(self, reason: str) -> None:

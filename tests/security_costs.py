@@ -11,6 +11,7 @@ when one is dropped, the next one comes a second later.
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import statistics
@@ -153,6 +154,11 @@ def strangers(endpoint: str, count: int) -> None:
     gevent.get_hub().join()
 
 
+def accepted(client: gmdp.Client) -> int:
+    """How many connections the broker has taken so far."""
+    return int(json.loads(client.request("mmi.statistics", b"")[1])["connections_accepted"])
+
+
 def half_open(seconds: float = SECONDS, rounds: int = ROUNDS, count: int = STRANGERS) -> tuple[float, float]:
     """Print and return the 99th percentile of honest calls, without and with strangers (seconds)."""
     found: dict[bool, list[float]] = {False: [], True: []}
@@ -166,8 +172,10 @@ def half_open(seconds: float = SECONDS, rounds: int = ROUNDS, count: int = STRAN
                         attacker = attack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
                         attack.callback(attacker.kill)
                         assert attacker.stdout is not None
+                        before = accepted(client)
                         attacker.stdout.readline()
-                        gevent.sleep(1.0)
+                        while accepted(client) < before + count:
+                            gevent.sleep(0.01)
                     found[attacked].append(statistics.quantiles(latencies(client, b"x" * 64, 8, seconds), n=100)[98])
         report = client.request("mmi.statistics", b"")[1]
     without, attacked_p99 = (statistics.median(found[attacked]) for attacked in (False, True))

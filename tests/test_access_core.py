@@ -292,6 +292,15 @@ def test_S8_any_message_of_another_user_voids_what_there_was(said):
     assert not any(b"secret" in frames for frames in broker.take(b"x"))
 
 
+def test_S8_a_newcomer_is_not_taken_for_one_that_was_told_before():
+    """It hears DISCONNECT as any stranger does, though the one before under its routing id has heard it."""
+    broker = Secured()
+    for user in ("one", "two"):
+        for _ in range(2):
+            broker.feed(b"x", MDP02.heartbeat, user)
+        assert broker.take(b"x") == [MDP02.disconnect]
+
+
 def test_S8_behind_a_proxy_too():
     broker = Secured(Rules([{"user": "*", "serve": "*"}]))
     broker.feed(b"proxy", [b"stack", *MDP01.ready(b"echo")], "one")

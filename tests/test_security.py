@@ -5,6 +5,8 @@ import json
 import os
 import socket as sockets
 import struct
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack, contextmanager
 
@@ -867,6 +869,51 @@ def test_P7_starting_and_stopping_a_secured_broker_leaves_nothing(keys, tmp_path
                 second.start()
     nothing_left()
     assert len(os.listdir("/proc/self/task")) <= before + 1
+
+
+def test_B9_a_secured_broker_that_finds_no_descriptors_says_so_and_starts_when_there_are_some(keys):
+    """In a process of its own; one that runs when they are used up can still be stopped."""
+    script = """
+import os, resource, sys, gmdp
+broker = gmdp.Broker("tcp://127.0.0.1:*", curve_key=sys.argv[1], curve_clients="*")
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+def exhaust(left):
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        pass
+    for _ in range(left):
+        os.close(taken.pop())
+    return taken
+with gmdp.Broker("tcp://127.0.0.1:*"):
+    pass  # the hub has what it needs
+for left in range(40):
+    taken = exhaust(left)
+    try:
+        broker.start()
+        broker.stop()
+    except gmdp.BindError as error:
+        print(left, broker.closed, error.errno in (23, 24))
+    for descriptor in taken:
+        os.close(descriptor)
+for _ in range(2):
+    broker.start()
+    taken = exhaust(0)
+    broker.stop()
+    for descriptor in taken:
+        os.close(descriptor)
+print("done", broker.closed)
+"""
+    command = [sys.executable, "-c", script, str(keys.folder / "broker.key_secret")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    *refusals, last = done.stdout.splitlines()
+    # pyzmq itself complains of green sockets that could not be made.
+    assert (last, done.returncode) == ("done True", 0), done.stderr
+    assert len(refusals) >= 10
+    assert all(line.endswith("True True") for line in refusals)
 
 
 # Secrets (S7)

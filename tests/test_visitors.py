@@ -90,3 +90,23 @@ def test_a_descriptor_is_used_again():
     assert visitors.gone() == [b"a"]
     visitors.left(7)
     assert visitors.gone() == [b"b"]
+
+
+def test_any_number_of_connections_leaves_nothing():
+    """Also where nobody ever asks how many are established."""
+    visitors = Visitors(TIMEOUT)
+    for number in range(10_000):
+        visitors.came(7, float(number))
+        visitors.succeeded(float(number))
+        visitors.spoke(7, b"%d" % number)
+        visitors.left(7)
+        visitors.gone()
+        tables = (
+            visitors._young,
+            visitors._old,
+            visitors._successes,
+            visitors._spoke,
+            visitors._closed,
+            visitors._gone,
+        )
+        assert sum(map(len, tables)) < 20

@@ -148,7 +148,7 @@ class BrokerCore:
 
     def gone(self, routing_id: bytes, now: float) -> None:
         """The connection of this routing id is closed, and what came on it was read."""
-        self._workers.gone(routing_id, now)
+        self._workers.void(routing_id, "unreachable", now)
         self._replies.void(routing_id, "client_gone", now)
         self._ledger.users.pop(routing_id, None)
 
@@ -167,7 +167,7 @@ class BrokerCore:
         users = self._ledger.users
         if routing_id in users:
             # Rights go with the user, whoever chose which routing id.
-            self._workers.void(routing_id, now)
+            self._workers.void(routing_id, "other_user", now)
             self._replies.void(routing_id, "other_user", now)
         elif len(users) >= self._sweep_at and not self.outbox:
             held = self._replies.clients.keys() | {one.address[0] for one in self._workers.connections.values()}

@@ -20,8 +20,8 @@ The rules of this module:
   ``deadline``      its caller's time is up                  nothing
   ``cancelled``     its caller gave it up                    nothing
   ``client_gone``   a part of its answer could not be sent,  nothing
-                    for its client is unreachable; or another
-                    user has taken its routing id
+                    for its client is unreachable; or its
+                    connection is known to be closed
   ``client_full``   the same: its client reads too slowly    overloaded
   ``too_large``     the parts of its answer are too large    too large
                     to be joined

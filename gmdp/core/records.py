@@ -178,7 +178,7 @@ class Client:
         self.bytes = 0
         #: What it has not read yet.
         self.backlog: Backlog | None = None
-        #: True once another user spoke under its routing id.
+        #: True once its connection is closed, or another user spoke under its routing id.
         self.gone = False
 
 

@@ -279,17 +279,13 @@ class Workers:
 
     # Rights
 
-    def void(self, routing_id: bytes, now: float) -> None:
-        """Somebody else speaks under this routing id: what its connections held is lost."""
+    def void(self, routing_id: bytes, reason: str, now: float) -> None:
+        """Whoever had this routing id is gone: what its connections held is lost, and whoever
+        has it next is not taken for him."""
         for connection in list(self.connections.values()):
             if connection.address[0] == routing_id:
-                self.lose_connection(connection, "other_user", now)
-
-    def gone(self, routing_id: bytes, now: float) -> None:
-        """The connection of this routing id is closed."""
-        for connection in list(self.connections.values()):
-            if connection.address[0] == routing_id:
-                self.lose_connection(connection, "unreachable", now)
+                self.lose_connection(connection, reason, now)
+        self._rejected.pop(routing_id, None)
 
     def reconsider(self, rights: access.Access, revoked: Collection[str], now: float) -> None:
         """Rights may have changed: whoever may not serve any more is told DISCONNECT."""
