@@ -403,9 +403,9 @@ def check_call(frame: bytes) -> None:
         assert number == (int.from_bytes(call.id[16:], "big") if call.id[:16] == nonce else None)
         assert number is None or extension.request_id(nonce, number) == call.id
     for status in Status:
-        answer = extension.answered(frame, status, 300)
+        answer = extension.answered(frame, status, 7, 300)
         assert extension.is_call(answer)
-        assert extension.read_call(answer) == call._replace(status=status, attempt=255)
+        assert extension.read_call(answer) == call._replace(status=status, flags=7, attempt=255)
 
 
 def check_token(frame: bytes) -> None:

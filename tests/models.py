@@ -168,7 +168,7 @@ huge = st.builds(
 class NaiveQueue:
     """What a fair queue is, with lists: priorities, and in each of them lanes served in turn.
 
-    Items have `lane`, `priority` and `suspect`.
+    Items have `lane`, `priority`, `suspect` and `number`.
     """
 
     def __init__(self, patience=16):
@@ -203,7 +203,9 @@ class NaiveQueue:
 
     def push_front(self, item):
         lanes, lane = self._lane(item)
-        lane[1 if item.suspect else 2].insert(0, item)
+        part = lane[1 if item.suspect else 2]
+        later = [other for other in part if other.number > item.number]
+        part.insert(part.index(later[0]) if later else len(part), item)
         lanes.remove(lane)
         lanes.insert(0, lane)
 
@@ -273,6 +275,8 @@ class ModelRequest:
     service: bytes
     body: list
     ttl_left: float
+    #: How many were accepted with it.
+    number: int
     due: float | None = None
     attempts: int = 0
     streamed: bool = False
@@ -383,7 +387,7 @@ class BrokerModel:
                 return
             self._open(service)
         ttl = self.options.for_service(service).request_ttl
-        request = ModelRequest(body[0], address, dialect, service, body, ttl)
+        request = ModelRequest(body[0], address, dialect, service, body, ttl, self.requests + 1)
         if not self.has_room(request.lane, weight(body)):
             self.drops["bytes_full"] += 1
             self._collect(service)
@@ -670,7 +674,9 @@ class BrokerModel:
 
         def request_of(one):
             uid = one.body[0] if one.body else b""
-            copy = ModelRequest(uid, list(one.address), one.dialect, one.service.name, one.body, one.ttl_left)
+            copy = ModelRequest(
+                uid, list(one.address), one.dialect, one.service.name, one.body, one.ttl_left, one.number
+            )
             copy.due, copy.attempts = one.timer and one.timer[0], one.attempts
             copy.streamed, copy.abandoned, copy.joined = one.streamed, one.abandoned, list(one.joined or ())
             requests[one] = copy

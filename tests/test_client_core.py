@@ -5,10 +5,11 @@ import math
 import pytest
 from cores import MDP02, ManualClient
 
+from gmdp.core import extension
 from gmdp.core.calls import Call, CallState, Ended, Outcome, Part
 from gmdp.core.client import ClientCore
 from gmdp.core.connections import Close, Open, Phase, Send
-from gmdp.core.extension import Offer, offer_body
+from gmdp.core.extension import CANCEL, Offer, Status, answered, offer_body
 from gmdp.core.reconnect import Reconnect
 from gmdp.core.statistics import ClientCounters
 from gmdp.core.wire import RFC7, RFC18
@@ -141,6 +142,34 @@ def test_no_retry_after_a_part_was_delivered():
     bench.core.disconnected(connection, "gone", 0.2, 0.5)
     (ended,) = bench.act()
     assert ended.outcome is Outcome.BROKER_LOST
+
+
+def test_B3_an_answer_is_not_put_together_from_two_runs():
+    """The end of the first run's answer was lost on the way to a client that read too slowly, and
+    its retry had gone out by then: it hears that, and no other run's parts."""
+    bench = Bench()
+    call = bench.call(timeout=9.0, retries=2)
+    bench.act()
+    (connection,) = bench.opened
+    bench.core.connected(connection, 0.0)
+    offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
+    bench.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
+    bench.act()
+    bench.core.tick(3.0, 0.5)
+    bench.act()
+    assert [extension.read_call(frames[0]).attempt for _, frames in bench.sent] == [1, 2]
+
+    def part(of):
+        frame = answered(bench.sent[0][1][0], Status.PARTIAL, of, 1)
+        bench.feed(connection, [frame, b"", *PARTIAL], 3.1)
+        return bench.act()
+
+    assert [type(event) for event in part(1) + part(1)] == [Part, Part]
+    (ended,) = part(2)
+    assert (ended.call, ended.outcome) == (call, Outcome.OVERLOADED)
+    assert "read too slowly" in ended.detail
+    assert extension.read_call(bench.sent[-1][1][0]).flags == CANCEL
+    assert part(2) == []
 
 
 def test_while_no_broker_answers_one_connection_at_a_time_is_tried():

@@ -1,5 +1,6 @@
 """Properties of the codec, the token, the fair queue and the timers; any bytes at all for every core."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -432,6 +433,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         fairqueue._SLACK, fairqueue._SWEEP_AT = 4, 2
         self.queue = fairqueue.FairQueue()
         self.model = NaiveQueue(fairqueue.PATIENCE)
+        self.numbers = itertools.count(100)
 
     def teardown(self):
         fairqueue._SLACK, fairqueue._SWEEP_AT = self.slack, self.sweep_at
@@ -442,14 +444,14 @@ class FairQueueMachine(RuleBasedStateMachine):
     @rule(lane=lanes, priority=priorities, count=st.integers(1, 4))
     def push(self, lane, priority, count):
         for _ in range(count):
-            item = Item(lane=lane, priority=priority, suspect=False, waiting=False)
+            item = Item(lane=lane, priority=priority, suspect=False, waiting=False, number=next(self.numbers))
             self.queue.push(item)
             self.model.push(item)
             assert item.waiting
 
-    @rule(lane=lanes, priority=priorities, suspect=st.booleans())
-    def push_front(self, lane, priority, suspect):
-        item = Item(lane=lane, priority=priority, suspect=suspect, waiting=False)
+    @rule(lane=lanes, priority=priorities, suspect=st.booleans(), number=st.integers(0, 99))
+    def push_front(self, lane, priority, suspect, number):
+        item = Item(lane=lane, priority=priority, suspect=suspect, waiting=False, number=number)
         self.queue.push_front(item)
         self.model.push_front(item)
 
@@ -514,7 +516,10 @@ test_fair_queue = FairQueueMachine.TestCase
 
 
 def items(*lanes, priority=1):
-    return [Item(lane=lane, priority=priority, suspect=False, waiting=False) for lane in lanes]
+    return [
+        Item(lane=lane, priority=priority, suspect=False, waiting=False, number=number)
+        for number, lane in enumerate(lanes)
+    ]
 
 
 def test_a_fair_queue_that_stays_half_full_forgets_what_it_does_not_need():

@@ -126,6 +126,22 @@ def test_requests_lost_together_come_back_in_their_order():
     assert served == [b"0", b"1", b"2", b"3", b"4"]
 
 
+def test_requests_given_back_one_after_the_other_go_in_the_order_in_which_they_came():
+    """Whoever is lost first: the client that asked for one thing before another gets it first."""
+    broker = Gmdp()
+    for number in range(5):
+        broker.call(b"client", number, b"%d" % number)
+    for peer in (b"A", b"B", b"C"):
+        broker.register(peer, 1)
+    for peer in (b"B", b"A", b"C"):
+        broker.session(peer, 1, b"\x06")
+    served = []
+    for number in range(5):
+        broker.register(b"V%d" % number, 1)
+        served += [body[0] for _, body in broker.requests(b"V%d" % number).values()]
+    assert served == [b"0", b"1", b"2", b"3", b"4"]
+
+
 # Deadlines
 
 
@@ -268,6 +284,22 @@ def test_a_retry_does_not_join_once_a_part_went_elsewhere():
     broker.session(b"W", 2, b"\x04", request[4], b"", b"whole")
     assert broker.answered(b"before") == [(1, Status.PARTIAL, 1, [b"part"])]
     assert broker.answered(b"after") == [(1, Status.OK, 1, [b"whole"])]
+
+
+def test_an_answer_says_which_try_was_taken_up():
+    """Of a retry that joined, that which it joined; of one that came too late for it, itself."""
+    broker = Gmdp()
+    broker.register(b"W", 1)
+    broker.call(b"client", 1)
+    broker.call(b"client", 1, attempt=2)
+    (address, _) = broker.requests(b"W")[1]
+    broker.session(b"W", 1, b"\x04", address, b"", b"first")
+    broker.call(b"client", 1, attempt=3)
+    (address, _) = broker.requests(b"W")[1]
+    broker.session(b"W", 1, b"\x04", address, b"", b"second")
+    broker.call(b"client", 2, service=b"mmi.service", attempt=4)
+    told = [(frame[6], body) for frame, _, _, _, _, *body in broker.take(b"client")]
+    assert told == [(1, [b"first"]), (3, [b"second"]), (4, [b"404"])]
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -41,6 +41,11 @@ def call(number, *, status=0, flags=0, priority=1, attempt=1, left=UNKNOWN, trac
     return head + CLIENT + number.to_bytes(8, "big") + left + trace
 
 
+def answer_frame(number, *, taken=1, **more):
+    """A call frame as an answer to it has it: of the try that was `taken` up."""
+    return call(number, flags=taken, **more)
+
+
 def session(number, flags=0):
     """A session frame."""
     return b"\x89MDW\x01" + bytes([flags]) + number.to_bytes(4, "big")
@@ -98,9 +103,9 @@ def test_an_answer_carries_the_frame_of_its_request(broker):
         assert CLIENT not in token
         worker.send(b"MDPW02", b"\x03", token, b"", b"part")
         worker.send(b"MDPW02", b"\x04", token, b"", b"end")
-        frame = call(7, status=1, priority=2, left=b"\x00\x00\xea\x60")
+        frame = answer_frame(7, status=1, priority=2, left=b"\x00\x00\xea\x60")
         assert client.recv() == [frame, b"", b"MDPC02", b"\x02", b"echo", b"part"]
-        frame = call(7, status=0, priority=2, left=b"\x00\x00\xea\x60")
+        frame = answer_frame(7, status=0, priority=2, left=b"\x00\x00\xea\x60")
         assert client.recv() == [frame, b"", b"MDPC02", b"\x03", b"echo", b"end"]
 
 
@@ -111,7 +116,7 @@ def test_over_0_1_parts_are_joined(broker):
         token = worker.recv()[2]
         worker.send(b"MDPW02", b"\x03", token, b"", b"part")
         worker.send(b"MDPW02", b"\x04", token, b"", b"end")
-        assert client.recv() == [call(1), b"", b"MDPC01", b"echo", b"part", b"end"]
+        assert client.recv() == [answer_frame(1), b"", b"MDPC01", b"echo", b"part", b"end"]
 
 
 def test_many_calls_of_one_connection_are_answered_in_any_order(broker):
@@ -123,9 +128,9 @@ def test_many_calls_of_one_connection_are_answered_in_any_order(broker):
             client.send(call(number), b"", b"MDPC02", b"\x01", b"echo", b"%d" % number)
         tokens = [worker.recv()[2] for worker in (first, second)]
         second.send(b"MDPW02", b"\x04", tokens[1], b"", b"two")
-        assert client.recv() == [call(2), b"", b"MDPC02", b"\x03", b"echo", b"two"]
+        assert client.recv() == [answer_frame(2), b"", b"MDPC02", b"\x03", b"echo", b"two"]
         first.send(b"MDPW02", b"\x04", tokens[0], b"", b"one")
-        assert client.recv() == [call(1), b"", b"MDPC02", b"\x03", b"echo", b"one"]
+        assert client.recv() == [answer_frame(1), b"", b"MDPC02", b"\x03", b"echo", b"one"]
 
 
 def test_the_trace_context_is_carried_to_the_worker_untouched(broker):
@@ -135,7 +140,7 @@ def test_the_trace_context_is_carried_to_the_worker_untouched(broker):
         token = worker.recv()[2]
         assert token[28:] == TRACEPARENT
         worker.send(b"MDPW02", b"\x04", token, b"", b"")
-        assert client.recv()[0] == call(1, trace=TRACEPARENT)
+        assert client.recv()[0] == answer_frame(1, trace=TRACEPARENT)
 
 
 def test_a_return_address_may_stand_before_the_frame(broker):
@@ -145,7 +150,7 @@ def test_a_return_address_may_stand_before_the_frame(broker):
         proxy.send(b"hop", call(1), b"", b"MDPC02", b"\x01", b"echo", b"x")
         token = worker.recv()[2]
         worker.send(b"MDPW02", b"\x04", token, b"", b"y")
-        assert proxy.recv() == [b"hop", call(1), b"", b"MDPC02", b"\x03", b"echo", b"y"]
+        assert proxy.recv() == [b"hop", answer_frame(1), b"", b"MDPC02", b"\x03", b"echo", b"y"]
 
 
 def test_what_only_looks_like_a_call_frame_is_a_return_address(broker):
@@ -159,18 +164,18 @@ def test_what_only_looks_like_a_call_frame_is_a_return_address(broker):
 def test_management_is_answered_in_the_extension_too(broker):
     with dealer(broker.endpoint) as client:
         client.send(call(3), b"", b"MDPC02", b"\x01", b"mmi.service", b"echo")
-        assert client.recv() == [call(3, attempt=0), b"", b"MDPC02", b"\x03", b"mmi.service", b"404"]
+        assert client.recv() == [answer_frame(3, attempt=0), b"", b"MDPC02", b"\x03", b"mmi.service", b"404"]
 
 
 def test_failures_that_a_broker_tells(broker):
-    def failure(number, status, attempts, **more):
-        return [call(number, status=status, attempt=attempts, **more), b"", b"MDPC02", b"\x03", b"echo", b""]
+    def failure(number, status, attempts):
+        return [answer_frame(number, status=status, attempt=attempts), b"", b"MDPC02", b"\x03", b"echo", b""]
 
     request = [b"", b"MDPC02", b"\x01", b"echo", b"x"]
     with dealer(broker.endpoint) as client, dealer(broker.endpoint) as worker:
         # No worker.
         client.send(call(1, flags=1), *request)
-        assert client.recv() == failure(1, 2, 0, flags=1)
+        assert client.recv() == failure(1, 2, 0)
         # Workers lost, twice.
         client.send(call(2), *request)
         for _ in range(2):
@@ -184,14 +189,14 @@ def test_failures_that_a_broker_tells(broker):
         token = worker.recv()[2]
         worker.send(b"MDPW02", b"\x03", token, b"", b"part")
         worker.send(b"MDPW02", b"\x06")
-        assert client.recv()[0] == call(3, status=1)
+        assert client.recv()[0] == answer_frame(3, status=1)
         assert client.recv() == failure(3, 5, 1)
         # A handler that failed, as a gmdp worker tells it.
         worker.send(b"MDPW02", b"\x01", b"echo")
         client.send(call(4), *request)
         token = worker.recv()[2]
         worker.send(b"MDPW02", b"\x04", token[:21] + b"\x01" + token[22:], b"", b"ValueError", b"wrong")
-        expected = [call(4, status=6), b"", b"MDPC02", b"\x03", b"echo", b"ValueError", b"wrong"]
+        expected = [answer_frame(4, status=6), b"", b"MDPC02", b"\x03", b"echo", b"ValueError", b"wrong"]
         assert client.recv() == expected
         # The broker stops.
         client.send(call(5), *request)
@@ -235,7 +240,7 @@ def test_inproc_frames_that_are_too_large_are_answered(tmp_path):
     with Broker(endpoint, max_frame_size=100, max_frames=10) as broker, dealer(endpoint) as client:
         for number, body in ((1, [b"x" * 101]), (2, [b""] * 10)):
             client.send(call(number), b"", b"MDPC02", b"\x01", b"echo", *body)
-            assert client.recv() == [call(number, status=8, attempt=0), b"", b"MDPC02", b"\x03", b"echo", b""]
+            assert client.recv() == [answer_frame(number, status=8, attempt=0), b"", b"MDPC02", b"\x03", b"echo", b""]
         assert broker.statistics().drops == {"frame_too_large": 1, "too_many_frames": 1}
 
 
@@ -266,7 +271,7 @@ def test_C9_a_retry_joins_the_request_that_runs_and_is_answered_where_it_came_fr
         second.send(call(1, attempt=2), *request)
         wait_until(lambda: broker.statistics().joins == 1)
         worker.send(b"MDPW02", b"\x04", token, b"", b"y")
-        assert second.recv() == [call(1, attempt=1), b"", b"MDPC02", b"\x03", b"echo", b"y"]
+        assert second.recv() == [answer_frame(1, attempt=1), b"", b"MDPC02", b"\x03", b"echo", b"y"]
         assert first.pending() == []
         assert broker.statistics().requests == 1
 
@@ -293,7 +298,7 @@ def test_each_session_is_a_worker_of_its_own(broker, head, codes):
         assert two == [session(2), b"", head, request, two[4], b"", b"2"]
         # The second is free first, and gets what waits.
         worker.send(session(2), b"", head, final, two[4], b"", b"zwei")
-        assert client.recv() == [call(2), b"", b"MDPC02", b"\x03", b"echo", b"zwei"]
+        assert client.recv() == [answer_frame(2), b"", b"MDPC02", b"\x03", b"echo", b"zwei"]
         three = worker.recv()
         assert (three[0], three[-1]) == (session(2), b"3")
         # Liveness is the connection's: a HEARTBEAT of either kind is answered without a session.
@@ -349,7 +354,7 @@ def test_a_session_s_last_final_and_disconnect(broker):
             client.send(call(number), b"", b"MDPC02", b"\x01", b"echo", b"%d" % number)
         token = worker.recv()[4]
         worker.send(session(1, flags=2), b"", b"MDPW02", b"\x04", token, b"", b"eins")
-        assert client.recv() == [call(1), b"", b"MDPC02", b"\x03", b"echo", b"eins"]
+        assert client.recv() == [answer_frame(1), b"", b"MDPC02", b"\x03", b"echo", b"eins"]
         registered(broker, 0)
         worker.send(session(2), b"", b"MDPW02", b"\x01", b"echo")
         assert worker.recv()[0] == session(2)

@@ -101,6 +101,7 @@ class Call:
         "tries",
         "try_until",
         "until",
+        "which",
     )
 
     def __init__(
@@ -136,8 +137,9 @@ class Call:
         self.tries = 0
         #: How often a worker had it, as far as the broker told.
         self.deliveries = 0
-        #: Parts delivered.
+        #: Parts delivered, and the try they answer, as far as the broker told.
         self.parts = 0
+        self.which = 0
         self.connection: ClientConnection | None = None
         self.try_until = math.inf
         self.timer: tuple[float, int] | None = None

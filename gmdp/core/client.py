@@ -13,6 +13,8 @@ The rules of this module:
 * A call moves through the states of :class:`~.calls.CallState`.
 * What the broker decided about a request (no worker, overloaded, worker lost, …)
   ends the call: it is not tried again.
+* The parts of an answer are of one run of the request: a call that has some, and then
+  gets some of another try's, ends.
 * While no broker has answered, one connection at a time is tried.
 """
 
@@ -192,6 +194,14 @@ class ClientCore(Connector[ClientConnection]):
             return
         call.deliveries = told.attempt
         if outcome is None:
+            if not call.parts:
+                call.which = told.flags
+            elif call.which != told.flags:
+                # The rest of the first try's answer did not get here: this is another's.
+                self._give_up(call)
+                self._end(call, Outcome.OVERLOADED, "part of the answer was lost: it was read too slowly")
+                self._arrange(now)
+                return
             self._part(call, body, final, now)
             return
         if outcome is Outcome.SHUTTING_DOWN and self._may_retry(call, now):

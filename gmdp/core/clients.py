@@ -84,7 +84,7 @@ class Clients:
         request = Request(service, address, message.dialect, message.body, user or routing_id, now)
         if call is not None:
             hasty = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
-            request.terms = Terms(message.extra, (user, call.id), hasty, call.traceparent)
+            request.terms = Terms(message.extra, (user, call.id), hasty, call.traceparent, call.attempt)
             request.priority = call.priority
             if call.time_left is not None:
                 request.deadline = now + call.time_left
@@ -142,7 +142,8 @@ class Clients:
     ) -> None:
         reply = message.dialect.reply(message.subject, body)
         if message.extra:
-            self._replies.tell([*address, extension.answered(message.extra, status, 0), *reply], now)
+            taken = extension.read_call(message.extra).attempt
+            self._replies.tell([*address, extension.answered(message.extra, status, taken, 0), *reply], now)
         else:
             self._replies.tell([*address, *reply], now)
 

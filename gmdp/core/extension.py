@@ -14,7 +14,8 @@ offset  size  field
 4       1     version, 1
 5       1     status, see :class:`Status`; 0 in a request
 6       1     flags of a request: 1 fail if no worker is registered,
-              2 cancel the call; others are ignored
+              2 cancel the call; others are ignored.  In an answer: the
+              try that the broker took up; later ones joined it
 7       1     priority, from 0 (least) to 3; 1 is that of strict clients
 8       1     in a request: the client's try, from 1; in an answer: how
               often the broker gave the request to a worker (255: and more)
@@ -24,7 +25,9 @@ offset  size  field
 37      55    a W3C ``traceparent``, or nothing
 ======  ====  ===========================================================
 
-An answer carries the frame of its request, with status and attempts set.  What
+An answer carries the frame of its request, with status, try and attempts set.  Parts
+that answer different tries are no one answer: the rest of the first was lost, since
+its client read too slowly, before a retry came that so could not join it.  What
 is neither *ok* nor *partial* is a FINAL that says why there is no answer; its
 body is one empty frame, or for *handler failed* the error's type name and
 message.  A request id is a secret of its client: whoever knows it can cancel
@@ -90,6 +93,7 @@ _CALL = struct.Struct(">5sBBBB24sI")
 _ID = struct.Struct(">16sQ")
 _SESSION = struct.Struct(">5sBI")
 _STATUS = 5
+_PRIORITY = 7
 _ID_AT = 9
 _UNKNOWN = 0xFFFFFFFF
 
@@ -118,6 +122,7 @@ class CallFrame(NamedTuple):
     """A call frame, taken apart."""
 
     status: int
+    #: In an answer, the try it belongs to.
     flags: int
     priority: int
     attempt: int
@@ -188,11 +193,9 @@ def read_call(frame: bytes) -> CallFrame:
     )
 
 
-def answered(frame: bytes, status: Status, attempts: int) -> bytes:
-    """A request's call frame as its answer carries it."""
-    return (
-        frame[:_STATUS] + bytes((status, frame[_STATUS + 1], frame[_STATUS + 2], min(attempts, 255))) + frame[_ID_AT:]
-    )
+def answered(frame: bytes, status: Status, taken: int, attempts: int) -> bytes:
+    """A request's call frame as its answer carries it; `taken`: the try that was taken up."""
+    return frame[:_STATUS] + bytes((status, taken, frame[_PRIORITY], min(attempts, 255))) + frame[_ID_AT:]
 
 
 def session_frame(number: int, flags: int = 0) -> bytes:

@@ -7,7 +7,8 @@ RFC 7: "The broker SHOULD serve clients on a fair basis".  The rules:
 * Within a priority each client has a lane; lanes are served in turn, one item
   each, so that one client's backlog delays another's single request by at most
   one round.
-* What is given back is the first of its lane, and the lane is next.
+* What is given back goes before what was not, in the order in which it came, and its
+  lane is next.
 * Suspects (see :mod:`~.delivery`) may be passed over.
 * Where something has to go, it is the newest of the least urgent items of the
   client with the longest backlog, all its priorities together.
@@ -35,6 +36,8 @@ class Queued(Protocol):
     lane: Hashable
     priority: int
     suspect: bool
+    #: The higher, the later it came.
+    number: int
     #: True while it stands in a queue; the queue's to set.
     waiting: bool
 
@@ -75,6 +78,15 @@ class _Lane(Generic[Q]):
                 if item.waiting:
                     return item
         raise IndexError("the lane is empty")
+
+    @staticmethod
+    def put_back(item: Q, part: deque[Q]) -> None:
+        at = 0
+        for other in part:
+            if other.number > item.number:
+                break
+            at += 1
+        part.insert(at, item)
 
     def sweep(self) -> None:
         """Forget what no longer waits, if that is most of it."""
@@ -130,15 +142,16 @@ class FairQueue(Generic[Q]):
             self._note(item.lane, newest=True)
 
     def push_front(self, item: Q) -> None:
-        """Give `item` back: it is the first of its lane, and the lane is next."""
+        """Give `item` back: it is the first of its lane, or comes after such as were given
+        back, too, and came earlier; and the lane is next."""
         lane = self._add(item)
         if item.suspect:
             if lane.suspects is None:
                 lane.suspects = deque()
-            lane.suspects.appendleft(item)
+            lane.put_back(item, lane.suspects)
             self.suspects += 1
         else:
-            lane.items.appendleft(item)
+            lane.put_back(item, lane.items)
         self._lanes[item.priority].move_to_end(item.lane, last=False)
         if self._longest is not None:
             self._note(item.lane, newest=False)

@@ -210,10 +210,12 @@ class Terms(NamedTuple):
     #: True if it is to fail when there is no worker.
     hasty: bool
     traceparent: bytes
+    #: The client's try that was taken up; later ones joined it.
+    taken: int
 
 
 #: What strict clients say besides.
-STRICT = Terms(EMPTY, None, False, EMPTY)
+STRICT = Terms(EMPTY, None, False, EMPTY, 0)
 
 
 class Request:
@@ -231,6 +233,7 @@ class Request:
         "joined",
         "joined_size",
         "lane",
+        "number",
         "place",
         "priority",
         "queued_at",
@@ -247,6 +250,8 @@ class Request:
 
     #: Since when it is in the queue, if it is.
     queued_at: float
+    #: How many requests the broker had accepted with it.
+    number: int
 
     def __init__(
         self,

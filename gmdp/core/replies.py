@@ -255,7 +255,7 @@ class Replies:
         frame = request.terms.frame
         if not frame:
             return [*request.address, *reply]
-        return [*request.address, extension.answered(frame, status, request.attempts), *reply]
+        return [*request.address, extension.answered(frame, status, request.terms.taken, request.attempts), *reply]
 
     # Slow clients
 
