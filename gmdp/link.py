@@ -183,21 +183,21 @@ class Link:
         socket = self.socket
         # A frame that is not copied knows whether more follow; to ask the socket costs more.
         # What a ROUTER reads first is a routing id, and something always follows: one that
-        # is copied costs a third.
+        # is copied costs a fifth.
         try:
             if self._routes:
                 frames = [_receive(socket, _DONTWAIT)]
-                more = True
+                frame = _receive(socket, _DONTWAIT, False)
+                frames.append(frame.bytes)
             else:
                 frame = _receive(socket, _DONTWAIT, False)
                 frames = [frame.bytes]
-                more = frame.more
         except zmq.ZMQError:
             return None
-        while more:
+        kept = self.max_frames
+        while frame.more:
             frame = _receive(socket, _DONTWAIT, False)
-            more = frame.more
-            if len(frames) <= self.max_frames:
+            if len(frames) <= kept:
                 frames.append(frame.bytes)
         if self.secured:
             self.frame = frame

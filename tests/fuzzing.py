@@ -221,7 +221,7 @@ WORDS = (
     *(SESSIONS[0], SESSIONS[4], SESSIONS[6]),
     extension.call_frame(IDENTITIES[0]),
     extension.call_frame(IDENTITIES[1], flags=extension.CANCEL, traceparent=TRACE),
-    token.mint(token.start(NONCE), 1, 1),
+    token.prefix(token.start(NONCE), 1) + token.tail(1),
 )
 
 
@@ -1208,7 +1208,9 @@ class WorkerRun(PeerRun):
         rest = []
         if which is Command.REQUEST:
             said = source.byte()
-            address = token.mint(token.start(NONCE), said, said % 4, (None, 0.0, 0.5, 3.0)[said // 4 % 4], said % 2)
+            address = token.prefix(token.start(NONCE), said) + token.tail(
+                said % 4, (None, 0.0, 0.5, 3.0)[said // 4 % 4], said % 2
+            )
             rest = [address if said < 230 else source.take(said % 40), b"", *[b"body"] * (1 + said % 3)]
         frames += command(dialect, which, *rest)
         return changed(source, frames) if kind >= 224 else frames

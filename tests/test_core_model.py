@@ -446,8 +446,14 @@ class BrokerMachine(RuleBasedStateMachine):
         """Another's token, an old one, one of another broker, a client's routing id."""
         mine = [address for address, _ in self.inbox[worker[0]][-1:]]
         known = [address for address in self.witness.tokens if address not in mine]
-        forged = [b"", b"rid-client-0", b"rid-client-1", token.MAGIC, token.mint(token.start(b"anothers"), 1, 1)]
-        forged += [token.mint(token.start(NONCE), 2**40, 1)]
+        forged = [
+            b"",
+            b"rid-client-0",
+            b"rid-client-1",
+            token.MAGIC,
+            token.prefix(token.start(b"anothers"), 1) + token.tail(1),
+        ]
+        forged += [token.prefix(token.start(NONCE), 2**40) + token.tail(1)]
         for address in mine:
             forged += [address[:20], address[:20] + bytes([address[20] ^ 1]) + address[21:], b"\x00" + address]
         address = data.draw(st.sampled_from(known * 2 + forged))

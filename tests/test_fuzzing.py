@@ -54,17 +54,13 @@ def test_B4_many_hostile_bytes_led_by_what_they_reach():
 
 # Bugs planted on purpose
 
-_parse, _is_call, _settle = wire.parse, extension.is_call, replies.Replies.settle
+_parse, _settle = wire.parse, replies.Replies.settle
 _lost, _said, _off, _void = workers.Workers._lost, worker.WorkerCore._said, client.ClientCore._off, replies.Replies.void
 
 
 def _parse_and_lose_a_frame(frames):
     message = _parse(frames)
     return message if message is None or len(message.body) < 2 else message._replace(body=message.body[:-1])
-
-
-def _is_call_that_indexes(frame):
-    return _is_call(frame) and frame[91] != 0
 
 
 def _settle_and_keep_the_bytes(self, request):
@@ -99,8 +95,8 @@ def _void_but_not_what_waits(self, routing_id, *rest):
 #: What is wrong: a target that finds it, what is changed, and into what.
 PLANTED = {
     "a frame is lost in reading": ("wire", wire, "parse", _parse_and_lose_a_frame),
-    "a call frame is taken to have a traceparent": ("wire", wire, "is_call", _is_call_that_indexes),
-    "DISCONNECT is no command": ("envelope", wire.RFC18, "_commands", {b"\x01": Command.READY}),
+    "a call frame must have a traceparent": ("wire", wire, "CALL_SIZES", frozenset({92})),
+    "DISCONNECT is no command": ("envelope", wire.RFC18, "spoken_by_workers", {b"\x01": Command.READY}),
     "an address of any length": ("envelope", wire, "MAX_ADDRESS", 1000),
     "a return address of nine frames": ("envelope", wire, "MAX_STACK", 9),
     "a traceparent of zeros": ("extension", extension, "_TRACEPARENT", re.compile(rb"[0-9a-f-]{55}\Z")),
@@ -108,7 +104,7 @@ PLANTED = {
     "a token of a few bytes": ("extension", token, "failed", lambda address: address[:21] + b"\x01" + address[22:]),
     "bytes that are given back stay on the books": ("broker", replies.Replies, "settle", _settle_and_keep_the_bytes),
     "lost workers are counted on": ("broker", workers.Workers, "_lost", _lost_but_counted),
-    "any token will do": ("broker", token, "PREFIX_SIZE", 0),
+    "all tokens are one": ("broker", token, "prefix", lambda begin, number: begin + bytes(8)),
     "everybody may do everything": ("broker", access.Access, "allows", lambda self, *asked: True),
     "what waits for one user goes to the next": ("broker", replies.Replies, "void", _void_but_not_what_waits),
     "services stay": ("broker", delivery.Delivery, "collect", lambda self, service: None),

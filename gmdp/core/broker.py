@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from types import MappingProxyType
 
-from . import management, wire
+from . import management
 from .access import Access
 from .clients import Clients
 from .delivery import Delivery
@@ -22,6 +22,7 @@ from .options import BrokerOptions
 from .records import Backlog, Connection, DeadLetter, Event, Ledger, Outgoing, Refusal, Request, Service, Worker
 from .replies import Replies
 from .statistics import BrokerCounters, BrokerStatistics, ServiceStatistics, counted
+from .wire import parse
 from .workers import Workers
 
 #: Routing ids whose user is remembered before those of which there is nothing are forgotten.
@@ -64,6 +65,13 @@ class BrokerCore:
         #: Reports of the management interface that were made a moment ago, and when.
         self.reports: dict[bytes, tuple[float, bytes]] = {}
         self._clients = Clients(self, self._ledger, self._delivery, self._replies)
+        # What is looked up for each message.
+        self._users_count = access is not None
+        self._max_frames = options.max_frames
+        self._client_said = self._clients.said
+        self._worker_said = self._workers.said
+        #: Asked before a message is sent: is it not to be, now or at all?
+        self.withheld = self._replies.withheld
 
     # What the owner calls
 
@@ -78,23 +86,18 @@ class BrokerCore:
     def feed(self, frames: list[bytes], now: float, user: str = "") -> None:
         """One whole message as received, routing id first, from a connection of `user`
         (empty: not known)."""
-        options = self.options
-        if self._ledger.access is not None and frames and self._ledger.users.get(frames[0]) != user:
+        if self._users_count and frames and self._ledger.users.get(frames[0]) != user:
             self._meet(frames[0], user, now)
-        if not 3 <= len(frames) <= options.max_frames:
-            self._malformed(frames, "malformed" if len(frames) < 3 else "too_many_frames", now)
-        elif not self._sized and max(map(len, frames)) > options.max_frame_size:
+        if len(frames) > self._max_frames:
+            self._malformed(frames, "too_many_frames", now)
+        elif not self._sized and frames and max(map(len, frames)) > self.options.max_frame_size:
             self._malformed(frames, "frame_too_large", now)
-        elif (message := wire.parse(frames)) is None:
+        elif (message := parse(frames)) is None:
             self._malformed(frames, "malformed", now)
-        elif message.client:
-            self._clients.said(frames[0], message, now, user)
+        elif message[2]:  # a client's
+            self._client_said(frames[0], message, now, user)
         else:
-            self._workers.said(frames[0], message, now, user)
-
-    def withheld(self, outgoing: Outgoing, now: float) -> bool:
-        """Asked before `outgoing` is sent: is it not to be, now or at all?"""
-        return self._replies.withheld(outgoing, now)
+            self._worker_said(frames[0], message, now, user)
 
     def unsent(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """`outgoing` could not be sent: its peer is `full`, or gone."""
@@ -176,7 +179,7 @@ class BrokerCore:
         users[routing_id] = user
 
     def _malformed(self, frames: list[bytes], reason: str, now: float) -> None:
-        message = wire.parse(frames) if reason != "malformed" else None
+        message = parse(frames) if reason != "malformed" else None
         if message is not None and message.client:
             self._clients.refuse((frames[0], *message.stack), message, reason, Status.TOO_LARGE, now)
         else:

@@ -142,7 +142,7 @@ class Call:
         self.which = 0
         self.connection: ClientConnection | None = None
         self.try_until = math.inf
-        self.timer: tuple[float, int] | None = None
+        self.timer: list[Any] | None = None
 
 
 class ClientConnection(Connection):

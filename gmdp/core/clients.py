@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from . import access, extension, management
 from .extension import CallFrame, Status
-from .records import Ledger, Place, Refusal, Request, Terms
+from .records import Ledger, Place, Refusal, Request, Terms, new_tuple
 from .wire import EMPTY, MMI_PREFIX, RFC18, Message
 
 if TYPE_CHECKING:
@@ -44,30 +44,33 @@ class Clients:
 
     def said(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
         """One request, of whatever kind."""
-        address = (routing_id, *message.stack)
-        name = message.subject
+        _, dialect, _, stack, name, body, frame = message
+        address = (routing_id, *stack)
+        ledger = self._ledger
+        replies = self._replies
         call: CallFrame | None = None
-        if message.extra:
-            call = extension.read_call(message.extra)
+        identity: tuple[str, bytes] | None = None
+        if frame:
+            call = extension.read_call(frame)
+            identity = (user, call.id)
             if call.flags & extension.CANCEL:
-                self._cancel((user, call.id), now)
+                self._cancel(identity, now)
                 return
-        if self._ledger.access is not None and not self._may(self._ledger.access, address, message, user, now):
+        if ledger.access is not None and not self._may(ledger.access, address, message, user, now):
             return
-        if call is not None and self._joins((user, call.id), call, address, message, now):
+        if call is not None and identity in replies.calls and self._joins(identity, call, address, message, now):
             return
         if name.startswith(MMI_PREFIX):
-            self._ledger.counters.management += 1
-            self._tell(address, message, management.answer(self._core, name, message.body, now), Status.OK, now)
+            ledger.counters.management += 1
+            self._tell(address, message, management.answer(self._core, name, body, now), Status.OK, now)
             return
         if call is not None and call.time_left == 0:
-            self._ledger.counters.count("drops", "late")  # nobody waits any more
+            ledger.counters.count("drops", "late")  # nobody waits any more
             return
-        if self._ledger.draining:
+        if ledger.draining:
             self.refuse(address, message, "draining", Status.SHUTTING_DOWN, now)
             return
-        options = self._ledger.options
-        replies = self._replies
+        options = ledger.options
         client = replies.clients.get(routing_id) or replies.client(routing_id, user)
         if client.open >= options.max_in_flight:
             self.refuse(address, message, "in_flight_full", Status.OVERLOADED, now)
@@ -77,14 +80,14 @@ class Clients:
             reason = "services_full"
             if self._delivery.has_opened_too_many(user):
                 reason = "user_services_full"
-                self._ledger.refusals.append(Refusal(access.CALL, user, name, reason))
+                ledger.refusals.append(Refusal(access.CALL, user, name, reason))
             self.refuse(address, message, reason, Status.OVERLOADED, now)
             replies.forget(client)
             return
-        request = Request(service, address, message.dialect, message.body, user or routing_id, now)
+        request = Request(service, address, dialect, body, user or routing_id, now)
         if call is not None:
             hasty = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
-            request.terms = Terms(message.extra, (user, call.id), hasty, call.traceparent, call.attempt)
+            request.terms = new_tuple(Terms, (frame, identity, hasty, call.traceparent, call.attempt))
             request.priority = call.priority
             if call.time_left is not None:
                 request.deadline = now + call.time_left
@@ -150,9 +153,8 @@ class Clients:
     def _joins(
         self, identity: tuple[str, bytes], call: CallFrame, address: tuple[bytes, ...], message: Message, now: float
     ) -> bool:
-        request = self._replies.calls.get(identity)
-        if request is None:
-            return False
+        """Does it join the request that has its id?  Also True if it is dropped."""
+        request = self._replies.calls[identity]
         if request.service.name != message.subject:
             self._ledger.counters.count("drops", "id_reused")
             return True

@@ -76,7 +76,7 @@ class Connection:
         self.phase = Phase.CONNECTING
         #: What a gmdp broker offers.
         self.offer: Offer | None = None
-        self.timer: tuple[float, int] | None = None
+        self.timer: list[Any] | None = None
         #: The owner's socket.
         self.handle: Any = None
 

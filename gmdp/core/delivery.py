@@ -46,7 +46,20 @@ from collections.abc import Collection, Iterable, Sequence
 from . import token
 from .access import CALL, Access
 from .extension import Status
-from .records import Connection, DeadLetter, Ledger, Outgoing, Place, Request, Service, Worker
+from .records import (
+    ANSWERED,
+    ASSIGNED,
+    QUEUED,
+    Connection,
+    DeadLetter,
+    Ledger,
+    Outgoing,
+    Place,
+    Request,
+    Service,
+    Worker,
+    new_tuple,
+)
 from .replies import Replies
 from .wire import EMPTY
 
@@ -63,6 +76,8 @@ STATUS_OF = {
 }
 #: Which of them are dead letters, once a worker has had the request.
 _LETTERS = frozenset({"attempts", "worker_lost", "expired"})
+#: What follows most tokens' prefix.
+_FIRST_ATTEMPT = token.tail(1)
 
 
 class Delivery:
@@ -161,8 +176,8 @@ class Delivery:
         """Give an idle worker its next request, or let it wait for one."""
         service = worker.service
         queue = service.queue
-        while queue:
-            request = queue.pop(suspects=worker.connection.suspect is None)
+        while queue.length:
+            request = queue.pop(worker.connection.suspect is None)
             if request is None:
                 break
             self._unqueue(request, now)
@@ -179,7 +194,7 @@ class Delivery:
 
     def done(self, worker: Worker) -> None:
         """A worker has answered its request."""
-        self.unassign(worker).move(Place.ANSWERED)
+        self.unassign(worker).place = ANSWERED
 
     def relieve(self, connection: Connection, now: float) -> None:
         """A connection's suspect was answered: it may have another now, whichever of
@@ -260,34 +275,30 @@ class Delivery:
         return None
 
     def _assign(self, request: Request, worker: Worker, now: float) -> None:
-        request.move(Place.ASSIGNED)
-        request.attempts += 1
-        if request.attempts > 1:
+        request.place = ASSIGNED
+        attempts = request.attempts = request.attempts + 1
+        if attempts > 1:
             self._ledger.counters.redeliveries += 1
         self.assigned += 1
-        self._assignments += 1
+        number = self._assignments = self._assignments + 1
         terms = request.terms
         if terms.frame:
             left = None if request.deadline == math.inf else request.deadline - now
-            address = token.mint(
-                self._token_start,
-                self._assignments,
-                request.attempts,
-                left,
-                token.TYPED_FAILURES,
-                terms.traceparent,
-            )
+            tail = token.tail(attempts, left, token.TYPED_FAILURES, terms.traceparent)
         else:
-            address = token.mint(self._token_start, self._assignments, request.attempts)
+            tail = _FIRST_ATTEMPT if attempts == 1 else token.tail(attempts)
         connection = worker.connection
         if request.suspect:
             connection.suspect = request
         request.worker = worker
         worker.request = request
-        worker.token = address[: token.PREFIX_SIZE]
         worker.assigned_at = now
-        connection.pulse.sending(now)
-        self._ledger.outbox.append(Outgoing([*worker.request_head, address, EMPTY, *request.body], worker, True))
+        address = worker.token = token.prefix(self._token_start, number)
+        pulse = connection.pulse
+        pulse.sent = now
+        pulse.answered = True
+        frames = [*worker.request_head, address + tail, EMPTY, *request.body]
+        self._ledger.outbox.append(new_tuple(Outgoing, (frames, worker, True)))
 
     def unassign(self, worker: Worker) -> Request:
         """Take its request from a worker that has one."""
@@ -337,21 +348,23 @@ class Delivery:
 
     def _enqueue(self, request: Request, now: float, again: bool = False) -> None:
         service = request.service
-        request.move(Place.QUEUED)
-        if request.terms.hasty and not service.members:
-            self._end(request, "no_worker", now)
-            return
+        request.place = QUEUED
+        if request.terms.hasty:
+            if not service.members:
+                self._end(request, "no_worker", now)
+                return
+            service.hasty += 1
         self.queued += 1
-        service.hasty += request.terms.hasty
         request.queued_at = now
-        self._ledger.timers.arm(request, min(now + request.ttl_left, request.deadline))
+        until = now + request.ttl_left
+        self._ledger.timers.arm(request, until if until < request.deadline else request.deadline)
         queue = service.queue
         if again:
             queue.push_front(request)
         else:
             queue.push(request)
         # The newest request of the longest backlog gives way.
-        if len(queue) > service.options.max_queue:
+        if queue.length > service.options.max_queue:
             victim = queue.evict()
             self._unqueue(victim, now)
             self._end(victim, "overloaded", now)
@@ -359,7 +372,8 @@ class Delivery:
     def _unqueue(self, request: Request, now: float) -> None:
         """It has left its queue."""
         self.queued -= 1
-        request.service.hasty -= request.terms.hasty
+        if request.terms.hasty:
+            request.service.hasty -= 1
         request.ttl_left -= now - request.queued_at
         self._ledger.timers.disarm(request)
 
@@ -376,7 +390,7 @@ class Delivery:
         self.collect(service)
 
     def _end(self, request: Request, reason: str, now: float) -> None:
-        request.move(Place.ENDED)
+        request.place = Place.ENDED
         ledger = self._ledger
         ledger.counters.count("ended", reason)
         if request.attempts and reason in _LETTERS:

@@ -105,14 +105,14 @@ class _Lane(Generic[Q]):
 class FairQueue(Generic[Q]):
     """Items in lanes by priority; first in, first out within a lane."""
 
-    __slots__ = ("_counts", "_lanes", "_length", "_longest", "_passed", "_pushes", "_relax_at", "suspects")
+    __slots__ = ("_counts", "_lanes", "_longest", "_passed", "_pushes", "_relax_at", "length", "suspects")
 
     def __init__(self) -> None:
         #: For each priority its lanes, the next to be served first.
         self._lanes: list[OrderedDict[Hashable, _Lane[Q]]] = [OrderedDict() for _ in PRIORITIES]
         self._counts = [0] * len(PRIORITIES)
-        self._length = 0
-        #: How many suspects wait.
+        #: How many wait, and how many of them are suspects.
+        self.length = 0
         self.suspects = 0
         #: How often each priority was passed over since its last turn.
         self._passed = [0] * len(PRIORITIES)
@@ -124,7 +124,7 @@ class FairQueue(Generic[Q]):
         self._relax_at = 0
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __iter__(self) -> Iterator[Q]:
         for lanes in self._lanes:
@@ -158,9 +158,9 @@ class FairQueue(Generic[Q]):
 
     def pop(self, suspects: bool = True) -> Q | None:
         """The next item; None if there is none, or none but suspects and they may not go."""
-        if not self._length:
+        if not self.length:
             return None
-        if not self.suspects and self._counts[NORMAL_PRIORITY] == self._length:
+        if not self.suspects and self._counts[NORMAL_PRIORITY] == self.length:
             return self._pop_plain()
         if suspects or not self.suspects:
             return self._pop_from(self._choose([p for p in PRIORITIES if self._counts[p]]), True)
@@ -180,14 +180,14 @@ class FairQueue(Generic[Q]):
 
         Among backlogs of one length, the one last added to gives way.
         """
-        if not self._length:
+        if not self.length:
             raise IndexError("the queue is empty")
         while True:
             if not self._longest:
                 lanes = OrderedDict.fromkeys(key for lanes in reversed(self._lanes) for key in reversed(lanes))
                 self._longest = [(-self._backlog(key), at, key) for at, key in enumerate(lanes)]
                 heapq.heapify(self._longest)
-                self._relax_at = self._length // 2
+                self._relax_at = self.length // 2
                 self._pushes = len(lanes)
             length, when, key = heapq.heappop(self._longest)
             backlog = self._backlog(key)
@@ -230,9 +230,9 @@ class FairQueue(Generic[Q]):
         lane.length -= 1
         if lane.length:
             lanes[key] = lane
-        self._length -= 1
+        self.length -= 1
         self._counts[NORMAL_PRIORITY] -= 1
-        if self._longest is not None and self._length < self._relax_at:
+        if self._longest is not None and self.length < self._relax_at:
             self._longest = None
         return item
 
@@ -256,13 +256,13 @@ class FairQueue(Generic[Q]):
     def _taken(self, item: Q, lane: _Lane[Q]) -> None:
         item.waiting = False
         lane.length -= 1
-        self._length -= 1
+        self.length -= 1
         self._counts[item.priority] -= 1
         if item.suspect:
             self.suspects -= 1
         if not lane.length:
             self._lanes[item.priority].pop(item.lane, None)
-        if self._longest is not None and self._length < self._relax_at:
+        if self._longest is not None and self.length < self._relax_at:
             self._longest = None
 
     def _add(self, item: Q) -> _Lane[Q]:
@@ -272,7 +272,7 @@ class FairQueue(Generic[Q]):
             lane = lanes[item.lane] = _Lane()
         item.waiting = True
         lane.length += 1
-        self._length += 1
+        self.length += 1
         self._counts[item.priority] += 1
         return lane
 
@@ -281,7 +281,7 @@ class FairQueue(Generic[Q]):
 
     def _note(self, key: Hashable, newest: bool) -> None:
         assert self._longest is not None  # callers looked
-        if len(self._longest) >= 2 * self._length + _SLACK:
+        if len(self._longest) >= 2 * self.length + _SLACK:
             self._longest = None  # mostly stale: built anew when it is needed
             return
         self._pushes += 1

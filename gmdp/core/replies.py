@@ -25,7 +25,7 @@ from collections.abc import Collection, Hashable
 
 from . import extension
 from .extension import CALLER_GONE, Status
-from .records import FRAME_COST, Backlog, Client, Ledger, Outgoing, Request, weight
+from .records import FRAME_COST, Backlog, Client, Ledger, Outgoing, Request, new_tuple, weight
 from .wire import EMPTY, Command
 
 #: Seconds until a message is tried again: the first time, and at most.
@@ -35,6 +35,7 @@ LAST_RETRY = 0.128
 BATCH = 100
 
 _NOTHING = [EMPTY]
+_PARTIAL = Status.PARTIAL  # a member of an Enum is slow to look up in Python 3.11
 
 
 class Replies:
@@ -119,7 +120,8 @@ class Replies:
         size = request.size
         ledger = self._ledger
         account = client.account or client
-        if size + account.bytes > self._free(client):
+        free = ledger.options.max_queue_bytes - ledger.held_bytes
+        if size + account.bytes > free or (account is not client and size + account.bytes > self._free(client)):
             return False
         request.client = client
         client.open += 1
@@ -177,7 +179,7 @@ class Replies:
         elif now > request.deadline:
             self._ledger.counters.count("drops", "late")
         elif request.address:
-            outgoing = Outgoing(self._frames(request, body, status), request, True)
+            outgoing: Outgoing = new_tuple(Outgoing, (self._frames(request, body, status), request, True))
             if client.backlog is None:
                 self._ledger.outbox.append(outgoing)
             else:
@@ -251,11 +253,14 @@ class Replies:
             self._ledger.outbox.append(Outgoing(frames, connection, False))
 
     def _frames(self, request: Request, body: list[bytes], status: Status) -> list[bytes]:
-        reply = request.dialect.reply(request.service.name, body, status is not Status.PARTIAL)
-        frame = request.terms.frame
-        if not frame:
-            return [*request.address, *reply]
-        return [*request.address, extension.answered(frame, status, request.terms.taken, request.attempts), *reply]
+        dialect, terms = request.dialect, request.terms
+        head = dialect.partial_head if status is _PARTIAL else dialect.final_head
+        if terms.frame:
+            frame = extension.answered(terms.frame, status, terms.taken, request.attempts)
+            return [*request.address, frame, *head, request.service.name, *body]
+        if dialect.reply_names_service:
+            return [*request.address, *head, request.service.name, *body]
+        return [*request.address, *head, *body]
 
     # Slow clients
 

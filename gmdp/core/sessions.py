@@ -103,7 +103,7 @@ class Session:
         self.oversize = False
         #: How often in a row it was told DISCONNECT before any request.
         self.refusals = 0
-        self.timer: tuple[float, int] | None = None
+        self.timer: list[Any] | None = None
         #: Whatever the owner knows it by.
         self.tag: Any = None
 

@@ -1,9 +1,9 @@
 """A heap of deadlines for items that mostly do not reach them.
 
-Rules: an item has at most one live entry, the one its ``timer`` attribute
-names; everything else in the heap is stale and skipped.  Stale entries are
-swept when they outnumber the live ones, so the heap never holds more than
-twice the live entries and a constant.
+Rules: an item has at most one entry, its ``timer`` attribute; an entry that was
+disarmed has no item, is stale and skipped.  Stale entries are swept when they
+outnumber the live ones, so the heap never holds more than twice the live entries
+and a constant.
 """
 
 from __future__ import annotations
@@ -18,13 +18,8 @@ _SWEEP_AT = 1024
 class Timed(Protocol):
     """What can wait in :class:`Timers`."""
 
-    #: When it is due (monotonic seconds) and which entry says so, or None.
-    timer: tuple[float, int] | None
-
-
-def _live(entry: tuple[float, int, Any]) -> bool:
-    timer = entry[2].timer
-    return timer is not None and timer[1] == entry[1]
+    #: Its entry, whose first element is when it is due (monotonic seconds), or None.
+    timer: list[Any] | None
 
 
 class Timers:
@@ -33,7 +28,8 @@ class Timers:
     __slots__ = ("_heap", "_sequence", "_stale")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Any]] = []
+        #: [when, number, item]
+        self._heap: list[list[Any]] = []
         self._sequence = 0
         self._stale = 0
 
@@ -45,27 +41,32 @@ class Timers:
         if item.timer is not None:
             self.disarm(item)
         self._sequence += 1
-        item.timer = (when, self._sequence)
-        heapq.heappush(self._heap, (when, self._sequence, item))
+        item.timer = entry = [when, self._sequence, item]
+        heapq.heappush(self._heap, entry)
 
     def disarm(self, item: Timed) -> None:
         """Forget `item`; nothing happens if it was not armed."""
-        if item.timer is None:
+        entry = item.timer
+        if entry is None:
             return
-        item.timer = None
+        item.timer = entry[2] = None
         self._stale += 1
         if self._stale > _SWEEP_AT and self._stale * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if _live(entry)]
+            self._heap = [entry for entry in self._heap if entry[2] is not None]
             heapq.heapify(self._heap)
             self._stale = 0
 
     def next(self) -> float:
         """When the earliest item is due; infinity if there is none."""
         heap = self._heap
-        while heap and not _live(heap[0]):
+        while heap:
+            when: float
+            when, _, item = heap[0]
+            if item is not None:
+                return when
             heapq.heappop(heap)
             self._stale -= 1
-        return heap[0][0] if heap else math.inf
+        return math.inf
 
     def due(self, now: float) -> Any:
         """Take out one item that is due by `now`; None if there is none."""

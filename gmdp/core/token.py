@@ -42,7 +42,9 @@ HANDLER_FAILED = 1
 #: Flag: a failure's body is the error's type name and message, not a configured reply.
 TYPED_FAILURES = 1
 
-_LAYOUT = struct.Struct(">13sQBIBB")
+_NUMBER = struct.Struct(">Q").pack
+_TAIL = struct.Struct(">BIBB")
+_SIZE = PREFIX_SIZE + _TAIL.size
 
 
 class Reading(NamedTuple):
@@ -64,19 +66,22 @@ def start(nonce: bytes) -> bytes:
     return MAGIC + bytes((VERSION,)) + nonce
 
 
-def mint(
-    begin: bytes, number: int, attempt: int, time_left: float | None = None, flags: int = 0, traceparent: bytes = b""
-) -> bytes:
-    """A token: `begin` is from :func:`start`, `time_left` in seconds."""
-    return _LAYOUT.pack(begin, number, OK, to_milliseconds(time_left), min(attempt, 255), flags) + traceparent
+def prefix(begin: bytes, number: int) -> bytes:
+    """What identifies an assignment: `begin` is from :func:`start`."""
+    return begin + _NUMBER(number)
+
+
+def tail(attempt: int, time_left: float | None = None, flags: int = 0, traceparent: bytes = b"") -> bytes:
+    """What comes after the prefix; `time_left` in seconds."""
+    return _TAIL.pack(OK, to_milliseconds(time_left), min(attempt, 255), flags) + traceparent
 
 
 def read(address: bytes) -> Reading | None:
     """What `address` tells a worker; None if it is some other broker's address."""
-    if len(address) < _LAYOUT.size or address[:4] != MAGIC or address[4] != VERSION:
+    if len(address) < _SIZE or address[:4] != MAGIC or address[4] != VERSION:
         return None
-    _, _, _, left, attempt, flags = _LAYOUT.unpack_from(address)
-    return Reading(attempt, from_milliseconds(left), bool(flags & TYPED_FAILURES), address[_LAYOUT.size :])
+    _, left, attempt, flags = _TAIL.unpack_from(address, PREFIX_SIZE)
+    return Reading(attempt, from_milliseconds(left), bool(flags & TYPED_FAILURES), address[_SIZE:])
 
 
 def failed(address: bytes) -> bytes:

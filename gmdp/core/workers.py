@@ -51,6 +51,9 @@ from .wire import EMPTY, EXTENDED, MMI_PREFIX, Command, Dialect, Message
 #: number the longest known is forgotten (and may hear a second DISCONNECT).
 MAX_REJECTED = 10_000
 
+# For each reply: a member of an Enum is slow to look up in Python 3.11.
+_FINAL = Command.FINAL
+_OK = Status.OK
 _PLAIN = {extended: plain for plain, extended in EXTENDED.items()}
 
 
@@ -76,21 +79,21 @@ class Workers:
 
     def said(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
         """One message, of whatever kind."""
-        key: Hashable = (routing_id, *message.stack) if message.stack else routing_id
+        command, dialect, _, stack, _, _, session = message
+        key: Hashable = (routing_id, *stack) if stack else routing_id
         connection = self.connections.get(key)
         if connection is None:
-            self._stranger_said(key, (routing_id, *message.stack), message, now, user)
+            self._stranger_said(key, (routing_id, *stack), message, now, user)
             return
         # "Any received command except DISCONNECT acts as a heartbeat."
         connection.pulse.heard = now
-        command = message.command
-        if message.dialect is not connection.dialect:
+        if dialect is not connection.dialect:
             self._connection_said(connection, message, now)
             return
-        worker = connection.workers.get(message.extra)
+        worker = connection.workers.get(session)
         if worker is None:
             self._session_said(connection, message, now)
-        elif command is Command.FINAL:
+        elif command is _FINAL:
             self._final(worker, message, now)
         elif command is Command.HEARTBEAT:
             self._heartbeat(connection, now)
@@ -251,9 +254,9 @@ class Workers:
         counters.replies += 1
         worker.service.replies += 1
         worker.served += 1
-        status = Status.OK
-        body = message.body
-        if token.says_failed(message.subject):
+        status = _OK
+        _, _, _, _, address, body, _ = message
+        if token.says_failed(address):
             counters.handler_failures += 1
             status = Status.HANDLER_FAILED
         elif request.joined is not None:
