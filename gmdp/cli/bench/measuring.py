@@ -1,0 +1,192 @@
+"""Starts the processes of a stack, and measures one point after the other."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+from ...exceptions import MDPError
+from .load import Measured, Point
+from .stacks import STACKS, Stack
+
+#: Seconds a process has to start, and beyond its time to end.
+PATIENCE = 60.0
+
+
+class Result(NamedTuple):
+    """One point, measured."""
+
+    point: Point
+    measured: Measured
+    #: Seconds of CPU; None where the system does not tell, or the process is not ours.
+    broker_cpu: float | None
+    worker_cpu: float | None
+
+    @property
+    def rate(self) -> float:
+        """Answered requests per second."""
+        return self.measured.requests / self.measured.seconds
+
+    def cpu_per_request(self, seconds: float | None) -> float | None:
+        """Microseconds."""
+        return None if seconds is None or not self.measured.requests else 1e6 * seconds / self.measured.requests
+
+
+class Process:
+    """One started process that prints lines."""
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        self.name = name
+        self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        assert self._child.stdout is not None  # a pipe
+        self._out = self._child.stdout.fileno()
+        self._rest = b""
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.terminate()
+        try:
+            self._child.wait(2)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+
+    def line(self, timeout: float) -> str:
+        """Its next line; MDPError if it ends, or says nothing for `timeout` seconds."""
+        until = monotonic() + timeout
+        while b"\n" not in self._rest:
+            ready, _, _ = select.select([self._out], [], [], max(until - monotonic(), 0))
+            data = os.read(self._out, 65536) if ready else None
+            if not data:
+                ended = "ended" if data is not None else f"said nothing for {timeout:g} seconds"
+                raise MDPError(f"{self.name} {ended}")
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+    def cpu(self) -> float | None:
+        """Seconds of CPU, of all its threads; None where the system does not tell (Linux does)."""
+        try:
+            fields = Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError, IndexError):
+            return None
+
+
+def _cpu(processes: Sequence[Process]) -> float | None:
+    seconds = [process.cpu() for process in processes]
+    return None if not seconds or None in seconds else sum(filter(None, seconds))
+
+
+class Servers:
+    """The servers of one stack, for one version."""
+
+    def __init__(self, name: str, mdp: str, broker: str | None, processes: int, concurrency: int) -> None:
+        self.stack: Stack = STACKS[name]
+        self.name = name
+        self.mdp = mdp
+        self.service = f"gmdp.bench.{os.getpid()}"
+        self.endpoint = broker or ""
+        self._processes = processes
+        self._concurrency = concurrency
+        self._opened = ExitStack()
+        self.brokers: list[Process] = []
+        self.workers: list[Process] = []
+
+    def __enter__(self) -> Servers:
+        try:
+            if self.stack.broker is not None and not self.endpoint:
+                process = self._start("the broker", self.stack.broker())
+                self.brokers.append(process)
+                self.endpoint = process.line(PATIENCE).split()[-1]
+            # Where there is no broker, the one worker is what is called.
+            count = self._processes if self.stack.broker is not None else 1
+            for _ in range(count):
+                command = self.stack.worker(self.endpoint, self.service, self.mdp, self._concurrency)
+                process = self._start("a worker", command)
+                self.workers.append(process)
+                words = process.line(PATIENCE).split()
+                self.endpoint = self.endpoint or words[-1]
+        except BaseException:
+            self._opened.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def _start(self, what: str, command: list[str]) -> Process:
+        return self._opened.enter_context(Process(f"{what} of {self.name}", command))
+
+    def measure(self, point: Point, progress: Callable[[int], None]) -> Result:
+        """One point; `progress` hears how many requests were answered so far."""
+        arguments = json.dumps([*point, self.endpoint, self.service])
+        with Process(f"the client of {self.name}", [sys.executable, "-m", "gmdp.cli.bench.load", arguments]) as client:
+            before: tuple[float | None, float | None] = (None, None)
+            while True:
+                told: dict[str, Any] = json.loads(client.line(point.warm_up + point.timeout + PATIENCE))
+                now = (_cpu(self.brokers), _cpu(self.workers))
+                if "began" in told:
+                    before = now
+                elif "seconds" in told:
+                    break
+                else:
+                    progress(told["requests"])
+        spent = [None if a is None or b is None else b - a for a, b in zip(before, now, strict=True)]
+        return Result(point, Measured(**told), *spent)
+
+
+class Plan(NamedTuple):
+    """What to measure."""
+
+    stacks: Sequence[str]
+    versions: Sequence[str]
+    sizes: Sequence[int]
+    concurrencies: Sequence[int]
+    seconds: float
+    warm_up: float
+    timeout: float
+    #: A broker that runs already, for gmdp alone.
+    broker: str | None
+    worker_processes: int
+    worker_concurrency: int
+
+    def points(self, name: str) -> dict[str, list[Point]]:
+        """By version."""
+        ours = STACKS[name].ours
+        versions = self.versions if ours else STACKS[name].versions
+        return {
+            mdp: [
+                Point(name, mdp, size, concurrency, self.seconds, self.warm_up, self.timeout)
+                for size in self.sizes
+                for concurrency in self.concurrencies
+            ]
+            for mdp in versions
+        }
+
+    def total(self) -> int:
+        """How many points there are."""
+        return sum(len(points) for name in self.stacks for points in self.points(name).values())
+
+    def measure(self, progress: Callable[[Point, int | None], None]) -> Iterator[Result]:
+        """All of them; `progress` hears of each with None when it begins."""
+        for name in self.stacks:
+            broker = self.broker if STACKS[name].ours else None
+            for mdp, points in self.points(name).items():
+                with Servers(name, mdp, broker, self.worker_processes, self.worker_concurrency) as servers:
+                    for point in points:
+                        progress(point, None)
+                        yield servers.measure(point, functools.partial(progress, point))

@@ -1,0 +1,152 @@
+"""What was measured, as a table, as JSON, as a picture."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ...exceptions import ConfigurationError
+from ...version import __version__
+from .measuring import Result
+
+#: What `--plot` can write.
+PICTURES = (".png", ".svg")
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    versions = {name: metadata.version(name) for name in ("gevent", "pyzmq", "zope.interface")}
+    return {
+        "gmdp": __version__,
+        "python": platform.python_version(),
+        **versions,
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or value != value else round(value, 2)
+
+
+def as_dict(result: Result, ours: Result | None) -> dict[str, Any]:
+    """Plain types; `ours`: gmdp's result for the same size and number of callers, if there is one."""
+    point, measured = result.point, result.measured
+    row = {
+        "stack": point.stack,
+        "mdp": point.mdp or None,
+        "size": point.size,
+        "concurrency": point.concurrency,
+        "requests": measured.requests,
+        "errors": measured.errors,
+        "seconds": _rounded(measured.seconds),
+        "rate": _rounded(result.rate),
+        "p50_ms": _rounded(measured.p50),
+        "p99_ms": _rounded(measured.p99),
+        "max_ms": _rounded(measured.max),
+        "broker_cpu_us": _rounded(result.cpu_per_request(result.broker_cpu)),
+        "worker_cpu_us": _rounded(result.cpu_per_request(result.worker_cpu)),
+        "client_cpu_us": _rounded(result.cpu_per_request(measured.cpu)),
+    }
+    if ours is not None:
+        row["gmdp_ratio"] = _rounded(ours.rate / result.rate) if result.rate else None
+    return row
+
+
+def rows(results: Sequence[Result], compare: bool) -> list[dict[str, Any]]:
+    """All results; where peers were measured, with how many times as many requests gmdp carried."""
+    return [as_dict(result, _ours(result, results) if compare else None) for result in results]
+
+
+def _ours(result: Result, results: Sequence[Result]) -> Result | None:
+    """gmdp's in the same version, else in the latest."""
+    point = result.point
+    same = [
+        other
+        for other in results
+        if other.point.stack == "gmdp"
+        and (other.point.size, other.point.concurrency) == (point.size, point.concurrency)
+    ]
+    return next((other for other in same if other.point.mdp == point.mdp), same[-1] if same else None)
+
+
+def table(found: Sequence[dict[str, Any]]) -> Table:
+    """For people."""
+    columns = {
+        "stack": "stack",
+        "mdp": "mdp",
+        "size": "bytes",
+        "concurrency": "callers",
+        "rate": "requests/s",
+        "p50_ms": "p50 ms",
+        "p99_ms": "p99 ms",
+        "max_ms": "max ms",
+        "broker_cpu_us": "broker µs",
+        "worker_cpu_us": "worker µs",
+        "client_cpu_us": "client µs",
+        "errors": "errors",
+    }
+    if any("gmdp_ratio" in row for row in found):
+        columns["gmdp_ratio"] = "gmdp carries"
+    made = Table(caption="µs: CPU per request")
+    for key, title in columns.items():
+        made.add_column(title, justify="left" if key in ("stack", "errors") else "right")
+    for row in found:
+        made.add_row(*(_shown(key, row.get(key)) for key in columns))
+    return made
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key == "errors":
+        return ", ".join(f"{count} {name}" for name, count in value.items())
+    if key == "rate":
+        return f"{value:,.0f}"
+    if key == "gmdp_ratio":
+        return f"{value:.2f}×"
+    return f"{value:.0f}" if key.endswith("_us") else str(value)
+
+
+def check_picture(file: Path) -> None:
+    """ConfigurationError unless `plot` can write it."""
+    if file.suffix not in PICTURES:
+        raise ConfigurationError(f"--plot writes {' or '.join(PICTURES)}, not {file.name}")
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError:
+        raise ConfigurationError("--plot needs matplotlib: pip install 'gmdp[plot]'") from None
+
+
+def plot(found: Sequence[dict[str, Any]], file: Path) -> None:
+    """Throughput, and latency percentiles, over the number of callers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    series: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        version = f" {row['mdp']}" if row["mdp"] else ""
+        series.setdefault(f"{row['stack']}{version}, {row['size']} bytes", []).append(row)
+    for at, (name, points) in enumerate(series.items()):
+        color = f"C{at % 10}"
+        callers = [row["concurrency"] for row in points]
+        left.plot(callers, [row["rate"] for row in points], "o-", color=color, label=name)
+        for key, style in (("p50_ms", "o-"), ("p99_ms", "o:")):
+            right.plot(callers, [row[key] for row in points], style, color=color, label=f"{name}, {key[:3]}")
+    for axes, title in ((left, "requests per second"), (right, "latency, milliseconds")):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("callers")
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+    left.set_ylim(bottom=0)
+    right.set_yscale("log")
+    left.legend(fontsize="small")
+    right.legend(fontsize="small")
+    figure.savefig(file)
