@@ -21,6 +21,7 @@ from .core.extension import CLIENT_NONCE_SIZE, FAIL_WITHOUT_WORKER, NORMAL_PRIOR
 from .core.reconnect import Reconnect
 from .core.states import State
 from .core.statistics import ClientCounters, ClientStatistics
+from .core.wire import EMPTY
 from .endpoints import check_body, check_endpoints, check_service
 from .exceptions import (
     AuthenticationFailed,
@@ -268,12 +269,12 @@ class Client(Lifecycle):
             timeout=self.timeout if timeout is None else check("timeout", timeout, 0, above=True),
             retries=self.retries if retries is None else check("retries", retries, 0, whole=True),
             flags=_check_when_no_worker(self.when_no_worker if when_no_worker is None else when_no_worker),
-            priority=check("priority", priority, PRIORITIES[0], whole=True, most=PRIORITIES[-1]),
-            traceparent=_check_traceparent(traceparent),
+            priority=priority if priority is NORMAL_PRIORITY else _check_priority(priority),
+            traceparent=EMPTY if traceparent is None else _check_traceparent(traceparent),
             owner=sink,
         )
         if deadline is not None:
-            call.deadline = check("deadline", deadline, 0, above=True)
+            call.deadline = self.timeout if deadline is self.timeout else check("deadline", deadline, 0, above=True)
         sink.call = call
         sink.engine = engine = self._running_engine(call.timeout)
         engine.owner.post(engine.submit, call)
@@ -415,10 +416,14 @@ def _check_when_no_worker(value: str) -> int:
     return _WHEN_NO_WORKER[value]
 
 
-def _check_traceparent(value: str | None) -> bytes:
+def _check_priority(value: int) -> int:
+    """A priority; ConfigurationError if it is none."""
+    priority: int = check("priority", value, PRIORITIES[0], whole=True, most=PRIORITIES[-1])
+    return priority
+
+
+def _check_traceparent(value: str) -> bytes:
     """A ``traceparent`` as bytes; ConfigurationError if it is none."""
-    if value is None:
-        return b""
     encoded = value.encode("utf-8", "replace") if isinstance(value, str) else b""
     if not is_traceparent(encoded):
         raise ConfigurationError(

@@ -167,10 +167,11 @@ class ConnectorEngine(abc.ABC, Generic[K]):
             actions, core.actions = core.actions, []
             for action in actions:
                 if type(action) is Send:
-                    line = action.connection.handle
-                    line.stuck.append(action.frames)
-                    if len(line.stuck) == 1:
-                        self._unstick(line)
+                    connection, frames = action
+                    line = connection.handle
+                    if line.stuck or line.link.send(frames) is not None:
+                        line.stuck.append(frames)
+                        self._stuck[line] = None
                 elif type(action) is Open:
                     self._connect(action.connection, now)
                 elif type(action) is Close:

@@ -78,6 +78,9 @@ Handler = Callable[[Any], Any]
 class Sink(Protocol):
     """Where a running handler's results go; safe from any greenlet and thread."""
 
+    def begun(self) -> None:
+        """The handler is about to run, and will say that it ended."""
+
     def partial(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
         """A part of the answer; `slot` hears True when it left, False if nobody wants it."""
 
@@ -95,6 +98,7 @@ def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sin
     body: list[bytes] | None = None
     failure: BaseException | None = None
     marker = running_in.set(owner)
+    sink.begun()
     try:
         result = handler(request)
         if isinstance(result, Iterator):
@@ -139,22 +143,22 @@ def _callable(spawn: Any) -> Callable[..., Any]:
     return cast("Callable[..., Any]", spawn)
 
 
-def spawner(spawn: Any) -> Callable[..., Any]:
-    """What gevent's servers take as ``spawn``, as one callable.
+def spawner(spawn: Any) -> tuple[Callable[..., Any], bool]:
+    """What gevent's servers take as ``spawn``, as one callable; and whether it may wait.
 
     None or "default": a new greenlet; "raw": the same without ``Greenlet``'s
     bookkeeping; a whole number: a pool of that size; an object with a ``spawn``
     method (a ``Pool``, a ``ThreadPool``); a callable.
     """
     if spawn is None or spawn == "default":
-        return _callable(gevent.spawn)
+        return _callable(gevent.spawn), False
     if spawn == "raw":
-        return _callable(gevent.spawn_raw)
+        return _callable(gevent.spawn_raw), False
     if isinstance(spawn, int) and not isinstance(spawn, bool) and spawn > 0:
-        return _callable(Pool(spawn).spawn)
+        return _callable(Pool(spawn).spawn), True
     for candidate in (getattr(spawn, "spawn", None), spawn):
         if callable(candidate):
-            return _callable(candidate)
+            return _callable(candidate), True
     raise ConfigurationError(
         f'spawn must be a pool, a size of at least 1, a callable, "default" or "raw", not {spawn!r}'
     )

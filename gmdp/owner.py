@@ -85,6 +85,8 @@ class Owner:
         #: Links that were used: their EVENTS are looked at before the next wait.
         self.touched: set[Link] = set()
         self._waiter: Waiter | None = None
+        #: True while `wake` is about to be called for what was posted.
+        self._called = False
         self._timer: Any = None
         self._timer_at = 0.0
         self._finished = False
@@ -115,8 +117,10 @@ class Owner:
                 self.loop.run_callback_threadsafe(self.wake)
             except ValueError:
                 pass  # that thread's hub is gone: who waits for an answer is told by his timeout
-        elif self._waiter is not None:
-            self.loop.run_callback(self.wake)
+        elif self._waiter is not None and not self._called:
+            # One call for all who post before it comes.
+            self._called = True
+            self.loop.run_callback(self._wake_called)
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:
         """Have the owner call `function(*args)`, and return what it returns.
@@ -154,6 +158,10 @@ class Owner:
     def finish(self) -> None:
         """End after this pass, closing what is open."""
         self._finished = True
+
+    def _wake_called(self) -> None:
+        self._called = False
+        self.wake()
 
     def wake(self) -> None:
         """End the present wait, if there is one."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from _thread import TIMEOUT_MAX
 from typing import Any
 
+import gevent
 import gevent.monkey
 from gevent._hub_local import get_hub_if_exists as get_hub_if_exists
-from gevent.event import AsyncResult
+from gevent.hub import Waiter
 
 #: The real thing, whatever was monkey-patched and when.
 _allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
@@ -21,19 +22,17 @@ class Slot:
     descriptors there.
     """
 
-    __slots__ = ("_hub", "_lock", "_result", "error", "value")
+    __slots__ = ("_hub", "_lock", "_ready", "_waiter", "error", "value")
 
     def __init__(self) -> None:
         self.value: Any = None
         self.error: BaseException | None = None
-        hub = get_hub_if_exists()
-        if hub is None:
-            self._result = None
+        self._ready = False
+        self._waiter: Waiter | None = None
+        self._hub = get_hub_if_exists()
+        if self._hub is None:
             self._lock = _allocate_lock()
             self._lock.acquire()
-        else:
-            self._result = AsyncResult()
-            self._hub = hub
 
     def set(self, value: Any) -> None:
         """Give the value."""
@@ -47,10 +46,16 @@ class Slot:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait; False if `timeout` seconds went by first."""
-        if self._result is None:
+        if self._hub is None:
             return bool(self._lock.acquire(True, -1 if timeout is None else min(max(timeout, 0), TIMEOUT_MAX)))
-        self._result.wait(timeout)
-        return bool(self._result.ready())
+        if not self._ready:
+            self._waiter = Waiter(self._hub)
+            if timeout is None:
+                self._waiter.get()
+            else:
+                with gevent.Timeout(timeout, False):
+                    self._waiter.get()
+        return self._ready
 
     def get(self) -> Any:
         """The value, or raise the error: after :meth:`wait` said True."""
@@ -59,12 +64,19 @@ class Slot:
         return self.value
 
     def _wake(self) -> None:
-        if self._result is None:
+        hub = self._hub
+        if hub is None:
             self._lock.release()
-        elif get_hub_if_exists() is self._hub:
-            self._result.set(True)
+        elif get_hub_if_exists() is hub:
+            self._tell()
         else:
             try:
-                self._hub.loop.run_callback_threadsafe(self._result.set, True)
+                hub.loop.run_callback_threadsafe(self._tell)
             except (AttributeError, ValueError):
                 pass  # that thread's hub is gone, and with it whoever waited
+
+    def _tell(self) -> None:
+        """In the thread that waits."""
+        self._ready = True
+        if self._waiter is not None:
+            self._hub.loop.run_callback(self._waiter.switch, True)

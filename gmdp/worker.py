@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -108,7 +109,7 @@ class Worker(Lifecycle):
         self.reveal_errors: bool = check_flag("reveal_errors", reveal_errors)
         self.enforce_deadline: bool = check_flag("enforce_deadline", enforce_deadline)
         self.require_extensions: bool = check_flag("require_extensions", require_extensions)
-        self._spawn = spawner(spawn)
+        self._spawn, self._spawn_waits = spawner(spawn)
         super().__init__(context)
         self._counters = WorkerCounters()
         self._core: WorkerCore | None = None
@@ -178,20 +179,33 @@ class Worker(Lifecycle):
 
 
 class _Session:
-    """A session's greenlet that hands its work to handlers, and what runs there."""
+    """Between a session and its handlers: what runs; and where `spawn` may wait, a
+    dispatcher, a greenlet that does."""
 
-    __slots__ = ("core", "dispatcher", "engine", "queue", "request", "running", "task")
+    __slots__ = ("core", "dispatcher", "engine", "link", "queue", "request", "running", "task")
 
     def __init__(self, engine: _WorkerEngine, core: Session) -> None:
         self.engine = engine
         self.core = core
-        #: Work on its way to the dispatcher: one piece at most.
-        self.queue: Queue[Work] = Queue()
+        #: Work on its way to the dispatcher, where there has to be one: one piece at most.
+        self.queue: Queue[Work] | None = None
+        self.dispatcher: gevent.Greenlet | None = None
         #: The work a handler has, the request made of it, and what runs the handler.
         self.running: Work | None = None
         self.request: Request | None = None
         self.task: Any = None
-        self._dispatch_again()
+        #: What `task` calls if it ends before the handler began.
+        self.link: Callable[[Any], None] | None = None
+        if engine.shell._spawn_waits:
+            self.queue = Queue()
+            self._dispatch_again()
+
+    def begin(self, work: Work) -> None:
+        """In the owner, which must not wait: have a handler run."""
+        if self.queue is not None:
+            self.queue.put(work)
+        else:
+            self._start(work)
 
     def _dispatch_again(self, _: object = None) -> None:
         """Start the dispatcher; and again, should somebody kill it."""
@@ -200,24 +214,31 @@ class _Session:
             self.dispatcher.rawlink(self._dispatch_again)
 
     def _dispatch(self) -> None:
+        assert self.queue is not None  # else there is no dispatcher
+        while True:
+            self._start(self.queue.get())
+
+    def _start(self, work: Work) -> None:
         engine = self.engine
         worker = engine.shell
-        while True:
-            work = self.queue.get()
-            self.running = work
-            self.request = request = request_of(worker.service, work)
-            try:
-                self.task = task = worker._spawn(run, worker, worker.handler, request, work, self)
-            except BaseException as error:
-                self.final(work, None, error, 0.0)
-                if not isinstance(error, Exception):
-                    raise
-                _log.warning("the handler of %.100r could not be started", worker.service, exc_info=True)
-                continue
-            # One that is killed before it began never says that it ended.
-            link = getattr(task, "rawlink", None)
-            if link is not None:
-                link(lambda _, work=work: engine.owner.post(engine.task_ended, self, work))
+        self.running = work
+        self.request = request = request_of(worker.service, work)
+        try:
+            self.task = task = worker._spawn(run, worker, worker.handler, request, work, self)
+        except BaseException as error:
+            self.final(work, None, error, 0.0)
+            if not isinstance(error, Exception):
+                raise
+            _log.warning("the handler of %.100r could not be started", worker.service, exc_info=True)
+            return
+        # One that is killed before it began never says that it ended.
+        link = getattr(task, "rawlink", None)
+        if link is not None:
+            self.link = functools.partial(self._never_began, work)
+            link(self.link)
+
+    def _never_began(self, work: Work, _: object) -> None:
+        self.engine.owner.post(self.engine.task_ended, self, work)
 
     def gone(self, gone: Gone, enforce: bool) -> None:
         """Nobody waits for the answer any more: the handler may see it, or is stopped."""
@@ -228,6 +249,11 @@ class _Session:
             gevent.kill(self.task, RequestCancelled(f"nobody waits for the answer: {gone.reason}"))
 
     # A running handler's results; from any thread
+
+    def begun(self) -> None:
+        task = self.task
+        if task is gevent.getcurrent() and self.link is not None:
+            task.unlink(self.link)  # it says itself when it ends
 
     def partial(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
         self.engine.owner.post(self.engine.partial, self, work, body, slot)
@@ -340,7 +366,7 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
 
     def _act(self, action: Any, now: float) -> None:
         if type(action) is Work:
-            action.session.tag.queue.put(action)
+            action.session.tag.begin(action)
         else:
             action.work.session.tag.gone(action, self.shell.enforce_deadline)
 
@@ -362,7 +388,8 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
 
     def _end(self, death: BaseException | None = None) -> None:
         for session in self._sessions:
-            session.dispatcher.kill(block=False)
+            if session.dispatcher is not None:
+                session.dispatcher.kill(block=False)
             kill = getattr(session.task, "kill", None)
             if kill is not None and session.task is not self.spared:
                 kill(block=False)

@@ -211,7 +211,7 @@ def test_W6_spawn_itself_fails(broker, client):
 
 
 def test_W6_the_dispatcher_is_killed_by_a_stranger(broker, client):
-    with Worker(broker.endpoint, "it", echo) as worker:
+    with Worker(broker.endpoint, "it", echo, spawn=2) as worker:
         assert client.request("it", b"1") == [b"1"]
         worker._engine._sessions[0].dispatcher.kill()
         assert client.request("it", b"2") == [b"2"]

@@ -33,6 +33,8 @@ from .wire import EMPTY
 class SessionState(enum.Enum):
     """Where a session is; see the table above."""
 
+    __hash__ = object.__hash__  # Enum's own is slow, and each request changes it twice
+
     DETACHED = "detached"
     IDLE = "idle"
     BUSY = "busy"
