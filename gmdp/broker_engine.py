@@ -150,11 +150,12 @@ class BrokerEngine:
         """There was nothing more to read: now it is known who is gone."""
         core, visitors = self._core, self._visitors
         core.caught_up(now)
-        for routing_id in visitors.gone():
-            core.gone(routing_id, now)
-        if visitors.accepted or visitors.handshakes or visitors.failures:
+        if visitors.changed:
+            visitors.changed = False
+            for routing_id in visitors.gone():
+                core.gone(routing_id, now)
             self._count_connections(now)
-        core.connections = len(visitors)
+            core.connections = len(visitors)
 
     def up(self, link: Link, now: float) -> None:
         """Bound sockets do not connect."""

@@ -179,14 +179,17 @@ class Owner:
             while True:
                 now = monotonic()
                 engine.awake(now)
-                done += 1 + self._empty_mailbox()
-                if now >= engine.deadline():
+                done += 1
+                if self._mailbox:
+                    done += self._empty_mailbox()
+                due = now >= engine.deadline()
+                if due:
                     self.ready.update(self._links)  # what waits is read before anybody is judged
                 for link in list(self.ready):
                     done += self._read(link, now)
                 if not self.ready:
                     engine.caught_up(now)
-                if now >= engine.deadline():
+                if due:
                     engine.tick(now)
                 engine.flush(now)
                 self._look_again()

@@ -24,6 +24,8 @@ class Visitors:
 
     def __init__(self, handshake_timeout: float) -> None:
         self._patience = handshake_timeout + GRACE
+        #: True if anything came that changes what is told; to be reset by whoever takes it.
+        self.changed = False
         #: Connections, by descriptor: those that may be in their handshake, the oldest first,
         #: and those that are not.
         self._young: OrderedDict[int, float] = OrderedDict()
@@ -62,6 +64,7 @@ class Visitors:
 
     def came(self, descriptor: int, now: float) -> None:
         """A connection was accepted."""
+        self.changed = True
         self.left(descriptor)  # should its end not have been told
         self._closed.discard(descriptor)
         self._young[descriptor] = now
@@ -69,16 +72,19 @@ class Visitors:
 
     def succeeded(self, now: float) -> None:
         """Some connection's handshake succeeded."""
+        self.changed = True
         self.handshakes += 1
         self._age(now)
         self._successes.append(now)
 
     def failed(self, reason: str) -> None:
         """Some connection's handshake failed."""
+        self.changed = True
         self.failures[reason] = self.failures.get(reason, 0) + 1
 
     def left(self, descriptor: int) -> None:
         """A connection was closed."""
+        self.changed = True
         self._old.discard(descriptor)
         self._young.pop(descriptor, None)
         self._closed.add(descriptor)
@@ -91,6 +97,7 @@ class Visitors:
     def spoke(self, descriptor: int, routing_id: bytes) -> bool:
         """A message came on this connection; True if one before it under the same routing id is gone."""
         if descriptor in self._closed:
+            self.changed = True
             self._gone[routing_id] = descriptor
             return False
         self._spoke[descriptor] = routing_id
