@@ -44,20 +44,20 @@ MUTATIONS = {
         "delivery", "elif request.attempts >= request.service.options.attempts:", "elif request.attempts >= 1e9:"
     ),
     "an answer of which a part went out is run again": Mutation("delivery", "elif request.streamed:", "elif False:"),
-    "suspects are not kept apart": Mutation(
-        "delivery", "queue.pop(suspects=worker.connection.suspect is None)", "queue.pop()"
-    ),
+    "suspects are not kept apart": Mutation("delivery", "queue.pop(worker.connection.suspect is None)", "queue.pop()"),
     "a suspect goes to any idle worker": Mutation("delivery", "if worker.connection.suspect is None:", "if True:"),
     "requests whose caller has given up are delivered again": Mutation(
         "delivery", "elif now >= request.deadline:", "elif False:"
     ),
     "a request that is to fail without a worker waits": Mutation(
-        "delivery", "if request.terms.hasty and not service.members:", "if False:"
+        "delivery",
+        "            if not service.members:\n                self._end(request",
+        "            if False:\n                self._end(request",
     ),
-    "a queue without a bound": Mutation("delivery", "if len(queue) > service.options.max_queue:", "if False:"),
+    "a queue without a bound": Mutation("delivery", "if queue.length > service.options.max_queue:", "if False:"),
     "what is queued never expires": Mutation(
         "delivery",
-        "self._ledger.timers.arm(request, min(now + request.ttl_left, request.deadline))",
+        "self._ledger.timers.arm(request, until if until < request.deadline else request.deadline)",
         "self._ledger.timers.arm(request, 1e9)",
     ),
     "an idle worker is forgotten": Mutation("delivery", "        service.idle[worker] = None\n", ""),
@@ -110,8 +110,8 @@ MUTATIONS = {
     # The broker: clients and replies
     "a retry runs beside the first try": Mutation(
         "clients",
-        "        if request is None:\n            return False\n",
-        "        if True:\n            return False\n",
+        "if call is not None and identity in replies.calls and self._joins(",
+        "if call is None and self._joins(",
     ),
     "a cancelled request stays in the queue": Mutation(
         "clients", 'self._delivery.withdraw(request, "cancelled", now)', "pass"
@@ -140,9 +140,9 @@ MUTATIONS = {
     ),
     "a turn is no turn: one client's lane is served until it is empty": Mutation(
         "fairqueue",
-        "            lanes[key] = lane\n        self._length -= 1\n        self._counts[NORMAL_PRIORITY] -= 1\n",
+        "            lanes[key] = lane\n        self.length -= 1\n        self._counts[NORMAL_PRIORITY] -= 1\n",
         "            lanes[key] = lane\n            lanes.move_to_end(key, last=False)\n"
-        "        self._length -= 1\n        self._counts[NORMAL_PRIORITY] -= 1\n",
+        "        self.length -= 1\n        self._counts[NORMAL_PRIORITY] -= 1\n",
     ),
     # The worker
     "a session's number is used again": Mutation(

@@ -1,0 +1,186 @@
+"""``gmdp bench``: what it measures, what it says, and that nothing of it stays behind."""
+
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import pytest
+from processes import gmdp
+from waiting import wait_until
+
+from gmdp import Broker, Worker
+from gmdp.cli.bench import report
+from gmdp.cli.bench.load import Measured, Point, percentile
+from gmdp.cli.bench.measuring import Result
+from gmdp.cli.bench.stacks import STACKS
+
+QUICK = ["--seconds", "0.3", "--warm-up", "0.1"]
+
+
+def result(stack="gmdp", mdp="0.2", size=64, concurrency=1, requests=100, errors=None, broker_cpu=0.01):
+    point = Point(stack, mdp, size, concurrency, 1.0, 0.0, 10.0)
+    measured = Measured(requests, errors or {}, 2.0, 1.234567, 2.5, 7.0, 0.02)
+    return Result(point, measured, broker_cpu, None)
+
+
+def test_each_combination_is_measured_and_told_as_json():
+    sizes = ["--size", "10", "--size", "1000"]
+    ended = gmdp("bench", *QUICK, *sizes, "--concurrency", "3", "--mdp", "0.1", "--mdp", "0.2", "--json")
+    assert ended.status == 0, ended
+    told = json.loads(ended.out)
+    assert set(told["machine"]) >= {"gmdp", "python", "gevent", "pyzmq", "cpus", "system"}
+    rows = told["results"]
+    combinations = [(row["stack"], row["mdp"], row["size"], row["concurrency"]) for row in rows]
+    assert combinations == [("gmdp", mdp, size, 3) for mdp in ("0.1", "0.2") for size in (10, 1000)]
+    for row in rows:
+        assert row["errors"] == {}
+        assert row["requests"] > 0
+        assert row["rate"] == pytest.approx(row["requests"] / row["seconds"], rel=0.05)
+        assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
+        assert row["client_cpu_us"] > 0
+        assert "gmdp_ratio" not in row
+    # It says what it is at, where nobody watches a bar.
+    assert len(re.findall(rb"gmdp 0\.[12], \d+ bytes, 3 callers\n", ended.err)) == 4
+
+
+def test_a_table_for_people():
+    ended = gmdp("bench", *QUICK, "--concurrency", "2")
+    assert ended.status == 0, ended
+    lines = ended.out.decode().splitlines()
+    for title in ("stack", "callers", "requests/s", "p50 ms", "p99 ms", "broker µs", "worker µs", "client µs"):
+        assert title in lines[1]
+    assert re.search(r"gmdp +│ +0\.2 │ +64 │ +2 │ +[\d,]+ │", ended.out.decode())
+
+
+def test_peers_that_are_installed_are_measured_in_the_same_sitting():
+    ended = gmdp("bench", *QUICK, "--concurrency", "2", "--compare", "--json")
+    assert ended.status == 0, ended
+    rows = json.loads(ended.out)["results"]
+    assert [row["stack"] for row in rows] == [name for name, stack in STACKS.items() if stack.installed]
+    assert {"majortomo", "libzmq proxy"} <= {row["stack"] for row in rows}
+    ours = rows[0]["rate"]
+    for row in rows:
+        assert row["requests"] > 0
+        assert row["gmdp_ratio"] == pytest.approx(ours / row["rate"], rel=0.02)
+
+
+def test_a_broker_that_runs_already():
+    with Broker("tcp://127.0.0.1:*") as broker:
+        done = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "gmdp",
+                "bench",
+                *QUICK,
+                "--broker",
+                broker.endpoint,
+                "--concurrency",
+                "2",
+                "--json",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: done.poll() is not None)
+        (row,) = json.loads(done.stdout.read())["results"]
+        done.stdout.close()
+        assert broker.statistics().replies >= row["requests"] > 0
+        assert row["broker_cpu_us"] is None  # it is not ours to look at
+        wait_until(lambda: broker.statistics().workers == 0)
+
+
+def test_calls_that_fail_are_counted_and_are_the_exit_status():
+    with Broker("tcp://127.0.0.1:*", max_frame_size=1000) as broker:
+        done = subprocess.Popen(
+            [sys.executable, "-m", "gmdp", "bench", *QUICK, "--broker", broker.endpoint, "--size", "2000", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: done.poll() is not None)
+        rows = json.loads(done.stdout.read())["results"]
+        done.stdout.close()
+    assert done.returncode == 1
+    for row in rows:
+        assert row["requests"] == 0
+        assert set(row["errors"]) == {"MessageTooLarge"}
+        assert row["p50_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--plot", "x.pdf"], r"--plot writes \.png or \.svg, not x\.pdf"),
+        (["--concurrency", "0"], "concurrency"),
+        (["--mdp", "0.3"], "0.3"),
+        (["--seconds", "0"], "seconds"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_line(options, message):
+    ended = gmdp("bench", *options)
+    assert (ended.status, ended.out) == (2, b"")
+    assert re.search(message, ended.err.decode())
+    assert ended.err.count(b"\n") == 1
+
+
+def test_a_worker_that_cannot_start_ends_it_with_one_line(monkeypatch):
+    ended = gmdp("bench", *QUICK, "--broker", "nonsense")
+    assert (ended.status, ended.out) == (1, b"")
+    assert b"a worker of gmdp ended" in ended.err
+    assert b"Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_takes_its_processes_with_it(number):
+    with Broker("tcp://127.0.0.1:*") as broker:
+        bench = subprocess.Popen(
+            [sys.executable, "-m", "gmdp", "bench", "--seconds", "100", "--broker", broker.endpoint],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: broker.statistics().replies > 0)
+        bench.send_signal(number)
+        wait_until(lambda: bench.poll() is not None)
+        assert bench.returncode == 130
+        wait_until(lambda: broker.statistics().workers == 0 == broker.statistics().connections)
+
+
+def test_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = report.rows([result(concurrency=n, requests=100 * n) for n in (1, 32)] + [result("zerorpc", "")], True)
+    report.check_picture(tmp_path / "x.svg")
+    for name in ("x.svg", "x.png"):
+        report.plot(rows, tmp_path / name)
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+    assert xml.etree.ElementTree.parse(tmp_path / "x.svg").getroot().tag.endswith("svg")
+
+
+def test_without_matplotlib_a_picture_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')")
+    ended = gmdp("bench", "--plot", "x.png", PYTHONPATH=str(tmp_path))
+    assert (ended.status, ended.out) == (2, b"")
+    assert ended.err == b"gmdp: --plot needs matplotlib: pip install 'gmdp[plot]'\n"
+
+
+def test_figures():
+    ours, theirs, none = result(), result("zerorpc", "", requests=50), result(requests=0, errors={"RequestTimeout": 3})
+    rows = report.rows([ours, theirs], True)
+    assert rows[0]["broker_cpu_us"] == 100.0
+    assert rows[0]["client_cpu_us"] == 200.0
+    assert rows[0]["worker_cpu_us"] is None
+    assert rows[0]["p50_ms"] == 1.23
+    assert (rows[0]["gmdp_ratio"], rows[1]["gmdp_ratio"], rows[1]["mdp"]) == (1.0, 2.0, None)
+    assert report.rows([none], False)[0]["broker_cpu_us"] is None
+    assert [percentile([1.0, 2.0, 3.0, 4.0], part) for part in (0.0, 0.5, 0.99, 1.0)] == [1.0, 3.0, 4.0, 4.0]
+    assert math.isnan(percentile([], 0.5))
+
+
+def test_gmdp_s_own_worker_echoes():
+    with Broker("tcp://127.0.0.1:*") as broker, Worker(broker.endpoint, "it", lambda request: request.body):
+        measured = STACKS["gmdp"].call(Point("gmdp", "0.2", 5, 2, 0.2, 0.0, 10.0), broker.endpoint, "it")
+    assert measured.requests > 0
+    assert measured.errors == {}
