@@ -17,7 +17,7 @@ from .connecting import milliseconds
 from .core.access import REVOKED, SERVE
 from .core.broker import BrokerCore
 from .core.records import DeadLetter
-from .link import Link
+from .link import LARGE, Link
 from .owner import Owner
 from .security.gate import Gate, Refused, who
 from .slots import Slot
@@ -93,6 +93,7 @@ class BrokerEngine:
         options = self._core.options
         socket = context.socket(zmq.ROUTER)
         self.link = owner.link(socket, options.max_frames)
+        self.link.large = LARGE  # the core looks at heads only
         self._links.append(self.link)
         socket.set(zmq.LINGER, 0)
         socket.set(zmq.ROUTER_MANDATORY, 1)

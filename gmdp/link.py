@@ -7,6 +7,7 @@ import functools
 import itertools
 import operator
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,33 @@ _FAILED = {
 _BOUND = functools.reduce(operator.or_, _FAILED, _ACCEPTED | _DISCONNECTED | _UP)
 
 
+#: Bytes from which on a frame that is passed on is not copied.
+LARGE = 8192
+
+
+class Large:
+    """A frame as ZeroMQ holds it: what only passes through is never copied.
+
+    As long as its bytes, which ``bytes()`` makes; an index or slice of it is one of
+    them.  Equal to nothing but itself.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __bytes__(self) -> bytes:
+        return bytes(memoryview(self.data))
+
+    def __getitem__(self, at: Any) -> Any:
+        found = memoryview(self.data)[at]
+        return found if isinstance(found, int) else bytes(found)
+
+
 class Link:
     """One ZeroMQ socket, its watchers, and what it is connected to.
 
@@ -84,6 +112,7 @@ class Link:
         "closed",
         "frame",
         "inproc",
+        "large",
         "lost",
         "lost_at",
         "max_frames",
@@ -101,6 +130,8 @@ class Link:
         #: Whatever the engine knows this link by.
         self.tag = tag
         self.closed = False
+        #: Bytes from which on a frame is received as :class:`Large`.
+        self.large = sys.maxsize
         #: True after a message found no room: until there is some.
         self.blocked = False
         self.inproc = False
@@ -166,8 +197,14 @@ class Link:
         last = frames.pop()  # cheaper than to count
         try:
             for frame in frames:
-                _send(socket, frame, _DONTWAIT_SNDMORE)
-            _send(socket, last, _DONTWAIT)
+                try:
+                    _send(socket, frame, _DONTWAIT_SNDMORE)
+                except TypeError:  # to look at each costs more
+                    _send(socket, frame.data, _DONTWAIT_SNDMORE)  # type: ignore[attr-defined]
+            try:
+                _send(socket, last, _DONTWAIT)
+            except TypeError:
+                _send(socket, last.data, _DONTWAIT)  # type: ignore[attr-defined]
         except zmq.Again:
             self.blocked = True
             return "full"
@@ -194,11 +231,11 @@ class Link:
                 frames = [frame.bytes]
         except zmq.ZMQError:
             return None
-        kept = self.max_frames
+        kept, large = self.max_frames, self.large
         while frame.more:
             frame = _receive(socket, _DONTWAIT, False)
             if len(frames) <= kept:
-                frames.append(frame.bytes)
+                frames.append(frame.bytes if len(frame) < large else Large(frame))  # type: ignore[arg-type]
         if self.secured:
             self.frame = frame
         return frames

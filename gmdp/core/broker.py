@@ -85,7 +85,8 @@ class BrokerCore:
 
     def feed(self, frames: list[bytes], now: float, user: str = "") -> None:
         """One whole message as received, routing id first, from a connection of `user`
-        (empty: not known)."""
+        (empty: not known).  A large frame may be anything that has its length, items, slices
+        and ``bytes()``."""
         if self._users_count and frames and self._ledger.users.get(frames[0]) != user:
             self._meet(frames[0], user, now)
         if len(frames) > self._max_frames:

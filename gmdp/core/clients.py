@@ -62,6 +62,7 @@ class Clients:
             return
         if name.startswith(MMI_PREFIX):
             ledger.counters.management += 1
+            body = list(map(bytes, body))
             self._tell(address, message, management.answer(self._core, name, body, now), Status.OK, now)
             return
         if call is not None and call.time_left == 0:

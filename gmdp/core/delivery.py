@@ -396,9 +396,9 @@ class Delivery:
         if request.attempts and reason in _LETTERS:
             name = request.service.name
             ledger.counters.dead_letters += 1
-            ledger.events.append(
-                DeadLetter(name, request.body, request.attempts, reason, now - request.accepted, request.user)
-            )
+            body = list(map(bytes, request.body))
+            age = now - request.accepted
+            ledger.events.append(DeadLetter(name, body, request.attempts, reason, age, request.user))
         status = STATUS_OF.get(reason)
         if status is not None:
             self._replies.fail(request, status, now)
