@@ -48,6 +48,7 @@ class Process:
         self.name = name
         self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert self._child.stdout is not None  # a pipe
+        self.pid = self._child.pid
         self._out = self._child.stdout.fileno()
         self._rest = b""
 
@@ -80,7 +81,7 @@ class Process:
     def cpu(self) -> float | None:
         """Seconds of CPU, of all its threads; None where the system does not tell (Linux does)."""
         try:
-            fields = Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         except (OSError, ValueError, IndexError):
             return None
