@@ -3,7 +3,7 @@
 ``python scale.py NAME...`` measures some of, or all of:
 
 * ``workers``: CPU per request with 10,000 workers on 1,000 services, over that with 16 on one;
-* ``idle``: CPU of a broker with 10,000 strict workers, each on a connection of its own, that only heartbeat;
+* ``idle``: CPU of a broker with 10,000 workers on 100 connections, and 1,000 strict ones, that only heartbeat;
 * ``queue``: memory per request of 1,000,000 that wait;
 * ``clients``: CPU per request of 5,000 connected clients, over that of 50;
 * ``bodies``: requests per second with 1 MiB and 16 MiB, over those that libzmq's own proxy carries.
@@ -32,8 +32,8 @@ from gmdp.cli.bench.measuring import PATIENCE, Process
 
 SERVICES = 1_000
 WORKERS = 10_000
-#: Sockets a process of idle workers has: each takes two descriptors.
-SOCKETS = 5_000
+#: Those that have a connection each, where that is measured.
+STRICT = 1_000
 QUEUED = 1_000_000
 CLIENTS = 5_000
 MIB = 1024 * 1024
@@ -152,46 +152,39 @@ def workers() -> float:
     return ratio
 
 
-def idle_workers(endpoint: str, count: int) -> None:
-    """In a process of its own: strict workers that only heartbeat."""
+def strict_worker(endpoint: str, service: bytes) -> None:
+    """A worker that only heartbeats, on a connection of its own."""
+    socket = dealer(endpoint)
+    socket.send_multipart([b"MDPW02", b"\x01", service])
 
-    def work(socket: Any) -> None:
+    def beat() -> None:
         while True:
-            if socket.poll(2500):
-                socket.recv_multipart()
-            else:
-                socket.send_multipart([b"MDPW02", b"\x05"])
+            socket.recv_multipart()
+            socket.send_multipart([b"MDPW02", b"\x05"])
 
-    context = zmq.Context.instance()
-    context.set(zmq.MAX_SOCKETS, count + 10)
-    for number in range(count):
-        socket = dealer(endpoint)
-        socket.send_multipart([b"MDPW02", b"\x01", b"service %d" % (number % SERVICES)])
-        gevent.spawn(work, socket)
-        if number % 100 == 0:
-            gevent.sleep(0.01)
-    gevent.get_hub().join()
+    gevent.spawn(beat)
 
 
 def idle() -> float:
-    """Cores that a broker with many idle workers takes."""
-    with broker(max_workers=2 * WORKERS, max_services=2 * SERVICES) as (process, endpoint):
-        command = [sys.executable, __file__, "--idle-workers", endpoint, str(SOCKETS)]
-        children = [subprocess.Popen(command) for _ in range(WORKERS // SOCKETS)]
-        try:
-            wait_for(endpoint, "workers", WORKERS)
-            gevent.sleep(5)
+    """Cores that a broker takes whose many workers do nothing."""
+    shares = []
+    names = [b"service %d" % number for number in range(SERVICES)]
+    for what, count in (("on 100 connections", WORKERS), ("each on a connection of its own", STRICT)):
+        with broker() as (process, endpoint):
+            if count == WORKERS:
+                for at in range(0, count, 100):
+                    echo_sessions(endpoint, [names[number % SERVICES] for number in range(at, at + 100)])
+            else:
+                for number in range(count):
+                    strict_worker(endpoint, names[number % SERVICES])
+            wait_for(endpoint, "workers", count)
+            gevent.sleep(3)
             began, before = monotonic(), process.cpu()
             gevent.sleep(10)
-            spent = (process.cpu() or 0) - (before or 0)
-            share = spent / (monotonic() - began)
-            wait_for(endpoint, "workers", WORKERS)
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
-    print(f"{WORKERS} idle workers, each on a connection of its own: {100 * share:.1f} % of a core")
-    return share
+            shares.append(((process.cpu() or 0) - (before or 0)) / (monotonic() - began))
+            wait_for(endpoint, "workers", count)
+        print(f"{count} idle workers, {what}: {100 * shares[-1]:.1f} % of a core", flush=True)
+    return shares[0]
 
 
 def memory(process: Process) -> int:
@@ -224,7 +217,6 @@ def clients() -> float:
         with broker() as (process, endpoint):
             echo_sessions(endpoint, [b"echo"] * 64)
             wait_for(endpoint, "workers", 64)
-            zmq.Context.instance().set(zmq.MAX_SOCKETS, 2 * CLIENTS)
             sockets = [dealer(endpoint) for _ in range(count)]
             costs.append(cost(process, sockets, [b"echo"], 1, 20_000))
             for socket in sockets:
@@ -308,9 +300,8 @@ MEASURES = {"workers": workers, "idle": idle, "queue": queue, "clients": clients
 
 
 def main(arguments: list[str]) -> None:
-    if arguments[:1] == ["--idle-workers"]:
-        idle_workers(arguments[1], int(arguments[2]))
-    elif arguments[:1] == ["--echo"]:
+    zmq.Context.instance().set(zmq.MAX_SOCKETS, 2 * CLIENTS)  # before there is any
+    if arguments[:1] == ["--echo"]:
         echo(arguments[1], bool(arguments[2]))
     elif unknown := set(arguments) - set(MEASURES):
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
