@@ -470,6 +470,8 @@ def test_workers_are_bounded():
         ({"max_frame_size": 10}, [b"MDPC02", b"\x01", b"echo", b"x" * 11], "frame_too_large"),
         ({}, [b"MDPC02", b"\x01", b"x" * 256, b""], "malformed"),
         ({}, [b"MDPC02", b"\x01", b"", b"x"], "malformed"),
+        ({"max_frame_size": 10}, [b"x" * 11], "malformed"),
+        ({"max_frame_size": 10}, [], "malformed"),
     ],
 )
 def test_B4_messages_beyond_a_bound_are_dropped_and_counted(options, frames, reason):

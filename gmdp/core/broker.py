@@ -91,7 +91,7 @@ class BrokerCore:
             self._meet(frames[0], user, now)
         if len(frames) > self._max_frames:
             self._malformed(frames, "too_many_frames", now)
-        elif not self._sized and frames and max(map(len, frames)) > self.options.max_frame_size:
+        elif not self._sized and len(frames) > 2 and max(map(len, frames)) > self.options.max_frame_size:
             self._malformed(frames, "frame_too_large", now)
         elif (message := parse(frames)) is None:
             self._malformed(frames, "malformed", now)
