@@ -98,8 +98,8 @@ def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sin
     body: list[bytes] | None = None
     failure: BaseException | None = None
     marker = running_in.set(owner)
-    sink.begun()
     try:
+        sink.begun()
         result = handler(request)
         if isinstance(result, Iterator):
             body = _drain(result, work, sink)

@@ -5,10 +5,10 @@ The rules of this module:
 * A request is always in exactly one :class:`~.records.Place`.
 * Workers are chosen least recently used, requests in the order of
   :mod:`~.fairqueue`.  Where a worker is idle, no request waits that it may have.
-* What a lost worker had goes back to the head of its client's part of the queue,
-  in the order in which it came, and is delivered again, ``attempts`` in all.  It is a *suspect* from then on: a
-  connection has at most one, so that a request that kills its worker, and with
-  it the worker's other sessions, takes no other down twice.
+* What a lost worker had goes back to the head of its client's part of the queue, in
+  the order in which it came, and is delivered again, ``attempts`` in all.  It is a
+  *suspect* from then on: a connection has at most one, so that a request that kills
+  its worker, and with it the worker's other sessions, takes no other down twice.
 * It is not delivered again once a PARTIAL went out, or when nobody waits.
 * ``request_ttl`` bounds a request's time in the queue, all its waits together;
   the caller's deadline bounds everything.

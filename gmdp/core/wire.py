@@ -261,17 +261,17 @@ EXTENDED = {
 }
 
 
-def _heads(clients: Dialect, workers: Dialect) -> dict[bytes, tuple[Dialect, bool, bytes | None]]:
-    """By header: the dialect, whether a client speaks, and its REQUEST."""
+def _heads(dialect: Dialect) -> dict[bytes, tuple[Dialect, bool, bytes | None]]:
+    """By header: the dialect, whether a client speaks, and what its REQUEST begins with."""
     return {
-        clients.client_head[-1]: (clients, True, clients.client_request),
-        workers.worker_head[-1]: (workers, False, None),
+        dialect.client_head[-1]: (dialect, True, dialect.client_request),
+        dialect.worker_head[-1]: (dialect, False, None),
     }
 
 
-_DIRECT = _heads(RFC18, RFC18)
-_DELIMITED = _heads(RFC7, RFC7) | _heads(MAJORTOMO, MAJORTOMO)
-_EXTENDED = _heads(EXTENDED[RFC7], EXTENDED[RFC7]) | _heads(EXTENDED[RFC18], EXTENDED[RFC18])
+_DIRECT = _heads(RFC18)
+_DELIMITED = _heads(RFC7) | _heads(MAJORTOMO)
+_EXTENDED = _heads(EXTENDED[RFC7]) | _heads(EXTENDED[RFC18])
 _CALLS = {head: found for head, found in _EXTENDED.items() if found[1]}
 _SESSIONS = {head: found for head, found in _EXTENDED.items() if not found[1]}
 _NO_STACK: tuple[bytes, ...] = ()
