@@ -111,7 +111,7 @@ MUTATIONS = {
     "a retry runs beside the first try": Mutation(
         "clients",
         "if call is not None and identity in replies.calls and self._joins(",
-        "if call is None and self._joins(",
+        "if False and self._joins(",
     ),
     "a cancelled request stays in the queue": Mutation(
         "clients", 'self._delivery.withdraw(request, "cancelled", now)', "pass"
