@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import peers
 import pytest
 import zmq
+import zmq.green
 from cores import MDP01, MDP02, Majortomo, ManualBroker
 from waiting import wait_until
 
@@ -32,9 +33,9 @@ def test_a_large_frame_is_like_its_bytes():
 def test_where_it_is_asked_for_large_frames_are_not_copied(size, kept):
     owner = SimpleNamespace(touched=set(), loop=Owner(None, "none").loop, ready=set(), wake=lambda: None)
     owner.forget = lambda link: None
-    with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
-        socket = zmq.green.Context(context).socket(zmq.ROUTER)
-        link = Link(owner, socket, 100, None)
+    context = zmq.green.Context.instance()
+    with context.socket(zmq.DEALER) as peer:
+        link = Link(owner, context.socket(zmq.ROUTER), 100, None)
         if kept:
             link.large = LARGE
         peer.connect(link.listen("tcp://127.0.0.1:*"))
