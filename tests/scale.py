@@ -178,7 +178,6 @@ def idle() -> float:
                 for number in range(count):
                     strict_worker(endpoint, names[number % SERVICES])
             wait_for(endpoint, "workers", count)
-            gevent.sleep(3)
             began, before = monotonic(), process.cpu()
             gevent.sleep(10)
             shares.append(((process.cpu() or 0) - (before or 0)) / (monotonic() - began))
@@ -253,7 +252,6 @@ def _rate(front: str, back: str, head: list[bytes], ready: list[bytes], size: in
         assert child.stdout is not None
         child.stdout.readline()
         try:
-            gevent.sleep(0.3)
             body = os.urandom(1024) * (size // 1024)
             left = count
 

@@ -555,6 +555,24 @@ def test_what_was_given_back_is_not_the_newest_of_equal_backlogs(overflowed):
     assert queue.evict() is newest
 
 
+def test_what_is_given_back_finds_its_place_without_a_walk():
+    """B12: thousands of workers lost one after the other, the oldest request first."""
+    looks = 0
+
+    class Numbered(Item):
+        @property
+        def number(self):
+            nonlocal looks
+            looks += 1
+            return self.at
+
+    queue = fairqueue.FairQueue()
+    for at in range(5_000):
+        queue.push_front(Numbered(lane="a", priority=1, suspect=at % 2 == 0, waiting=False, at=at))
+    assert looks <= 5_000 * 16
+    assert [item.at for item in queue] == [*range(0, 5_000, 2), *range(1, 5_000, 2)]
+
+
 def test_urgent_requests_go_first_and_the_others_have_a_turn_all_the_same():
     """A priority that waits has a turn after so many more urgent ones in a row, whatever comes."""
     queue = fairqueue.FairQueue()

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "gmdp"
 PURE = {
     "__future__",
     "abc",
+    "bisect",
     "collections",
     "dataclasses",
     "difflib",

@@ -29,6 +29,7 @@ from ..security import generate_keys
 from ..security.lists import set_password
 from ..version import __version__
 from ..worker import Worker
+from .bench.command import bench
 from .serving import configure_logging, serve
 
 EXIT_ERROR = 1
@@ -151,6 +152,9 @@ def cli() -> None:
       gmdp worker upper --exec 'tr a-z A-Z' &
       gmdp call upper hello
     """
+
+
+cli.add_command(bench)
 
 
 def _broker_options(command: F) -> F:
@@ -395,71 +399,6 @@ def ping(endpoint: str, timeout: float, count: int, mdp: str, **security: Any) -
     click.echo(
         f"{where}: {what}; {count} round trips: "
         f"min {min(times):.2f}, mean {sum(times) / count:.2f}, max {max(times):.2f} ms"
-    )
-
-
-@cli.command()
-@click.option("--broker", "endpoint", metavar="ENDPOINT", help="A broker that runs already.  [default: one is started]")
-@click.option(
-    "--size", "sizes", type=click.IntRange(0), multiple=True, default=(64,), show_default=True, help="Bytes of a body."
-)
-@click.option(
-    "--concurrency",
-    "concurrencies",
-    type=click.IntRange(1),
-    multiple=True,
-    default=(1, 32, 128),
-    show_default=True,
-    help="Greenlets that call, all through one client.",
-)
-@click.option(
-    "--mdp", "versions", type=click.Choice(sorted(VERSIONS)), multiple=True, default=("0.2",), show_default=True
-)
-@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="How long to measure.")
-@click.option("--warm-up", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds before that.")
-@timeout_option(10.0)
-@click.option("--worker-processes", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--worker-concurrency", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--compare", is_flag=True, help="Measure peers, too, if they are installed.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE.png|svg", help="Draw a picture.")
-def bench(
-    endpoint: str | None,
-    sizes: tuple[int, ...],
-    concurrencies: tuple[int, ...],
-    versions: tuple[str, ...],
-    seconds: float,
-    warm_up: float,
-    timeout: float,
-    worker_processes: int,
-    worker_concurrency: int,
-    compare: bool,
-    as_json: bool,
-    picture: Path | None,
-) -> int:
-    """Measure how fast broker, worker and client are on this machine.
-
-    Each is a process of its own; the worker sends back what it gets.  Options that may be
-    given several times multiply.  With --compare, peers that are installed are measured in
-    the same sitting: zerorpc (no broker in between), majortomo (a thread for each caller),
-    and libzmq's own proxy, which does nothing but forward: the limit.  Exit status 1 if
-    calls failed.
-    """
-    from .bench.command import measure
-
-    return measure(
-        broker=endpoint,
-        sizes=sizes,
-        concurrencies=concurrencies,
-        versions=versions,
-        seconds=seconds,
-        warm_up=warm_up,
-        timeout=timeout,
-        worker_processes=worker_processes,
-        worker_concurrency=worker_concurrency,
-        compare=compare,
-        as_json=as_json,
-        picture=picture,
     )
 
 

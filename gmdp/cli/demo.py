@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import gevent
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from ..async_client import AsyncClient
 from ..broker import Broker
 from ..exceptions import ConfigurationError, MDPError
 from ..handlers import Request
+from .terminal import progress_bar
 
 WORKERS = 4
 IN_FLIGHT = 8
@@ -174,14 +175,7 @@ def demonstrate(folder: Path) -> int:
     paths = [path for path, _ in files]
     half = len(paths) // 2
     console = Console()
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        auto_refresh=False,
-    )
+    bar = progress_bar(console, auto_refresh=False)
     broker = Broker(
         "tcp://127.0.0.1:*",
         heartbeat_interval=HEARTBEAT,

@@ -66,7 +66,7 @@ class BrokerCore:
         self.reports: dict[bytes, tuple[float, bytes]] = {}
         self._clients = Clients(self, self._ledger, self._delivery, self._replies)
         # What is looked up for each message.
-        self._users_count = access is not None
+        self._has_users = access is not None
         self._max_frames = options.max_frames
         self._client_said = self._clients.said
         self._worker_said = self._workers.said
@@ -87,7 +87,7 @@ class BrokerCore:
         """One whole message as received, routing id first, from a connection of `user`
         (empty: not known).  A large frame may be anything that has its length, items, slices
         and ``bytes()``."""
-        if self._users_count and frames and self._ledger.users.get(frames[0]) != user:
+        if self._has_users and frames and self._ledger.users.get(frames[0]) != user:
             self._meet(frames[0], user, now)
         if len(frames) > self._max_frames:
             self._malformed(frames, "too_many_frames", now)

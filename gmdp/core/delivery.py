@@ -194,7 +194,7 @@ class Delivery:
 
     def done(self, worker: Worker) -> None:
         """A worker has answered its request."""
-        self.unassign(worker).place = ANSWERED
+        self.unassign(worker).move(ANSWERED)
 
     def relieve(self, connection: Connection, now: float) -> None:
         """A connection's suspect was answered: it may have another now, whichever of
@@ -275,7 +275,7 @@ class Delivery:
         return None
 
     def _assign(self, request: Request, worker: Worker, now: float) -> None:
-        request.place = ASSIGNED
+        request.move(ASSIGNED)
         attempts = request.attempts = request.attempts + 1
         if attempts > 1:
             self._ledger.counters.redeliveries += 1
@@ -348,7 +348,7 @@ class Delivery:
 
     def _enqueue(self, request: Request, now: float, again: bool = False) -> None:
         service = request.service
-        request.place = QUEUED
+        request.move(QUEUED)
         if request.terms.hasty:
             if not service.members:
                 self._end(request, "no_worker", now)
@@ -390,7 +390,7 @@ class Delivery:
         self.collect(service)
 
     def _end(self, request: Request, reason: str, now: float) -> None:
-        request.place = Place.ENDED
+        request.move(Place.ENDED)
         ledger = self._ledger
         ledger.counters.count("ended", reason)
         if request.attempts and reason in _LETTERS:

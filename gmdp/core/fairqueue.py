@@ -16,6 +16,7 @@ RFC 7: "The broker SHOULD serve clients on a fair basis".  The rules:
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
@@ -79,15 +80,6 @@ class _Lane(Generic[Q]):
                     return item
         raise IndexError("the lane is empty")
 
-    @staticmethod
-    def put_back(item: Q, part: deque[Q]) -> None:
-        at = 0
-        for other in part:
-            if other.number > item.number:
-                break
-            at += 1
-        part.insert(at, item)
-
     def sweep(self) -> None:
         """Forget what no longer waits, if that is most of it."""
         if len(self.items) + len(self.suspects or ()) > 2 * self.length + _SWEEP_AT:
@@ -148,10 +140,10 @@ class FairQueue(Generic[Q]):
         if item.suspect:
             if lane.suspects is None:
                 lane.suspects = deque()
-            lane.put_back(item, lane.suspects)
+            bisect.insort(lane.suspects, item, key=lambda one: one.number)
             self.suspects += 1
         else:
-            lane.put_back(item, lane.items)
+            bisect.insort(lane.items, item, key=lambda one: one.number)  # they came in order, and stay so
         self._lanes[item.priority].move_to_end(item.lane, last=False)
         if self._longest is not None:
             self._note(item.lane, newest=False)

@@ -10,12 +10,82 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ...core.wire import VERSIONS
+from ..terminal import progress_bar
 from . import report
 from .load import Point
 from .measuring import Plan, Result
 from .stacks import STACKS
+
+
+@click.command()
+@click.option("--broker", "endpoint", metavar="ENDPOINT", help="A broker that runs already.  [default: one is started]")
+@click.option(
+    "--size", "sizes", type=click.IntRange(0), multiple=True, default=(64,), show_default=True, help="Bytes of a body."
+)
+@click.option(
+    "--concurrency",
+    "concurrencies",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(1, 32, 128),
+    show_default=True,
+    help="Greenlets that call, all through one client.",
+)
+@click.option(
+    "--mdp", "versions", type=click.Choice(sorted(VERSIONS)), multiple=True, default=("0.2",), show_default=True
+)
+@click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="How long to measure.")
+@click.option("--warm-up", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds before that.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds after which a call has failed.",
+)
+@click.option("--worker-processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--worker-concurrency", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--compare", is_flag=True, help="Measure peers, too, if they are installed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE.png|svg", help="Draw a picture.")
+def bench(
+    endpoint: str | None,
+    sizes: tuple[int, ...],
+    concurrencies: tuple[int, ...],
+    versions: tuple[str, ...],
+    seconds: float,
+    warm_up: float,
+    timeout: float,
+    worker_processes: int,
+    worker_concurrency: int,
+    compare: bool,
+    as_json: bool,
+    picture: Path | None,
+) -> int:
+    """Measure how fast broker, worker and client are on this machine.
+
+    Each is a process of its own; the worker sends back what it gets.  Options that may be
+    given several times multiply.  With --compare, peers that are installed are measured in
+    the same sitting: zerorpc (no broker in between), majortomo (a thread for each caller),
+    and libzmq's own proxy, which does nothing but forward: the limit.  Exit status 1 if
+    calls failed.
+    """
+    return measure(
+        compare=compare,
+        as_json=as_json,
+        picture=picture,
+        broker=endpoint,
+        sizes=sizes,
+        concurrencies=concurrencies,
+        versions=versions,
+        seconds=seconds,
+        warm_up=warm_up,
+        timeout=timeout,
+        worker_processes=worker_processes,
+        worker_concurrency=worker_concurrency,
+    )
 
 
 def measure(*, compare: bool, as_json: bool, picture: Path | None, **plan: Any) -> int:
@@ -41,14 +111,7 @@ def measure(*, compare: bool, as_json: bool, picture: Path | None, **plan: Any) 
 
 def _run(plan: Plan) -> list[Result]:
     console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    bar = progress_bar(console, disable=not console.is_terminal)
     results = []
     with bar:
         task = bar.add_task("starting", total=plan.total())

@@ -106,7 +106,10 @@ def _zerorpc_serve() -> None:
     import zerorpc
 
     class Echo:
+        """The service."""
+
         def echo(self, body: bytes) -> bytes:
+            """What came."""
             return body
 
     server = zerorpc.Server(Echo())
@@ -136,24 +139,32 @@ def _majortomo_worker(endpoint: str, service: str, mdp: str, concurrency: int) -
 def _majortomo_serve_broker() -> None:
     from majortomo.broker import Broker
 
-    endpoint = f"tcp://127.0.0.1:{_free_port()}"
-    broker = Broker(bind=endpoint)
-    threading.Timer(0.2, _ready, [endpoint.encode()]).start()
-    broker.run()
+    class Announced(Broker):  # type: ignore[misc]
+        """Says where it listens as soon as it does."""
+
+        def bind(self) -> None:
+            """Called by `run`."""
+            super().bind()
+            _ready(_listens(self._socket))
+
+    Announced(bind="tcp://127.0.0.1:*").run()
 
 
 def _majortomo_serve_worker(endpoint: str, service: str, count: str) -> None:
     from majortomo.worker import Worker
 
+    ready = threading.Barrier(int(count) + 1)
+
     def work() -> None:
         with Worker(endpoint, service.encode()) as worker:
+            ready.wait()
             while True:
                 client, body = worker.wait_for_request()
                 worker.send_reply_final(client, body)
 
     for _ in range(int(count)):
         threading.Thread(target=work, daemon=True).start()
-    time.sleep(0.2)
+    ready.wait()
     _ready()
     threading.Event().wait()
 
@@ -236,13 +247,6 @@ def _proxy_call(point: Point, endpoint: str, service: str) -> Measured:
 def _listens(socket: Any) -> bytes:
     endpoint: bytes = socket.get(zmq.LAST_ENDPOINT)
     return endpoint.rstrip(b"\0")
-
-
-def _free_port() -> int:
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
-    port: int = socket.bind_to_random_port("tcp://127.0.0.1")
-    socket.close(0)
-    return port
 
 
 def _ready(endpoint: bytes = b"") -> None:
