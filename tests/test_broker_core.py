@@ -8,7 +8,7 @@ import pytest
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, Majortomo, ManualBroker
 
 from gmdp.core import token
-from gmdp.core.records import DeadLetter, Outgoing
+from gmdp.core.records import DeadLetter, Outgoing, Place
 
 DIALECTS = [MDP01, MDP02, Majortomo]
 every_dialect = pytest.mark.parametrize("mdp", DIALECTS, ids=lambda mdp: mdp.dialect.name)
@@ -507,6 +507,30 @@ def test_B12_idle_workers_and_services_cost_a_request_nothing():
         return count
 
     assert calls(5000) == calls(4)
+
+
+def test_a_request_moves_only_where_it_may():
+    """What was answered or has ended stays there; nothing is answered that no worker has."""
+    allowed = {
+        None: {Place.QUEUED, Place.ASSIGNED},
+        Place.QUEUED: {Place.ASSIGNED, Place.ENDED},
+        Place.ASSIGNED: {Place.QUEUED, Place.ASSIGNED, Place.ANSWERED, Place.ENDED},
+        Place.ANSWERED: set(),
+        Place.ENDED: set(),
+    }
+    broker = ManualBroker()
+    broker.ask(MDP02, b"client", b"x")
+    (request,) = broker.core.services[b"echo"].queue
+    for start in allowed:
+        for place in Place:
+            request.place = start
+            if place in allowed[start]:
+                request.move(place)
+                assert request.place is place
+            else:
+                with pytest.raises(ValueError, match="no move from"):
+                    request.move(place)
+                assert request.place is start
 
 
 # Telling

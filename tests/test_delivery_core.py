@@ -126,7 +126,8 @@ def test_requests_lost_together_come_back_in_their_order():
     assert served == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_requests_given_back_one_after_the_other_go_in_the_order_in_which_they_came():
+@pytest.mark.parametrize("flags", [0, extension.LAST], ids=["suspects", "never ran"])
+def test_requests_given_back_one_after_the_other_go_in_the_order_in_which_they_came(flags):
     """Whoever is lost first: the client that asked for one thing before another gets it first."""
     broker = Gmdp()
     for number in range(5):
@@ -134,7 +135,7 @@ def test_requests_given_back_one_after_the_other_go_in_the_order_in_which_they_c
     for peer in (b"A", b"B", b"C"):
         broker.register(peer, 1)
     for peer in (b"B", b"A", b"C"):
-        broker.session(peer, 1, b"\x06")
+        broker.session(peer, 1, b"\x06", flags=flags)
     served = []
     for number in range(5):
         broker.register(b"V%d" % number, 1)
