@@ -203,11 +203,15 @@ class Owner:
                     gevent.sleep(0)
         except BaseException as error:
             self._close_links()
-            if not isinstance(error, gevent.GreenletExit):
+            # A signal's handler runs in whatever greenlet runs: that was not meant for this one.
+            meant_for_main = isinstance(error, (KeyboardInterrupt, SystemExit))
+            if not meant_for_main and not isinstance(error, gevent.GreenletExit):
                 _log.critical("%s: the owner ended by a defect", self.name, exc_info=True)
             died = OwnerDied(f"the owner of {self.name} ended: {error!r}")
             died.__cause__ = error
             engine.died(died)
+            if meant_for_main:
+                raise  # gevent raises it in the main greenlet
         finally:
             self._close_links()
             if self._timer is not None:

@@ -585,6 +585,25 @@ def test_the_owner_killed_by_a_stranger_closes_what_it_owned(broker, nothing_lef
     client.close()
 
 
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_that_hits_the_owner_reaches_the_main_greenlet(interrupt):
+    """It was not meant for it: no word of a defect, and what the program sees is what it would see anyway."""
+    script = f"""
+import gmdp
+def interrupt(): raise {interrupt.__name__}
+with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.AsyncClient(broker.endpoint) as client:
+    future = client.submit("nobody", b"")
+    client._owner.post(interrupt)
+    try:
+        future.get()
+    except {interrupt.__name__}:
+        print("as it should be", client.closed)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("as it should be True\n", 0), done.stderr
+    assert "defect" not in done.stderr
+
+
 def test_P6_the_interpreter_ends_without_close():
     script = """
 import gmdp

@@ -172,6 +172,23 @@ def test_B3_an_answer_is_not_put_together_from_two_runs():
     assert part(2) == []
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_handler_that_fails_because_the_time_is_up_did_not_fail(late):
+    """The worker stops it at the very moment (`enforce_deadline`), and says so."""
+    bench = Bench()
+    call = bench.call(timeout=3.0, deadline=3.0)
+    bench.act()
+    (connection,) = bench.opened
+    bench.core.connected(connection, 0.0)
+    offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
+    bench.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
+    bench.act()
+    ((_, (frame, *_)),) = bench.sent
+    bench.feed(connection, [answered(frame, Status.HANDLER_FAILED, 1, 1), b"", *FINAL[:3], b""], 3.0 if late else 2.9)
+    (ended,) = bench.act()
+    assert (ended.call, ended.outcome) == (call, Outcome.TIMEOUT if late else Outcome.HANDLER_FAILED)
+
+
 def test_while_no_broker_answers_one_connection_at_a_time_is_tried():
     bench = Bench(most=10)
     for _ in range(10):

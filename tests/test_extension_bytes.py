@@ -29,6 +29,7 @@ from gmdp import (
     Worker,
     WorkerLost,
 )
+from gmdp.core.extension import to_milliseconds
 
 CLIENT = b"0123456789abcdef"
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -49,6 +50,12 @@ def answer_frame(number, *, taken=1, **more):
 def session(number, flags=0):
     """A session frame."""
     return b"\x89MDW\x01" + bytes([flags]) + number.to_bytes(4, "big")
+
+
+def test_what_is_left_is_rounded_up():
+    """Nobody gives a caller up before he does."""
+    for seconds, left in ((0.0, 0), (0.0001, 1), (0.001, 1), (29.9991, 30_000), (30.0, 30_000), (-1.0, 0)):
+        assert to_milliseconds(seconds) == left
 
 
 # A broker

@@ -257,7 +257,9 @@ def test_the_request_tells_what_is_known(broker, client):
 
 
 @pytest.mark.parametrize(
-    "spawn", [None, "default", "raw", 2, Pool(2), gevent.spawn, lambda f, *args: f(*args)], ids=repr
+    "spawn",
+    [None, "default", "raw", 2, Pool(2), gevent.spawn, lambda f, *args: f(*args)],
+    ids=["None", "default", "raw", "2", "Pool", "gevent.spawn", "lambda"],
 )
 def test_spawn_is_what_gevents_servers_take(broker, client, spawn):
     with Worker(broker.endpoint, "it", echo, concurrency=2, spawn=spawn):

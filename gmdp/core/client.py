@@ -210,6 +210,9 @@ class ClientCore(Connector[ClientConnection]):
             self._arrange(now)
             return
         self._off(call)
+        if now >= call.until:
+            # A handler that was stopped because of it did not fail, say.
+            outcome, body = Outcome.TIMEOUT, []
         self._end(call, outcome, "", body)
         self._arrange(now)
 

@@ -150,7 +150,7 @@ def to_milliseconds(time_left: float | None) -> int:
     """Seconds as the four bytes of a call frame or token hold them."""
     if time_left is None:
         return _UNKNOWN
-    left = int(time_left * 1000)
+    left = int(time_left * 1000 + 0.999)  # rounded up: nobody gives a caller up before he does
     if 0 <= left < _UNKNOWN:
         return left
     return 0 if left < 0 else _UNKNOWN - 1
