@@ -103,7 +103,9 @@ class Link:
 
     __slots__ = (
         "_look_at",
+        "_kept",
         "_monitor",
+        "_new_until",
         "_owner",
         "_routes",
         "_touched",
@@ -115,7 +117,6 @@ class Link:
         "large",
         "lost",
         "lost_at",
-        "max_frames",
         "secured",
         "socket",
         "tag",
@@ -125,8 +126,10 @@ class Link:
     def __init__(self, owner: Owner, socket: zmq.green.Socket[bytes], max_frames: int, tag: Any) -> None:
         self._owner = owner
         self.socket = socket
-        #: Frames of a message that are kept; one more shows that there were more.
-        self.max_frames = max_frames
+        self._routes = socket.type == zmq.ROUTER
+        #: Of a message's frames after those read first: as many are kept, which is one more
+        #: than `max_frames` in all, to show that there were more.
+        self._kept = range(max_frames - 1 if self._routes else max_frames)
         #: Whatever the engine knows this link by.
         self.tag = tag
         self.closed = False
@@ -135,7 +138,6 @@ class Link:
         #: True after a message found no room: until there is some.
         self.blocked = False
         self.inproc = False
-        self._routes = socket.type == zmq.ROUTER
         self._touched = owner.touched
         #: Why the connection ended, once it has.
         self.lost = ""
@@ -143,9 +145,10 @@ class Link:
         self._monitor: zmq.green.Socket[bytes] | None = None
         #: Of a bound socket: who is connected to it.
         self.visitors: Visitors | None = None
-        #: When to look at the monitor of a bound socket in any case; until when a connecting
-        #: one has not been waited for long.
+        #: When to look at the monitor in any case.
         self._look_at = 0.0
+        #: Until when a connecting socket has not been waited for long.
+        self._new_until = 0.0
         #: True if connections have users; then :attr:`frame` is one of the last message.
         self.secured = False
         self.frame: zmq.Frame | None = None
@@ -163,8 +166,7 @@ class Link:
         self._owner.wake()
 
     def _signal_news(self) -> None:
-        if self._routes:
-            self._look_at = 0.0
+        self._look_at = 0.0
         self._signal()
 
     def watch_visitors(self, visitors: Visitors) -> None:
@@ -184,7 +186,7 @@ class Link:
     def connect(self, endpoint: str) -> None:
         """Connect to `endpoint`; the engine hears `up` or `down`.  ZMQError if that is impossible."""
         self.inproc = endpoint.startswith("inproc:")
-        self._look_at = monotonic() + self.patience
+        self._new_until = monotonic() + self.patience
         if not self.inproc:
             self._monitor = _monitor(self.socket, _ALL)
             self._watch(self._monitor)
@@ -231,11 +233,15 @@ class Link:
                 frames = [frame.bytes]
         except zmq.ZMQError:
             return None
-        kept, large = self.max_frames, self.large
-        while frame.more:
+        large = self.large
+        for _ in self._kept:
+            if not frame.more:
+                break
             frame = _receive(socket, _DONTWAIT, False)
-            if len(frames) <= kept:
-                frames.append(frame.bytes if len(frame) < large else Large(frame))  # type: ignore[arg-type]
+            frames.append(frame.bytes if len(frame) < large else Large(frame))  # type: ignore[arg-type]
+        else:
+            while frame.more:
+                frame = _receive(socket, _DONTWAIT, False)
         if self.secured:
             self.frame = frame
         return frames
@@ -265,6 +271,15 @@ class Link:
         """The socket's EVENTS: whoever reads them re-arms the descriptor."""
         return int(_get(self.socket, _EVENTS))
 
+    def is_empty(self) -> bool:
+        """True if nothing is left to be read, and nothing else to be known of the socket before it is used again."""
+        events = self.events()
+        if events & POLLIN:
+            return False
+        if not self.blocked and not self.inproc:
+            self._touched.discard(self)
+        return True
+
     def _events(self) -> Iterator[tuple[int, int]]:
         """What the monitor has to tell: (event, value)."""
         while self._monitor is not None:
@@ -292,10 +307,11 @@ class Link:
 
     def news(self, now: float) -> tuple[bool, bool]:
         """What became of the connection since last asked: (it stands, it is gone)."""
+        if now < self._look_at:  # nothing new, and not yet time to make sure
+            return False, False
+        self._look_at = now + self.patience
         if self._routes:
-            if now >= self._look_at:  # there is news; or it is time to make sure
-                self._look_at = now + self.patience
-                self.take_stock(now)
+            self.take_stock(now)
             return False, False
         up = gone = False
         for event, value in self._events():
@@ -303,16 +319,21 @@ class Link:
             gone = gone or event == _GONE or event in _REFUSED
             if not self.lost:
                 self.lost = _WHY.get(event, "") or _REFUSED.get(event, "")
-                if event == _HUNG_UP and value == errno.EPIPE and now < self._look_at:
+                if event == _HUNG_UP and value == errno.EPIPE and now < self._new_until:
                     # It has read what we said, and hung up at once.  A proxy that has nobody
                     # behind it does not read; one that takes no more for the moment is slow.
                     self.lost = HANDSHAKE
                 self.lost_at = monotonic()
-        if self.lost and monotonic() > self.lost_at + self.patience:
-            gone = True  # no other attempt is planned
-        if self.inproc and not self.events() & POLLOUT:
+        if self.lost and not gone:
+            if monotonic() > self.lost_at + self.patience:
+                gone = True  # no other attempt is planned
+            else:
+                self._look_at = 0.0
+        if self.inproc:
             # It has no bound and no monitor: no way out means no peer.
-            gone, self.lost = True, "the broker closed its endpoint"
+            self._look_at = 0.0
+            if not self.events() & POLLOUT:
+                gone, self.lost = True, "the broker closed its endpoint"
         return up, gone
 
     def close_bound(self, endpoints: Sequence[str], linger: float) -> None:

@@ -89,6 +89,8 @@ class Owner:
         self._called = False
         self._timer: Any = None
         self._timer_at = 0.0
+        #: When the engine said it needs its next tick.
+        self._due_at = 0.0
         self._finished = False
         self._ended = False
         #: The defect that ended it, if one did.
@@ -182,7 +184,7 @@ class Owner:
                 done += 1
                 if self._mailbox:
                     done += self._empty_mailbox()
-                due = now >= engine.deadline()
+                due = now >= self._due_at  # to ask once a pass is enough: no pass is far from the next
                 if due:
                     self.ready.update(self._links)  # what waits is read before anybody is judged
                 for link in list(self.ready):
@@ -195,9 +197,10 @@ class Owner:
                 self._look_again()
                 if self._finished:
                     break
+                self._due_at = engine.deadline()
                 if not self.ready and not self._mailbox:
                     done = 0
-                    self._wait(engine.deadline())
+                    self._wait(self._due_at)
                 elif done >= self.burst:
                     done = 0
                     gevent.sleep(0)
@@ -251,6 +254,11 @@ class Owner:
             count += 1
             engine.received(link, frames, now)
             if link.closed:
+                break
+            if count == 1 and link.is_empty():
+                # Where little goes on there is one message at a time; then to try in vain
+                # costs more than the message (an exception, which pyzmq imports first).
+                self._after_reading(link, now)
                 break
         return count
 

@@ -65,10 +65,11 @@ class Gap:
     not been read empty (a flooded one may never be: then this is the limit).
     """
 
-    __slots__ = ("_grace", "_interval", "_last", "_settled", "until")
+    __slots__ = ("_grace", "_interval", "_last", "_late", "_settled", "until")
 
     def __init__(self, interval: float, grace: float, now: float) -> None:
         self._interval = interval
+        self._late = interval / 2
         self._grace = grace
         self._last = now
         #: Until when nobody is lost.
@@ -77,14 +78,15 @@ class Gap:
 
     def awake(self, now: float, due: float) -> None:
         """Called whenever the owner begins a pass; `due`: when it had to at the latest."""
-        if now - max(due, self._last) > self._interval / 2:
+        if now - self._last > self._late and now - due > self._late:
             self.until = now + self._grace
             self._settled = now + 2 * self._interval
         self._last = now
 
     def caught_up(self, now: float) -> None:
         """Called when the socket had nothing more to read."""
-        self.until = min(self.until, self._settled)
+        if self._settled < self.until:
+            self.until = self._settled
 
     def may_judge(self, now: float) -> bool:
         """True if silence is the peer's and not one's own."""
