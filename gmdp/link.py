@@ -102,8 +102,8 @@ class Link:
     patience = 1.0
 
     __slots__ = (
-        "_look_at",
         "_kept",
+        "_look_at",
         "_monitor",
         "_new_until",
         "_owner",

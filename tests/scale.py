@@ -6,13 +6,16 @@
 * ``idle``: CPU of a broker with 10,000 workers on 100 connections, and 1,000 strict ones, that only heartbeat;
 * ``queue``: memory per request of 1,000,000 that wait;
 * ``clients``: CPU per request of 5,000 connected clients, over that of 50;
-* ``bodies``: requests per second with 1 MiB and 16 MiB, over those that libzmq's own proxy carries.
+* ``bodies``: requests per second with 1 MiB and 16 MiB, over those that libzmq's own proxy carries;
+* ``pause``: the longest that greenlets beside a flooded broker in their own hub wait for their turn;
+* ``core``: what a request costs the broker's core, in runs of a reference loop and in bytecode instructions.
 
 The peers are plain ``zmq.green``, and share no code with what is measured.
 """
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -22,13 +25,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time, thread_time
 from typing import Any
 
 import gevent
 import zmq.green as zmq
 
+from gmdp import Broker
 from gmdp.cli.bench.measuring import PATIENCE, Process
+from gmdp.core.broker import BrokerCore
+from gmdp.core.options import BrokerOptions
 
 SERVICES = 1_000
 WORKERS = 10_000
@@ -294,13 +300,170 @@ def echo(endpoint: str, ready: bool) -> None:
     gevent.get_hub().join()
 
 
-MEASURES = {"workers": workers, "idle": idle, "queue": queue, "clients": clients, "bodies": bodies}
+def pause() -> tuple[float, float]:
+    """Seconds: the longest pause of a greenlet beside a flooded broker, by this thread's CPU and by the clock.
+
+    Honest calls from two processes, as many as they get answered, and a third that sends
+    requests for a service without workers as fast as it can and reads nothing.  What
+    there is before is frozen, as a program that counts milliseconds does: else Python's
+    garbage collector looks through all modules now and then, which is some 20 ms.
+    """
+    gc.freeze()
+    with Broker("tcp://127.0.0.1:*", max_queue=1_000) as broker:
+        module = [sys.executable, "-m", "gmdp"]
+        endpoint = broker.endpoint
+        worker = [*module, "worker", "echo", "gmdp.cli.bench.stacks:echo", "--broker", endpoint, "--concurrency", "64"]
+        load = [sys.executable, "-m", "gmdp.cli.bench.load"]
+        load.append(json.dumps(["gmdp", "0.2", 64, 64, 3600.0, 1.0, 60.0, endpoint, "echo"]))
+        flood = [sys.executable, __file__, "--flood", endpoint]
+        children = [subprocess.Popen(each, stdout=subprocess.DEVNULL) for each in (worker, load, load, flood)]
+        try:
+            while broker.statistics().replies < 1_000 or broker.statistics().requests < 20_000:
+                gevent.sleep(0.05)
+            before, until = broker.statistics(), monotonic() + 15
+            turns = []
+            while monotonic() < until:
+                began, spent = monotonic(), thread_time()
+                gevent.sleep(0)
+                turns.append((thread_time() - spent, monotonic() - began))
+            after = broker.statistics()
+        finally:
+            for child in children:
+                child.kill()
+                child.wait()
+    cpu, clock = (sorted(column) for column in zip(*turns, strict=True))
+    rate = (after.requests - before.requests) / 15
+    told = ", ".join(
+        f"{name} p50 {1e3 * one[len(one) // 2]:.2f} ms, p99 {1e3 * one[len(one) * 99 // 100]:.2f}, max {1e3 * one[-1]:.2f}"
+        for name, one in (("CPU", cpu), ("clock", clock))
+    )
+    print(f"{len(turns)} turns beside a broker that gets {rate:.0f} requests/s: {told}")
+    return cpu[-1], clock[-1]
+
+
+def flood(endpoint: str) -> None:
+    """Requests nobody can answer, without end."""
+    socket = dealer(endpoint)
+    socket.set(zmq.SNDHWM, 1000)
+    for number in itertools.count():
+        socket.send_multipart(call(number, b"nobody", b"x" * 64))
+
+
+def core() -> dict[str, tuple[float, float]]:
+    """By version: runs of a reference loop, and bytecode instructions, per request."""
+    found = {}
+    for name, bench in (("0.1", CoreBench(1)), ("0.2", CoreBench(2)), ("extension", CoreBench(3))):
+        bench.run(2_000)
+        pairs = []
+        for _ in range(40):
+            began = process_time()
+            _reference(2_000)
+            middle = process_time()
+            done = bench.run(1_000)
+            pairs.append(((process_time() - middle) / done) / ((middle - began) / 2_000))
+        ratio = sorted(pairs)[len(pairs) // 4]
+        count = 0
+
+        def local(frame: Any, event: str, arg: object) -> Any:
+            nonlocal count
+            count += event == "opcode"
+            return local
+
+        def trace(frame: Any, event: str, arg: object) -> Any:
+            frame.f_trace_lines, frame.f_trace_opcodes = False, True
+            return local if "/gmdp/core/" in frame.f_code.co_filename else None
+
+        sys.settrace(trace)
+        done = bench.run(400)
+        sys.settrace(None)
+        found[name] = (ratio, count / done)
+        print(f"{name}: {ratio:.1f} runs of the reference loop, {count / done:.0f} bytecode instructions a request")
+    return found
+
+
+def _reference(count: int) -> int:
+    """What the core does most of: small bytes, lists, look-ups."""
+    table: dict[bytes, list[bytes]] = {}
+    total = 0
+    for number in range(count):
+        key = b"%d" % number
+        table[key] = frames = [key, b"", b"x"]
+        total += len(frames)
+        if table.get(key) is not None:
+            table.pop(key)
+    return total
+
+
+class CoreBench:
+    """A broker's core with 128 requests in flight, whose peers answer at once."""
+
+    def __init__(self, kind: int) -> None:
+        self.now = 0.0
+        self.core = BrokerCore(BrokerOptions(), b"12345678", 0.0, sized=True)
+        self.numbers = itertools.count()
+        self.extension = kind == 3
+        empty, version = ([b""], b"01") if kind == 1 else ([], b"02")
+        self.worker, self.client = [*empty, b"MDPW" + version], [*empty, b"MDPC" + version]
+        self.client += [] if kind == 1 else [b"\x01"]
+        self.final = b"\x03" if kind == 1 else b"\x04"
+        for number in range(64 if self.extension else 16):
+            head = [b"\0w000", session(number + 1), b""] if self.extension else [b"\0w%03d" % number]
+            self.core.feed([*head, *self.worker, b"\x01", b"echo"], 0.0)
+        self._sent()
+        self.waiting = [self._request(client % 8) for client in range(128)]
+
+    def _request(self, client: int) -> list[bytes]:
+        number = next(self.numbers)
+        if self.extension:
+            return [b"\0c000", *call(number, b"echo", b"x" * 64)]
+        return [b"\0c%03d" % client, *self.client, b"echo", b"x" * 64]
+
+    def _sent(self) -> list[list[bytes]]:
+        core = self.core
+        sent = [outgoing.frames for outgoing in core.outbox if not core.withheld(outgoing, self.now)]
+        core.outbox.clear()
+        core.events.clear()
+        return sent
+
+    def run(self, least: int) -> int:
+        """Answer so many requests or some more; returns how many."""
+        core, done = self.core, 0
+        while done < least:
+            self.now += 0.0001
+            core.awake(self.now)
+            for frames in self.waiting:
+                core.feed(frames, self.now)
+            core.caught_up(self.now)
+            core.deadline()
+            self.waiting = []
+            for frames in self._sent():
+                if frames[0][1:2] == b"c":
+                    done += 1
+                    self.waiting.append(self._request(int(frames[0][2:])))
+                else:
+                    at = frames.index(b"\x02") + 1  # REQUEST, and the address after it
+                    answer = [*self.worker, self.final, *frames[at:]]
+                    self.waiting.append([*frames[: 3 if self.extension else 1], *answer])
+        return done
+
+
+MEASURES = {
+    "workers": workers,
+    "idle": idle,
+    "queue": queue,
+    "clients": clients,
+    "bodies": bodies,
+    "pause": pause,
+    "core": core,
+}
 
 
 def main(arguments: list[str]) -> None:
     zmq.Context.instance().set(zmq.MAX_SOCKETS, 2 * CLIENTS)  # before there is any
     if arguments[:1] == ["--echo"]:
         echo(arguments[1], bool(arguments[2]))
+    elif arguments[:1] == ["--flood"]:
+        flood(arguments[1])
     elif unknown := set(arguments) - set(MEASURES):
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
     else:

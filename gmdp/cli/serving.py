@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -43,5 +44,7 @@ def serve(service: S, ready: Callable[[S], str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     service.start()
+    # What is there now stays: to look through all of it is the longest pause there is.
+    gc.freeze()
     print(ready(service), flush=True)
     service.serve_forever()

@@ -68,7 +68,7 @@ def bench(
 
     Each is a process of its own; the worker sends back what it gets.  Options that may be
     given several times multiply.  With --compare, peers that are installed are measured in
-    the same sitting: zerorpc (no broker in between), majortomo (a thread for each caller),
+    the same sitting: zerorpc (no broker in between), majortomo (a thread for each caller), NATS (asyncio),
     and libzmq's own proxy, which does nothing but forward: the limit.  Exit status 1 if
     calls failed.
     """

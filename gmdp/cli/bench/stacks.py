@@ -6,7 +6,12 @@ is ready; where that line names an endpoint, the next are told it.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import os
+import shutil
+import socket as sockets
+import subprocess
 import sys
 import threading
 import time
@@ -40,11 +45,18 @@ class Stack(NamedTuple):
     worker: Callable[[str, str, str, int], list[str]]
     #: Makes the calls, in a process of its own.
     call: Callable[[Point, str, str], Measured]
+    #: A program it needs, besides.
+    program: str = sys.executable
 
     @property
     def installed(self) -> bool:
         """Can it be measured here?"""
-        return importlib.util.find_spec(self.needs) is not None
+        return importlib.util.find_spec(self.needs) is not None and _program(self.program) is not None
+
+
+def _program(name: str) -> str | None:
+    """Where a program is that the environment of this Python, or the system, has."""
+    return shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
 
 
 def echo(request: Request) -> list[bytes]:
@@ -193,6 +205,77 @@ def _majortomo_call(point: Point, endpoint: str, service: str) -> Measured:
     return drive(meter, point, time.sleep)
 
 
+# NATS: a broker in Go, peers on asyncio
+
+
+def _nats_broker() -> list[str]:
+    return _python(__name__, "nats-broker")
+
+
+def _nats_worker(endpoint: str, service: str, mdp: str, concurrency: int) -> list[str]:
+    return _python(__name__, "nats-worker", endpoint, service)
+
+
+def _nats_serve_broker() -> None:
+    with sockets.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    subprocess.Popen(_python("gmdp.cli.bench.stacks", "nats-wait", port))
+    server = _program("nats-server") or "nats-server"
+    os.execv(server, [server, "--addr", "127.0.0.1", "--port", port, "--log", os.devnull])
+
+
+def _nats_wait(port: str) -> None:
+    while True:
+        try:
+            sockets.create_connection(("127.0.0.1", int(port)), 1.0).close()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            _ready(b"nats://127.0.0.1:" + port.encode())
+            return
+
+
+def _nats_serve_worker(endpoint: str, service: str) -> None:
+    import nats
+
+    async def echo(message: Any) -> None:
+        await message.respond(message.data)
+
+    async def serve() -> None:
+        connection = await nats.connect(endpoint)
+        await connection.subscribe(service, cb=echo)
+        await connection.flush()
+        _ready()
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+def _nats_call(point: Point, endpoint: str, service: str) -> Measured:
+    import nats
+
+    meter = Meter()
+    body = b"x" * point.size
+
+    async def caller(connection: Any) -> None:
+        while meter.running:
+            began = perf_counter()
+            try:
+                await connection.request(service, body, timeout=point.timeout)
+            except Exception as error:
+                meter.failed(error)
+                await asyncio.sleep(0.01)
+            else:
+                meter.answered(began)
+
+    async def call() -> None:
+        connection = await nats.connect(endpoint)
+        await asyncio.gather(*(caller(connection) for _ in range(point.concurrency)))
+
+    threading.Thread(target=asyncio.run, args=(call(),), daemon=True).start()
+    return drive(meter, point, time.sleep)
+
+
 # libzmq's proxy: no protocol and no greenlets, the limit
 
 
@@ -258,6 +341,7 @@ STACKS = {
     "gmdp": Stack(True, "gmdp", ("0.1", "0.2"), _gmdp_broker, _gmdp_worker, _gmdp_call),
     "zerorpc": Stack(False, "zerorpc", ("",), None, _zerorpc_worker, _zerorpc_call),
     "majortomo": Stack(False, "majortomo", ("0.2",), _majortomo_broker, _majortomo_worker, _majortomo_call),
+    "NATS": Stack(False, "nats", ("",), _nats_broker, _nats_worker, _nats_call, "nats-server"),
     "libzmq proxy": Stack(False, "zmq", ("",), _proxy_broker, _proxy_worker, _proxy_call),
 }
 
@@ -265,6 +349,9 @@ _SERVERS: dict[str, Callable[..., None]] = {
     "zerorpc": _zerorpc_serve,
     "majortomo-broker": _majortomo_serve_broker,
     "majortomo-worker": _majortomo_serve_worker,
+    "nats-broker": _nats_serve_broker,
+    "nats-wait": _nats_wait,
+    "nats-worker": _nats_serve_worker,
     "proxy": _proxy_serve,
     "proxy-worker": _proxy_work,
 }
