@@ -240,6 +240,13 @@ class Broker(Lifecycle):
         self._engine = engine
         return owner, State.RUNNING, ""
 
+    def _renew(self) -> None:
+        if self._gate is not None:
+            self._gate.abandon()
+        self._endpoints = self._bind
+        self._counters = BrokerCounters()
+        self._core = self._new_core()
+
     def _drain(self, until: float) -> None:
         self._engine.drain(until)
 

@@ -139,7 +139,8 @@ class Client(Lifecycle):
         super().__init__(context)
         self._counters = ClientCounters()
         self._core = self._new_core()
-        self._home = gevent.get_hub()
+        #: Of the thread it belongs to; None in a forked process until its first call.
+        self._home: Any = gevent.get_hub()
 
     @property
     def endpoint(self) -> str:
@@ -247,6 +248,11 @@ class Client(Lifecycle):
         owner = self._engine.owner = Owner(self._engine, f"client of {self.endpoints[0]}")
         return owner, State.RUNNING, ""
 
+    def _renew(self) -> None:
+        self._counters = ClientCounters()
+        self._core = self._new_core()
+        self._home = get_hub_if_exists()
+
     def _drain(self, until: float) -> None:
         self._engine.end(ClosedError("the client was closed before the reply came"))
 
@@ -284,7 +290,7 @@ class Client(Lifecycle):
         if self._owner is None:
             if self.state is State.CLOSED:
                 raise ClosedError("the client is closed; start() opens it again")
-            if get_hub_if_exists() is self._home:
+            if self._home is None or get_hub_if_exists() is self._home:
                 self.start()
             else:
                 slot = Slot()

@@ -3,6 +3,11 @@
 Unlike gevent's servers: ``with`` starts; ``start`` after ``stop`` works;
 ``stop`` from one's own handler begins the stop and returns at once; what was
 being worked on is finished (drained) first.
+
+In the child of a fork everything is as new: a client works (with a connection of its
+own), a broker or worker may be started; the parent's goes on.  That needs nothing of
+the program, however it forks.  What waited for an answer when it forked is the parent's
+business, and goes on waiting in the child.
 """
 
 from __future__ import annotations
@@ -10,6 +15,8 @@ from __future__ import annotations
 import abc
 import contextvars
 import logging
+import os
+import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +43,20 @@ running_in: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_running_i
 UNANSWERED = 5.0
 
 
+#: Whatever there is in this process.
+_all: weakref.WeakSet[Lifecycle] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: what the parent started is as new here, and its sockets are left alone."""
+    for one in list(_all):
+        one._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class Lifecycle(abc.ABC):
     """What Broker, Worker and Client have in common.
 
@@ -54,9 +75,13 @@ class Lifecycle(abc.ABC):
                 f"context must be a zmq.green.Context, not {type(context).__module__}.{type(context).__name__}"
             )
         self._given_context = context
+        self._owner: Owner | None = None
+        self._be_new()
+        _all.add(self)
+
+    def _be_new(self) -> None:
         self._machine = StateMachine(self._changed)
         self._subscribers: list[Queue[StateChange]] = []
-        self._owner: Owner | None = None
         self._end_waiters: list[Slot] = []
         self._finished = Event()
         self._finished.set()
@@ -71,6 +96,10 @@ class Lifecycle(abc.ABC):
     @abc.abstractmethod
     def _drain(self, until: float) -> None:
         """In the owner: finish what is being done, by `until` at the latest."""
+
+    @abc.abstractmethod
+    def _renew(self) -> None:
+        """In the child of a fork: forget what the parent's is."""
 
     # Life
 
@@ -193,6 +222,14 @@ class Lifecycle(abc.ABC):
     @property
     def _context(self) -> zmq.green.Context[Any]:
         return self._given_context if self._given_context is not None else zmq.green.Context.instance()
+
+    def _forked(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.abandon()
+        self._given_context = None  # it is the parent's, with all its sockets
+        self._be_new()
+        self._renew()
 
     def _advance(self, state: State, reason: str = "") -> None:
         self._machine.advance(state, monotonic(), reason)

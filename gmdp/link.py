@@ -64,6 +64,9 @@ _FAILED = {
 _BOUND = functools.reduce(operator.or_, _FAILED, _ACCEPTED | _DISCONNECTED | _UP)
 
 
+#: Sockets of a parent process, kept so that nobody closes them here.
+_inherited: list[Any] = []
+
 #: Bytes from which on a frame that is passed on is not copied.
 LARGE = 8192
 
@@ -380,6 +383,16 @@ class Link:
         self._owner.forget(self)
         self._stop_monitor()
         self.socket.close(int(linger * 1000))
+
+    def abandon(self) -> None:
+        """In the child of a fork: the socket is the parent's.  Any use of it would never return."""
+        self.closed = True
+        for watcher in self._watchers:
+            watcher.stop()
+            watcher.close()
+        _inherited.append((self.socket, self._monitor))
+        self._monitor = None
+        del self.socket
 
     def _stop_monitor(self) -> None:
         """Before the socket that reads it is closed: nothing is told any more."""

@@ -93,6 +93,7 @@ class Owner:
         self._due_at = 0.0
         self._finished = False
         self._ended = False
+        self._abandoned = False
         #: The defect that ended it, if one did.
         self.death: BaseException | None = None
 
@@ -111,6 +112,8 @@ class Owner:
 
     def post(self, function: Callable[..., Any], *args: Any) -> None:
         """Have the owner call `function(*args)`, soon."""
+        if self._abandoned:
+            return
         self._mailbox.append((function, args))
         if self._ended:
             self._answer_the_rest()  # there is nothing owned any more
@@ -161,6 +164,26 @@ class Owner:
         """End after this pass, closing what is open."""
         self._finished = True
 
+    def abandon(self) -> None:
+        """In the child of a fork: nothing is owned here, and whatever is posted is for nobody.
+
+        What waits for it goes on waiting: to whom an answer would go, he is the parent's.
+        """
+        self._abandoned = True
+        if get_hub_if_exists() is self.hub:
+            # Before any watcher is touched: the descriptor its loop waits on is the parent's, too.
+            gevent.reinit(self.hub)
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        for link in self._links:
+            link.abandon()
+        self._links.clear()
+        self.ready.clear()
+        self.touched.clear()
+        self._mailbox.clear()
+
     def _wake_called(self) -> None:
         self._called = False
         self.wake()
@@ -168,7 +191,7 @@ class Owner:
     def wake(self) -> None:
         """End the present wait, if there is one."""
         waiter = self._waiter
-        if waiter is not None:
+        if waiter is not None and not self._abandoned:
             self._waiter = None
             waiter.switch(None)
 
@@ -195,7 +218,7 @@ class Owner:
                     engine.tick(now)
                 engine.flush(now)
                 self._look_again()
-                if self._finished:
+                if self._finished or self._abandoned:
                     break
                 self._due_at = engine.deadline()
                 if not self.ready and not self._mailbox:
@@ -205,6 +228,8 @@ class Owner:
                     done = 0
                     gevent.sleep(0)
         except BaseException as error:
+            if self._abandoned:
+                return
             self._close_links()
             # A signal's handler runs in whatever greenlet runs: that was not meant for this one.
             meant_for_main = isinstance(error, (KeyboardInterrupt, SystemExit))

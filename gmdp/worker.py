@@ -174,6 +174,10 @@ class Worker(Lifecycle):
             self._engine.spared = gevent.getcurrent()
         super()._begin_stop(owner, limit)
 
+    def _renew(self) -> None:
+        self._counters = WorkerCounters()
+        self._core = None
+
     def _drain(self, until: float) -> None:
         self._engine.drain(until)
 

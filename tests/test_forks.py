@@ -1,0 +1,252 @@
+"""P1: forked processes, each from an interpreter of its own."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+#: Parent and child: {patch} what is monkey-patched, {fork} how it forks: `child()` runs there.
+SCRIPT = """
+{patch}
+import os, sys, time
+import gevent
+import gmdp
+
+broker = gmdp.Broker("tcp://127.0.0.1:*")
+broker.start()
+parents = broker.endpoint
+handled = []
+worker = gmdp.Worker(parents, "echo", lambda request: handled.append(os.getpid()) or request.body)
+worker.start()
+client = gmdp.AsyncClient(parents, timeout=20)
+assert client.request("echo", b"before") == [b"before"]
+waits = client.submit("nobody", b"x")
+ticks = []
+
+
+def tick():
+    while True:
+        ticks.append(client.request("echo", b"tick"))
+        gevent.sleep(0.001)
+
+
+ticking = gevent.spawn(tick)
+gevent.sleep(0.05)
+pid = os.getpid()
+
+
+def child():
+    assert os.getpid() != pid
+    assert [one.state.value for one in (broker, worker, client)] == ["new"] * 3
+    assert broker.statistics().requests == worker.statistics().requests == client.statistics().requests == 0
+    assert broker.endpoint == "tcp://127.0.0.1:*"
+    ticking.kill()  # greenlets are copied; this one is not wanted here
+    # The parent's broker and worker do it, over a connection of the child's own.
+    for number in range(50):
+        assert client.request("echo", b"%d" % number) == [b"%d" % number]
+    assert not handled or set(handled) == {{pid}}
+    # Nothing spins on what was inherited.
+    began = time.process_time()
+    gevent.sleep(0.5)
+    assert time.process_time() - began < 0.2, time.process_time() - began
+    # All may be started again, and stopped.
+    broker.start()
+    assert broker.endpoint != parents
+    worker.start()
+    own = gmdp.Client(broker.endpoint, timeout=20)
+    assert own.request("mmi.services", b"")[0] == b"200"
+    for one in (own, client, worker, broker):
+        one.stop()
+    assert not waits.ready()
+    print("the child is well", flush=True)
+
+
+{fork}
+
+seen = len(ticks)
+while len(ticks) < seen + 100:
+    gevent.sleep(0.001)
+assert not ticking.dead
+assert client.request("echo", b"after") == [b"after"]
+assert broker.started and worker.started and client.started
+assert broker.statistics().queued == 1 and not waits.ready()
+assert set(handled) == {{pid}}
+ticking.kill()
+for one in (client, worker, broker):
+    one.close()
+print("the parent is well", flush=True)
+"""
+
+FORK = """
+started = os.fork()
+if not started:
+    status = 1
+    try:
+        child()
+        status = 0
+    finally:
+        if status:
+            import traceback
+            traceback.print_exc()
+        os._exit(status)
+while True:
+    ended, status = os.waitpid(started, os.WNOHANG)
+    if ended:
+        break
+    gevent.sleep(0.01)
+assert status == 0, status
+"""
+
+MULTIPROCESSING = """
+import multiprocessing
+process = multiprocessing.get_context("fork").Process(target=child)
+process.start()
+while process.is_alive():
+    gevent.sleep(0.01)
+process.join()
+assert process.exitcode == 0, process.exitcode
+"""
+
+PATCH = "import gevent.monkey; gevent.monkey.patch_all()"
+
+
+def run(script):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "defect" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("patch", ["", PATCH], ids=["nothing patched", "everything patched"])
+@pytest.mark.parametrize("fork", [FORK, MULTIPROCESSING], ids=["os.fork", "multiprocessing"])
+def test_P1_in_a_forked_child_all_is_as_new_and_the_parent_notices_nothing(patch, fork):
+    assert run(SCRIPT.format(patch=patch, fork=fork)) == ["the child is well", "the parent is well"]
+
+
+def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
+    """In the middle of an owner's pass, too."""
+    script = """
+    import os
+    import gevent
+    import gevent.event
+    import gmdp
+
+    def fork(*_):
+        started = os.fork()
+        if not started:
+            with gmdp.Client(there, timeout=20) as client:
+                assert client.request("echo", b"child") == [b"child"]
+            os._exit(7)
+        children.append(started)
+        return b"forked"
+
+    class Hook:
+        def __call__(self, letter, broker):
+            started = os.fork()
+            if not started:
+                gevent.spawn_later(0.1, os._exit, 7)
+                return  # back into the owner
+            children.append(started)
+
+    children = []
+    ended = gevent.event.Event()
+    broker = gmdp.Broker("tcp://127.0.0.1:*", attempts=1, dead_letter=Hook())
+    broker.start()
+    there = broker.endpoint
+    echo = gmdp.Worker(there, "echo", lambda request: request.body)
+    forks = gmdp.Worker(there, "forks", fork)
+    client = gmdp.AsyncClient(there, timeout=20)
+    echo.start()
+    forks.start()
+    assert client.request("forks", b"") == [b"forked"]
+    lost = gmdp.Worker(there, "lost", lambda request: ended.wait())
+    lost.start()
+    future = client.submit("lost", b"")
+    while not lost.statistics().busy:
+        gevent.sleep(0.01)
+    lost._owner.finish()  # abruptly; its handler is spared
+    lost._owner.post(int)
+    try:
+        future.get()
+    except gmdp.WorkerLost:
+        pass
+    while len(children) < 2:
+        gevent.sleep(0.01)
+    for started in children:
+        while True:
+            ended, status = os.waitpid(started, os.WNOHANG)
+            if ended:
+                break
+            gevent.sleep(0.01)
+        assert os.waitstatus_to_exitcode(status) == 7, status
+    assert client.request("echo", b"after") == [b"after"]
+    print("well")
+    """
+    assert run(script) == ["well"]
+
+
+def test_P1_a_secured_broker_is_as_new_in_the_child():
+    script = """
+    import os
+    import gevent
+    import gmdp
+    import zmq
+
+    keys = [key.decode() for key in zmq.curve_keypair()]
+    broker = gmdp.Broker("tcp://127.0.0.1:*", curve_key=keys[1], curve_clients="*")
+    broker.start()
+    client = gmdp.Client(broker.endpoint, server_key=keys[0], timeout=20)
+    assert client.request("mmi.nothing", b"") == [b"501"]
+    started = os.fork()
+    if not started:
+        assert client.request("mmi.nothing", b"") == [b"501"]  # of the parent's
+        broker.start()
+        own = gmdp.Client(broker.endpoint, server_key=keys[0], timeout=20)
+        assert own.request("mmi.nothing", b"") == [b"501"]
+        broker.close()
+        os._exit(7)
+    while True:
+        ended, status = os.waitpid(started, os.WNOHANG)
+        if ended:
+            break
+        gevent.sleep(0.01)
+    assert os.waitstatus_to_exitcode(status) == 7, status
+    assert client.request("mmi.nothing", b"") == [b"501"]
+    broker.close()
+    print("well")
+    """
+    assert run(script) == ["well"]
+
+
+def test_P1_the_child_of_a_program_with_a_context_of_its_own_uses_another():
+    script = """
+    import os
+    import gevent
+    import zmq.green
+    import gmdp
+
+    context = zmq.green.Context()
+    broker = gmdp.Broker("tcp://127.0.0.1:*", context=context)
+    broker.start()
+    client = gmdp.Client(broker.endpoint, context=context, timeout=20)
+    assert client.request("mmi.nothing", b"") == [b"501"]
+    started = os.fork()
+    if not started:
+        assert client.request("mmi.nothing", b"") == [b"501"]
+        os._exit(7)
+    while True:
+        ended, status = os.waitpid(started, os.WNOHANG)
+        if ended:
+            break
+        gevent.sleep(0.01)
+    assert os.waitstatus_to_exitcode(status) == 7, status
+    print("well")
+    """
+    assert run(script) == ["well"]
