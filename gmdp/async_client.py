@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from gevent.queue import Queue
 from zope.interface import implementer
@@ -14,6 +15,7 @@ from .client import Client
 from .connecting import check
 from .core.extension import NORMAL_PRIORITY
 from .endpoints import check_service
+from .exceptions import ConfigurationError
 from .interfaces import IAsyncClient
 
 
@@ -21,8 +23,14 @@ from .interfaces import IAsyncClient
 class AsyncClient(Client):
     """A :class:`Client` whose calls need not be waited for.
 
-    `submit` and `map` are for greenlets of the thread the client belongs to.
+    `submit` and `map` are for greenlets of the thread the client belongs to; so it is never
+    `threaded` (ConfigurationError).
     """
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        if self.threaded:
+            raise ConfigurationError("threaded is for Client: the futures of an AsyncClient need the hub of their thread")
 
     def submit(
         self,

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import gevent.monkey
 import zmq
 import zmq.green
 
@@ -20,7 +19,7 @@ from .core.records import DeadLetter
 from .link import LARGE, Link
 from .owner import Owner
 from .security.gate import Gate, Refused, who
-from .slots import Slot
+from .slots import Slot, start_thread
 from .visitors import Visitors
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ _log = logging.getLogger("gmdp.broker")
 _QUESTION_FRAMES = 16
 
 #: The real thing, whatever was monkey-patched: it must not need this hub.
-_start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 
 
 #: Descriptors that a context and a broker's sockets take.
@@ -124,7 +122,7 @@ class BrokerEngine:
         if context is not None:
             # It waits for what lingers, which a hub must not.
             ended = Slot()
-            _start_thread(_terminate, (context, ended))
+            start_thread(_terminate, (context, ended))
             ended.wait(self.linger + Link.patience)
 
     # What the owner calls

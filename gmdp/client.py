@@ -44,11 +44,11 @@ from .exceptions import (
     WorkerLost,
 )
 from .interfaces import IClient
-from .lifecycle import Lifecycle
+from .lifecycle import UNANSWERED, Lifecycle
 from .owner import Owner
 from .security.credentials import credentials
 from .security.keys import Key
-from .slots import Slot, get_hub_if_exists
+from .slots import Slot, allocate_lock, get_hub_if_exists, start_thread
 
 _ERRORS: dict[Outcome, type[CallError]] = {
     Outcome.TIMEOUT: RequestTimeout,
@@ -91,6 +91,11 @@ class Client(Lifecycle):
     for threads: a call from another thread is served by the hub of the thread
     that made or started the client, which has to run.  `stop` is `close`.
 
+    `threaded`: for programs in which no hub runs, or one that is blocked for long: the
+    client has a thread and hub of its own, from its first call until it is closed.  Its
+    calls may come from any thread, and wait there.  Subscribers to its state are not for
+    other threads.
+
     A gmdp broker is asked for up to `max_in_flight` calls at a time over one
     connection (the broker may allow fewer), and says why a call has no answer
     (:class:`gmdp.RequestRejected`).  Towards a broker that speaks the RFCs only, a
@@ -124,6 +129,7 @@ class Client(Lifecycle):
         server_key: Key | None = None,
         username: str | None = None,
         password: str | None = None,
+        threaded: bool = False,
         context: zmq.green.Context[Any] | None = None,
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
@@ -136,11 +142,11 @@ class Client(Lifecycle):
         self.version = version
         self._dialect = check_version(version)
         self.require_extensions: bool = check_flag("require_extensions", require_extensions)
+        self.threaded: bool = check_flag("threaded", threaded)
         super().__init__(context)
-        self._counters = ClientCounters()
-        self._core = self._new_core()
-        #: Of the thread it belongs to; None in a forked process until its first call.
-        self._home: Any = gevent.get_hub()
+        self._renew()
+        if not threaded:
+            self._home = gevent.get_hub()
 
     @property
     def endpoint(self) -> str:
@@ -215,6 +221,46 @@ class Client(Lifecycle):
         statistics: ClientStatistics = self._in_owner_thread(self._owner, core.statistics)
         return statistics
 
+    def start(self) -> None:
+        """Start; returns as soon as calls can be made.  No effect if started.  Any thread, if it is `threaded`.
+
+        Raises StateError while it is closing.
+        """
+        if not self.threaded:
+            super().start()
+            return
+        slot = Slot()
+        with self._starting:
+            if self.started:
+                return
+            self._starters.append(slot)
+            first = len(self._starters) == 1
+        if first:
+            start_thread(self._live, ())
+        if not slot.wait(UNANSWERED):  # a wait without end would keep no hub alive
+            raise StateError(f"the client's own thread did not start within {UNANSWERED:g} seconds")
+        slot.get()
+
+    def _live(self) -> None:
+        """What the thread of its own does."""
+        hub = gevent.get_hub()
+        error: BaseException | None = None
+        try:
+            super().start()
+        except BaseException as failure:
+            error = failure
+        owner = self._owner
+        with self._starting:
+            starters, self._starters = self._starters, []
+        for slot in starters:
+            if error is None:
+                slot.set(None)
+            else:
+                slot.fail(error)
+        if error is None and owner is not None:
+            owner.greenlet.join()
+        hub.destroy(destroy_loop=True)
+
     def stop(self, timeout: float | None = None) -> None:
         """The same as :meth:`close`; `timeout` is accepted for supervisors."""
         super().stop(0)
@@ -251,7 +297,11 @@ class Client(Lifecycle):
     def _renew(self) -> None:
         self._counters = ClientCounters()
         self._core = self._new_core()
-        self._home = get_hub_if_exists()
+        #: Of the thread it belongs to; None until there is one.
+        self._home: Any = None if self.threaded else get_hub_if_exists()
+        #: Who waits for a thread of its own to start, and what guards them.
+        self._starters: list[Slot] = []
+        self._starting = allocate_lock()
 
     def _drain(self, until: float) -> None:
         self._engine.end(ClosedError("the client was closed before the reply came"))
@@ -290,7 +340,7 @@ class Client(Lifecycle):
         if self._owner is None:
             if self.state is State.CLOSED:
                 raise ClosedError("the client is closed; start() opens it again")
-            if self._home is None or get_hub_if_exists() is self._home:
+            if self.threaded or self._home is None or get_hub_if_exists() is self._home:
                 self.start()
             else:
                 slot = Slot()

@@ -158,6 +158,7 @@ class IClient(ILifecycle):
     timeout = Attribute("float: seconds a call may take unless it says otherwise.")
     retries = Attribute("int: further tries of a call unless it says otherwise.")
     when_no_worker = Attribute('str: "wait" or "fail", unless a call says otherwise.')
+    threaded = Attribute("bool: whether it has a thread and hub of its own.")
 
     def request(service, body, *, timeout=None, retries=None, when_no_worker=None, priority=1, traceparent=None):
         """The body of the reply: a list of frames; a streamed answer's are joined.

@@ -10,8 +10,9 @@ import gevent.monkey
 from gevent._hub_local import get_hub_if_exists as get_hub_if_exists
 from gevent.hub import Waiter
 
-#: The real thing, whatever was monkey-patched and when.
-_allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
+#: The real things, whatever was monkey-patched and when.
+allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
+start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 
 
 class Slot:
@@ -31,7 +32,7 @@ class Slot:
         self._waiter: Waiter | None = None
         self._hub = get_hub_if_exists()
         if self._hub is None:
-            self._lock = _allocate_lock()
+            self._lock = allocate_lock()
             self._lock.acquire()
 
     def set(self, value: Any) -> None:
