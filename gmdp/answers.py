@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from typing import Protocol
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any, Protocol
 
+import greenlet
 from gevent.event import AsyncResult
+from gevent.hub import Waiter
 
 from .core.calls import Call, Part
 from .exceptions import CallCancelled, MDPError, RequestTimeout
@@ -29,7 +34,7 @@ class Answer:
     then looks for parts: whatever the threads, one of them sees the other.
     """
 
-    __slots__ = ("_ended", "_parts", "_slot", "_stream_buffer", "call", "engine")
+    __slots__ = ("_ended", "_parts", "_slot", "_stream_buffer", "call", "engine", "span")
 
     call: Call
     engine: CallEngine
@@ -39,6 +44,8 @@ class Answer:
         self._parts: deque[Part | MDPError] = deque()
         self._slot: Slot | None = None
         self._ended = False
+        #: Of the call, where calls are traced.
+        self.span: Any = None
 
     # In the owner
 
@@ -156,14 +163,35 @@ class FutureAnswer(Answer):
             self.future.settle(None, error)
 
 
+def _call_in(context: Context, callback: Callable[[Any], Any], future: Future) -> None:
+    context.run(callback, future)
+
+
 class Future(AsyncResult):  # type: ignore[misc]
     """What :meth:`AsyncClient.submit` returns: a gevent ``AsyncResult`` of the reply's
-    frames that can be cancelled.  For greenlets of the client's thread."""
+    frames that can be cancelled.  For greenlets of the client's thread.
+
+    What is given to :meth:`rawlink` runs in the context (:mod:`contextvars`) of the one
+    that submitted the call.
+    """
 
     def __init__(self, answer: FutureAnswer) -> None:
         super().__init__()
         self._answer: FutureAnswer | None = answer
         self._cancelled = False
+        self._context = copy_context()
+        self._linked: dict[Callable[[Any], Any], Callable[[Any], Any]] = {}
+
+    def rawlink(self, callback: Callable[[Any], Any]) -> None:
+        """Have the hub call ``callback(future)`` once the call has ended; it must not wait."""
+        if callable(callback) and not isinstance(getattr(callback, "__self__", None), (greenlet.greenlet, Waiter)):
+            # (What wakes a greenlet is left as it is: that has a context of its own.)
+            callback = self._linked.setdefault(callback, functools.partial(_call_in, self._context.copy(), callback))
+        super().rawlink(callback)
+
+    def unlink(self, callback: Callable[[Any], Any]) -> None:
+        """Do not call it."""
+        super().unlink(self._linked.pop(callback, callback))
 
     def settle(self, frames: list[bytes] | None, error: MDPError | None) -> None:
         """For the client: how the call ended."""

@@ -30,7 +30,7 @@ class AsyncClient(Client):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         if self.threaded:
-            raise ConfigurationError("threaded is for Client: the futures of an AsyncClient need the hub of their thread")
+            raise ConfigurationError("threaded is for Client: an AsyncClient's futures need the hub of their thread")
 
     def submit(
         self,

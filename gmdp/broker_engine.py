@@ -15,11 +15,12 @@ from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION
 from .connecting import milliseconds
 from .core.access import REVOKED, SERVE
 from .core.broker import BrokerCore
-from .core.records import DeadLetter
+from .core.records import DeadLetter, Waited
 from .link import LARGE, Link
 from .owner import Owner
 from .security.gate import Gate, Refused, who
 from .slots import Slot, start_thread
+from .tracing import tracer
 from .visitors import Visitors
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class BrokerEngine:
         self._auditor = Auditor(shell.audit)
         self._visitors = Visitors(core.options.handshake_timeout)
         self._until: float | None = None
+        self._tracer = tracer()
+        if self._tracer is not None:
+            core.trace()
         self._links: list[Link] = []
         #: Where the gate is asked, and the context that is this broker's own.
         self._asked: Link | None = None
@@ -200,6 +204,9 @@ class BrokerEngine:
             for event in events:
                 if isinstance(event, DeadLetter):
                     self._bury(event)
+                elif isinstance(event, Waited):
+                    if self._tracer is not None:
+                        self._tracer.waited(*event)
                 else:
                     level = logging.DEBUG if event.kind == "registered" or self._until is not None else logging.INFO
                     _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)

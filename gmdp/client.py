@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any
@@ -15,7 +17,7 @@ from zope.interface import implementer
 
 from .answers import Answer, Stream
 from .connecting import EXTENSIONS, ConnectorEngine, check, check_flag, check_version
-from .core.calls import Call, Ended, Outcome
+from .core.calls import Call, Ended, Outcome, Part
 from .core.client import ClientCore
 from .core.extension import CLIENT_NONCE_SIZE, FAIL_WITHOUT_WORKER, NORMAL_PRIORITY, PRIORITIES, is_traceparent
 from .core.reconnect import Reconnect
@@ -49,6 +51,8 @@ from .owner import Owner
 from .security.credentials import credentials
 from .security.keys import Key
 from .slots import Slot, allocate_lock, get_hub_if_exists, start_thread
+from .tracing import traceparent as current_traceparent
+from .tracing import tracer
 
 _ERRORS: dict[Outcome, type[CallError]] = {
     Outcome.TIMEOUT: RequestTimeout,
@@ -67,6 +71,17 @@ _ERRORS: dict[Outcome, type[CallError]] = {
 }
 
 _WHEN_NO_WORKER = {"wait": 0, "fail": FAIL_WITHOUT_WORKER}
+
+
+#: Clients that have had a thread of their own.
+_threaded: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_threaded() -> None:
+    """A thread in the middle of gevent's code does not survive the end of the interpreter."""
+    for client in list(_threaded):
+        client.close()
 
 
 @implementer(IClient)
@@ -114,6 +129,14 @@ class Client(Lifecycle):
     heartbeat_interval: float = 2.5
     #: Seconds before a lost broker is tried for the second time.
     reconnect_interval: float = 0.1
+
+    #: The hub of the thread it belongs to; None until there is one.
+    _home: Any
+    #: Who waits for a thread of its own to start, and what guards them.
+    _starters: list[Slot]
+    _starting: Any
+    #: Held by its own thread until that ends.
+    _living: Any
 
     def __init__(
         self,
@@ -175,7 +198,8 @@ class Client(Lifecycle):
         an empty FINAL that only ends it is left out.  `timeout`: seconds in all,
         waiting in line included; `retries`, `when_no_worker`: as for the class.
         `priority`: from 0 to 3, more urgent ones higher; 1 is the rule.
-        `traceparent`: of W3C Trace Context, for the handler.  Raises
+        `traceparent`: of W3C Trace Context, for the handler; if it is left out, that of the
+        request this handler works on (:mod:`gmdp.tracing`).  Raises
         RequestTimeout, another CallError, ClosedError; ConfigurationError or
         TypeError for a wrong argument.  Any greenlet, any thread.  A greenlet that
         is killed here, or whose own timeout fires, cancels the call.
@@ -231,11 +255,12 @@ class Client(Lifecycle):
             return
         slot = Slot()
         with self._starting:
-            if self.started:
+            if self.started and self._owner is not None:
                 return
             self._starters.append(slot)
             first = len(self._starters) == 1
         if first:
+            _threaded.add(self)
             start_thread(self._live, ())
         if not slot.wait(UNANSWERED):  # a wait without end would keep no hub alive
             raise StateError(f"the client's own thread did not start within {UNANSWERED:g} seconds")
@@ -243,6 +268,10 @@ class Client(Lifecycle):
 
     def _live(self) -> None:
         """What the thread of its own does."""
+        with self._living:
+            self._live_until_closed()
+
+    def _live_until_closed(self) -> None:
         hub = gevent.get_hub()
         error: BaseException | None = None
         try:
@@ -263,11 +292,13 @@ class Client(Lifecycle):
 
     def stop(self, timeout: float | None = None) -> None:
         """The same as :meth:`close`; `timeout` is accepted for supervisors."""
-        super().stop(0)
+        self.close()
 
     def close(self) -> None:
         """Close at once: whoever waits for a reply gets ClosedError."""
         super().stop(0)
+        if self.threaded and get_hub_if_exists() is not self._home and self._living.acquire(True, UNANSWERED):
+            self._living.release()  # an interpreter must not end while that thread does
 
     def __repr__(self) -> str:
         now = self._core.statistics()
@@ -297,11 +328,11 @@ class Client(Lifecycle):
     def _renew(self) -> None:
         self._counters = ClientCounters()
         self._core = self._new_core()
-        #: Of the thread it belongs to; None until there is one.
-        self._home: Any = None if self.threaded else get_hub_if_exists()
-        #: Who waits for a thread of its own to start, and what guards them.
-        self._starters: list[Slot] = []
+        self._home = None if self.threaded else get_hub_if_exists()
+        self._tracer = tracer()
+        self._starters = []
         self._starting = allocate_lock()
+        self._living = allocate_lock()
 
     def _drain(self, until: float) -> None:
         self._engine.end(ClosedError("the client was closed before the reply came"))
@@ -333,6 +364,12 @@ class Client(Lifecycle):
             call.deadline = self.timeout if deadline is self.timeout else check("deadline", deadline, 0, above=True)
         sink.call = call
         sink.engine = engine = self._running_engine(call.timeout)
+        if self._tracer is not None:
+            sink.span, traceparent = self._tracer.call(call.service, traceparent)
+        elif traceparent is None:
+            traceparent = current_traceparent.get()
+        if traceparent is not None:
+            call.traceparent = traceparent.encode()
         engine.owner.post(engine.submit, call)
         return sink
 
@@ -387,9 +424,12 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
                 return
             events, core.events = core.events, []
             for event in events:
+                answer: Answer = event.call.owner
+                if answer.span is not None and (isinstance(event, Ended) or event.final):
+                    self._end_span(answer, event)
                 if isinstance(event, Ended):
                     self._tell_end(event, now)
-                elif not event.call.owner.part(event):
+                elif not answer.part(event):
                     core.cancel(event.call, Outcome.OVERFLOW, now)
 
     def died(self, error: BaseException) -> None:
@@ -399,7 +439,10 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
 
     def submit(self, call: Call) -> None:
         if self._error is not None:
-            call.owner.fail(self._closed_error())
+            answer: Answer = call.owner
+            if answer.span is not None:
+                self._end_span(answer, Ended(call, Outcome.CLOSED, "", ()))
+            answer.fail(self._closed_error())
         else:
             self.core.submit(call, monotonic())
 
@@ -427,6 +470,11 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
         error = type(self._error)(str(self._error)) if self._error is not None else ClosedError("closed")
         error.__cause__ = self._error.__cause__ if self._error is not None else None
         return error
+
+    def _end_span(self, answer: Answer, event: Part | Ended) -> None:
+        span, answer.span = answer.span, None
+        if self._shell._tracer is not None:
+            self._shell._tracer.ended(span, event.outcome.value if isinstance(event, Ended) else "")
 
     def _tell_end(self, ended: Ended, now: float) -> None:
         call = ended.call

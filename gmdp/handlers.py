@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import Context
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Protocol, cast
@@ -19,6 +20,7 @@ from .exceptions import ConfigurationError, MDPError, RequestCancelled
 from .interfaces import IRequest
 from .lifecycle import running_in
 from .slots import Slot
+from .tracing import traceparent, tracer
 
 _log = logging.getLogger("gmdp.worker")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -93,18 +95,26 @@ PARTS_AHEAD = 16
 
 
 def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sink) -> None:
-    """Run `handler` and everything it yields, catching everything."""
+    """Run `handler` and everything it yields, catching everything, in a context of its own."""
+    Context().run(_run, owner, handler, request, work, sink)
+
+
+def _run(owner: object, handler: Handler, request: Request, work: Work, sink: Sink) -> None:
     began = monotonic()
     body: list[bytes] | None = None
     failure: BaseException | None = None
-    marker = running_in.set(owner)
+    running_in.set(owner)
+    parent = request.metadata.get("traceparent")
+    if parent is not None:
+        traceparent.set(parent)
+    traced = tracer()
     try:
         sink.begun()
-        result = handler(request)
-        if isinstance(result, Iterator):
-            body = _drain(result, work, sink)
+        if traced is None:
+            body = _result(handler, request, work, sink)
         else:
-            body = check_body(result)
+            with traced.handling(request.service, parent, request.attempt):
+                body = _result(handler, request, work, sink)
     except BaseException as error:
         failure = error
         # An error of ours says it all; anything else is the handler's, and needs its place.
@@ -112,10 +122,15 @@ def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sin
         level = logging.INFO if isinstance(error, RequestCancelled) else logging.WARNING
         _log.log(level, "the handler of %.100r failed: %r", request.service, error, exc_info=trace)
     finally:
-        running_in.reset(marker)
         sink.final(work, body, failure, monotonic() - began)
     if isinstance(failure, KeyboardInterrupt):
         raise failure  # the user's Ctrl-C was not meant for the handler it hit
+
+
+def _result(handler: Handler, request: Request, work: Work, sink: Sink) -> list[bytes] | None:
+    """The body of the FINAL; parts were sent before."""
+    result = handler(request)
+    return _drain(result, work, sink) if isinstance(result, Iterator) else check_body(result)
 
 
 def _drain(parts: Iterator[Any], work: Work, sink: Sink) -> list[bytes] | None:

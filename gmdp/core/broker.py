@@ -19,7 +19,7 @@ from .clients import Clients
 from .delivery import Delivery
 from .extension import Status
 from .options import BrokerOptions
-from .records import Backlog, Connection, DeadLetter, Event, Ledger, Outgoing, Refusal, Request, Service, Worker
+from .records import Backlog, Connection, DeadLetter, Event, Ledger, Outgoing, Refusal, Request, Service, Waited, Worker
 from .replies import Replies
 from .statistics import BrokerCounters, BrokerStatistics, ServiceStatistics, counted
 from .wire import parse
@@ -72,6 +72,10 @@ class BrokerCore:
         self._worker_said = self._workers.said
         #: Asked before a message is sent: is it not to be, now or at all?
         self.withheld = self._replies.withheld
+
+    def trace(self) -> None:
+        """Tell how long requests waited whose callers trace them."""
+        self._ledger.traced = True
 
     # What the owner calls
 
@@ -196,7 +200,7 @@ class BrokerCore:
         return self._ledger.outbox
 
     @property
-    def events(self) -> list[Event | DeadLetter]:
+    def events(self) -> list[Event | DeadLetter | Waited]:
         """What to tell, in order; to be emptied by whoever tells it."""
         return self._ledger.events
 

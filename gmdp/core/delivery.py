@@ -57,6 +57,7 @@ from .records import (
     Place,
     Request,
     Service,
+    Waited,
     Worker,
     new_tuple,
 )
@@ -285,6 +286,9 @@ class Delivery:
         if terms.frame:
             left = None if request.deadline == math.inf else request.deadline - now
             tail = token.tail(attempts, left, token.TYPED_FAILURES, terms.traceparent)
+            if terms.traceparent and self._ledger.traced:
+                waited = Waited(request.service.name, terms.traceparent, now - request.accepted, attempts)
+                self._ledger.events.append(waited)
         else:
             tail = _FIRST_ATTEMPT if attempts == 1 else token.tail(attempts)
         connection = worker.connection

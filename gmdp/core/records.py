@@ -105,6 +105,17 @@ class DeadLetter(NamedTuple):
     user: str
 
 
+class Waited(NamedTuple):
+    """A request whose caller traces it was given to a worker."""
+
+    service: bytes
+    traceparent: bytes
+    #: Seconds since it was accepted.
+    seconds: float
+    #: How often a worker had it, this time included.
+    attempt: int
+
+
 class Ledger:
     """What the parts of a broker's core share."""
 
@@ -119,6 +130,7 @@ class Ledger:
         "outbox",
         "refusals",
         "timers",
+        "traced",
         "users",
     )
 
@@ -136,7 +148,9 @@ class Ledger:
         #: What to send, in order.
         self.outbox: list[Outgoing] = []
         #: What to tell, in order.
-        self.events: list[Event | DeadLetter] = []
+        self.events: list[Event | DeadLetter | Waited] = []
+        #: True if somebody wants to hear of :class:`Waited`.
+        self.traced = False
         #: Bytes of bodies queued or assigned, of replies being joined, and of messages
         #: that wait for slow clients.
         self.held_bytes = 0

@@ -1,0 +1,100 @@
+"""What the hops of one request have in common: W3C Trace Context, and spans where OpenTelemetry is installed.
+
+* A handler runs in a context (:mod:`contextvars`) of its own in which :data:`traceparent`
+  is what its caller gave.  Calls it makes carry that on, unless they are told another.
+* Where the package ``opentelemetry-api`` is installed (the extra ``otel``), there are
+  spans, through its public API: one of kind CLIENT for each call, one INTERNAL for what
+  the request waited in the broker, one of kind SERVER for its handler, which is the
+  current span there.  The call's span goes along in the request (RFC 18 has no place for
+  it: gmdp's extension has), so that the other two are its children in other processes.
+  Where they go to, if anywhere, is the program's to say, by the SDK.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from .version import __version__
+
+#: ``traceparent`` (W3C Trace Context) of the request this context works on; None elsewhere.
+traceparent: ContextVar[str | None] = ContextVar("gmdp_traceparent", default=None)
+
+_FIELD = "traceparent"
+
+
+class Tracer:
+    """OpenTelemetry as gmdp uses it.  Any thread."""
+
+    def __init__(self) -> None:
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._trace = trace
+        self._tracer = trace.get_tracer("gmdp", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    def _context(self, parent: str | None) -> Any:
+        """Where a span belongs that has this parent; None for what is current."""
+        return None if parent is None else self._propagator.extract({_FIELD: parent})
+
+    def call(self, service: bytes, given: str | None) -> tuple[Any, str | None]:
+        """Begin a call's span; returns it, and what its request is to carry."""
+        if given is None and not self._trace.get_current_span().get_span_context().is_valid:
+            given = traceparent.get()
+        span = self._tracer.start_span(
+            f"call {_name(service)}",
+            self._context(given),
+            self._trace.SpanKind.CLIENT,
+            attributes={"rpc.system": "gmdp", "rpc.service": _name(service)},
+        )
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier, self._trace.set_span_in_context(span))
+        return span, carrier.get(_FIELD, given)
+
+    def ended(self, span: Any, error: str = "") -> None:
+        """A call's span ends; `error` says why there is no answer."""
+        if error:
+            span.set_status(self._trace.StatusCode.ERROR, error)
+        span.end()
+
+    def waited(self, service: bytes, parent: bytes, seconds: float, attempt: int) -> None:
+        """A request was given to a worker, after `seconds` in a broker."""
+        now = time.time_ns()  # the one place for a wall clock: what a span's readers compare
+        self._tracer.start_span(
+            f"wait {_name(service)}",
+            self._context(parent.decode("latin-1")),
+            attributes={"rpc.system": "gmdp", "rpc.service": _name(service), "gmdp.attempt": attempt},
+            start_time=now - int(seconds * 1e9),
+        ).end(now)
+
+    @contextmanager
+    def handling(self, service: bytes, parent: str | None, attempt: int) -> Iterator[Any]:
+        """A handler runs; what it raises is recorded."""
+        with self._tracer.start_as_current_span(
+            f"handle {_name(service)}",
+            self._context(parent),
+            self._trace.SpanKind.SERVER,
+            attributes={"rpc.system": "gmdp", "rpc.service": _name(service), "gmdp.attempt": attempt},
+        ) as span:
+            yield span
+
+
+def _name(service: bytes) -> str:
+    return service.decode("utf-8", "replace")
+
+
+@functools.cache
+def tracer() -> Tracer | None:
+    """OpenTelemetry, if it is installed."""
+    try:
+        if importlib.util.find_spec("opentelemetry.trace") is None:
+            return None
+    except ModuleNotFoundError:
+        return None
+    return Tracer()

@@ -1,0 +1,223 @@
+"""What the hops of a request have in common: contexts, traceparent, and spans of OpenTelemetry."""
+
+import contextvars
+import subprocess
+import sys
+
+import gevent
+import pytest
+from gevent.threadpool import ThreadPool
+from waiting import wait_until
+
+from gmdp import AsyncClient, Broker, HandlerFailed, Worker, tracing
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
+mine = contextvars.ContextVar("mine", default="nothing")
+
+
+@pytest.fixture
+def client(broker):
+    with AsyncClient(broker.endpoint, timeout=30) as client:
+        yield client
+
+
+# Contexts
+
+
+def test_callbacks_of_a_future_see_the_context_of_who_submitted(broker, client):
+    seen = []
+    with Worker(broker.endpoint, "echo", lambda request: request.body):
+        for name in ("first", "second"):
+
+            def submit(name=name):
+                mine.set(name)
+                future = client.submit("echo", b"")
+                future.rawlink(lambda future: seen.append((mine.get(), future.value)))
+                mine.set("later")
+
+            gevent.spawn(submit).join()
+        wait_until(lambda: len(seen) == 2)
+    assert sorted(seen) == [("first", [b""]), ("second", [b""])]
+    assert mine.get() == "nothing"
+
+
+def test_a_callback_that_is_unlinked_is_not_called(broker, client):
+    seen = []
+    future = client.submit("nobody", b"")
+    for callback in (seen.append, seen.remove):
+        future.rawlink(callback)
+    future.unlink(seen.remove)
+    assert gevent.wait([future], timeout=0.01) == []  # which links and unlinks something of gevent's
+    future.cancel()
+    wait_until(lambda: seen)
+    assert seen == [future]
+
+
+def test_the_caller_s_context_ends_with_its_call(broker, client):
+    """A value set by a callback is nobody else's."""
+    seen = []
+
+    def callback(future):
+        seen.append(mine.get())
+        mine.set("set by a callback")
+
+    with Worker(broker.endpoint, "echo", lambda request: request.body):
+        future = client.submit("echo", b"")
+        future.rawlink(callback)
+        future.rawlink(lambda future: seen.append(mine.get()))
+        wait_until(lambda: len(seen) == 2)
+    assert seen == ["nothing", "nothing"]
+
+
+@pytest.mark.parametrize("spawn", [None, "raw", 3, ThreadPool(1), lambda f, *args: f(*args)], ids=lambda _: "")
+def test_each_handler_has_a_fresh_context(broker, client, spawn):
+    seen = []
+
+    def handler(request):
+        seen.append((mine.get(), tracing.traceparent.get()))
+        mine.set("left over")
+        return b""
+
+    with Worker(broker.endpoint, "it", handler, spawn=spawn):
+        client.request("it", b"", traceparent=PARENT)
+        client.request("it", b"")
+    assert [value for value, _ in seen] == ["nothing", "nothing"]
+    assert seen[0][1][3:35] == TRACE
+    assert seen[1][1] is None or TRACE not in seen[1][1]
+
+
+def test_calls_of_a_handler_carry_its_traceparent_on(broker, client):
+    """Unless they are told another."""
+    other = PARENT.replace("0af7", "1bf7")
+    seen = {}
+
+    def outer(request):
+        client.request("inner", b"1")
+        client.request("inner", b"2", traceparent=other)
+        return b""
+
+    def inner(request):
+        seen[request.body[0]] = request.metadata["traceparent"]
+        return b""
+
+    with Worker(broker.endpoint, "outer", outer), Worker(broker.endpoint, "inner", inner):
+        client.request("outer", b"", traceparent=PARENT)
+    assert seen[b"1"][3:35] == TRACE
+    assert seen[b"2"][3:35] == other[3:35]
+
+
+# Spans
+
+SPANS = f"""
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+exporter = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+import gmdp, gevent
+
+def handler(request):
+    assert trace.get_current_span().is_recording()
+    if request.body == [b"fail"]:
+        raise RuntimeError("no")
+    if request.body == [b"more"]:
+        yield b"a part"
+    client.request("inner", b"")
+
+with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.AsyncClient(broker.endpoint, timeout=20) as client:
+    with gmdp.Worker(broker.endpoint, "outer", handler), gmdp.Worker(broker.endpoint, "inner", lambda request: b""):
+        with trace.get_tracer("mine").start_as_current_span("mine"):
+            client.request("outer", b"more")
+        list(client.stream("outer", b"x", traceparent="{PARENT}"))
+        try:
+            client.submit("outer", b"fail").get()
+        except gmdp.HandlerFailed:
+            pass
+    future = client.submit("nobody", b"")
+    gevent.sleep(0)
+    future.cancel()
+    gevent.sleep(0.01)
+    waits = client.submit("nobody", b"")
+    gevent.sleep(0.01)
+try:
+    client.request("nobody", b"")
+except gmdp.ClosedError:
+    pass
+for span in exporter.get_finished_spans():
+    parent = f"{{span.parent.span_id:x}}" if span.parent else ""
+    print(
+        span.name, span.kind.name, f"{{span.context.trace_id:032x}}", f"{{span.context.span_id:x}}", parent or "-",
+        span.status.status_code.name, span.start_time <= span.end_time,
+    )
+"""
+
+
+def test_a_span_for_the_call_one_for_its_wait_and_one_for_its_handler():
+    pytest.importorskip("opentelemetry.sdk")
+    done = subprocess.run([sys.executable, "-c", SPANS], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = [line.rsplit(" ", 6) for line in done.stdout.splitlines()]
+    assert all(row[6] == "True" for row in rows)
+    by_id = {row[3]: row for row in rows}
+
+    def family(name, number=0):
+        """A call by name: its own row, its children's names."""
+        row = [row for row in rows if row[0] == f"call {name}"][number]
+        return row, sorted(other[0] for other in rows if other[4] == row[3])
+
+    # The one that was begun in a span of the program's own, with a call inside.
+    (own,) = [row for row in rows if row[0] == "mine"]
+    calls = [row for row in rows if row[0] == "call outer"]
+    assert len(calls) == 3
+    first, children = family("outer")
+    assert (first[1], first[2], first[4], first[5]) == ("CLIENT", own[2], own[3], "UNSET")
+    assert children == ["handle outer", "wait outer"]
+    handles = [row for row in rows if row[0] == "handle outer"]
+    assert [by_id[row[4]][0] for row in handles] == ["call outer"] * 3
+    inner, children = family("inner")
+    assert by_id[inner[4]][0] == "handle outer"
+    assert children == ["handle inner", "wait inner"]
+    # The one with a traceparent of somebody else's.
+    second, _ = family("outer", 1)
+    assert (second[2], second[4]) == (TRACE, "b7ad6b7169203331")
+    # Failed, cancelled, closed before its end; one that never began has none.
+    third, children = family("outer", 2)
+    assert (third[5], children) == ("ERROR", ["handle outer", "wait outer"])
+    assert [row[5] for row in rows if row[0] == "handle outer"] == ["UNSET", "UNSET", "ERROR"]
+    assert [row[5] for row in rows if row[0] == "call nobody"] == ["ERROR"] * 2
+    assert {row[1] for row in rows if row[0].startswith("handle")} == {"SERVER"}
+
+
+def test_without_opentelemetry_nothing_of_it_is_imported():
+    """And nothing fails."""
+    script = f"""
+import sys
+sys.modules["opentelemetry"] = None
+import gmdp
+with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.Client(broker.endpoint, timeout=20) as client:
+    with gmdp.Worker(broker.endpoint, "echo", lambda request: request.metadata["traceparent"].encode()):
+        print(client.request("echo", b"", traceparent="{PARENT}"))
+assert [name for name in sys.modules if name.startswith("opentelemetry")] == ["opentelemetry"]
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"[b'{PARENT}']\n", "")
+
+
+def test_a_failed_handler_is_told_as_before(broker, client):
+    def handler(request):
+        raise ValueError("why")
+
+    with Worker(broker.endpoint, "it", handler, reveal_errors=True), pytest.raises(HandlerFailed) as caught:
+        client.request("it", b"")
+    assert (caught.value.type_name, caught.value.detail) == ("ValueError", "why")
+
+
+def test_a_broker_s_core_tells_of_waits_only_if_it_is_asked():
+    with Broker("tcp://127.0.0.1:*") as broker:
+        assert broker._core._ledger.traced is (tracing.tracer() is not None)
