@@ -1,10 +1,12 @@
-"""Interfaces first: legacy code implements the contract with a class of its own."""
+"""Interfaces first: legacy code implements the contracts with classes of its own."""
+
+import logging
 
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from gmdp import Broker, Client, Worker
-from gmdp.interfaces import IBroker, IRequest, IRequestHandler
+from gmdp import Broker, Client, NotAllowed, Worker
+from gmdp.interfaces import IAccessPolicy, IBroker, IRequest, IRequestHandler
 
 
 @implementer(IRequestHandler)
@@ -19,17 +21,33 @@ class Ledger:
         return b"%d" % self.balance
 
 
+@implementer(IAccessPolicy)
+class Permissions:
+    """As old; it has always known who may do what."""
+
+    forbidden = frozenset({("call", b"ledger.wipe")})
+
+    def __call__(self, user: str, action: str, service: bytes) -> bool:
+        return (action, service) not in self.forbidden
+
+
 def main() -> None:
-    ledger = Ledger()
+    logging.basicConfig(level=logging.ERROR)  # what is not allowed is a warning
+    ledger, permissions = Ledger(), Permissions()
     verifyObject(IRequestHandler, ledger)
+    verifyObject(IAccessPolicy, permissions)
     with (
-        Broker("tcp://127.0.0.1:*") as broker,
+        Broker("tcp://127.0.0.1:*", access=permissions) as broker,
         Worker(broker.endpoint, "ledger.book", ledger),
         Client(broker.endpoint) as client,
     ):
         verifyObject(IBroker, broker)
         for amount in (b"100", b"-30", b"5"):
             print(client.request("ledger.book", amount)[0].decode())
+        try:
+            client.request("ledger.wipe", b"")
+        except NotAllowed as error:
+            print(error.service.decode(), "is not allowed")
 
 
 if __name__ == "__main__":

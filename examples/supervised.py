@@ -1,8 +1,9 @@
 """A broker and a worker beside a StreamServer, under a supervisor that knows only
-gevent's ``BaseServer``: start, stop, started."""
+gevent's ``BaseServer``: start, stop, serve_forever."""
 
 from typing import Any
 
+import gevent
 from gevent import socket
 from gevent.server import StreamServer
 
@@ -10,18 +11,21 @@ from gmdp import Broker, Client, Request, State, Worker
 
 
 class Supervisor:
-    """Starts what it is given, and stops it in reverse."""
+    """Older than gmdp: starts what it is given, waits for it, and stops it in reverse."""
 
     def __init__(self, *servers: Any) -> None:
         self.servers = servers
+        self.running: list[gevent.Greenlet] = []
 
     def start(self) -> None:
         for server in self.servers:
             server.start()
+            self.running.append(gevent.spawn(server.serve_forever))
 
     def stop(self) -> None:
         for server in reversed(self.servers):
             server.stop(timeout=5)
+        gevent.joinall(self.running, raise_error=True)
 
 
 def reverse(request: Request) -> list[bytes]:
