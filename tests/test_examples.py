@@ -11,7 +11,9 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 #: What each prints; "..." stands for anything.
 PRINTS = {
     "first_steps": ["[b'HELLO']"],
-    "legacy_handler": ["100", "70", "75"],
+    "from_zerorpc": ["3", "[0, 1, 2]", "ZeroDivisionError"],
+    "greenlet_tests": ["greet: passed", "greet_and_remember: left greenlets behind"],
+    "legacy_handler": ["100", "70", "75", "ledger.wipe is not allowed"],
     "many_at_once": ["100 of 100 digests agree", "later: ...", "ClientStatistics(..."],
     "secured": [
         "balance: 75",
@@ -23,6 +25,13 @@ PRINTS = {
     "simulated_faults": ["5 hours of faults, 500 bookings, none lost, none booked twice; the slowest took 12.0 s"],
     "streaming": ["3", "2", "1", "lift-off"],
     "supervised": ["desserts", "<Broker closed inproc://supervised ..."],
+    "web_app": [
+        "(200, 'WELCOME')",
+        "(200, '321lift-off')",
+        "(200, 'data: 1\\n\\ndata: lift-off\\n\\n')",
+        "404 NotFound",
+        "503 NoWorker",
+    ],
     "when_things_go_wrong": [
         "NoWorker after 1 try",
         "ZeroDivisionError | integer division or modulo by zero",

@@ -133,7 +133,7 @@ def _first_line(file: str) -> str:
 mdp_option = click.option(
     "--mdp", default="0.2", show_default=True, type=click.Choice(sorted(VERSIONS)), help="The protocol's version."
 )
-verbose_option = click.option("-v", "--verbose", count=True, help="Log more; twice: everything.")
+verbose_option: Callable[[F], F] = click.option("-v", "--verbose", count=True, help="Log more; twice: everything.")
 
 
 def _endpoints(given: str) -> list[str]:
@@ -234,6 +234,8 @@ def broker(
 @click.option("--liveness", default=3.0, show_default=True, help="Silent intervals after which a broker is lost.")
 @click.option("--reveal-errors", is_flag=True, help="Tell gmdp clients the type and message of a handler's error.")
 @click.option("--enforce-deadline", is_flag=True, help="Stop a handler when nobody waits for its answer any more.")
+@click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Run and watch so many worker processes.")
+@click.option("--until-eof", "supervised", is_flag=True, hidden=True)  # one of these processes: see supervisor.py
 @security_options
 @mdp_option
 @verbose_option
@@ -247,10 +249,12 @@ def worker(
     liveness: float,
     reveal_errors: bool,
     enforce_deadline: bool,
+    processes: int | None,
+    supervised: bool,
     mdp: str,
     verbose: int,
     **security: Any,
-) -> None:
+) -> int:
     """Run a worker for SERVICE.
 
     Requests go to a Python callable (it gets a gmdp.Request and returns bytes, a
@@ -259,12 +263,23 @@ def worker(
     than 0 is a failure, which gmdp clients see as an error and others as the reply
     "500".  The standard library is monkey-patched for gevent.  SIGTERM and SIGINT finish the present
     request and exit 0; a second signal ends at once.
+
+    With --processes, those that end are started again, and SIGHUP replaces one
+    after another: new code is loaded, and no request is lost.
     """
+    if processes is not None and not supervised:
+        from .supervisor import supervise
+
+        configure_logging(verbose)
+        return supervise(sys.argv[sys.argv.index("worker", 1) + 1 :], processes)
+
     from gevent import monkey
 
     monkey.patch_all()
+    from .supervisor import Parent
     from .targets import Execute, load
 
+    parent = Parent() if supervised else None
     if (target is None) is (command is None):
         raise ConfigurationError("name either PACKAGE.MODULE:CALLABLE or --exec COMMAND")
     configure_logging(verbose)
@@ -283,7 +298,9 @@ def worker(
             **_security(security),
         ),
         lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
+        parent.ready if parent is not None else None,
     )
+    return 0
 
 
 @cli.command()
@@ -444,3 +461,8 @@ def demo(folder: Path | None) -> int:
     from .demo import demonstrate
 
     return demonstrate(folder if folder is not None else Path(__file__).parent.parent)
+
+
+from .gateway import gateway  # noqa: E402 - it is made of the options above
+
+cli.add_command(gateway)

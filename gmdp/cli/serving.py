@@ -1,4 +1,4 @@
-"""Running a broker or worker in a process of its own."""
+"""Running a broker, worker or gateway in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import gevent
-
-from ..broker import Broker
-from ..worker import Worker
 
 
 def configure_logging(verbosity: int) -> None:
@@ -21,13 +18,27 @@ def configure_logging(verbosity: int) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-S = TypeVar("S", Broker, Worker)
+class Service(Protocol):
+    """What gevent's servers, brokers and workers have in common."""
+
+    def start(self) -> None:
+        """Begin to listen."""
+
+    def stop(self) -> Any:
+        """Take no new work, finish what is being done, close."""
+
+    def serve_forever(self) -> Any:
+        """Wait until stopped."""
 
 
-def serve(service: S, ready: Callable[[S], str]) -> None:
+S = TypeVar("S", bound=Service)
+
+
+def serve(service: S, ready: Callable[[S], str], tell: Callable[[S, str], None] | None = None) -> None:
     """Start `service`, print what `ready` says of it, and run until a signal.
 
-    SIGTERM and SIGINT drain; a second one ends the process at once.
+    SIGTERM and SIGINT drain; a second one ends the process at once.  `tell` gets
+    what would be printed instead, and may switch.
     """
     hub = gevent.get_hub()
     stopping = False
@@ -46,5 +57,8 @@ def serve(service: S, ready: Callable[[S], str]) -> None:
     service.start()
     # What is there now stays: to look through all of it is the longest pause there is.
     gc.freeze()
-    print(ready(service), flush=True)
+    if tell is None:
+        print(ready(service), flush=True)
+    else:
+        tell(service, ready(service))
     service.serve_forever()

@@ -1,0 +1,325 @@
+"""What is left behind: greenlets, descriptors, threads, requests nobody answered.
+
+With or without pytest (whose plugin is :mod:`gmdp_pytest`)::
+
+    from gmdp.testing.leaks import no_leaks
+
+    with no_leaks():
+        ...  # AssertionError if something that began in here is still there
+
+What is about to end is waited for, :data:`PATIENCE` seconds at most, while the hub runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import linecache
+import os
+import sys
+import threading
+import traceback
+import weakref
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import gevent
+import greenlet
+import zmq
+import zmq.green
+from gevent.hub import Hub
+
+from .. import lifecycle
+from ..broker import Broker
+from ..client import Client
+from ..exceptions import ConfigurationError, StateError
+
+#: What is looked for, in the order of a report.
+KINDS = ("requests", "greenlets", "descriptors", "threads")
+
+#: Seconds that what is about to end is waited for.
+PATIENCE = 2.0
+
+#: Lines of a stack that a report shows.
+DEPTH = 3
+#: Characters of a name that a report shows.
+_WIDTH = 200
+
+#: Seconds between two looks, at first and at most.
+_LOOK, _LOOK_MOST = 0.002, 0.1
+
+#: Threads of deadlines, which come and go by themselves.
+own_threads: set[int] = set()
+
+#: Where files lie whose lines tell nothing; what of gevent is compiled has relative names.
+_INSIDE = (
+    os.path.dirname(gevent.__file__) + os.sep,
+    f"src{os.sep}gevent{os.sep}",
+    os.path.dirname(lifecycle.__file__) + os.sep,
+)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One thing that was left."""
+
+    #: One of :data:`KINDS`.
+    kind: str
+    #: What it is and where, in one line or several.
+    what: str
+
+
+class Leaked(AssertionError):
+    """Something was left; ``leaks`` holds what, the message tells it."""
+
+    def __init__(self, leaks: Collection[Leak]) -> None:
+        super().__init__(report(leaks))
+        self.leaks = tuple(leaks)
+
+
+def report(leaks: Collection[Leak]) -> str:
+    """`leaks` in lines for people."""
+    lines = ["left behind:"]
+    for kind in KINDS:
+        found = [leak.what for leak in leaks if leak.kind == kind]
+        if found:
+            lines.append(f"  {kind}:")
+            lines += ["    " + what.replace("\n", "\n    ") for what in found]
+    return "\n".join(lines)
+
+
+def all_but(allowed: Iterable[str]) -> tuple[str, ...]:
+    """The kinds that are not `allowed`; ConfigurationError if one of those is none."""
+    names = [allowed] if isinstance(allowed, str) else list(allowed)
+    for name in names:
+        if name not in KINDS:
+            raise ConfigurationError(f"{name!r} is no kind of leak; there are {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind not in names)
+
+
+class Census:
+    """What there is in this process at the moment it is made.
+
+    Greenlets (of all threads) that have been started and have not ended; descriptors;
+    threads of Python; requests that wait at a :class:`gmdp.Broker` or that one of its
+    workers has, and calls of a :class:`gmdp.Client` without their answer.  For
+    greenlets of a thread with a hub.
+
+    What is made once per process is none of it: gevent's loop, the idle threads of the
+    hub's own pool, and what ``zmq.green.Context.instance()`` holds, which is made here.
+    """
+
+    def __init__(self) -> None:
+        gevent.get_hub()
+        zmq.green.Context.instance().socket(zmq.DEALER).close(0)
+        self._requests = [(weakref.ref(one), counts) for one, counts in _requests()]
+        self._greenlets = _references(greenlets())
+        self._descriptors = _descriptors()
+        threads = _threads()
+        self._threads = _references(thread for thread, _ in threads.values() if thread is not None)
+        self._nameless = {ident for ident, (thread, _) in threads.items() if thread is None}
+
+    def leaks(self, kinds: Collection[str] = KINDS) -> list[Leak]:
+        """What there is now and was not then, at once."""
+        found: list[Leak] = []
+        if "requests" in kinds:
+            found += [Leak("requests", what) for what in self._new_requests()]
+        if "greenlets" in kinds:
+            new = [one for one in greenlets() if not _is_in(self._greenlets, one)]
+            found += [Leak("greenlets", describe(one)) for one in new]
+        if "descriptors" in kinds:
+            for number, target in sorted(_descriptors().items()):
+                if self._descriptors.get(number) != target:
+                    found.append(Leak("descriptors", f"{number} -> {target}"))
+        if "threads" in kinds:
+            for ident, (thread, frame) in _threads().items():
+                if ident in self._nameless if thread is None else _is_in(self._threads, thread):
+                    continue
+                if thread is not None:
+                    what = repr(thread)[:_WIDTH] + _place(frame)
+                elif _is_idle(frame):
+                    what = f"thread {ident:#x}, an idle one of a gevent ThreadPool that was not killed"
+                else:
+                    what = f"thread {ident:#x}{_place(frame)}"
+                found.append(Leak("threads", what))
+        return found
+
+    def wait(self, kinds: Collection[str] = KINDS, patience: float | None = None) -> list[Leak]:
+        """What is still left after the hub has run for `patience` seconds; sooner, if nothing is.
+
+        `patience`: :data:`PATIENCE` if it is left out.
+        """
+        until = monotonic() + (PATIENCE if patience is None else patience)
+        pause = _LOOK
+        # What was just begun is seen only after its owner has run.
+        gevent.sleep(pause)
+        while self.leaks(kinds):
+            gc.collect()
+            if monotonic() >= until:
+                return self.leaks(kinds)
+            gevent.sleep(pause)
+            pause = min(2 * pause, _LOOK_MOST)
+        return []
+
+    def check(self, kinds: Collection[str] = KINDS, patience: float | None = None) -> None:
+        """Raise :class:`Leaked` if :meth:`wait` finds something."""
+        leaks = self.wait(kinds, patience)
+        if leaks:
+            raise Leaked(leaks)
+
+    def _new_requests(self) -> Iterator[str]:
+        before = {id(one): counts for reference, counts in self._requests if (one := reference()) is not None}
+        for one, counts in _requests():
+            then = before.get(id(one), {})
+            more = {what: number for what, number in counts.items() if number > then.get(what, 0)}
+            for what, number in more.items():
+                yield f"{what.format(number=number)}\n  {one!r}"
+
+
+@contextlib.contextmanager
+def no_leaks(*, allowed: Iterable[str] = (), patience: float | None = None) -> Iterator[Census]:
+    """Raise :class:`Leaked` if what began within the block is left after it.
+
+    `allowed`: kinds that may be left, of :data:`KINDS`.  `patience`: seconds that what
+    is about to end is waited for, :data:`PATIENCE` if it is left out.  An error of
+    the block's own goes first: then nothing is looked for.  ConfigurationError for
+    a kind that is none.
+    """
+    kinds = all_but(allowed)
+    census = Census()
+    yield census
+    census.check(kinds, patience)
+
+
+# What there is
+
+
+def greenlets() -> list[greenlet.greenlet]:
+    """All greenlets of this process that have been started and have not ended, but for
+    hubs, the threads' main greenlets and gevent's own in its pools of threads."""
+    kinds: set[type] = set()
+    others: list[type] = [greenlet.greenlet]
+    while others:
+        kind = others.pop()
+        if kind not in kinds and not issubclass(kind, Hub) and kind.__module__ != "gevent.threadpool":
+            kinds.add(kind)
+            others += type.__subclasses__(kind)
+    # By their types: to ask a proxy for its class would wake up what it stands for.
+    return [one for one in gc.get_objects() if type(one) in kinds and one and one.parent is not None]
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/dev/fd"):
+        number = int(name)
+        try:
+            found[number] = os.readlink(f"/dev/fd/{number}")
+        except OSError:
+            try:  # not on Linux; or it was the listing's own
+                status = os.fstat(number)
+            except OSError:
+                continue
+            found[number] = f"inode {status.st_ino} of device {status.st_dev}"
+    return found
+
+
+def _threads() -> dict[int, tuple[threading.Thread | None, FrameType]]:
+    """Every thread that Python runs in; those of libraries in C are none."""
+    named = {thread.ident: thread for thread in threading.enumerate()}
+    pool = getattr(gevent.get_hub(), "_threadpool", None)
+    own = {worker._thread_ident for worker in list(getattr(pool, "_worker_greenlets", ()))}
+    return {
+        ident: (named.get(ident), frame)
+        for ident, frame in sys._current_frames().items()
+        if ident not in own_threads and not (ident in own and _is_idle(frame))
+    }
+
+
+def _is_idle(frame: FrameType | None) -> bool:
+    """Is it that of a thread of a gevent pool that has nothing to do?"""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_INSIDE) and frame.f_locals.get("gevent_threadpool_worker_idle"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _requests() -> Iterator[tuple[lifecycle.Lifecycle, dict[str, int]]]:
+    """Whatever has requests or calls without an answer, and how many of which."""
+    there = [one for one in list(lifecycle._all) if isinstance(one, (Broker, Client)) and not one.closed]
+    for one in sorted(there, key=lambda one: isinstance(one, Client)):  # brokers know more
+        counts: Counter[str] = Counter()
+        try:
+            if isinstance(one, Broker):
+                for name, service in one.statistics().services.items():
+                    shown = repr(name[:_WIDTH]).replace("{", "{{").replace("}", "}}")
+                    counts[f"service {shown}: {{number}} queued, no worker was free"] = service.queued
+                    counts[f"service {shown}: {{number}} assigned, the worker has not answered"] = service.busy
+            else:
+                now = one.statistics()
+                counts["calls in flight: {number}"] = now.in_flight
+                counts["calls not yet sent: {number}"] = now.waiting
+        except StateError:  # its thread's hub does not run, or no more
+            continue
+        yield one, +counts
+
+
+def _references(things: Iterable[Any]) -> dict[int, weakref.ref[Any]]:
+    return {id(one): weakref.ref(one) for one in things}
+
+
+def _is_in(references: Mapping[int, weakref.ref[Any]], one: object) -> bool:
+    """Is it the same one, not another that got its place in memory?"""
+    reference = references.get(id(one))
+    return reference is not None and reference() is one
+
+
+# Where it is
+
+
+def describe(one: greenlet.greenlet) -> str:
+    """A greenlet's name, what it runs, where it is and where it was spawned."""
+    try:
+        text = repr(one)[:_WIDTH]
+    except Exception:  # of an argument of its function
+        text = object.__repr__(one)
+    if _hub_of(one) is not gevent.get_hub():
+        return f"{text}\n  in another thread"
+    text += _place(one.gr_frame) if one.gr_frame is not None else "\n  not yet begun"
+    spawned = getattr(one, "spawning_stack", None)
+    if spawned is not None:
+        text += _place(spawned, "spawned at", depth=1)
+    return text
+
+
+def _hub_of(one: greenlet.greenlet) -> greenlet.greenlet | None:
+    while one is not None and not isinstance(one, Hub):
+        one = one.parent
+    return one
+
+
+def _place(frame: Any, title: str = "at", depth: int = DEPTH) -> str:
+    """The innermost lines of a stack; gevent's and gmdp's own only where there are no others."""
+    stack: list[tuple[str, int, str]] = []
+    while frame is not None:  # also gevent's own, which are no frames but look like them
+        stack.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    stack = [entry for entry in stack if not entry[0].startswith(_INSIDE)] or stack[:1]
+    lines = [
+        f"\n  {title} {file}:{line} in {name}: {linecache.getline(file, line).strip()}".rstrip(": ")
+        for file, line, name in reversed(stack[:depth])
+    ]
+    return "".join(lines)
+
+
+def thread_stacks() -> str:
+    """The stacks of all threads, as a traceback shows them."""
+    named = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "".join(
+        f"Thread {ident:#x} ({named.get(ident, 'no name')}):\n" + "".join(traceback.format_stack(frame))
+        for ident, frame in sys._current_frames().items()
+    )

@@ -1,0 +1,601 @@
+"""Services over HTTP: a WSGI application in front of a broker.
+
+::
+
+    from gevent.pywsgi import WSGIServer
+    from gmdp import Client
+    from gmdp.wsgi import Gateway
+
+    gateway = Gateway(Client("tcp://127.0.0.1:5555"), services=["upper", "report.*"])
+    WSGIServer(("127.0.0.1", 8080), gateway).serve_forever()
+
+It can be mounted in any WSGI application, and runs on gevent's ``pywsgi`` and on
+gunicorn's gevent worker, with and without ``--preload``::
+
+    GMDP_SERVICES='upper,report.*' gunicorn -k gevent 'gmdp.wsgi:gateway_from_environment()'
+
+``gmdp gateway`` is the same as a command.  For a server that uses threads, give it a client
+with ``threaded=True``.
+
+**A call.**  ``POST /services/NAME``: the body goes to the service, its reply comes back with
+status 200.  NAME is everything that follows, percent-decoded; it may be any bytes.  A
+request whose content type is ``multipart/mixed`` is a frame per part (their headers
+are ignored, but a ``Content-Transfer-Encoding`` other than 7bit, 8bit or binary is refused);
+any other is one frame.  A reply of one frame is ``application/octet-stream``, one of
+several is ``multipart/mixed``.  An answer in parts is joined, unless a stream is asked for:
+
+* ``?stream=1``: ``application/octet-stream``, in which the frames of each part are written
+  as soon as they come, with nothing between them.  After an error the body is broken off:
+  the connection ends without the chunk that would end it.
+* ``Accept: text/event-stream``, whatever else it names: server-sent events, one for each
+  frame of each part.  A frame that is UTF-8 without a carriage return is an event without a
+  name, with one ``data:`` line for each of its lines; any other is an event ``base64`` whose
+  one ``data:`` line is the frame in Base64.  An error is the last event, ``error``; its data
+  is the JSON of the table below.  This goes before ``?stream=1``.
+
+Either way an error before the first part has its status.  A client that has gone is
+noticed when the next part is written; then the call is cancelled.
+
+**Headers of a request**, all optional.  ``X-Request-Timeout``: seconds in all, greater than 0;
+never more than the gateway's ``timeout``, which is also what holds without it.
+``X-Request-Priority``: from 0 to 3.  ``traceparent``, of W3C Trace Context: passed on if it
+is valid, else ignored.
+
+**Errors** have a JSON body, ``{"error": NAME, "message": TEXT}``.  NAME is the class of the
+error in :mod:`gmdp`, or BadRequest, NotFound, MethodNotAllowed or InternalError:
+
+======  =====================================================================
+status  error
+======  =====================================================================
+400     BadRequest: bad multipart, a bad header, query or length
+403     NotAllowed
+404     NotFound: an unknown path, or a service that is not exposed
+405     MethodNotAllowed
+413     MessageTooLarge; also a body of more than ``max_body`` bytes
+429     Overloaded; with ``Retry-After: 1``
+500     MDPError and all of its kind that are not named here; and
+        InternalError: a defect, of which the log tells more
+502     HandlerFailed, WorkerLost
+503     NoWorker, BrokerLost, BrokerShuttingDown, ClosedError,
+        UnsupportedBroker, AuthenticationFailed
+504     RequestTimeout, RequestExpired
+======  =====================================================================
+
+What a broker says of a request is told as it is; of the gateway's own troubles (where its
+brokers are, for instance) only the log tells more.  A request whose body cannot be read to
+its end is the server's to refuse: what reading raises goes through to it.
+
+**Health**, by GET or HEAD.  ``/healthz``: 200 while the process serves.  ``/readyz``: 200 if
+the broker answers within :attr:`Gateway.ready_timeout` (any answer to ``mmi.service`` of RFC 8
+will do) and all ``ready_services`` have a worker; else 503.
+
+Logger: ``gmdp.wsgi``.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from email.message import Message
+from fnmatch import translate
+from http import HTTPStatus
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qs
+
+from .client import Client, _check_when_no_worker
+from .connecting import MAX_FRAMES, check
+from .core.extension import NORMAL_PRIORITY, PRIORITIES, is_traceparent
+from .core.wire import MAX_SERVICE_NAME
+from .endpoints import DEFAULT_ENDPOINT, check_endpoints, check_service
+from .exceptions import (
+    AuthenticationFailed,
+    BrokerLost,
+    BrokerShuttingDown,
+    ClosedError,
+    ConfigurationError,
+    HandlerFailed,
+    MDPError,
+    MessageTooLarge,
+    NotAllowed,
+    NoWorker,
+    Overloaded,
+    RequestExpired,
+    RequestTimeout,
+    UnsupportedBroker,
+    WorkerLost,
+)
+from .security.credentials import credentials
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_log = logging.getLogger("gmdp.wsgi")
+
+#: The status of an error and what is said of it; None: what the error says itself, which
+#: comes from the broker.  The others' messages are about the inside.
+_STATUS: dict[type[MDPError], tuple[int, str | None]] = {
+    NotAllowed: (403, None),
+    MessageTooLarge: (413, None),
+    Overloaded: (429, None),
+    MDPError: (500, "the gateway failed"),
+    HandlerFailed: (502, None),
+    WorkerLost: (502, None),
+    NoWorker: (503, None),
+    BrokerLost: (503, "the connection to the broker broke before the reply came"),
+    BrokerShuttingDown: (503, None),
+    ClosedError: (503, "the gateway's connection is closed"),
+    UnsupportedBroker: (503, "no broker speaks what the gateway needs"),
+    AuthenticationFailed: (503, "no broker lets the gateway in"),
+    RequestTimeout: (504, "no reply came in time"),
+    RequestExpired: (504, None),
+}
+
+MEBIBYTE = 1024 * 1024
+
+_SERVICES = b"/services/"
+#: Bytes of a body that are read at a time.
+_PIECE = 65536
+
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+#: RFC 2046, 5.1.1: a boundary.
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+#: The rest of a boundary's line, the headers of its part, each with its end of line, and an empty line.
+_PART_HEAD = re.compile(rb"[ \t]*\r\n((?:[^\r\n]+\r\n)*)\r\n")
+_PART_HEADER = re.compile(rb"[!#-'*+.^-z|~0-9A-Z-]+[ \t]*:.*|[ \t].*")
+_ENCODING = re.compile(rb"^content-transfer-encoding[ \t]*:[ \t]*(.*?)[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
+_PLAIN_ENCODINGS = (b"7bit", b"8bit", b"binary")
+
+
+class _Refused(Exception):
+    """The request is not one that a call can be made of."""
+
+    def __init__(self, status: int, name: str, message: str, *headers: tuple[str, str]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.name = name
+        self.headers = headers
+
+
+class _InputBroken(Exception):
+    """Reading the body raised its ``__cause__``."""
+
+
+class _Answer(NamedTuple):
+    status: int
+    headers: list[tuple[str, str]]
+    body: Iterable[bytes]
+
+
+class Gateway:
+    """A WSGI application that exposes services of a broker: see :mod:`gmdp.wsgi`.
+
+    `client`: a :class:`gmdp.Client`, or a callable without arguments that makes one, which is
+    called at the first request.  Its ``retries`` hold for every call.  `services`: what is
+    exposed, names or shell-style patterns (``report.*``), which are matched with the name as
+    UTF-8; nothing, unless something is named.  Names that begin with ``mmi.`` are exposed by
+    patterns only that begin so themselves.  `timeout`: seconds a call may take in all.
+    `max_body`: bytes of a request's body.  `when_no_worker`: "fail" at once, or "wait".
+    `ready_services`: names that must have a worker for ``/readyz``.
+
+    Holds nothing but the client, which stays the caller's to close.  Safe for any number of
+    greenlets, and for threads as far as the client is.  Raises ConfigurationError for a
+    wrong value.
+    """
+
+    #: Seconds in which the broker must answer for ``/readyz``.
+    ready_timeout: float = 1.0
+
+    def __init__(
+        self,
+        client: Client | Callable[[], Client],
+        services: Sequence[str] = (),
+        *,
+        timeout: float = 30.0,
+        max_body: int = 16 * MEBIBYTE,
+        when_no_worker: str = "fail",
+        ready_services: Sequence[str | bytes] = (),
+    ) -> None:
+        self._make = client if callable(client) else lambda: client
+        self._client: Client | None = None if callable(client) else client
+        #: Never held while anything may switch.
+        self._lock = threading.Lock()
+        self.services = _names("services", services)
+        self._exposed = [(pattern.startswith("mmi."), re.compile(translate(pattern))) for pattern in self.services]
+        self.timeout: float = check("timeout", timeout, 0, above=True)
+        self.max_body: int = check("max_body", max_body, 0, whole=True)
+        _check_when_no_worker(when_no_worker)
+        self.when_no_worker = when_no_worker
+        self.ready_services = tuple(check_service(name) for name in _names("ready_services", ready_services))
+
+    @property
+    def client(self) -> Client:
+        """The client; made now, if it was not yet."""
+        client = self._client
+        if client is None:
+            made = self._make()
+            # Making it may have let another greenlet or thread run: the first one stays.
+            with self._lock:
+                client = self._client = self._client or made
+            if client is not made:
+                made.close()
+        return client
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """One request, as PEP 3333 has it."""
+        try:
+            answer = self._answer(environ)
+        except _InputBroken as error:
+            # The server knows whether the connection can be used on.
+            raise error.__cause__ or error from None
+        except Exception as error:
+            answer = _failure(error)
+        phrase = HTTPStatus(answer.status).phrase
+        start_response(f"{answer.status} {phrase}", [*answer.headers, ("Cache-Control", "no-store")])
+        return () if environ["REQUEST_METHOD"] == "HEAD" else answer.body
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} services={list(self.services)} client={self._client!r}>"
+
+    def _answer(self, environ: WSGIEnvironment) -> _Answer:
+        # PEP 3333: the bytes of the path, decoded as Latin-1.
+        path = environ.get("PATH_INFO", "").encode("latin-1")
+        method = environ["REQUEST_METHOD"]
+        if path.startswith(_SERVICES):
+            name = path[len(_SERVICES) :]
+            if not self._exposes(name):
+                raise _Refused(404, "NotFound", "no such service")
+            _check_method(method, "POST")
+            return self._call(name, environ)
+        if path == b"/healthz":
+            _check_method(method, "GET", "HEAD")
+            return _text("ok\n")
+        if path == b"/readyz":
+            _check_method(method, "GET", "HEAD")
+            return self._readiness()
+        raise _Refused(404, "NotFound", "no such path")
+
+    def _exposes(self, name: bytes) -> bool:
+        if not 0 < len(name) <= MAX_SERVICE_NAME:
+            return False
+        text = name.decode("utf-8", "surrogateescape")
+        management = text.startswith("mmi.")
+        return any(pattern.match(text) for of_management, pattern in self._exposed if of_management or not management)
+
+    def _call(self, name: bytes, environ: WSGIEnvironment) -> _Answer:
+        timeout = self._time_limit(environ.get("HTTP_X_REQUEST_TIMEOUT"))
+        options: dict[str, Any] = {
+            "timeout": timeout,
+            "when_no_worker": self.when_no_worker,
+            "priority": _priority(environ.get("HTTP_X_REQUEST_PRIORITY")),
+            "traceparent": _traceparent(environ.get("HTTP_TRACEPARENT", "")),
+        }
+        events = _wants_events(environ.get("HTTP_ACCEPT", ""))
+        chunks = _wants_chunks(environ.get("QUERY_STRING", ""))
+        body = _frames(self._read(environ), environ.get("CONTENT_TYPE", ""))
+        if not events and not chunks:
+            return _whole(self.client.request(name, body, **options))
+        # The first part is waited for: until then, an error has a status of its own.
+        parts = iter(self.client.stream(name, body, deadline=timeout, **options))
+        answer = (_Events if events else _Chunks)(next(parts), parts)
+        # Some proxies would keep it until it is complete.
+        return _Answer(200, [("Content-Type", answer.content_type), ("X-Accel-Buffering", "no")], answer)
+
+    def _time_limit(self, given: str | None) -> float:
+        if given is None:
+            return self.timeout
+        seconds = float(given) if _SECONDS.fullmatch(given.strip()) else 0.0
+        if seconds <= 0:
+            raise _bad("X-Request-Timeout must be seconds greater than 0, like 2.5")
+        return min(seconds, self.timeout)
+
+    def _read(self, environ: WSGIEnvironment) -> bytes:
+        """The body of a request, of at most `max_body` bytes."""
+        stated = environ.get("CONTENT_LENGTH") or None
+        if stated is not None:
+            if not (stated.isascii() and stated.isdigit()):
+                raise _bad("Content-Length must be a number of bytes")
+            if len(stated) > 18 or int(stated) > self.max_body:
+                raise self._too_large()
+            left = int(stated)
+        elif environ.get("wsgi.input_terminated"):
+            left = self.max_body + 1
+        elif "HTTP_TRANSFER_ENCODING" in environ:
+            raise _bad("a Content-Length is needed: this server does not tell where such a body ends")
+        else:
+            return b""
+        pieces = []
+        while left > 0:
+            try:
+                piece = environ["wsgi.input"].read(min(left, _PIECE))
+            except Exception as error:
+                raise _InputBroken from error
+            if not piece:
+                break
+            pieces.append(piece)
+            left -= len(piece)
+        if stated is not None and left:
+            raise _bad("the body ended before its Content-Length")
+        if stated is None and not left:
+            raise self._too_large()
+        return b"".join(pieces)
+
+    def _too_large(self) -> _Refused:
+        return _Refused(413, "MessageTooLarge", f"the body has more than {self.max_body} bytes")
+
+    def _readiness(self) -> _Answer:
+        until = monotonic() + self.ready_timeout
+        try:
+            for name in self.ready_services:
+                if self._ask(name, until) != b"200":
+                    told = name.decode("utf-8", "backslashreplace")
+                    raise _Refused(503, "NoWorker", f"no worker is registered for {told}")
+            if not self.ready_services:
+                self._ask(b"mmi.service", until)
+        except NotAllowed as error:
+            # The broker answered; only with whom it has workers it does not tell.
+            if self.ready_services:
+                return _failure(error)._replace(status=503)
+        except MDPError as error:
+            return _failure(error)._replace(status=503)
+        return _text("ready\n")
+
+    def _ask(self, name: bytes, until: float) -> bytes:
+        # Time that is up is one more look at what may have come.
+        left = max(until - monotonic(), 0.001)
+        return self.client.request("mmi.service", name, timeout=left, retries=0)[0]
+
+
+# What is asked
+
+
+def _check_method(method: str, *allowed: str) -> None:
+    if method not in allowed:
+        names = ", ".join(allowed)
+        raise _Refused(405, "MethodNotAllowed", f"allowed here: {names}", ("Allow", names))
+
+
+def _bad(message: str) -> _Refused:
+    return _Refused(400, "BadRequest", message)
+
+
+def _priority(given: str | None) -> int:
+    if given is None:
+        return NORMAL_PRIORITY
+    known = {str(priority): priority for priority in PRIORITIES}
+    if given.strip() not in known:
+        raise _bad(f"X-Request-Priority must be a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}")
+    return known[given.strip()]
+
+
+def _traceparent(given: str) -> str | None:
+    # W3C Trace Context, 3.2.2.  "If parsing fails, [the vendor] ... creates a new traceparent":
+    # whoever traces does; here nothing is passed on.
+    value = given.strip()
+    return value if is_traceparent(value.encode("utf-8", "replace")) else None
+
+
+def _wants_events(accept: str) -> bool:
+    return any(_media_type(one) == "text/event-stream" for one in accept.split(","))
+
+
+def _wants_chunks(query: str) -> bool:
+    given = parse_qs(query, keep_blank_values=True, errors="replace").get("stream", ["0"])
+    if given not in (["0"], ["1"]):
+        raise _bad("stream must be 1 or 0")
+    return given == ["1"]
+
+
+def _media_type(value: str) -> str:
+    return value.partition(";")[0].strip().lower()
+
+
+def _frames(body: bytes, content_type: str) -> list[bytes]:
+    """The frames of a request's body."""
+    return _split(body, content_type) if _media_type(content_type) == "multipart/mixed" else [body]
+
+
+def _split(body: bytes, content_type: str) -> list[bytes]:
+    """The contents of the parts of a multipart body (RFC 2046, 5.1)."""
+    message = Message()
+    message["Content-Type"] = content_type
+    boundary = message.get_param("boundary")
+    if not isinstance(boundary, str) or not _BOUNDARY.fullmatch(boundary):
+        raise _bad("multipart/mixed needs a boundary of 1 to 70 characters")
+    # RFC 2046, 5.1.1: "The CRLF preceding the boundary delimiter line is conceptually attached
+    # to the boundary"; the first one may have none before it.
+    delimiter = b"\r\n--" + boundary.encode()
+    text = b"\r\n" + body
+    if text.count(delimiter) > MAX_FRAMES:
+        raise _Refused(413, "MessageTooLarge", f"the body has more than {MAX_FRAMES} parts")
+    frames: list[bytes] = []
+    for part in text.split(delimiter)[1:]:
+        if part.startswith(b"--"):
+            if not frames:
+                break
+            return frames
+        head = _PART_HEAD.match(part)
+        if head is None or not all(map(_PART_HEADER.fullmatch, head[1].splitlines())):
+            raise _bad(f"part {len(frames) + 1} of the multipart body does not begin with headers and an empty line")
+        encoding = _ENCODING.search(head[1])
+        if encoding is not None and encoding[1].lower() not in _PLAIN_ENCODINGS:
+            raise _bad(f"part {len(frames) + 1} of the multipart body has a Content-Transfer-Encoding")
+        frames.append(part[head.end() :])
+    raise _bad("the multipart body has no part, or no end")
+
+
+# What is answered
+
+
+def _headers(content_type: str, length: int) -> list[tuple[str, str]]:
+    return [("Content-Type", content_type), ("Content-Length", str(length))]
+
+
+def _text(text: str) -> _Answer:
+    return _Answer(200, _headers("text/plain; charset=utf-8", len(text)), [text.encode()])
+
+
+def _whole(frames: list[bytes]) -> _Answer:
+    """An answer that is complete."""
+    if len(frames) == 1:
+        return _Answer(200, _headers("application/octet-stream", len(frames[0])), frames)
+    boundary = secrets.token_hex(16)
+    while any(boundary.encode() in frame for frame in frames):
+        boundary = secrets.token_hex(16)
+    pieces = []
+    for frame in frames:
+        pieces += [f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n".encode(), frame, b"\r\n"]
+    pieces.append(f"--{boundary}--\r\n".encode())
+    body = b"".join(pieces)
+    return _Answer(200, _headers(f"multipart/mixed; boundary={boundary}", len(body)), [body])
+
+
+class _Chunks:
+    """The body of an answer in parts, each written as it comes; closing it cancels the call."""
+
+    content_type = "application/octet-stream"
+
+    def __init__(self, first: list[bytes], parts: Iterator[list[bytes]]) -> None:
+        self._first: list[bytes] | None = first
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        part, self._first = self._first, None
+        return self._written(next(self._parts) if part is None else part)
+
+    def _written(self, part: list[bytes]) -> bytes:
+        return b"".join(part)
+
+    def close(self) -> None:
+        """PEP 3333: the server calls it in any case."""
+        close = getattr(self._parts, "close", None)
+        if close is not None:
+            close()
+
+
+class _Events(_Chunks):
+    """The same as server-sent events."""
+
+    content_type = "text/event-stream"
+
+    def __next__(self) -> bytes:
+        try:
+            return super().__next__()
+        except StopIteration:
+            raise
+        except Exception as error:
+            # After an error there are no more parts: the next one is the end.
+            (body,) = _failure(error).body
+            return b"event: error\ndata: %b\n\n" % body
+
+    def _written(self, part: list[bytes]) -> bytes:
+        return b"".join(map(_event, part))
+
+
+def _event(frame: bytes) -> bytes:
+    try:
+        if b"\r" in frame:
+            # In an event it would be one more end of a line.
+            raise ValueError
+        frame.decode()
+    except ValueError:
+        return b"event: base64\ndata: %b\n\n" % base64.b64encode(frame)
+    return b"".join(b"data: %b\n" % line for line in frame.split(b"\n")) + b"\n"
+
+
+def _failure(error: Exception) -> _Answer:
+    """What the client is told of `error`, and the log if it is no matter of his."""
+    headers: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, _Refused):
+        status, name, message, headers = error.status, error.name, str(error), error.headers
+    elif isinstance(error, MDPError):
+        kind = next(one for one in type(error).__mro__ if one in _STATUS)
+        status, said = _STATUS[kind]
+        name, message = type(error).__name__, str(error) if said is None else said
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            headers = (("Retry-After", "1"),)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("a request failed", exc_info=error)
+        elif said is not None:
+            _log.info("%s: %s", name, error)
+    else:
+        status, name, message = 500, "InternalError", "the gateway failed; its log tells more"
+        _log.error("a request failed", exc_info=error)
+    body = json.dumps({"error": name, "message": message}).encode()
+    return _Answer(status, [*_headers("application/json", len(body)), *headers], [body])
+
+
+# How it is set up
+
+
+def _names(option: str, given: Sequence[Any]) -> tuple[Any, ...]:
+    # A single name, forgotten to be put into a list, would be a pattern per letter.
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"{option} must be a sequence of names, not {given!r}")
+    names = tuple(given)
+    kinds = str if option == "services" else (str, bytes)
+    for name in names:
+        if not isinstance(name, kinds) or not name:
+            raise ConfigurationError(f"{option} must be names, not {name!r}")
+    return names
+
+
+def gateway_from_environment(environment: Mapping[str, str] = os.environ) -> Gateway:
+    """A :class:`Gateway` as variables of the environment say; its client is made at its first request.
+
+    ``GMDP_SERVICES`` (names and patterns, with commas between; needed), ``GMDP_BROKER`` (one or
+    several endpoints, with commas between; ``tcp://127.0.0.1:5555``), ``GMDP_TIMEOUT`` (30),
+    ``GMDP_RETRIES`` (0), ``GMDP_MAX_BODY`` (16 MiB), ``GMDP_WHEN_NO_WORKER`` (fail),
+    ``GMDP_READY_SERVICES``; ``GMDP_SERVER_KEY``, ``GMDP_CURVE_KEY``, or ``GMDP_USERNAME`` and
+    ``GMDP_PASSWORD``, as the command line has them.  Raises ConfigurationError for a wrong value.
+    """
+    services = _listed(environment, "GMDP_SERVICES")
+    if not services:
+        raise ConfigurationError("$GMDP_SERVICES must name the services to expose")
+    timeout = check("timeout", _number(environment, "GMDP_TIMEOUT", 30.0), 0, above=True)
+    retries = check("retries", _number(environment, "GMDP_RETRIES", 0), 0, whole=True)
+    endpoints = check_endpoints(_listed(environment, "GMDP_BROKER") or [DEFAULT_ENDPOINT])
+    username = environment.get("GMDP_USERNAME") or None
+    keys: dict[str, Any] = {
+        "curve_key": environment.get("GMDP_CURVE_KEY") or None,
+        "server_key": environment.get("GMDP_SERVER_KEY") or None,
+        "username": username,
+        "password": None if username is None else environment.get("GMDP_PASSWORD"),
+    }
+    # What is wrong is told now, not at the first request.
+    credentials(endpoints, **keys)
+
+    def client() -> Client:
+        return Client(endpoints, timeout=timeout, retries=retries, **keys)
+
+    return Gateway(
+        client,
+        services,
+        timeout=timeout,
+        max_body=_number(environment, "GMDP_MAX_BODY", 16 * MEBIBYTE),
+        when_no_worker=environment.get("GMDP_WHEN_NO_WORKER") or "fail",
+        ready_services=_listed(environment, "GMDP_READY_SERVICES"),
+    )
+
+
+def _listed(environment: Mapping[str, str], variable: str) -> list[str]:
+    return [name.strip() for name in environment.get(variable, "").split(",") if name.strip()]
+
+
+def _number(environment: Mapping[str, str], variable: str, default: Any) -> Any:
+    """A number of the type of `default`."""
+    given = environment.get(variable) or default
+    try:
+        return type(default)(given)
+    except ValueError:
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise ConfigurationError(f"${variable} must be {kind}, not {given!r}") from None

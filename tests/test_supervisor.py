@@ -1,0 +1,378 @@
+"""``gmdp worker --processes``: a real parent, its processes, real signals."""
+
+import os
+import re
+import signal
+import sys
+
+import gevent
+import pytest
+from processes import GMDP, HANDLERS, Gate, Process, outcomes
+from waiting import wait_until
+
+from gmdp import AsyncClient
+from gmdp.cli.supervisor import FIRST_DELAY, MOST_DELAY, STEADY, Backoff
+
+SERVICE = b"pool"
+
+#: Tells of what code it is, and in which process it runs.
+VERSION = """
+import os, sys, time
+
+
+def which(request):
+    time.sleep(0.02)
+    return [b"{}", str(os.getpid()).encode()]
+
+
+def prints(request):
+    print("printed", flush=True)
+    return sys.stdin.read().encode()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "handlers.py").write_text(HANDLERS)
+    (tmp_path / "versions.py").write_text(VERSION.format("old"))
+    return tmp_path
+
+
+@pytest.fixture
+def gate():
+    with Gate() as gate:
+        yield gate
+
+
+@pytest.fixture
+def client(broker):
+    with AsyncClient(broker.endpoint, timeout=30) as client:
+        yield client
+
+
+def workers_of(broker):
+    service = broker.statistics().services.get(SERVICE)
+    return 0 if service is None else service.workers
+
+
+class Pool:
+    """A parent that has said that it is ready, and what it started."""
+
+    def __init__(self, process, broker, count):
+        self.process = process
+        self.broker = broker
+        self.count = count
+
+    def workers(self):
+        """How many workers the broker knows."""
+        return workers_of(self.broker)
+
+    def started(self):
+        """Of all processes that were ever started, the pids, in order."""
+        return [int(pid) for pid in re.findall(rb"started worker process (\d+)", self.process.err)]
+
+    def complete(self):
+        wait_until(lambda: self.workers() == self.count)
+
+    def signal_all(self, number):
+        """As somebody does who means all processes: those of a service, or of a name."""
+        for pid in [*self.started()[-self.count :], self.process.pid]:
+            os.kill(pid, number)
+
+
+#: The command line with constants of the parent changed.
+CHANGED = """
+import sys
+from gmdp.cli import main, supervisor
+
+name, value = sys.argv.pop(1).split("=")
+setattr(supervisor, name, float(value))
+main()
+"""
+
+
+@pytest.fixture
+def pool(broker, folder):
+    """A function: start a parent, wait until it is ready."""
+    processes = []
+
+    def start(count, handler="handlers:work", changed=None):
+        arguments = ("worker", SERVICE, handler, "--broker", broker.endpoint, "--processes", str(count), "-v")
+        command = GMDP if changed is None else (sys.executable, "-c", CHANGED, changed)
+        process = Process(*arguments, command=command, cwd=folder, PYTHONDONTWRITEBYTECODE="1")
+        processes.append(process)
+        several = "process" if count == 1 else "processes"
+        assert process.line() == f"serving pool for {broker.endpoint} ({count} {several})"
+        pool = Pool(process, broker, count)
+        pool.complete()
+        return pool
+
+    yield start
+    for process in processes:
+        with process:
+            print(process)  # shown where a test fails
+
+
+def children(pid):
+    """The pids of the children of `pid`, and among them those that nobody has waited for."""
+    found, zombies = [], []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as stat:
+                    state, parent = stat.read().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue  # it has ended
+            if int(parent) == pid:
+                found.append(int(entry))
+                if state == "Z":
+                    zombies.append(int(entry))
+    return sorted(found), zombies
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_backoff_begins_at_once_doubles_up_to_a_bound_and_forgets():
+    backoff = Backoff()
+    delays = [backoff.after(0.5) for _ in range(14)]
+    assert delays[:4] == [0.0, FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY]
+    assert delays == sorted(delays)
+    assert delays[-2:] == [MOST_DELAY, MOST_DELAY]
+    assert [backoff.after(STEADY), backoff.after(0.5)] == [0.0, FIRST_DELAY]
+
+
+def test_a_process_that_ends_at_once_each_time_is_started_some_fifteen_times_in_five_minutes():
+    """In virtual time."""
+    backoff, now, starts = Backoff(), 0.0, 0
+    while now < 300:
+        starts += 1
+        now += 1.0 + backoff.after(1.0)
+    assert 10 < starts < 20
+
+
+def test_as_many_workers_as_processes_one_line_and_nothing_else(broker, folder):
+    arguments = ("worker", SERVICE, "handlers:work", "--broker", broker.endpoint, "--processes", "3")
+    with Process(*arguments, cwd=folder) as process:
+        assert process.line() == f"serving pool for {broker.endpoint} (3 processes)"
+        wait_until(lambda: workers_of(broker) == 3)
+        process.signal(signal.SIGTERM)
+        assert process.ended() == (0, b"", b"")
+    wait_until(lambda: workers_of(broker) == 0)
+
+
+def test_a_killed_process_is_replaced_and_no_zombie_stays(pool, client):
+    """At once the first time; the second time in a row there is a pause."""
+    pool = pool(2)
+    for count, pause in ((3, b"now"), (4, b"in 0.1 s")):
+        stays, *_, victim = pool.started()
+        os.kill(victim, signal.SIGKILL)
+        pool.process.log(b"worker process %d was ended by SIGKILL; starting another %s" % (victim, pause))
+        pool.process.log(b"started worker process", count=count)
+        assert children(pool.process.pid) == (sorted([stays, pool.started()[-1]]), [])
+        wait_until(lambda count=count: pool.broker.statistics().registrations == count)
+        pool.complete()
+    assert client.request(SERVICE, b"after") == [b"after"]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT of a terminal", "SIGTERM to all"])
+def test_a_running_request_is_answered_before_the_end(pool, client, gate, how):
+    """P5, whoever gets the signal: a terminal sends it to its group, systemd to all."""
+    pool = pool(2)
+    reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
+    gate.arrived()
+    if how == "SIGTERM":
+        pool.process.signal(signal.SIGTERM)
+    elif how == "SIGTERM to all":
+        pool.signal_all(signal.SIGTERM)
+    else:
+        pool.process.signal_group(signal.SIGINT)
+    wait_until(lambda: pool.workers() == 1)
+    pool.process.log(b"stopping worker process")
+    assert not reply.ready()
+    gate.open()
+    assert reply.get() == [b"done"]
+    ended = pool.process.ended()
+    assert (ended.status, ended.out) == (0, b"")
+    assert not any(map(alive, pool.started()))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)], ids=["INT", "TERM"]
+)
+def test_a_second_signal_kills_all_and_ends_at_once(pool, client, gate, first, second):
+    pool = pool(1)
+    reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
+    gate.arrived()
+    pool.process.signal(first)
+    pool.process.log(b"stopping worker process")
+    pool.process.signal(second)
+    assert pool.process.ended().status == 128 + second
+    assert not any(map(alive, pool.started()))
+    assert not reply.ready()
+
+
+def test_the_processes_of_a_killed_parent_finish_what_they_do_and_end(pool, client, gate):
+    pool = pool(2)
+    reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
+    gate.arrived()
+    pool.process.signal(signal.SIGKILL)
+    wait_until(lambda: pool.workers() == 1)
+    gate.open()
+    assert reply.get() == [b"done"]
+    assert pool.process.ended().status == -signal.SIGKILL  # and nobody has its standard error open
+    wait_until(lambda: pool.workers() == 0)
+
+
+def test_a_reload_under_load_loses_nothing(pool, client, folder):
+    """Four processes, and callers all the time, who want no broken word: not even a moment without a worker."""
+    pool = pool(4, "versions:which")
+    before = set(pool.started())
+    (folder / "versions.py").write_text(VERSION.format("new"))
+    going_on, versions, pids, failures = [True], [], set(), []
+
+    def call():
+        while going_on:
+            try:
+                version, pid = client.request(SERVICE, b"", when_no_worker="fail")
+            except Exception as error:
+                failures.append(error)
+                return
+            versions.append(version)
+            pids.add(int(pid))
+
+    callers = [gevent.spawn(call) for _ in range(12)]
+    wait_until(lambda: pids == before)
+    pool.process.signal(signal.SIGHUP)
+    pool.process.log(b": reloaded")
+    pids.clear()
+    wait_until(lambda: len(pids) == 4 or failures)
+    going_on.clear()
+    gevent.joinall(callers, raise_error=True)
+    assert failures == []
+    assert len(pool.started()) == 8
+    assert pids == set(pool.started()[-4:])
+    assert (versions[0], versions[-1]) == (b"old", b"new")
+    assert children(pool.process.pid) == (sorted(pids), [])
+    assert pool.broker.statistics().redeliveries == 0
+
+
+def test_a_hangup_during_a_reload_is_one_more_reload(pool, client, gate):
+    """And a busy process is let finish first."""
+    pool = pool(1)
+    reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
+    gate.arrived()
+    pool.process.signal(signal.SIGHUP)
+    pool.process.log(b"stopping worker process")
+    for _ in range(3):
+        pool.process.signal(signal.SIGHUP)
+    assert client.request(SERVICE, b"meanwhile") == [b"meanwhile"]
+    assert not reply.ready()
+    gate.open()
+    assert reply.get() == [b"done"]
+    pool.process.log(b": reloaded", count=2)
+    pool.process.signal(signal.SIGTERM)
+    assert pool.process.ended().status == 0
+    assert len(pool.started()) == 3
+
+
+def test_a_reload_of_code_that_is_broken_keeps_what_there_is(pool, client, folder):
+    pool = pool(2, "versions:which")
+    before = pool.started()
+    (folder / "versions.py").write_text("def half(:\n")
+    pool.process.signal(signal.SIGHUP)
+    log = pool.process.log(b"reload given up")
+    assert b"gmdp: cannot import versions: SyntaxError" in log
+    assert re.search(rb"ERROR gmdp.supervisor: reload given up: the new worker process \d+ ended with status 2\n", log)
+    assert {int(client.request(SERVICE, b"")[1]) for _ in range(8)} == set(before)
+    assert children(pool.process.pid) == (sorted(before), [])
+    # A mended one is taken.
+    (folder / "versions.py").write_text(VERSION.format("new"))
+    pool.process.signal(signal.SIGHUP)
+    pool.process.log(b": reloaded")
+    assert client.request(SERVICE, b"")[0] == b"new"
+
+
+def test_a_reload_waits_so_long_for_a_new_process_and_no_longer(pool, client, folder):
+    pool = pool(1, "versions:which", "REGISTERING=1.5")
+    [pid] = pool.started()
+    (folder / "versions.py").write_text("import time\ntime.sleep(1000)\n")
+    pool.process.signal(signal.SIGHUP)
+    pool.process.log(b"was not registered within 1.5 s")
+    wait_until(lambda: children(pool.process.pid) == ([pid], []))
+    assert client.request(SERVICE, b"")[0] == b"old"
+
+
+def test_a_process_that_does_not_stop_is_killed(pool, client, gate):
+    """One whose handler never lets the hub run hears nothing."""
+    pool = pool(1, changed="STOPPING=0.5")
+    client.submit(SERVICE, [b"compute", gate.port.encode()])
+    gate.arrived()
+    pool.process.signal(signal.SIGTERM)
+    ended = pool.process.ended()
+    assert ended.status == 0
+    assert b"did not stop within 0.5 s: killing it" in ended.err
+    assert not any(map(alive, pool.started()))
+
+
+def test_a_hangup_for_all_processes_is_a_reload(pool):
+    pool = pool(1)
+    before = pool.started()
+    pool.signal_all(signal.SIGHUP)
+    pool.process.log(b": reloaded")
+    pool.complete()
+    assert len(pool.started()) == 2
+    assert not any(map(alive, before))
+    assert b"WARNING" not in pool.process.err
+
+
+def test_what_handlers_print_is_seen_and_their_input_is_empty(pool, client):
+    pool = pool(1, "versions:prints")
+    assert client.request(SERVICE, b"") == [b""]
+    assert pool.process.line() == "printed"
+
+
+def test_without_a_broker_it_waits_and_ends_when_told(unused_endpoint, folder):
+    """Nothing is said to be ready before it is registered."""
+    arguments = ("worker", SERVICE, "handlers:work", "--broker", unused_endpoint, "--processes", "2", "-v")
+    with Process(*arguments, cwd=folder) as process:
+        process.log(b"started worker process", count=2)
+        process.signal(signal.SIGTERM)
+        ended = process.ended()
+    assert (ended.status, ended.out) == (0, b"")
+
+
+#: What the command line says, with a handler and a number of processes; the status and the line it ends with.
+REFUSALS = {
+    "handler": (["handlers:worc", "--processes", "4"], 2, "gmdp: handlers has no worc"),
+    "neither": (["--processes", "1"], 2, "gmdp: name either .*"),
+    "endpoint": (["handlers:work", "--processes", "4", "--broker", "none"], 2, "gmdp: bad endpoint 'none'.*"),
+    "file": (
+        ["handlers:work", "--processes=4", "--username", "me", "--password-file", "none"],
+        1,
+        "gmdp: none: No such file or directory",
+    ),
+    "silent end": (["exits:work", "--processes", "4"], 1, r"gmdp: worker process \d+ ended with status 0 before .*"),
+    "killed": (["kills:work", "--processes", "4"], 1, r"gmdp: worker process \d+ was ended by SIGKILL before .*"),
+    "zero": (["handlers:work", "--processes", "0"], 2, "gmdp worker: Invalid value for '--processes': .*"),
+    "negative": (["handlers:work", "--processes", "-1"], 2, "gmdp worker: Invalid value for '--processes': .*"),
+    "no number": (["handlers:work", "--processes", "many"], 2, "gmdp worker: Invalid value for '--processes': .*"),
+}
+
+
+def test_what_never_served_is_not_started_again(folder):
+    """The one line and the exit status are those of the one process that tried."""
+    (folder / "exits.py").write_text("import os\nos._exit(0)\n")
+    (folder / "kills.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    commands = [["worker", "pool", *arguments] for arguments, _, _ in REFUSALS.values()]
+    shown, *ends = outcomes([["worker", "--help"], *commands], folder)
+    assert b"--processes" in shown.out
+    assert b"until-eof" not in shown.out  # it is between the two
+    for (name, (_, status, line)), ended in zip(REFUSALS.items(), ends, strict=True):
+        assert ended.status == status, (name, ended)
+        assert re.fullmatch(line, ended.one_line()), (name, ended)
