@@ -334,11 +334,15 @@ def pause() -> tuple[float, float]:
     cpu, clock = (sorted(column) for column in zip(*turns, strict=True))
     rate = (after.requests - before.requests) / 15
     told = ", ".join(
-        f"{name} p50 {1e3 * one[len(one) // 2]:.2f} ms, p99 {1e3 * one[len(one) * 99 // 100]:.2f}, max {1e3 * one[-1]:.2f}"
+        f"{name} p50 {_middle(one):.2f} ms, p99 {1e3 * one[len(one) * 99 // 100]:.2f}, max {1e3 * one[-1]:.2f}"
         for name, one in (("CPU", cpu), ("clock", clock))
     )
     print(f"{len(turns)} turns beside a broker that gets {rate:.0f} requests/s: {told}")
     return cpu[-1], clock[-1]
+
+
+def _middle(ordered: list[float]) -> float:
+    return 1e3 * ordered[len(ordered) // 2]
 
 
 def flood(endpoint: str) -> None:
