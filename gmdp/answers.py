@@ -180,18 +180,20 @@ class Future(AsyncResult):  # type: ignore[misc]
         self._answer: FutureAnswer | None = answer
         self._cancelled = False
         self._context = copy_context()
-        self._linked: dict[Callable[[Any], Any], Callable[[Any], Any]] = {}
+        self._linked: dict[Callable[[Any], Any], Callable[[Any], Any]] | None = None
 
     def rawlink(self, callback: Callable[[Any], Any]) -> None:
         """Have the hub call ``callback(future)`` once the call has ended; it must not wait."""
         if callable(callback) and not isinstance(getattr(callback, "__self__", None), (greenlet.greenlet, Waiter)):
             # (What wakes a greenlet is left as it is: that has a context of its own.)
+            if self._linked is None:
+                self._linked = {}
             callback = self._linked.setdefault(callback, functools.partial(_call_in, self._context.copy(), callback))
         super().rawlink(callback)
 
     def unlink(self, callback: Callable[[Any], Any]) -> None:
         """Do not call it."""
-        super().unlink(self._linked.pop(callback, callback))
+        super().unlink(callback if self._linked is None else self._linked.pop(callback, callback))
 
     def settle(self, frames: list[bytes] | None, error: MDPError | None) -> None:
         """For the client: how the call ended."""

@@ -20,7 +20,7 @@ from .link import LARGE, Link
 from .owner import Owner
 from .security.gate import Gate, Refused, who
 from .slots import Slot, start_thread
-from .tracing import tracer
+from .tracing import can_trace, tracer
 from .visitors import Visitors
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ _log = logging.getLogger("gmdp.broker")
 
 #: Frames of a question of libzmq's that are read; it sends eleven at most.
 _QUESTION_FRAMES = 16
-
-#: The real thing, whatever was monkey-patched: it must not need this hub.
-
 
 #: Descriptors that a context and a broker's sockets take.
 _DESCRIPTORS = 16
@@ -72,8 +69,7 @@ class BrokerEngine:
         self._auditor = Auditor(shell.audit)
         self._visitors = Visitors(core.options.handshake_timeout)
         self._until: float | None = None
-        self._tracer = tracer()
-        if self._tracer is not None:
+        if can_trace():
             core.trace()
         self._links: list[Link] = []
         #: Where the gate is asked, and the context that is this broker's own.
@@ -124,7 +120,7 @@ class BrokerEngine:
         self._auditor.flush()
         context, self._own_context = self._own_context, None
         if context is not None:
-            # It waits for what lingers, which a hub must not.
+            # It waits for what lingers, which a hub must not: in a real thread.
             ended = Slot()
             start_thread(_terminate, (context, ended))
             ended.wait(self.linger + Link.patience)
@@ -205,8 +201,9 @@ class BrokerEngine:
                 if isinstance(event, DeadLetter):
                     self._bury(event)
                 elif isinstance(event, Waited):
-                    if self._tracer is not None:
-                        self._tracer.waited(*event)
+                    traced = tracer()
+                    if traced is not None:
+                        traced.waited(*event)
                 else:
                     level = logging.DEBUG if event.kind == "registered" or self._until is not None else logging.INFO
                     _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)

@@ -26,49 +26,21 @@ from .core.statistics import ClientCounters, ClientStatistics
 from .core.wire import EMPTY
 from .endpoints import check_body, check_endpoints, check_service
 from .exceptions import (
-    AuthenticationFailed,
-    BrokerLost,
-    BrokerShuttingDown,
-    CallError,
     ClosedError,
     ConfigurationError,
-    HandlerFailed,
     MDPError,
-    MessageTooLarge,
-    NotAllowed,
-    NoWorker,
-    Overloaded,
-    RequestExpired,
     RequestTimeout,
     StateError,
-    StreamOverflow,
-    UnsupportedBroker,
-    WorkerLost,
 )
 from .interfaces import IClient
 from .lifecycle import UNANSWERED, Lifecycle
+from .outcomes import error_of
 from .owner import Owner
 from .security.credentials import credentials
 from .security.keys import Key
 from .slots import Slot, allocate_lock, get_hub_if_exists, start_thread
 from .tracing import traceparent as current_traceparent
 from .tracing import tracer
-
-_ERRORS: dict[Outcome, type[CallError]] = {
-    Outcome.TIMEOUT: RequestTimeout,
-    Outcome.BROKER_LOST: BrokerLost,
-    Outcome.UNSUPPORTED: UnsupportedBroker,
-    Outcome.DENIED: AuthenticationFailed,
-    Outcome.OVERFLOW: StreamOverflow,
-    Outcome.NO_WORKER: NoWorker,
-    Outcome.EXPIRED: RequestExpired,
-    Outcome.OVERLOADED: Overloaded,
-    Outcome.WORKER_LOST: WorkerLost,
-    Outcome.HANDLER_FAILED: HandlerFailed,
-    Outcome.NOT_ALLOWED: NotAllowed,
-    Outcome.TOO_LARGE: MessageTooLarge,
-    Outcome.SHUTTING_DOWN: BrokerShuttingDown,
-}
 
 _WHEN_NO_WORKER = {"wait": 0, "fail": FAIL_WITHOUT_WORKER}
 
@@ -160,7 +132,7 @@ class Client(Lifecycle):
         self.timeout: float = check("timeout", timeout, 0, above=True)
         self.retries: int = check("retries", retries, 0, whole=True)
         self.max_in_flight: int = check("max_in_flight", max_in_flight, 1, whole=True)
-        _check_when_no_worker(when_no_worker)
+        check_when_no_worker(when_no_worker)
         self.when_no_worker = when_no_worker
         self.version = version
         self._dialect = check_version(version)
@@ -296,6 +268,8 @@ class Client(Lifecycle):
 
     def close(self) -> None:
         """Close at once: whoever waits for a reply gets ClosedError."""
+        if self._starters:
+            self.start()  # it is about to: there is nothing to close yet
         super().stop(0)
         if self.threaded and get_hub_if_exists() is not self._home and self._living.acquire(True, UNANSWERED):
             self._living.release()  # an interpreter must not end while that thread does
@@ -329,7 +303,6 @@ class Client(Lifecycle):
         self._counters = ClientCounters()
         self._core = self._new_core()
         self._home = None if self.threaded else get_hub_if_exists()
-        self._tracer = tracer()
         self._starters = []
         self._starting = allocate_lock()
         self._living = allocate_lock()
@@ -355,7 +328,7 @@ class Client(Lifecycle):
             check_body(body),
             timeout=self.timeout if timeout is None else check("timeout", timeout, 0, above=True),
             retries=self.retries if retries is None else check("retries", retries, 0, whole=True),
-            flags=_check_when_no_worker(self.when_no_worker if when_no_worker is None else when_no_worker),
+            flags=check_when_no_worker(self.when_no_worker if when_no_worker is None else when_no_worker),
             priority=priority if priority is NORMAL_PRIORITY else _check_priority(priority),
             traceparent=EMPTY if traceparent is None else _check_traceparent(traceparent),
             owner=sink,
@@ -364,8 +337,9 @@ class Client(Lifecycle):
             call.deadline = self.timeout if deadline is self.timeout else check("deadline", deadline, 0, above=True)
         sink.call = call
         sink.engine = engine = self._running_engine(call.timeout)
-        if self._tracer is not None:
-            sink.span, traceparent = self._tracer.call(call.service, traceparent)
+        traced = tracer()
+        if traced is not None:
+            sink.span, traceparent = traced.call(call.service, traceparent)
         elif traceparent is None:
             traceparent = current_traceparent.get()
         if traceparent is not None:
@@ -471,10 +445,12 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
         error.__cause__ = self._error.__cause__ if self._error is not None else None
         return error
 
-    def _end_span(self, answer: Answer, event: Part | Ended) -> None:
+    @staticmethod
+    def _end_span(answer: Answer, event: Part | Ended) -> None:
         span, answer.span = answer.span, None
-        if self._shell._tracer is not None:
-            self._shell._tracer.ended(span, event.outcome.value if isinstance(event, Ended) else "")
+        traced = tracer()
+        if traced is not None:
+            traced.ended(span, event.outcome.value if isinstance(event, Ended) else "")
 
     def _tell_end(self, ended: Ended, now: float) -> None:
         call = ended.call
@@ -483,37 +459,10 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
         if ended.outcome is Outcome.CLOSED:
             call.owner.fail(self._closed_error())
             return
-        elapsed = now - call.submitted
-        told = [frame.decode("utf-8", "replace") for frame in ended.body[:2]]
-        detail = ended.detail or ": ".join(filter(None, told)) or _DETAILS.get(ended.outcome, "")
-        tries = f"{call.tries} {'try' if call.tries == 1 else 'tries'}"
-        if call.deliveries:
-            tries += f", {call.deliveries} {'delivery' if call.deliveries == 1 else 'deliveries'}"
-        error = _ERRORS[ended.outcome](
-            f"{ended.outcome.value}: service {call.service!r}, after {elapsed:.3f} s and {tries}"
-            + (f": {detail}" if detail else ""),
-            service=call.service,
-            elapsed=elapsed,
-            attempt=call.tries,
-            deliveries=call.deliveries,
-        )
-        if isinstance(error, HandlerFailed) and len(told) == 2:
-            error.type_name, error.detail = told
-        call.owner.fail(error)
+        call.owner.fail(error_of(ended, now))
 
 
-#: What an error's message adds where nobody said more.
-_DETAILS = {
-    Outcome.OVERFLOW: "its reader did not keep up",
-    Outcome.NO_WORKER: "no worker is registered",
-    Outcome.EXPIRED: "no worker was free in time",
-    Outcome.OVERLOADED: "a bound of the broker's was reached",
-    Outcome.WORKER_LOST: "the workers that had it were lost",
-    Outcome.TOO_LARGE: "the broker does not take messages as large",
-}
-
-
-def _check_when_no_worker(value: str) -> int:
+def check_when_no_worker(value: str) -> int:
     """The flags for "wait" or "fail"; else ConfigurationError."""
     if not isinstance(value, str) or value not in _WHEN_NO_WORKER:
         raise ConfigurationError(f'when_no_worker must be "wait" or "fail", not {value!r}')

@@ -43,13 +43,17 @@ running_in: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_running_i
 UNANSWERED = 5.0
 
 
-#: Whatever there is in this process.
-_all: weakref.WeakSet[Lifecycle] = weakref.WeakSet()
+#: Every broker, worker and client of this process.
+everything: weakref.WeakSet[Lifecycle] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     """In the child: what the parent started is as new here, and its sockets are left alone."""
-    for one in list(_all):
+    if not everything:
+        return
+    # Before any watcher is touched: the descriptor the hub's loop waits on is the parent's, too.
+    gevent.reinit()
+    for one in list(everything):
         one._forked()
 
 
@@ -77,7 +81,7 @@ class Lifecycle(abc.ABC):
         self._given_context = context
         self._owner: Owner | None = None
         self._be_new()
-        _all.add(self)
+        everything.add(self)
 
     def _be_new(self) -> None:
         self._machine = StateMachine(self._changed)

@@ -170,9 +170,6 @@ class Owner:
         What waits for it goes on waiting: to whom an answer would go, he is the parent's.
         """
         self._abandoned = True
-        if get_hub_if_exists() is self.hub:
-            # Before any watcher is touched: the descriptor its loop waits on is the parent's, too.
-            gevent.reinit(self.hub)
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()

@@ -7,13 +7,12 @@
   the request waited in the broker, one of kind SERVER for its handler, which is the
   current span there.  The call's span goes along in the request (RFC 18 has no place for
   it: gmdp's extension has), so that the other two are its children in other processes.
-  Where they go to, if anywhere, is the program's to say, by the SDK.
+  Where they go to is the program's to say: until it has set a tracer provider, as that of the
+  SDK, there are none.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,13 @@ from contextvars import ContextVar
 from typing import Any
 
 from .version import __version__
+
+# Here and now: an import from two threads at a time, later, is one too many where it is monkey-patched.
+try:
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError:
+    trace = None
 
 #: ``traceparent`` (W3C Trace Context) of the request this context works on; None elsewhere.
 traceparent: ContextVar[str | None] = ContextVar("gmdp_traceparent", default=None)
@@ -32,10 +38,6 @@ class Tracer:
     """OpenTelemetry as gmdp uses it.  Any thread."""
 
     def __init__(self) -> None:
-        from opentelemetry import trace
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-        self._trace = trace
         self._tracer = trace.get_tracer("gmdp", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
@@ -45,22 +47,22 @@ class Tracer:
 
     def call(self, service: bytes, given: str | None) -> tuple[Any, str | None]:
         """Begin a call's span; returns it, and what its request is to carry."""
-        if given is None and not self._trace.get_current_span().get_span_context().is_valid:
+        if given is None and not trace.get_current_span().get_span_context().is_valid:
             given = traceparent.get()
         span = self._tracer.start_span(
             f"call {_name(service)}",
             self._context(given),
-            self._trace.SpanKind.CLIENT,
+            trace.SpanKind.CLIENT,
             attributes={"rpc.system": "gmdp", "rpc.service": _name(service)},
         )
         carrier: dict[str, str] = {}
-        self._propagator.inject(carrier, self._trace.set_span_in_context(span))
+        self._propagator.inject(carrier, trace.set_span_in_context(span))
         return span, carrier.get(_FIELD, given)
 
     def ended(self, span: Any, error: str = "") -> None:
         """A call's span ends; `error` says why there is no answer."""
         if error:
-            span.set_status(self._trace.StatusCode.ERROR, error)
+            span.set_status(trace.StatusCode.ERROR, error)
         span.end()
 
     def waited(self, service: bytes, parent: bytes, seconds: float, attempt: int) -> None:
@@ -79,7 +81,7 @@ class Tracer:
         with self._tracer.start_as_current_span(
             f"handle {_name(service)}",
             self._context(parent),
-            self._trace.SpanKind.SERVER,
+            trace.SpanKind.SERVER,
             attributes={"rpc.system": "gmdp", "rpc.service": _name(service), "gmdp.attempt": attempt},
         ) as span:
             yield span
@@ -89,12 +91,22 @@ def _name(service: bytes) -> str:
     return service.decode("utf-8", "replace")
 
 
-@functools.cache
+def can_trace() -> bool:
+    """Might there be spans, now or later?"""
+    return trace is not None
+
+
+_tracer: Tracer | None = None
+
+
 def tracer() -> Tracer | None:
-    """OpenTelemetry, if it is installed."""
-    try:
-        if importlib.util.find_spec("opentelemetry.trace") is None:
+    """OpenTelemetry, if it is installed and the program has set a provider.
+
+    Without one all spans would be empty, and making them a quarter of what a call costs.
+    """
+    global _tracer
+    if _tracer is None:
+        if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             return None
-    except ModuleNotFoundError:
-        return None
-    return Tracer()
+        _tracer = Tracer()
+    return _tracer

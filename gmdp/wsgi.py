@@ -75,67 +75,35 @@ Logger: ``gmdp.wsgi``.
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import os
 import re
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from email.message import Message
 from fnmatch import translate
 from http import HTTPStatus
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from .client import Client, _check_when_no_worker
+from . import multipart
+from .client import Client, check_when_no_worker
 from .connecting import MAX_FRAMES, check
 from .core.extension import NORMAL_PRIORITY, PRIORITIES, is_traceparent
 from .core.wire import MAX_SERVICE_NAME
 from .endpoints import DEFAULT_ENDPOINT, check_endpoints, check_service
 from .exceptions import (
-    AuthenticationFailed,
-    BrokerLost,
-    BrokerShuttingDown,
-    ClosedError,
     ConfigurationError,
-    HandlerFailed,
     MDPError,
-    MessageTooLarge,
     NotAllowed,
-    NoWorker,
-    Overloaded,
-    RequestExpired,
-    RequestTimeout,
-    UnsupportedBroker,
-    WorkerLost,
 )
+from .http_answers import Answer, Refused, bad, failure, headers
 from .security.credentials import credentials
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _log = logging.getLogger("gmdp.wsgi")
-
-#: The status of an error and what is said of it; None: what the error says itself, which
-#: comes from the broker.  The others' messages are about the inside.
-_STATUS: dict[type[MDPError], tuple[int, str | None]] = {
-    NotAllowed: (403, None),
-    MessageTooLarge: (413, None),
-    Overloaded: (429, None),
-    MDPError: (500, "the gateway failed"),
-    HandlerFailed: (502, None),
-    WorkerLost: (502, None),
-    NoWorker: (503, None),
-    BrokerLost: (503, "the connection to the broker broke before the reply came"),
-    BrokerShuttingDown: (503, None),
-    ClosedError: (503, "the gateway's connection is closed"),
-    UnsupportedBroker: (503, "no broker speaks what the gateway needs"),
-    AuthenticationFailed: (503, "no broker lets the gateway in"),
-    RequestTimeout: (504, "no reply came in time"),
-    RequestExpired: (504, None),
-}
 
 MEBIBYTE = 1024 * 1024
 
@@ -144,33 +112,10 @@ _SERVICES = b"/services/"
 _PIECE = 65536
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
-#: RFC 2046, 5.1.1: a boundary.
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
-#: The rest of a boundary's line, the headers of its part, each with its end of line, and an empty line.
-_PART_HEAD = re.compile(rb"[ \t]*\r\n((?:[^\r\n]+\r\n)*)\r\n")
-_PART_HEADER = re.compile(rb"[!#-'*+.^-z|~0-9A-Z-]+[ \t]*:.*|[ \t].*")
-_ENCODING = re.compile(rb"^content-transfer-encoding[ \t]*:[ \t]*(.*?)[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
-_PLAIN_ENCODINGS = (b"7bit", b"8bit", b"binary")
-
-
-class _Refused(Exception):
-    """The request is not one that a call can be made of."""
-
-    def __init__(self, status: int, name: str, message: str, *headers: tuple[str, str]) -> None:
-        super().__init__(message)
-        self.status = status
-        self.name = name
-        self.headers = headers
 
 
 class _InputBroken(Exception):
     """Reading the body raised its ``__cause__``."""
-
-
-class _Answer(NamedTuple):
-    status: int
-    headers: list[tuple[str, str]]
-    body: Iterable[bytes]
 
 
 class Gateway:
@@ -210,7 +155,7 @@ class Gateway:
         self._exposed = [(pattern.startswith("mmi."), re.compile(translate(pattern))) for pattern in self.services]
         self.timeout: float = check("timeout", timeout, 0, above=True)
         self.max_body: int = check("max_body", max_body, 0, whole=True)
-        _check_when_no_worker(when_no_worker)
+        check_when_no_worker(when_no_worker)
         self.when_no_worker = when_no_worker
         self.ready_services = tuple(check_service(name) for name in _names("ready_services", ready_services))
 
@@ -235,7 +180,7 @@ class Gateway:
             # The server knows whether the connection can be used on.
             raise error.__cause__ or error from None
         except Exception as error:
-            answer = _failure(error)
+            answer = failure(error)
         phrase = HTTPStatus(answer.status).phrase
         start_response(f"{answer.status} {phrase}", [*answer.headers, ("Cache-Control", "no-store")])
         return () if environ["REQUEST_METHOD"] == "HEAD" else answer.body
@@ -243,14 +188,14 @@ class Gateway:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} services={list(self.services)} client={self._client!r}>"
 
-    def _answer(self, environ: WSGIEnvironment) -> _Answer:
+    def _answer(self, environ: WSGIEnvironment) -> Answer:
         # PEP 3333: the bytes of the path, decoded as Latin-1.
         path = environ.get("PATH_INFO", "").encode("latin-1")
         method = environ["REQUEST_METHOD"]
         if path.startswith(_SERVICES):
             name = path[len(_SERVICES) :]
             if not self._exposes(name):
-                raise _Refused(404, "NotFound", "no such service")
+                raise Refused(404, "NotFound", "no such service")
             _check_method(method, "POST")
             return self._call(name, environ)
         if path == b"/healthz":
@@ -259,7 +204,7 @@ class Gateway:
         if path == b"/readyz":
             _check_method(method, "GET", "HEAD")
             return self._readiness()
-        raise _Refused(404, "NotFound", "no such path")
+        raise Refused(404, "NotFound", "no such path")
 
     def _exposes(self, name: bytes) -> bool:
         if not 0 < len(name) <= MAX_SERVICE_NAME:
@@ -268,7 +213,7 @@ class Gateway:
         management = text.startswith("mmi.")
         return any(pattern.match(text) for of_management, pattern in self._exposed if of_management or not management)
 
-    def _call(self, name: bytes, environ: WSGIEnvironment) -> _Answer:
+    def _call(self, name: bytes, environ: WSGIEnvironment) -> Answer:
         timeout = self._time_limit(environ.get("HTTP_X_REQUEST_TIMEOUT"))
         options: dict[str, Any] = {
             "timeout": timeout,
@@ -285,14 +230,14 @@ class Gateway:
         parts = iter(self.client.stream(name, body, deadline=timeout, **options))
         answer = (_Events if events else _Chunks)(next(parts), parts)
         # Some proxies would keep it until it is complete.
-        return _Answer(200, [("Content-Type", answer.content_type), ("X-Accel-Buffering", "no")], answer)
+        return Answer(200, [("Content-Type", answer.content_type), ("X-Accel-Buffering", "no")], answer)
 
     def _time_limit(self, given: str | None) -> float:
         if given is None:
             return self.timeout
         seconds = float(given) if _SECONDS.fullmatch(given.strip()) else 0.0
         if seconds <= 0:
-            raise _bad("X-Request-Timeout must be seconds greater than 0, like 2.5")
+            raise bad("X-Request-Timeout must be seconds greater than 0, like 2.5")
         return min(seconds, self.timeout)
 
     def _read(self, environ: WSGIEnvironment) -> bytes:
@@ -300,14 +245,14 @@ class Gateway:
         stated = environ.get("CONTENT_LENGTH") or None
         if stated is not None:
             if not (stated.isascii() and stated.isdigit()):
-                raise _bad("Content-Length must be a number of bytes")
+                raise bad("Content-Length must be a number of bytes")
             if len(stated) > 18 or int(stated) > self.max_body:
                 raise self._too_large()
             left = int(stated)
         elif environ.get("wsgi.input_terminated"):
             left = self.max_body + 1
         elif "HTTP_TRANSFER_ENCODING" in environ:
-            raise _bad("a Content-Length is needed: this server does not tell where such a body ends")
+            raise bad("a Content-Length is needed: this server does not tell where such a body ends")
         else:
             return b""
         pieces = []
@@ -321,29 +266,29 @@ class Gateway:
             pieces.append(piece)
             left -= len(piece)
         if stated is not None and left:
-            raise _bad("the body ended before its Content-Length")
+            raise bad("the body ended before its Content-Length")
         if stated is None and not left:
             raise self._too_large()
         return b"".join(pieces)
 
-    def _too_large(self) -> _Refused:
-        return _Refused(413, "MessageTooLarge", f"the body has more than {self.max_body} bytes")
+    def _too_large(self) -> Refused:
+        return Refused(413, "MessageTooLarge", f"the body has more than {self.max_body} bytes")
 
-    def _readiness(self) -> _Answer:
+    def _readiness(self) -> Answer:
         until = monotonic() + self.ready_timeout
         try:
             for name in self.ready_services:
                 if self._ask(name, until) != b"200":
                     told = name.decode("utf-8", "backslashreplace")
-                    raise _Refused(503, "NoWorker", f"no worker is registered for {told}")
+                    raise Refused(503, "NoWorker", f"no worker is registered for {told}")
             if not self.ready_services:
                 self._ask(b"mmi.service", until)
         except NotAllowed as error:
             # The broker answered; only with whom it has workers it does not tell.
             if self.ready_services:
-                return _failure(error)._replace(status=503)
+                return failure(error)._replace(status=503)
         except MDPError as error:
-            return _failure(error)._replace(status=503)
+            return failure(error)._replace(status=503)
         return _text("ready\n")
 
     def _ask(self, name: bytes, until: float) -> bytes:
@@ -358,11 +303,7 @@ class Gateway:
 def _check_method(method: str, *allowed: str) -> None:
     if method not in allowed:
         names = ", ".join(allowed)
-        raise _Refused(405, "MethodNotAllowed", f"allowed here: {names}", ("Allow", names))
-
-
-def _bad(message: str) -> _Refused:
-    return _Refused(400, "BadRequest", message)
+        raise Refused(405, "MethodNotAllowed", f"allowed here: {names}", ("Allow", names))
 
 
 def _priority(given: str | None) -> int:
@@ -370,7 +311,7 @@ def _priority(given: str | None) -> int:
         return NORMAL_PRIORITY
     known = {str(priority): priority for priority in PRIORITIES}
     if given.strip() not in known:
-        raise _bad(f"X-Request-Priority must be a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}")
+        raise bad(f"X-Request-Priority must be a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}")
     return known[given.strip()]
 
 
@@ -388,7 +329,7 @@ def _wants_events(accept: str) -> bool:
 def _wants_chunks(query: str) -> bool:
     given = parse_qs(query, keep_blank_values=True, errors="replace").get("stream", ["0"])
     if given not in (["0"], ["1"]):
-        raise _bad("stream must be 1 or 0")
+        raise bad("stream must be 1 or 0")
     return given == ["1"]
 
 
@@ -398,62 +339,29 @@ def _media_type(value: str) -> str:
 
 def _frames(body: bytes, content_type: str) -> list[bytes]:
     """The frames of a request's body."""
-    return _split(body, content_type) if _media_type(content_type) == "multipart/mixed" else [body]
-
-
-def _split(body: bytes, content_type: str) -> list[bytes]:
-    """The contents of the parts of a multipart body (RFC 2046, 5.1)."""
-    message = Message()
-    message["Content-Type"] = content_type
-    boundary = message.get_param("boundary")
-    if not isinstance(boundary, str) or not _BOUNDARY.fullmatch(boundary):
-        raise _bad("multipart/mixed needs a boundary of 1 to 70 characters")
-    # RFC 2046, 5.1.1: "The CRLF preceding the boundary delimiter line is conceptually attached
-    # to the boundary"; the first one may have none before it.
-    delimiter = b"\r\n--" + boundary.encode()
-    text = b"\r\n" + body
-    if text.count(delimiter) > MAX_FRAMES:
-        raise _Refused(413, "MessageTooLarge", f"the body has more than {MAX_FRAMES} parts")
-    frames: list[bytes] = []
-    for part in text.split(delimiter)[1:]:
-        if part.startswith(b"--"):
-            if not frames:
-                break
-            return frames
-        head = _PART_HEAD.match(part)
-        if head is None or not all(map(_PART_HEADER.fullmatch, head[1].splitlines())):
-            raise _bad(f"part {len(frames) + 1} of the multipart body does not begin with headers and an empty line")
-        encoding = _ENCODING.search(head[1])
-        if encoding is not None and encoding[1].lower() not in _PLAIN_ENCODINGS:
-            raise _bad(f"part {len(frames) + 1} of the multipart body has a Content-Transfer-Encoding")
-        frames.append(part[head.end() :])
-    raise _bad("the multipart body has no part, or no end")
+    if _media_type(content_type) != multipart.MIXED:
+        return [body]
+    try:
+        return multipart.split(body, content_type, MAX_FRAMES)
+    except multipart.TooManyParts as error:
+        raise Refused(413, "MessageTooLarge", str(error)) from None
+    except ValueError as error:
+        raise bad(str(error)) from None
 
 
 # What is answered
 
 
-def _headers(content_type: str, length: int) -> list[tuple[str, str]]:
-    return [("Content-Type", content_type), ("Content-Length", str(length))]
+def _text(text: str) -> Answer:
+    return Answer(200, headers("text/plain; charset=utf-8", len(text)), [text.encode()])
 
 
-def _text(text: str) -> _Answer:
-    return _Answer(200, _headers("text/plain; charset=utf-8", len(text)), [text.encode()])
-
-
-def _whole(frames: list[bytes]) -> _Answer:
+def _whole(frames: list[bytes]) -> Answer:
     """An answer that is complete."""
     if len(frames) == 1:
-        return _Answer(200, _headers("application/octet-stream", len(frames[0])), frames)
-    boundary = secrets.token_hex(16)
-    while any(boundary.encode() in frame for frame in frames):
-        boundary = secrets.token_hex(16)
-    pieces = []
-    for frame in frames:
-        pieces += [f"--{boundary}\r\nContent-Type: application/octet-stream\r\n\r\n".encode(), frame, b"\r\n"]
-    pieces.append(f"--{boundary}--\r\n".encode())
-    body = b"".join(pieces)
-    return _Answer(200, _headers(f"multipart/mixed; boundary={boundary}", len(body)), [body])
+        return Answer(200, headers("application/octet-stream", len(frames[0])), frames)
+    content_type, body = multipart.joined(frames)
+    return Answer(200, headers(content_type, len(body)), [body])
 
 
 class _Chunks:
@@ -494,7 +402,7 @@ class _Events(_Chunks):
             raise
         except Exception as error:
             # After an error there are no more parts: the next one is the end.
-            (body,) = _failure(error).body
+            (body,) = failure(error).body
             return b"event: error\ndata: %b\n\n" % body
 
     def _written(self, part: list[bytes]) -> bytes:
@@ -510,28 +418,6 @@ def _event(frame: bytes) -> bytes:
     except ValueError:
         return b"event: base64\ndata: %b\n\n" % base64.b64encode(frame)
     return b"".join(b"data: %b\n" % line for line in frame.split(b"\n")) + b"\n"
-
-
-def _failure(error: Exception) -> _Answer:
-    """What the client is told of `error`, and the log if it is no matter of his."""
-    headers: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, _Refused):
-        status, name, message, headers = error.status, error.name, str(error), error.headers
-    elif isinstance(error, MDPError):
-        kind = next(one for one in type(error).__mro__ if one in _STATUS)
-        status, said = _STATUS[kind]
-        name, message = type(error).__name__, str(error) if said is None else said
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
-            headers = (("Retry-After", "1"),)
-        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("a request failed", exc_info=error)
-        elif said is not None:
-            _log.info("%s: %s", name, error)
-    else:
-        status, name, message = 500, "InternalError", "the gateway failed; its log tells more"
-        _log.error("a request failed", exc_info=error)
-    body = json.dumps({"error": name, "message": message}).encode()
-    return _Answer(status, [*_headers("application/json", len(body)), *headers], [body])
 
 
 # How it is set up

@@ -807,6 +807,14 @@ def wait_at(gate):
     return b""
 
 
+def test_a_worker_process_has_frozen_what_was_there_before_it_served(broker_endpoint, tmp_path):
+    """Its garbage collector does not look through all modules again and again."""
+    (tmp_path / "frozen.py").write_text("import gc\ndef count(request): return b'%d' % gc.get_freeze_count()\n")
+    with Process("worker", "frozen", "frozen:count", "--broker", broker_endpoint, cwd=tmp_path) as process:
+        process.line()
+        assert int(gmdp("call", "frozen", "", "--broker", broker_endpoint).out) > 10_000
+
+
 def test_call_that_is_interrupted_says_nothing_and_ends_with_130(worker_of_work, broker_endpoint, gate):
     with Process("call", "work", "gate", gate.port, "--broker", broker_endpoint) as process:
         gate.arrived()

@@ -62,6 +62,17 @@ class Bench:
         self.act()
         return call, self.opened[-1]
 
+    def extended_call(self, **limits):
+        """The same, and its broker speaks the extension."""
+        call = self.call(**limits)
+        self.act()
+        (connection,) = self.opened
+        self.core.connected(connection, 0.0)
+        offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
+        self.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
+        self.act()
+        return call, connection
+
 
 def test_nothing_is_sent_before_the_connection_stands():
     bench = Bench()
@@ -148,13 +159,7 @@ def test_B3_an_answer_is_not_put_together_from_two_runs():
     """The end of the first run's answer was lost on the way to a client that read too slowly, and
     its retry had gone out by then: it hears that, and no other run's parts."""
     bench = Bench()
-    call = bench.call(timeout=9.0, retries=2)
-    bench.act()
-    (connection,) = bench.opened
-    bench.core.connected(connection, 0.0)
-    offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
-    bench.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
-    bench.act()
+    call, connection = bench.extended_call(timeout=9.0, retries=2)
     bench.core.tick(3.0, 0.5)
     bench.act()
     assert [extension.read_call(frames[0]).attempt for _, frames in bench.sent] == [1, 2]
@@ -176,13 +181,7 @@ def test_B3_an_answer_is_not_put_together_from_two_runs():
 def test_a_handler_that_fails_because_the_time_is_up_did_not_fail(late):
     """The worker stops it at the very moment (`enforce_deadline`), and says so."""
     bench = Bench()
-    call = bench.call(timeout=3.0, deadline=3.0)
-    bench.act()
-    (connection,) = bench.opened
-    bench.core.connected(connection, 0.0)
-    offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
-    bench.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
-    bench.act()
+    call, connection = bench.extended_call(timeout=3.0, deadline=3.0)
     ((_, (frame, *_)),) = bench.sent
     bench.feed(connection, [answered(frame, Status.HANDLER_FAILED, 1, 1), b"", *FINAL[:3], b""], 3.0 if late else 2.9)
     (ended,) = bench.act()

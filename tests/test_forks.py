@@ -6,9 +6,8 @@ import textwrap
 
 import pytest
 
-#: Parent and child: {patch} what is monkey-patched, {fork} how it forks: `child()` runs there.
+#: Parent and child; {fork}: how it forks: `child()` runs there.
 SCRIPT = """
-{patch}
 import os, sys, time
 import gevent
 import gmdp
@@ -90,11 +89,7 @@ if not started:
             import traceback
             traceback.print_exc()
         os._exit(status)
-while True:
-    ended, status = os.waitpid(started, os.WNOHANG)
-    if ended:
-        break
-    gevent.sleep(0.01)
+status = ended(started)
 assert status == 0, status
 """
 
@@ -108,12 +103,26 @@ process.join()
 assert process.exitcode == 0, process.exitcode
 """
 
+#: Waits for a child while the hub runs; `ended(pid)` is its status.
+ENDED = """
+import os
+import gevent
+
+
+def ended(started):
+    while True:
+        found, status = os.waitpid(started, os.WNOHANG)
+        if found:
+            return status
+        gevent.sleep(0.01)
+"""
+
 PATCH = "import gevent.monkey; gevent.monkey.patch_all()"
 
 
-def run(script):
+def run(script, patch=""):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(script)],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", f"{patch}\n{ENDED}\n{textwrap.dedent(script)}"],
         capture_output=True,
         text=True,
         timeout=100,
@@ -127,7 +136,7 @@ def run(script):
 @pytest.mark.parametrize("patch", ["", PATCH], ids=["nothing patched", "everything patched"])
 @pytest.mark.parametrize("fork", [FORK, MULTIPROCESSING], ids=["os.fork", "multiprocessing"])
 def test_P1_in_a_forked_child_all_is_as_new_and_the_parent_notices_nothing(patch, fork):
-    assert run(SCRIPT.format(patch=patch, fork=fork)) == ["the child is well", "the parent is well"]
+    assert run(SCRIPT.format(fork=fork), patch) == ["the child is well", "the parent is well"]
 
 
 def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
@@ -156,7 +165,7 @@ def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
             children.append(started)
 
     children = []
-    ended = gevent.event.Event()
+    over = gevent.event.Event()
     broker = gmdp.Broker("tcp://127.0.0.1:*", attempts=1, dead_letter=Hook())
     broker.start()
     there = broker.endpoint
@@ -166,7 +175,7 @@ def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
     echo.start()
     forks.start()
     assert client.request("forks", b"") == [b"forked"]
-    lost = gmdp.Worker(there, "lost", lambda request: ended.wait())
+    lost = gmdp.Worker(there, "lost", lambda request: over.wait())
     lost.start()
     future = client.submit("lost", b"")
     while not lost.statistics().busy:
@@ -180,11 +189,7 @@ def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
     while len(children) < 2:
         gevent.sleep(0.01)
     for started in children:
-        while True:
-            ended, status = os.waitpid(started, os.WNOHANG)
-            if ended:
-                break
-            gevent.sleep(0.01)
+        status = ended(started)
         assert os.waitstatus_to_exitcode(status) == 7, status
     assert client.request("echo", b"after") == [b"after"]
     print("well")
@@ -212,11 +217,7 @@ def test_P1_a_secured_broker_is_as_new_in_the_child():
         assert own.request("mmi.nothing", b"") == [b"501"]
         broker.close()
         os._exit(7)
-    while True:
-        ended, status = os.waitpid(started, os.WNOHANG)
-        if ended:
-            break
-        gevent.sleep(0.01)
+    status = ended(started)
     assert os.waitstatus_to_exitcode(status) == 7, status
     assert client.request("mmi.nothing", b"") == [b"501"]
     broker.close()
@@ -241,11 +242,7 @@ def test_P1_the_child_of_a_program_with_a_context_of_its_own_uses_another():
     if not started:
         assert client.request("mmi.nothing", b"") == [b"501"]
         os._exit(7)
-    while True:
-        ended, status = os.waitpid(started, os.WNOHANG)
-        if ended:
-            break
-        gevent.sleep(0.01)
+    status = ended(started)
     assert os.waitstatus_to_exitcode(status) == 7, status
     print("well")
     """

@@ -68,11 +68,10 @@ def run(script, *, timeout=100):
     assert (done.stdout, done.returncode, done.stderr) == ("well\n", 0, "")
 
 
-@pytest.mark.parametrize("what", WHAT)
+@pytest.mark.parametrize("what", [what for what in WHAT if what != "nothing"])
 @pytest.mark.parametrize("when", ["first", "second", "third"])
 def test_P2_whatever_is_patched_and_whenever(what, when):
-    if what == "nothing" and when != "first":
-        return  # that is all the same
+    """Nothing at all: below."""
     run(SCRIPT.format(**{"first": "", "second": "", "third": "", when: WHAT[what]}))
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -23,6 +24,14 @@ ROOT = Path(__file__).parent.parent
 
 #: In the runs below: what is left for good need not be waited for long.
 CONFTEST = "from gmdp.testing import deadline, leaks\nleaks.PATIENCE = 0.3\ndeadline.GRACE = 0.3\n"
+
+
+@pytest.fixture(autouse=True)
+def _interrupts():
+    """Here, and in what is started here; a shell's job in the background ignores them, and hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

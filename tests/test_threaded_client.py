@@ -121,6 +121,21 @@ def test_a_call_that_waits_when_it_is_closed(echo):
         client.request("echo", b"")
 
 
+def test_a_client_closed_while_it_starts_is_closed(echo):
+    """By another thread, at any moment of it."""
+    for number in range(40):
+        client = Client(echo, timeout=20, threaded=True)
+        thread = threading.Thread(target=client.start)
+        thread.start()
+        for _ in range(number):
+            client.state  # noqa: B018 - so that it comes a little later each time
+        client.close()
+        thread.join()
+        client.close()
+        assert client.closed
+        assert not client._living.locked()
+
+
 def test_futures_need_a_hub():
     with pytest.raises(ConfigurationError, match="threaded is for Client"):
         AsyncClient("tcp://127.0.0.1:1", threaded=True)

@@ -6,10 +6,13 @@ import sys
 
 import gevent
 import pytest
+from cores import MDP02, ManualBroker
 from gevent.threadpool import ThreadPool
 from waiting import wait_until
 
-from gmdp import AsyncClient, Broker, HandlerFailed, Worker, tracing
+from gmdp import AsyncClient, HandlerFailed, Worker, tracing
+from gmdp.core import extension
+from gmdp.core.records import Waited
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -111,6 +114,7 @@ def test_calls_of_a_handler_carry_its_traceparent_on(broker, client):
 # Spans
 
 SPANS = f"""
+import sys
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -119,7 +123,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 exporter = InMemorySpanExporter()
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(exporter))
-trace.set_tracer_provider(provider)
+if sys.argv[1] == "before":
+    trace.set_tracer_provider(provider)
 import gmdp, gevent
 
 def handler(request):
@@ -132,6 +137,9 @@ def handler(request):
 
 with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.AsyncClient(broker.endpoint, timeout=20) as client:
     with gmdp.Worker(broker.endpoint, "outer", handler), gmdp.Worker(broker.endpoint, "inner", lambda request: b""):
+        if sys.argv[1] == "after":
+            client.request("inner", b"")
+            trace.set_tracer_provider(provider)
         with trace.get_tracer("mine").start_as_current_span("mine"):
             client.request("outer", b"more")
         list(client.stream("outer", b"x", traceparent="{PARENT}"))
@@ -158,9 +166,11 @@ for span in exporter.get_finished_spans():
 """
 
 
-def test_a_span_for_the_call_one_for_its_wait_and_one_for_its_handler():
+@pytest.mark.parametrize("provided", ["before", "after"])
+def test_a_span_for_the_call_one_for_its_wait_and_one_for_its_handler(provided):
+    """Whether the program sets its provider before gmdp is imported, or once all is running."""
     pytest.importorskip("opentelemetry.sdk")
-    done = subprocess.run([sys.executable, "-c", SPANS], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", SPANS, provided], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     rows = [line.rsplit(" ", 6) for line in done.stdout.splitlines()]
     assert all(row[6] == "True" for row in rows)
@@ -218,6 +228,23 @@ def test_a_failed_handler_is_told_as_before(broker, client):
     assert (caught.value.type_name, caught.value.detail) == ("ValueError", "why")
 
 
-def test_a_broker_s_core_tells_of_waits_only_if_it_is_asked():
-    with Broker("tcp://127.0.0.1:*") as broker:
-        assert broker._core._ledger.traced is (tracing.tracer() is not None)
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_broker_s_core_tells_of_waits_only_if_it_is_asked(traced):
+    broker = ManualBroker()
+    if traced:
+        broker.core.trace()
+    for number, trace in ((1, PARENT.encode()), (2, b"")):
+        frame = extension.call_frame(extension.request_id(b"n" * 16, number), traceparent=trace)
+        broker.feed(b"client", [frame, b"", b"MDPC02", b"\x01", b"echo", b"x"])
+    broker.advance(0.5)
+    for worker in (b"W1", b"W2"):
+        broker.ready(MDP02, worker)
+    waits = [event for event in broker.core.events if isinstance(event, Waited)]
+    assert waits == ([Waited(b"echo", PARENT.encode(), 0.5, 1)] if traced else [])
+
+
+def test_where_nobody_has_set_a_provider_there_are_no_spans(broker, client):
+    """Empty ones would cost as much as any."""
+    assert tracing.tracer() is None
+    answer = client.submit("nobody", b"")._answer
+    assert answer.span is None

@@ -20,6 +20,8 @@ from gevent.threadpool import ThreadPool
 from processes import Process, outcomes
 from waiting import wait_until
 
+import gmdp.http_answers
+import gmdp.multipart
 import gmdp.wsgi
 from gmdp import Broker, Client, ConfigurationError, MDPError, Worker, exceptions
 from gmdp.core.wire import MAX_SERVICE_NAME
@@ -274,7 +276,7 @@ def test_bad_multipart_is_400(gateway, content_type, body):
 
 def test_the_boundary_of_a_reply_does_not_occur_in_it(gateway, monkeypatch):
     tokens = iter(["aa", "bb", "cc"])
-    monkeypatch.setattr(gmdp.wsgi.secrets, "token_hex", lambda size: next(tokens))
+    monkeypatch.setattr(gmdp.multipart.secrets, "token_hex", lambda size: next(tokens))
     answer = ask(gateway, "POST", "/services/work", multipart(b"x", b"frames", b"1aa", b"bb"), mixed("x"))
     assert answer.headers["Content-Type"] == "multipart/mixed; boundary=cc"
     assert answer.frames == [b"1aa", b"bb"]
@@ -611,7 +613,7 @@ def test_the_table_names_every_error_but_those_that_are_500():
     named = {name for _, name in documented()}
     ours = {name for name in named if hasattr(exceptions, name)}
     assert named - ours == {"BadRequest", "NotFound", "MethodNotAllowed", "InternalError"}
-    assert ours == {kind.__name__ for kind in gmdp.wsgi._STATUS}
+    assert ours == {kind.__name__ for kind in gmdp.http_answers.STATUS}
 
 
 def test_a_defect_is_500_logged_and_not_told(caplog):
@@ -801,6 +803,31 @@ def exchange(connection, method, target, body=None, headers=None, **options):
     connection.request(method, target, body, headers or {}, **options)
     answer = connection.getresponse()
     return answer.status, answer.read()
+
+
+def test_a_flask_application_shares_a_client_and_mounts_the_gateway(client, gateway, connect):
+    flask = pytest.importorskip("flask")
+    dispatcher = pytest.importorskip("werkzeug.middleware.dispatcher")
+    site = flask.Flask(__name__)
+
+    @site.post("/say")
+    def say():
+        return client.request("work", flask.request.get_data())[0]
+
+    application = dispatcher.DispatcherMiddleware(site, {"/api": gateway})
+    with WSGIServer(("127.0.0.1", 0), application, log=None) as server:
+        server.start()
+
+        def ask(number):
+            connection = connect(server.server_port)
+            said = exchange(connection, "POST", "/say", b"%d" % number)
+            return said, exchange(connection, "POST", "/api/services/work", b"mounted %d" % number)
+
+        calls = [gevent.spawn(ask, number) for number in range(20)]
+        gevent.joinall(calls, raise_error=True)
+        assert [call.value for call in calls] == [
+            ((200, b"%d" % number), (200, b"mounted %d" % number)) for number in range(20)
+        ]
 
 
 def test_one_connection_serves_many_requests_of_all_kinds(server, connect):

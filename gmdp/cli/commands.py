@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import gevent
@@ -22,7 +22,6 @@ from ..broker import Broker
 from ..client import Client
 from ..core.extension import NORMAL_PRIORITY
 from ..core.options import BrokerOptions
-from ..core.wire import VERSIONS
 from ..endpoints import DEFAULT_ENDPOINT
 from ..exceptions import ConfigurationError, MDPError, RequestTimeout
 from ..security import generate_keys
@@ -30,14 +29,23 @@ from ..security.lists import set_password
 from ..version import __version__
 from ..worker import Worker
 from .bench.command import bench
+from .gateway import gateway
+from .options import (
+    F,
+    broker_option,
+    endpoints,
+    mdp_option,
+    security_of,
+    security_options,
+    timeout_option,
+    verbose_option,
+)
 from .serving import configure_logging, serve
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
 EXIT_INTERRUPTED = 130
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -78,68 +86,6 @@ def _fail(name: str, message: str, status: int) -> int:
     return status
 
 
-def broker_option(command: F) -> F:
-    """--broker, as all commands that connect have it."""
-    return click.option(
-        "--broker",
-        "endpoint",
-        envvar="GMDP_BROKER",
-        default=DEFAULT_ENDPOINT,
-        show_default=True,
-        metavar="ENDPOINT",
-        help="The broker; else $GMDP_BROKER.  Several, with commas between: the first that answers.",
-    )(command)
-
-
-def timeout_option(default: float) -> Callable[[F], F]:
-    """--timeout."""
-    return click.option(
-        "--timeout", default=default, show_default=True, metavar="SECONDS", help="Give up after so long (exit 124)."
-    )
-
-
-def security_options(command: F) -> F:
-    """What a peer shows a secured broker, as all commands that connect have it."""
-    for flag, name, metavar, help_text in reversed(
-        (
-            ("--server-key", "server_key", "KEY", "The broker's public key: a file, or Z85; else $GMDP_SERVER_KEY."),
-            ("--curve-key", "curve_key", "KEY", "One's own secret key: a file; else $GMDP_CURVE_KEY."),
-            ("--username", "username", "NAME", "For a broker that wants a password; else $GMDP_USERNAME."),
-            ("--password-file", "password_file", "FILE", "Its first line is the password; else $GMDP_PASSWORD."),
-        )
-    ):
-        variable = None if name == "password_file" else f"GMDP_{name.upper()}"
-        command = click.option(flag, name, metavar=metavar, envvar=variable, default=None, help=help_text)(command)
-    return command
-
-
-def _security(given: dict[str, Any]) -> dict[str, Any]:
-    """The keywords of a client or worker for what `security_options` took."""
-    file = given.pop("password_file")
-    if given["username"] is not None:
-        given["password"] = _first_line(file) if file is not None else os.environ.get("GMDP_PASSWORD")
-        if given["password"] is None:
-            raise ConfigurationError("--username needs --password-file, or $GMDP_PASSWORD")
-    elif file is not None:
-        raise ConfigurationError("--password-file needs --username")
-    return given
-
-
-def _first_line(file: str) -> str:
-    with open(file, encoding="utf-8", errors="surrogateescape") as lines:
-        return lines.readline().rstrip("\r\n")
-
-
-mdp_option = click.option(
-    "--mdp", default="0.2", show_default=True, type=click.Choice(sorted(VERSIONS)), help="The protocol's version."
-)
-verbose_option: Callable[[F], F] = click.option("-v", "--verbose", count=True, help="Log more; twice: everything.")
-
-
-def _endpoints(given: str) -> list[str]:
-    return [endpoint.strip() for endpoint in given.split(",")]
-
-
 @click.group(no_args_is_help=True)
 @click.version_option(__version__, prog_name="gmdp")
 def cli() -> None:
@@ -155,6 +101,7 @@ def cli() -> None:
 
 
 cli.add_command(bench)
+cli.add_command(gateway)
 
 
 def _broker_options(command: F) -> F:
@@ -286,7 +233,7 @@ def worker(
     handler = load(target) if target is not None else Execute(command or "")
     serve(
         Worker(
-            _endpoints(endpoint),
+            endpoints(endpoint),
             os.fsencode(service),
             handler,
             concurrency,
@@ -295,7 +242,7 @@ def worker(
             liveness=liveness,
             reveal_errors=reveal_errors,
             enforce_deadline=enforce_deadline,
-            **_security(security),
+            **security_of(security),
         ),
         lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
         parent.ready if parent is not None else None,
@@ -334,8 +281,8 @@ def call(
     if sys.stdout is None or (sys.stdin is None and not frames):
         raise MDPError("standard input and output are needed, and one of them is closed")
     body = [os.fsencode(frame) for frame in frames] or [sys.stdin.buffer.read()]
-    keywords = _security(security)
-    with Client(_endpoints(endpoint), version=mdp, timeout=timeout, retries=retries, **keywords) as client:
+    keywords = security_of(security)
+    with Client(endpoints(endpoint), version=mdp, timeout=timeout, retries=retries, **keywords) as client:
         options: dict[str, Any] = {"when_no_worker": when_no_worker, "priority": priority}
         for part in client.stream(os.fsencode(service), body, deadline=timeout, **options):
             _write(b"".join(part))
@@ -368,7 +315,7 @@ _COLUMNS = ("workers", "idle", "busy", "queued", "requests", "replies")
 @security_options
 def services(endpoint: str, timeout: float, **security: Any) -> None:
     """List the services a broker knows, their workers and queues."""
-    with Client(_endpoints(endpoint), timeout=timeout, **_security(security)) as client:
+    with Client(endpoints(endpoint), timeout=timeout, **security_of(security)) as client:
         reply = client.request("mmi.services", b"")
         where = client.endpoint
     table = Table()
@@ -402,7 +349,7 @@ def ping(endpoint: str, timeout: float, count: int, mdp: str, **security: Any) -
     if count < 1:
         raise ConfigurationError("--count must be at least 1")
     times = []
-    with Client(_endpoints(endpoint), version=mdp, timeout=timeout, **_security(security)) as client:
+    with Client(endpoints(endpoint), version=mdp, timeout=timeout, **security_of(security)) as client:
         for _ in range(count):
             began = perf_counter()
             reply = client.request("mmi.broker", b"")
@@ -461,8 +408,3 @@ def demo(folder: Path | None) -> int:
     from .demo import demonstrate
 
     return demonstrate(folder if folder is not None else Path(__file__).parent.parent)
-
-
-from .gateway import gateway  # noqa: E402 - it is made of the options above
-
-cli.add_command(gateway)

@@ -14,7 +14,7 @@ from gevent.pywsgi import LoggingLogAdapter, WSGIHandler, WSGIServer
 from ..client import Client
 from ..exceptions import BindError, ConfigurationError, MDPError
 from ..wsgi import MEBIBYTE, Gateway
-from .commands import _endpoints, _security, broker_option, security_options, verbose_option
+from .options import broker_option, endpoints, security_of, security_options, verbose_option
 from .serving import configure_logging, serve
 
 _log = logging.getLogger("gmdp.gateway")
@@ -154,7 +154,7 @@ def gateway(
     address = _address(bind)
     if not services:
         raise ConfigurationError("name what is exposed with --service PATTERN")
-    client = Client(_endpoints(endpoint), timeout=timeout, retries=retries, **_security(security))
+    client = Client(endpoints(endpoint), timeout=timeout, retries=retries, **security_of(security))
     application = Gateway(
         client,
         services,

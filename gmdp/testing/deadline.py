@@ -22,6 +22,7 @@ import gevent
 import gevent.monkey
 import gevent.util
 
+from ..slots import allocate_lock, start_thread
 from . import leaks
 
 #: Seconds beyond its deadline after which a hub that does not run is held to be blocked.
@@ -30,9 +31,7 @@ GRACE = 2.0
 #: Seconds that ending a block may take.
 _LEAVING = 0.001
 
-#: The real ones, whatever was monkey-patched: what watches the hub cannot depend on it.
-_allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
-_start_new_thread = gevent.monkey.get_original("_thread", "start_new_thread")
+#: The real one, whatever was monkey-patched: what watches the hub cannot depend on it.
 _get_ident = gevent.monkey.get_original("_thread", "get_ident")
 
 
@@ -66,7 +65,7 @@ class Deadline:
         self._error = error
         #: True once a blocked hub was interrupted.
         self.interrupted = False
-        self._lock = _allocate_lock()
+        self._lock = allocate_lock()
         #: Locked while the thread has something to watch.
         self._ended: Any = None
         self._timer: Any = None
@@ -89,11 +88,11 @@ class Deadline:
         self._may_interrupt = self._hub.main_hub and self._greenlet.parent is None
         self._ident = _get_ident()
         self._set_timer()
-        self._ended = _allocate_lock()
+        self._ended = allocate_lock()
         self._ended.acquire()
-        begun = _allocate_lock()
+        begun = allocate_lock()
         begun.acquire()
-        _start_new_thread(self._watch, (self._ended, begun))
+        start_thread(self._watch, (self._ended, begun))
         begun.acquire()  # so that whoever counts threads afterwards finds it
 
     def cancel(self) -> None:

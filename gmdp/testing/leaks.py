@@ -250,7 +250,7 @@ def _is_idle(frame: FrameType | None) -> bool:
 
 def _requests() -> Iterator[tuple[lifecycle.Lifecycle, dict[str, int]]]:
     """Whatever has requests or calls without an answer, and how many of which."""
-    there = [one for one in list(lifecycle._all) if isinstance(one, (Broker, Client)) and not one.closed]
+    there = [one for one in list(lifecycle.everything) if isinstance(one, (Broker, Client)) and not one.closed]
     for one in sorted(there, key=lambda one: isinstance(one, Client)):  # brokers know more
         counts: Counter[str] = Counter()
         try:

@@ -1,0 +1,78 @@
+"""Options that several commands have, and what they come to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ..core.wire import VERSIONS
+from ..endpoints import DEFAULT_ENDPOINT
+from ..exceptions import ConfigurationError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def broker_option(command: F) -> F:
+    """--broker, as all commands that connect have it."""
+    return click.option(
+        "--broker",
+        "endpoint",
+        envvar="GMDP_BROKER",
+        default=DEFAULT_ENDPOINT,
+        show_default=True,
+        metavar="ENDPOINT",
+        help="The broker; else $GMDP_BROKER.  Several, with commas between: the first that answers.",
+    )(command)
+
+
+def timeout_option(default: float) -> Callable[[F], F]:
+    """--timeout."""
+    return click.option(
+        "--timeout", default=default, show_default=True, metavar="SECONDS", help="Give up after so long (exit 124)."
+    )
+
+
+def security_options(command: F) -> F:
+    """What a peer shows a secured broker, as all commands that connect have it."""
+    for flag, name, metavar, help_text in reversed(
+        (
+            ("--server-key", "server_key", "KEY", "The broker's public key: a file, or Z85; else $GMDP_SERVER_KEY."),
+            ("--curve-key", "curve_key", "KEY", "One's own secret key: a file; else $GMDP_CURVE_KEY."),
+            ("--username", "username", "NAME", "For a broker that wants a password; else $GMDP_USERNAME."),
+            ("--password-file", "password_file", "FILE", "Its first line is the password; else $GMDP_PASSWORD."),
+        )
+    ):
+        variable = None if name == "password_file" else f"GMDP_{name.upper()}"
+        command = click.option(flag, name, metavar=metavar, envvar=variable, default=None, help=help_text)(command)
+    return command
+
+
+def security_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of a client or worker for what `security_options` took."""
+    file = given.pop("password_file")
+    if given["username"] is not None:
+        given["password"] = _first_line(file) if file is not None else os.environ.get("GMDP_PASSWORD")
+        if given["password"] is None:
+            raise ConfigurationError("--username needs --password-file, or $GMDP_PASSWORD")
+    elif file is not None:
+        raise ConfigurationError("--password-file needs --username")
+    return given
+
+
+def _first_line(file: str) -> str:
+    with open(file, encoding="utf-8", errors="surrogateescape") as lines:
+        return lines.readline().rstrip("\r\n")
+
+
+mdp_option = click.option(
+    "--mdp", default="0.2", show_default=True, type=click.Choice(sorted(VERSIONS)), help="The protocol's version."
+)
+verbose_option: Callable[[F], F] = click.option("-v", "--verbose", count=True, help="Log more; twice: everything.")
+
+
+def endpoints(given: str) -> list[str]:
+    """The endpoints --broker names."""
+    return [endpoint.strip() for endpoint in given.split(",")]
