@@ -343,6 +343,7 @@ class BrokerModel:
         self.workers = {}
         self.muted = {}
         self.outbox = []
+        self.unreachable = {}
         self.draining = False
         #: Nobody is lost for silence before: the broker ran late.
         self.excused_until = 0.0
@@ -574,6 +575,8 @@ class BrokerModel:
         if disconnect:
             self._refuse(worker.key, worker.dialect, now)
         request, worker.request = worker.request, None
+        if any(request is unsent for unsent in self.unreachable.pop(worker.key, [])):
+            request.attempts -= 1
         if request is not None:
             request.due = None
             if request.abandoned:
@@ -654,14 +657,22 @@ class BrokerModel:
         frames = [*request.address, *client_reply(request.dialect, request.service, body, final)]
         self._send(frames, request, essential=True)
 
+    def caught_up(self, now):
+        for key in list(self.unreachable):
+            if key in self.unreachable:
+                self.lose(self.workers[key], "unreachable", now)
+
     def unsent(self, expected, full, now):
         target = expected.target
         if isinstance(target, ModelWorker):
             registered = self.workers.get(target.key) is target
             if registered and (expected.essential or not full):
+                # It is lost when all it has said was read; what did not get there was no attempt.
+                unsent = self.unreachable.setdefault(target.key, [])
                 if expected.essential and target.request is not None:
-                    target.request.attempts -= 1
-                self.lose(target, "unreachable", now)
+                    unsent.append(target.request)
+                if full:
+                    self.lose(target, "unreachable", now)
         elif expected.essential:
             assert not full, "what becomes of a slow client is not foretold here"
             self.drops["client_gone"] += 1

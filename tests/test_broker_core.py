@@ -35,6 +35,7 @@ def test_W1_however_a_worker_is_lost_its_request_goes_to_the_next_first_in_line(
         broker.core.awake(broker.now)
         broker.advance(INTERVAL)
         broker.core.unsent(lost_heartbeat(broker), full=False, now=broker.now)
+        broker.core.caught_up(broker.now)
     elif how == "malformed":
         broker.feed(b"W1", [*mdp.heartbeat, b"too many"])
     else:
@@ -79,7 +80,38 @@ def test_a_heartbeat_to_a_full_peer_is_skipped_to_a_gone_one_tells_of_its_loss()
     broker.core.unsent(lost_heartbeat(broker), full=True, now=broker.now)
     assert len(broker.workers) == 1
     broker.core.unsent(lost_heartbeat(broker), full=False, now=broker.now)
+    assert broker.core.deadline() <= broker.now  # it is looked at once more, with all that is to be read
+    broker.core.caught_up(broker.now)
     assert len(broker.workers) == 0
+
+
+@pytest.mark.parametrize("told", ["heartbeat", "request"])
+def test_what_a_worker_that_left_had_said_counts_before_its_loss(told):
+    """ZeroMQ says that a peer is gone while its last messages are still to be read."""
+    broker = ManualBroker(attempts=1)
+    numbers = [b"\x89MDW\x01\x00" + number.to_bytes(4, "big") for number in (1, 2)]
+    for number in numbers:
+        broker.feed(b"W", [number, b"", *MDP02.ready(b"echo")])
+    broker.ask(MDP02, b"client", b"done")
+    ((first, _, *request),) = broker.take(b"W")
+    if told == "request":
+        # A second one does not get there; it is given to another, and that was no attempt.
+        broker.core.feed([b"client", *MDP02.client_request(b"echo", b"next")], broker.now)
+        (outgoing,) = broker.core.outbox
+        broker.core.outbox.clear()
+    else:
+        (connection,) = broker.core._workers.connections.values()
+        outgoing = Outgoing([b"W"], connection, False)
+    broker.core.unsent(outgoing, full=False, now=broker.now)
+    broker.core.feed([b"W", first, b"", *MDP02.final(request[MDP02.address_at], b"answer")], broker.now)
+    broker.core.caught_up(broker.now)
+    broker.collect()
+    assert broker.answers(MDP02, b"client") == [[b"answer"]]
+    assert broker.workers == {}
+    assert counters(broker).redeliveries == 0
+    broker.ready(MDP02, b"W2")
+    assert len(broker.take(b"W2")) == (told == "request")
+    assert counters(broker).redeliveries == 0
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3])

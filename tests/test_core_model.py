@@ -211,6 +211,10 @@ class BrokerMachine(RuleBasedStateMachine):
                         model.unsent(expected[at], full, self.now)
                 else:
                     self._deliver(outgoing.frames)
+            # Nothing more is read before somebody says something.
+            core.caught_up(self.now)
+            if self.exact:
+                model.caught_up(self.now)
         assert not model.outbox or not self.exact
         core.events.clear()
 

@@ -86,6 +86,8 @@ class BrokerCore:
     def caught_up(self, now: float) -> None:
         """There was nothing more to read."""
         self._ledger.gap.caught_up(now)
+        if self._workers.unreachable:
+            self._workers.caught_up(now)
 
     def feed(self, frames: list[bytes], now: float, user: str = "") -> None:
         """One whole message as received, routing id first, from a connection of `user`
@@ -124,8 +126,8 @@ class BrokerCore:
                 self._replies.due(item, now)
 
     def deadline(self) -> float:
-        """When :meth:`tick` is needed next; infinity if never."""
-        return self._ledger.timers.next()
+        """When :meth:`tick` is needed next, with all read before; infinity if never."""
+        return self._ledger.timers.next() if not self._workers.unreachable else 0.0
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""

@@ -143,10 +143,10 @@ class Delivery:
         self._unserved.pop(service.name, None)
         self.free(worker, now)
 
-    def leave(self, workers: Sequence[Worker], now: float, unsent: Request | None = None) -> None:
+    def leave(self, workers: Sequence[Worker], now: float, unsent: Collection[Request] = ()) -> None:
         """Workers of one connection are lost; what they had is delivered again.
 
-        `unsent`: a request one of them had that could not be sent, or never ran.
+        `unsent`: requests they had that could not be sent, or never ran.
         """
         requests = []
         for worker in workers:
@@ -156,7 +156,7 @@ class Delivery:
             if not service.members:
                 self._unserved[service.name] = None
             if worker.request is not None:
-                if self._recall(worker) or worker.request is unsent:
+                if self._recall(worker) or worker.request in unsent:
                     worker.request.attempts -= 1  # it never reached anybody
                 else:
                     worker.request.suspect = True

@@ -29,6 +29,8 @@ The rules of this module:
   never used again after a DISCONNECT, from either side: what still comes of it is
   dropped.  Liveness is the connection's: one that is silent, malformed, unreachable
   or says DISCONNECT without a session is lost with all its sessions.
+* One that is unreachable is lost once there is nothing more to read: one that leaves has
+  answered, and said so, before it closed.
 * A connection is a user's: a message of another user under its routing id voids it
   without a word to the newcomer, and the newcomer is a stranger.  READY needs the right
   to serve that service.
@@ -54,6 +56,7 @@ MAX_REJECTED = 10_000
 # For each reply: a member of an Enum is slow to look up in Python 3.11.
 _FINAL = Command.FINAL
 _OK = Status.OK
+_NONE: frozenset[Request] = frozenset()
 _PLAIN = {extended: plain for plain, extended in EXTENDED.items()}
 
 
@@ -70,6 +73,9 @@ class Workers:
         self._by_user: dict[str, int] = {}
         self._max_sessions = max_sessions
         self._rejected: OrderedDict[Hashable, float] = OrderedDict()
+        #: Connections that took no message any more, with the requests that did not get there.
+        #: What they had said before is still to be read.
+        self.unreachable: dict[Connection, set[Request]] = {}
 
     def all(self) -> Iterable[Worker]:
         """All registered workers."""
@@ -314,15 +320,21 @@ class Workers:
         if disconnect:
             self._say_disconnect(worker.head, connection.dialect)
         had_suspect = worker.request is not None and worker.request is connection.suspect
-        self._lost([worker], reason, now, unsent)
+        nowhere = self.unreachable.get(connection, _NONE)
+        self._lost([worker], reason, now, nowhere if unsent is None else {*nowhere, unsent})
         if had_suspect:
             self._delivery.relieve(connection, now)
 
-    def lose_connection(
-        self, connection: Connection, reason: str, now: float, disconnect: bool = False, unsent: Request | None = None
-    ) -> None:
-        """A connection is lost, with all its workers.  `unsent`: a request that did not reach it."""
+    def caught_up(self, now: float) -> None:
+        """There was nothing more to read: those that are unreachable said no more."""
+        while self.unreachable:
+            connection = next(iter(self.unreachable))
+            self.lose_connection(connection, "unreachable", now)
+
+    def lose_connection(self, connection: Connection, reason: str, now: float, disconnect: bool = False) -> None:
+        """A connection is lost, with all its workers."""
         del self.connections[connection.key]
+        unsent = self.unreachable.pop(connection, _NONE)
         self._ledger.timers.disarm(connection)
         workers = list(connection.workers.values())
         connection.workers.clear()
@@ -332,7 +344,7 @@ class Workers:
             self._reject(connection.key, now)
         self._lost(workers, reason, now, unsent)
 
-    def _lost(self, workers: list[Worker], reason: str, now: float, unsent: Request | None = None) -> None:
+    def _lost(self, workers: list[Worker], reason: str, now: float, unsent: Collection[Request] = _NONE) -> None:
         ledger = self._ledger
         for worker in workers:
             worker.registered = False
@@ -390,7 +402,11 @@ class Workers:
         target = outgoing.target
         if isinstance(target, Worker):
             if target.registered:
-                self.lose_connection(target.connection, "unreachable", now, unsent=target.request)
+                unsent = self.unreachable.setdefault(target.connection, set())
+                if target.request is not None:
+                    unsent.add(target.request)
+                if full:
+                    self.lose_connection(target.connection, "unreachable", now)
         elif isinstance(target, Connection) and not full and self.connections.get(target.key) is target:
             # A full worker that is sent a HEARTBEAT has no need of it.
-            self.lose_connection(target, "unreachable", now)
+            self.unreachable.setdefault(target, set())
