@@ -80,8 +80,8 @@ Handler = Callable[[Any], Any]
 class Sink(Protocol):
     """Where a running handler's results go; safe from any greenlet and thread."""
 
-    def begun(self) -> None:
-        """The handler is about to run, and will say that it ended."""
+    def begun(self) -> bool:
+        """The handler is about to run, and will say that it ended; False: it must not, this is another process."""
 
     def partial(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
         """A part of the answer; `slot` hears True when it left, False if nobody wants it."""
@@ -100,6 +100,8 @@ def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sin
 
 
 def _run(owner: object, handler: Handler, request: Request, work: Work, sink: Sink) -> None:
+    if not sink.begun():
+        return
     began = monotonic()
     body: list[bytes] | None = None
     failure: BaseException | None = None
@@ -109,7 +111,6 @@ def _run(owner: object, handler: Handler, request: Request, work: Work, sink: Si
         traceparent.set(parent)
     traced = tracer()
     try:
-        sink.begun()
         if traced is None:
             body = _result(handler, request, work, sink)
         else:

@@ -7,7 +7,8 @@ being worked on is finished (drained) first.
 In the child of a fork everything is as new: a client works (with a connection of its
 own), a broker or worker may be started; the parent's goes on.  That needs nothing of
 the program, however it forks.  What waited for an answer when it forked is the parent's
-business, and goes on waiting in the child.
+business, and goes on waiting in the child; a handler that had not begun does not there.
+One that had is a greenlet like others: gevent copies it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def _after_fork() -> None:
     if not everything:
         return
     # Before any watcher is touched: the descriptor the hub's loop waits on is the parent's, too.
+    # (libev sees by itself that it was forked, libuv does not.)
     gevent.reinit()
     for one in list(everything):
         one._forked()

@@ -93,7 +93,8 @@ class Owner:
         self._due_at = 0.0
         self._finished = False
         self._ended = False
-        self._abandoned = False
+        #: True in the child of a fork.
+        self.abandoned = False
         #: The defect that ended it, if one did.
         self.death: BaseException | None = None
 
@@ -112,7 +113,7 @@ class Owner:
 
     def post(self, function: Callable[..., Any], *args: Any) -> None:
         """Have the owner call `function(*args)`, soon."""
-        if self._abandoned:
+        if self.abandoned:
             return
         self._mailbox.append((function, args))
         if self._ended:
@@ -169,7 +170,7 @@ class Owner:
 
         What waits for it goes on waiting: to whom an answer would go, he is the parent's.
         """
-        self._abandoned = True
+        self.abandoned = True
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
@@ -188,7 +189,7 @@ class Owner:
     def wake(self) -> None:
         """End the present wait, if there is one."""
         waiter = self._waiter
-        if waiter is not None and not self._abandoned:
+        if waiter is not None and not self.abandoned:
             self._waiter = None
             waiter.switch(None)
 
@@ -215,7 +216,7 @@ class Owner:
                     engine.tick(now)
                 engine.flush(now)
                 self._look_again()
-                if self._finished or self._abandoned:
+                if self._finished or self.abandoned:
                     break
                 self._due_at = engine.deadline()
                 if not self.ready and not self._mailbox:
@@ -225,7 +226,7 @@ class Owner:
                     done = 0
                     gevent.sleep(0)
         except BaseException as error:
-            if self._abandoned:
+            if self.abandoned:
                 return
             self._close_links()
             # A signal's handler runs in whatever greenlet runs: that was not meant for this one.

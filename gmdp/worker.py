@@ -254,10 +254,13 @@ class _Session:
 
     # A running handler's results; from any thread
 
-    def begun(self) -> None:
+    def begun(self) -> bool:
+        if self.engine.owner.abandoned:
+            return False
         task = self.task
         if task is gevent.getcurrent() and self.link is not None:
             task.unlink(self.link)  # it says itself when it ends
+        return True
 
     def partial(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
         self.engine.owner.post(self.engine.partial, self, work, body, slot)

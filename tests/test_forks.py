@@ -6,9 +6,11 @@ import textwrap
 
 import pytest
 
+import gmdp.security.lists
+
 #: Parent and child; {fork}: how it forks: `child()` runs there.
 SCRIPT = """
-import os, sys, time
+import gc, os, sys, time
 import gevent
 import gmdp
 
@@ -33,6 +35,8 @@ def tick():
 ticking = gevent.spawn(tick)
 gevent.sleep(0.05)
 pid = os.getpid()
+watchers = [one for shell in (broker, worker, client) for link in shell._owner._links for one in link._watchers]
+assert all(watcher.active for watcher in watchers)
 
 
 def child():
@@ -40,11 +44,15 @@ def child():
     assert [one.state.value for one in (broker, worker, client)] == ["new"] * 3
     assert broker.statistics().requests == worker.statistics().requests == client.statistics().requests == 0
     assert broker.endpoint == "tcp://127.0.0.1:*"
+    assert not any(watcher.active for watcher in watchers)
     ticking.kill()  # greenlets are copied; this one is not wanted here
     # The parent's broker and worker do it, over a connection of the child's own.
     for number in range(50):
         assert client.request("echo", b"%d" % number) == [b"%d" % number]
-    assert not handled or set(handled) == {{pid}}
+    assert set(handled) == {{pid}}
+    # What is the parent's is gone from here, and nothing of it happens any more.
+    gc.collect()
+    assert [one.state.value for one in (broker, worker, client)] == ["new", "new", "running"]
     # Nothing spins on what was inherited.
     began = time.process_time()
     gevent.sleep(0.5)
@@ -195,6 +203,56 @@ def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
     print("well")
     """
     assert run(script) == ["well"]
+
+
+def test_P1_a_handler_that_had_not_begun_does_not_in_the_child():
+    """What it does would be done twice."""
+    script = """
+    import gmdp
+
+    begun = []
+    later = lambda run, *args: gevent.spawn_later(0.2, run, *args)
+    with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.AsyncClient(broker.endpoint, timeout=20) as client:
+        with gmdp.Worker(broker.endpoint, "it", lambda request: begun.append(1) or b"done", spawn=later) as worker:
+            future = client.submit("it", b"")
+            while not worker.statistics().busy:
+                gevent.sleep(0.001)
+            started = os.fork()
+            if not started:
+                gevent.sleep(0.4)  # which is due after that
+                os._exit(len(begun))
+            assert future.get() == [b"done"]
+            assert ended(started) == 0
+            assert begun == [1]
+    print("well")
+    """
+    assert run(script) == ["well"]
+
+
+def test_P1_passwords_are_checked_in_the_child_too(tmp_path):
+    """By threads of its own."""
+    gmdp.security.lists.set_password(str(tmp_path / "users"), "me", "secret")
+    script = f"""
+    import gmdp
+
+    broker = gmdp.Broker("tcp://127.0.0.1:*", plain_users={str(tmp_path / "users")!r})
+    broker.start()
+    asks = lambda: gmdp.Client(broker.endpoint, username="me", password="secret", timeout=20)
+    with asks() as client:
+        assert client.request("mmi.nothing", b"") == [b"501"]
+    started = os.fork()
+    if not started:
+        broker.start()
+        gates = [one for one in gc.get_objects() if isinstance(one, gevent.Greenlet) and "_watch" in repr(one)]
+        assert len([one for one in gates if not one.dead]) == 1, gates
+        with asks() as client:
+            assert client.request("mmi.nothing", b"") == [b"501"]
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(ended(started)) == 7
+    broker.close()
+    print("well")
+    """
+    assert run("import gc\n" + textwrap.dedent(script)) == ["well"]
 
 
 def test_P1_a_secured_broker_is_as_new_in_the_child():

@@ -5,13 +5,18 @@ import sys
 import textwrap
 import threading
 
+import gevent
 import pytest
 from waiting import wait_until
 
+import gmdp.client
+import gmdp.slots
 from gmdp import AsyncClient, Client, ClosedError, ConfigurationError, Worker
 
 #: What a program without gevent does: eight threads that share a client.
 PROGRAM = """
+import atexit
+atexit.register(lambda: print(client.closed, client._living.locked()))  # after gmdp's own
 import sys, threading, os, gc
 import gmdp
 {more}
@@ -87,12 +92,10 @@ def test_threads_of_a_program_without_a_hub_share_a_client(echo, end, patched):
         text=True,
     )
     wait_until(lambda: child.poll() is not None)
-    assert (*child.communicate(), child.returncode) == ("well\n", "", 0)
+    assert (*child.communicate(), child.returncode) == ("well\nTrue False\n", "", 0)
 
 
 def test_greenlets_may_use_it_too_and_all_start_it_at_once(echo, nothing_left):
-    import gevent
-
     client = Client(echo, timeout=20, threaded=True)
     calls = [gevent.spawn(client.request, "echo", b"%d" % n) for n in range(100)]
     gevent.joinall(calls)
@@ -121,8 +124,51 @@ def test_a_call_that_waits_when_it_is_closed(echo):
         client.request("echo", b"")
 
 
-def test_a_client_closed_while_it_starts_is_closed(echo):
-    """By another thread, at any moment of it."""
+def test_a_client_closed_while_it_starts_is_closed(echo, monkeypatch):
+    """Another thread has called for it, and its own has not yet begun."""
+    go = gmdp.slots.allocate_lock()
+    go.acquire()
+
+    def start_later(function, args):
+        start_thread(lambda: go.acquire() and function(*args), ())
+
+    start_thread = gmdp.client.start_thread
+    monkeypatch.setattr("gmdp.client.start_thread", start_later)
+    client = Client(echo, timeout=20, threaded=True)
+    thread = threading.Thread(target=client.start)
+    thread.start()
+    wait_until(lambda: client._starters)
+    gevent.spawn(go.release)  # once this greenlet waits
+    client.close()
+    gevent.sleep(0)
+    thread.join()
+    assert client.closed
+    assert not client._living.locked()
+
+
+def test_nobody_calls_a_client_before_it_has_started(echo, monkeypatch):
+    """Two threads call at once, and the sockets of the first one's are not yet made."""
+    go = gmdp.slots.allocate_lock()
+    go.acquire()
+    opened = Client._open
+
+    def open_later(client):
+        go.acquire()
+        return opened(client)
+
+    monkeypatch.setattr(Client, "_open", open_later)
+    client = Client(echo, timeout=20, threaded=True)
+    calls = [gevent.spawn(client.request, "echo", b"first")]
+    wait_until(lambda: client.started)
+    calls.append(gevent.spawn(client.request, "echo", b"second"))
+    wait_until(lambda: calls[1].dead or len(client._starters) == 2)
+    go.release()
+    assert [call.get() for call in calls] == [[b"first"], [b"second"]]
+    client.close()
+
+
+def test_a_client_closed_at_any_moment_of_its_start_is_closed(echo):
+    """By another thread."""
     for number in range(40):
         client = Client(echo, timeout=20, threaded=True)
         thread = threading.Thread(target=client.start)

@@ -245,6 +245,14 @@ def test_multipart_is_read_as_the_rfc_has_it(gateway, content_type, body):
     assert answer.frames == [b"1", b"2"]
 
 
+def test_a_body_has_no_more_parts_than_a_message_may_have_frames(gateway, monkeypatch):
+    monkeypatch.setattr(gmdp.wsgi, "MAX_FRAMES", 4)  # the closing boundary counts
+    for count, status in ((3, 200), (4, 413)):
+        answer = ask(gateway, "POST", "/services/work", multipart(b"x", *[b"y"] * count), mixed("x"))
+        assert answer.status == status
+    assert answer.error == "MessageTooLarge"
+
+
 @pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=x", "text/multipart", ""])
 def test_no_other_content_type_is_split(gateway, content_type):
     body = multipart(b"x", b"frames", b"1", b"2")
