@@ -35,6 +35,7 @@ def tick():
 ticking = gevent.spawn(tick)
 gevent.sleep(0.05)
 pid = os.getpid()
+owners = [shell._owner.greenlet for shell in (broker, worker, client)]
 watchers = [one for shell in (broker, worker, client) for link in shell._owner._links for one in link._watchers]
 assert all(watcher.active for watcher in watchers)
 
@@ -52,6 +53,7 @@ def child():
     assert set(handled) == {{pid}}
     # What is the parent's is gone from here, and nothing of it happens any more.
     gc.collect()
+    gevent.killall(owners)
     assert [one.state.value for one in (broker, worker, client)] == ["new", "new", "running"]
     # Nothing spins on what was inherited.
     began = time.process_time()
