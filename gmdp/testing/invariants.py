@@ -81,6 +81,7 @@ class Invariants:
     def _check_broker(self, node: BrokerNode) -> None:
         core = node.core
         ledger, delivery, replies, workers = core._ledger, core._delivery, core._replies, core._workers
+        now = node.schedule.now
         requests: list[Request] = []
         for service in delivery.services.values():
             requests += self._check_service(node, service)
@@ -91,17 +92,18 @@ class Invariants:
             suspects = []
             for worker in connection.workers.values():
                 count += 1
-                hold(worker.registered and worker.connection is connection, "a lost worker is on a connection")
-                hold(
-                    (worker in worker.service.idle) is (worker.request is None), "a worker is idle and busy, or neither"
-                )
-                if worker.request is not None:
-                    assigned.append(worker.request)
-                    self._check_assigned(worker, worker.request, node.schedule.now)
-                    if worker.request.suspect:
-                        suspects.append(worker.request)
-            hold(len(suspects) <= 1, "two suspects on one connection")
-            hold(connection.suspect is (suspects[0] if suspects else None), "a connection's suspect is another")
+                request = worker.request
+                if not worker.registered or worker.connection is not connection:
+                    raise AssertionError("a lost worker is on a connection")
+                if (worker in worker.service.idle) is not (request is None):
+                    raise AssertionError("a worker is idle and busy, or neither")
+                if request is not None:
+                    assigned.append(request)
+                    self._check_assigned(worker, request, now)
+                    if request.suspect:
+                        suspects.append(request)
+            if connection.suspect is not None or suspects:
+                hold([connection.suspect] == suspects, "a connection's suspect is another, or it has two")
         hold(workers.count == count, "workers:", workers.count, "of", count)
         hold(workers.count <= core.options.max_workers, "too many workers")
         hold(delivery.assigned == len(assigned), "assigned:", delivery.assigned, "of", len(assigned))
@@ -122,17 +124,16 @@ class Invariants:
 
     def _check_silence(self, node: BrokerNode) -> None:
         """Nobody is taken for alive for longer than silence may last."""
-        now, options, gap = node.schedule.now, node.options, node.core._ledger.gap
+        now, expiry, gap = node.schedule.now, node.options.expiry, node.core._ledger.gap
         for connection in node.core._workers.connections.values():
-            heard, allowance = connection.pulse.heard, options.expiry
+            heard, allowance = connection.pulse.heard, expiry
             worker = connection.workers.get(EMPTY)
             if worker is not None and worker.request is not None:
                 heard = max(heard, worker.assigned_at)
                 if not connection.heard_busy:
                     allowance = worker.service.options.busy_timeout
-            hold(
-                now < max(heard + allowance, gap.until) or node.blocked, "a silent worker is not lost:", connection.key
-            )
+            if now >= heard + allowance and now >= gap.until and not node.blocked:
+                raise AssertionError(f"a silent worker is not lost: {connection.key!r}")
 
     def _check_turns(self, node: BrokerNode) -> None:
         """No client has three requests served in a row while another's waits."""
@@ -145,15 +146,21 @@ class Invariants:
         queued = list(service.queue)
         hold(len(queued) == len(service.queue) <= service.options.max_queue, "a queue's length")
         hold(len({id(request) for request in queued}) == len(queued), "a request is queued twice")
+        suspects = hasty = 0
         for request in queued:
-            hold(request.place is Place.QUEUED, "a queued request is", request.place)
-            hold(request.waiting and request.worker is None and request.timer is not None, "a queued request is not")
-        hold(service.queue.suspects == sum(request.suspect for request in queued), "queued suspects")
-        hold(service.hasty == sum(request.terms.hasty for request in queued), "requests that are not to wait")
+            if request.place is not Place.QUEUED or not request.waiting:
+                raise AssertionError(f"a queued request is {request.place}")
+            if request.worker is not None or request.timer is None:
+                raise AssertionError("a queued request has a worker, or no end")
+            suspects += request.suspect
+            hasty += request.terms.hasty
+        hold(service.queue.suspects == suspects, "queued suspects")
+        hold(service.hasty == hasty, "requests that are not to wait")
         for worker in service.idle:
-            hold(worker.registered and worker.request is None and worker.service is service, "an idle worker is not")
-            barred = worker.connection.suspect is not None
-            hold(not queued or (barred and all(request.suspect for request in queued)), "idle, and a request waits")
+            if not worker.registered or worker.request is not None or worker.service is not service:
+                raise AssertionError("an idle worker is not")
+            if queued and (worker.connection.suspect is None or suspects < len(queued)):
+                raise AssertionError("idle, and a request waits")
         if not service.workers:
             hold(queued, "a service without workers and requests is remembered")
             hold(not service.hasty, "a request waits that was to fail")
@@ -190,10 +197,10 @@ class Invariants:
             opened[request.client.key] += 1
             if request.terms.identity is not None:
                 identities.append(request.terms.identity)
+        limit = core.options.max_in_flight + core.counters.joins
         for key, client in replies.clients.items():
             hold(client.open == opened[key], "open requests of a client:", client.open, "of", opened[key])
             hold(client.open or client.backlog is not None, "a client of which there is nothing is remembered")
-            limit = core.options.max_in_flight + core.counters.joins
             hold(client.open <= limit, "too many requests of one connection")
             if client.backlog is not None:
                 waiting: list[Outgoing] = [*client.backlog.returned, *client.backlog.waiting]
@@ -203,11 +210,10 @@ class Invariants:
         hold(len(identities) == len(set(identities)), "one call runs twice")
         talk = self._talks.get(node)
         if talk is not None and talk.generation == node.generation:
-            for service in core.services.values():
-                for request in service.queue:
-                    identity = request.terms.identity
-                    given_up = identity is not None and identity[1] in talk.cancelled
-                    hold(not given_up, "a request is queued that was cancelled")
+            for request in requests:
+                identity = request.terms.identity
+                given_up = identity is not None and identity[1] in talk.cancelled
+                hold(not given_up or request.place is not Place.QUEUED, "a request is queued that was cancelled")
         hold(set(identities) == set(replies.calls), "the calls that may be joined are others than those there are")
 
 
@@ -387,12 +393,16 @@ def _check_worker(node: WorkerNode) -> None:
     registered = 0
     for session in core.sessions:
         connection = session.connection
-        hold((connection is None) is not session.registered, "a session without connection is registered")
+        if (connection is None) is session.registered:
+            raise AssertionError("a session without connection is registered")
         if connection is not None:
             registered += 1
-            hold(connection.sessions.get(session.frame) is session, "a session is not on its connection")
-        hold(session.work is None or session.handling, "work without a handler")
-        hold((session.state is SessionState.BUSY) is (session.work is not None), "busy without work")
+            if connection.sessions.get(session.frame) is not session:
+                raise AssertionError("a session is not on its connection")
+        if session.work is not None and not session.handling:
+            raise AssertionError("work without a handler")
+        if (session.state is SessionState.BUSY) is not (session.work is not None):
+            raise AssertionError("busy without work")
     hold(core.registered == registered, "registered:", core.registered, "of", registered)
     hold(len(node.running) <= len(core.sessions), "more handlers run than there are sessions")
     for usable in core._usable:
