@@ -297,13 +297,12 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
 
     def awake(self, now: float) -> None:
         pause = now - self._last
-        if pause > self._expiry + self.owner.safety_interval:
-            _log.warning(
-                "the hub did not run for %.1f seconds, so the worker of %.100r sent no heartbeat; "
-                "a handler that computes belongs into a ThreadPool (spawn=)",
-                pause,
-                self.shell.service,
-            )
+        if pause > self._heartbeat + self.owner.safety_interval:
+            if any(session.running is not None for session in self._sessions):
+                told = "while a handler of %.100r ran; one that computes belongs into a ThreadPool (spawn=)"
+            else:
+                told = "and with it the worker of %.100r"
+            _log.warning(f"the hub did not run for %.1f seconds, {told}", pause, self.shell.service)
         self._last = now
         self.core.awake(now)
 

@@ -26,6 +26,7 @@ from gmdp import (
 )
 from gmdp.core.sessions import WorkerConnection
 from gmdp.link import Link
+from gmdp.owner import Owner
 
 
 def echo(request):
@@ -288,17 +289,39 @@ def test_W7_a_computing_handler_off_the_hub_keeps_its_heartbeats():
             assert broker.statistics().redeliveries == 0
 
 
-def test_W7_a_worker_whose_hub_was_blocked_warns_and_names_the_service(broker, caplog):
-    worker = Worker(broker.endpoint, "sluggish", echo, heartbeat_interval=0.01)
-    with worker:
+def block(seconds):
+    until = monotonic() + seconds
+    while monotonic() < until:
+        pass
+
+
+TOLD = {
+    "handler": "while a handler of b'sluggish' ran; one that computes belongs into a ThreadPool",
+    "another": "and with it the worker of b'sluggish'",
+}
+
+
+@pytest.mark.parametrize("who", TOLD)
+def test_W7_a_hub_that_was_blocked_for_longer_than_an_interval_is_told_with_the_service(
+    broker, client, caplog, monkeypatch, who
+):
+    """Long before the broker thinks that the worker is lost: after an interval, not an expiry."""
+    monkeypatch.setattr(Owner, "safety_interval", 0.01)
+
+    def handler(request):
+        block(0.4)
+        return b""
+
+    with Worker(broker.endpoint, "sluggish", handler, heartbeat_interval=0.2) as worker:
         wait_until(lambda: worker.state is State.RUNNING)
-        worker._engine.owner.safety_interval = 0.0
         with caplog.at_level(logging.WARNING, "gmdp.worker"):
-            blocked_until = monotonic() + 0.2
-            while monotonic() < blocked_until:
-                pass
-            wait_until(lambda: "sluggish" in caplog.text)
-    assert "did not run" in caplog.text
+            if who == "handler":
+                client.request("sluggish", b"")
+            else:
+                block(0.4)
+            wait_until(lambda: TOLD[who] in caplog.text)
+    assert "the hub did not run for 0." in caplog.text
+    assert (TOLD["handler"] in caplog.text) is (who == "handler")
 
 
 def test_concurrency_is_the_number_of_requests_at_once(broker, client):
