@@ -13,7 +13,7 @@ from gevent.event import AsyncResult
 from gevent.hub import Waiter
 
 from .core.calls import Call, Part
-from .exceptions import CallCancelled, MDPError, RequestTimeout
+from .exceptions import CallCancelled, HubNotRunning, MDPError
 from .owner import Owner
 from .slots import Slot
 
@@ -34,13 +34,31 @@ class Answer:
     then looks for parts: whatever the threads, one of them sees the other.
     """
 
-    __slots__ = ("_ended", "_parts", "_slot", "_stream_buffer", "call", "engine", "span")
+    __slots__ = (
+        "_came",
+        "_ended",
+        "_over_at",
+        "_parts",
+        "_slot",
+        "_stream_buffer",
+        "_stream_bytes",
+        "_taken",
+        "call",
+        "engine",
+        "span",
+    )
 
     call: Call
     engine: CallEngine
 
-    def __init__(self, stream_buffer: int) -> None:
+    def __init__(self, stream_buffer: int, stream_bytes: int) -> None:
         self._stream_buffer = stream_buffer
+        self._stream_bytes = stream_bytes
+        #: Bytes that came before the last part, for the owner to count; and those of them
+        #: that were read, for the reader to.
+        self._came = self._taken = 0
+        #: The pass in which more came than may lie unread.
+        self._over_at: float | None = None
         self._parts: deque[Part | MDPError] = deque()
         self._slot: Slot | None = None
         self._ended = False
@@ -49,9 +67,20 @@ class Answer:
 
     # In the owner
 
-    def part(self, part: Part) -> bool:
+    def part(self, part: Part, now: float) -> bool:
         """A part came; False if there are too many unread."""
+        if self._ended:
+            return True  # nobody wants it, and the owner will hear of that
         self._tell(part)
+        if part.final:
+            return True
+        self._came += sum(map(len, part.body))
+        if self._came - self._taken <= self._stream_bytes:
+            self._over_at = None
+        elif self._over_at is None:
+            self._over_at = now  # the reader has had no chance yet
+        elif self._over_at != now:
+            return False
         return len(self._parts) <= self._stream_buffer
 
     def fail(self, error: MDPError) -> None:
@@ -81,7 +110,9 @@ class Answer:
         if isinstance(news, MDPError):
             self._ended = True
             raise news
-        if news.final:
+        if not news.final:
+            self._taken += sum(map(len, news.body))
+        else:
             self._ended = True
             if news.body == [b""] and self.call.parts > 1:
                 raise StopIteration
@@ -93,8 +124,9 @@ class Answer:
             if self._parts:
                 self._slot = None
             elif not slot.wait(self._patience()):
-                raise RequestTimeout(
-                    f"no reply from {self.call.service!r}: the hub of the client's thread did not run",
+                raise HubNotRunning(
+                    f"no reply from {self.call.service!r}: the hub of the thread that made the client did not run; "
+                    "threaded=True gives the client one of its own",
                     service=self.call.service,
                 )
         return self._parts.popleft()
@@ -110,6 +142,7 @@ class Answer:
         """Give the call up."""
         if not self._ended:
             self._ended = True
+            self._parts.clear()
             self.engine.owner.post(self.engine.cancel, self.call)
 
 
@@ -140,12 +173,12 @@ class FutureAnswer(Answer):
 
     __slots__ = ("_frames", "future")
 
-    def __init__(self, stream_buffer: int) -> None:
-        super().__init__(stream_buffer)
+    def __init__(self) -> None:
+        super().__init__(0, 0)  # nothing lies unread
         self._frames: list[bytes] = []
         self.future = Future(self)
 
-    def part(self, part: Part) -> bool:
+    def part(self, part: Part, now: float) -> bool:
         """A part came."""
         if self._ended:
             return True
@@ -180,20 +213,28 @@ class Future(AsyncResult):  # type: ignore[misc]
         self._answer: FutureAnswer | None = answer
         self._cancelled = False
         self._context = copy_context()
-        self._linked: dict[Callable[[Any], Any], Callable[[Any], Any]] | None = None
+        self._linked: list[tuple[Any, Any]] | None = None
 
     def rawlink(self, callback: Callable[[Any], Any]) -> None:
         """Have the hub call ``callback(future)`` once the call has ended; it must not wait."""
         if callable(callback) and not isinstance(getattr(callback, "__self__", None), (greenlet.greenlet, Waiter)):
             # (What wakes a greenlet is left as it is: that has a context of its own.)
+            wrapped = functools.partial(_call_in, self._context.copy(), callback)
             if self._linked is None:
-                self._linked = {}
-            callback = self._linked.setdefault(callback, functools.partial(_call_in, self._context.copy(), callback))
+                self._linked = []
+            self._linked.append((callback, wrapped))
+            callback = wrapped
         super().rawlink(callback)
 
     def unlink(self, callback: Callable[[Any], Any]) -> None:
         """Do not call it."""
-        super().unlink(callback if self._linked is None else self._linked.pop(callback, callback))
+        for index, (given, wrapped) in enumerate(self._linked or ()):
+            if given == callback:
+                assert self._linked is not None
+                del self._linked[index]
+                callback = wrapped
+                break
+        super().unlink(callback)
 
     def settle(self, frames: list[bytes] | None, error: MDPError | None) -> None:
         """For the client: how the call ended."""

@@ -48,7 +48,7 @@ class AsyncClient(Client):
         Its ``get`` raises what `request` raises; its ``cancel`` cancels the call.
         Arguments as for `request`; a wrong one raises here.
         """
-        answer = FutureAnswer(self.stream_buffer)
+        answer = FutureAnswer()
         whole = self.timeout if timeout is None else timeout
         self._begin(answer, service, body, timeout, whole, retries, when_no_worker, priority, traceparent)
         return answer.future

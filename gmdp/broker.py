@@ -66,8 +66,9 @@ class Broker(Lifecycle):
     ``with Broker("tcp://127.0.0.1:*") as broker: ...``
 
     `bind`: one endpoint or a sequence of them (``tcp://``, ``ipc://``,
-    ``inproc://``; a port may be ``*``).  `context`: the ``zmq.green.Context``
-    of an embedding application (default: ``zmq.green.Context.instance()``).
+    ``inproc://``; a port may be ``*``: any that is free, and the same again at
+    the next start).  `context`: the ``zmq.green.Context`` of an embedding
+    application (default: ``zmq.green.Context.instance()``).
     `hwm`: whole messages ZeroMQ may hold per peer, each way.  `services`: values
     that differ per service, as ``{"pattern": {"request_ttl": 5.0}}``.
     `dead_letter`: what is called with each request that workers were lost over
@@ -143,8 +144,8 @@ class Broker(Lifecycle):
             )
             if plain_users is not None:
                 warn_of_clear(self._bind)
-        super().__init__(context)
         self._hwm = hwm
+        super().__init__(context)
         self._endpoints = self._bind
         self._counters = BrokerCounters()
         self._core = self._new_core()
@@ -229,7 +230,9 @@ class Broker(Lifecycle):
         bound = []
         try:
             engine.open(owner, self._context, self._hwm, ipv6=any("[" in one for one in self._bind))
-            for endpoint in self._bind:
+            for given, before in zip(self._bind, self._endpoints, strict=True):
+                # Where it found a port once its peers find it again.
+                endpoint = before if before.startswith("tcp:") else given
                 bound.append(engine.link.listen(endpoint))
         except zmq.ZMQError as error:
             engine.end()

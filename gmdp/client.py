@@ -28,8 +28,8 @@ from .endpoints import check_body, check_endpoints, check_service
 from .exceptions import (
     ClosedError,
     ConfigurationError,
+    HubNotRunning,
     MDPError,
-    RequestTimeout,
     StateError,
 )
 from .interfaces import IClient
@@ -96,6 +96,8 @@ class Client(Lifecycle):
     max_sockets: int = 64
     #: Parts of a stream that may lie unread before it is given up.
     stream_buffer: int = 10_000
+    #: Bytes of them that may.
+    stream_bytes: int = 64 * 1024 * 1024
     #: Seconds between ZMTP heartbeats, which notice a lost broker; three
     #: unanswered ones end the connection.
     heartbeat_interval: float = 2.5
@@ -177,9 +179,8 @@ class Client(Lifecycle):
         is killed here, or whose own timeout fires, cancels the call.
         """
         whole = self.timeout if timeout is None else timeout
-        answer = self._begin(
-            Answer(self.stream_buffer), service, body, timeout, whole, retries, when_no_worker, priority, traceparent
-        )
+        answer = Answer(self.stream_buffer, self.stream_bytes)
+        self._begin(answer, service, body, timeout, whole, retries, when_no_worker, priority, traceparent)
         return list(itertools.chain.from_iterable(answer))
 
     def stream(
@@ -203,7 +204,7 @@ class Client(Lifecycle):
         ClosedError.  Closing the iterator cancels the call.  Other arguments as for
         `request`.  Any greenlet, any thread; the iterator in the one that began.
         """
-        answer = Answer(self.stream_buffer)
+        answer = Answer(self.stream_buffer, self.stream_bytes)
         self._begin(answer, service, body, timeout, deadline, retries, when_no_worker, priority, traceparent)
         return Stream(answer)
 
@@ -339,7 +340,7 @@ class Client(Lifecycle):
         sink.engine = engine = self._running_engine(call.timeout)
         traced = tracer()
         if traced is not None:
-            sink.span, traceparent = traced.call(call.service, traceparent)
+            sink.span, traceparent = traced.call(call.service, traceparent) or (None, traceparent)
         elif traceparent is None:
             traceparent = current_traceparent.get()
         if traceparent is not None:
@@ -360,7 +361,10 @@ class Client(Lifecycle):
                 except (AttributeError, ValueError):
                     raise StateError("the hub of the thread that made the client is gone") from None
                 if not slot.wait(timeout):
-                    raise RequestTimeout(f"the hub of the thread that made the client did not run for {timeout:g} s")
+                    raise HubNotRunning(
+                        f"the hub of the thread that made the client did not run for {timeout:g} s; "
+                        "threaded=True gives the client one of its own"
+                    )
                 slot.get()
         return self._engine
 
@@ -397,14 +401,21 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
             if not core.events:
                 return
             events, core.events = core.events, []
-            for event in events:
-                answer: Answer = event.call.owner
-                if answer.span is not None and (isinstance(event, Ended) or event.final):
-                    self._end_span(answer, event)
-                if isinstance(event, Ended):
-                    self._tell_end(event, now)
-                elif not answer.part(event):
-                    core.cancel(event.call, Outcome.OVERFLOW, now)
+            rest = iter(events)
+            try:
+                for event in rest:
+                    answer: Answer = event.call.owner
+                    if answer.span is not None and (isinstance(event, Ended) or event.final):
+                        self._end_span(answer, event)
+                    if isinstance(event, Ended):
+                        self._tell_end(event, now)
+                    elif not answer.part(event, now):
+                        core.cancel(event.call, Outcome.OVERFLOW, now)
+            except BaseException as error:
+                # Nobody is to wait for ever for what a defect has kept from him.
+                answer.fail(ClosedError(f"the client ends by a defect: {error!r}"))
+                core.events = [*rest, *core.events]
+                raise
 
     def died(self, error: BaseException) -> None:
         self.end(error if isinstance(error, MDPError) else ClosedError(str(error)), error)

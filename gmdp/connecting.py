@@ -136,6 +136,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         #: Lines on which something is stuck.
         self._stuck: dict[Line, None] = {}
         self._told_strict = False
+        self._told_unreachable = False
 
     # What the owner calls
 
@@ -175,6 +176,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                 elif type(action) is Open:
                     self._connect(action.connection, now)
                 elif type(action) is Close:
+                    self._tell_unreachable()
                     line = action.connection.handle
                     if line is None:
                         continue  # it could not even be opened
@@ -200,6 +202,12 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     @abc.abstractmethod
     def _act(self, action: Any, now: float) -> None:
         """Carry out a decision that is not about sockets."""
+
+    def _tell_unreachable(self) -> None:
+        """Where no broker can be reached, say so once for as long as that lasts."""
+        told, self._told_unreachable = self._told_unreachable, bool(self.core.unreachable)
+        if self._told_unreachable and not told:
+            _log.warning("%s: no broker can be reached (%s); trying on", self.owner.name, self.core.unreachable)
 
     def _closed(self, action: Close) -> None:
         """A socket was closed."""

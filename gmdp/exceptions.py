@@ -9,6 +9,7 @@
     ├── ClosedError                          the client was closed
     ├── CallError                            a call ended without its answer
     │   ├── RequestTimeout   (TimeoutError)  no reply in time
+    │   │   └── HubNotRunning                its client's thread runs no hub
     │   ├── CallCancelled                    it was cancelled
     │   ├── StreamOverflow                   a stream's reader did not keep up
     │   ├── BrokerLost                       the connection broke before the reply
@@ -75,12 +76,19 @@ class RequestTimeout(CallError, TimeoutError):
     """No reply came in time.  A late one is never given to another call."""
 
 
+class HubNotRunning(RequestTimeout):
+    """The hub that serves the client does not run: another thread made the client and does not wait in gevent.
+
+    ``Client(threaded=True)`` has a thread and hub of its own.
+    """
+
+
 class CallCancelled(CallError):
     """The call was cancelled by ``Future.cancel()``."""
 
 
 class StreamOverflow(CallError):
-    """The reader of a stream fell too far behind (``Client.stream_buffer``)."""
+    """The reader of a stream fell too far behind (``Client.stream_buffer``, ``Client.stream_bytes``)."""
 
 
 class BrokerLost(CallError):

@@ -56,7 +56,10 @@ def _after_fork() -> None:
     # (libev sees by itself that it was forked, libuv does not.)
     gevent.reinit()
     for one in list(everything):
-        one._forked()
+        try:
+            one._forked()
+        except Exception:
+            _log.exception("%s is not as new in the child of a fork", type(one).__name__)
 
 
 if hasattr(os, "register_at_fork"):
@@ -163,7 +166,7 @@ class Lifecycle(abc.ABC):
             owner.greenlet.join()
         else:
             slot = Slot()
-            self._in_owner_thread(owner, self._tell_end, slot)
+            self._in_owner_thread(owner, self._tell_end, owner, slot)
             if not slot.wait(limit + UNANSWERED):
                 raise StateError(f"the hub of {owner.name} did not run: it is still stopping")
 
@@ -257,8 +260,8 @@ class Lifecycle(abc.ABC):
         while self._end_waiters:
             self._end_waiters.pop().set(None)
 
-    def _tell_end(self, slot: Slot) -> None:
-        if self._owner is None:
+    def _tell_end(self, owner: Owner, slot: Slot) -> None:
+        if self._owner is not owner:
             slot.set(None)
         else:
             self._end_waiters.append(slot)

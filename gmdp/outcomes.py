@@ -50,7 +50,7 @@ _DETAILS = {
 def error_of(ended: Ended, now: float) -> CallError:
     """The error of a call that was neither cancelled nor closed; one of its own for each caller."""
     call = ended.call
-    elapsed = now - call.submitted
+    elapsed = max(0.0, now - call.submitted)
     told = [frame.decode("utf-8", "replace") for frame in ended.body[:2]]
     detail = ended.detail or ": ".join(filter(None, told)) or _DETAILS.get(ended.outcome, "")
     tries = f"{call.tries} {'try' if call.tries == 1 else 'tries'}"

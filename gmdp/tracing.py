@@ -8,17 +8,23 @@
   current span there.  The call's span goes along in the request (RFC 18 has no place for
   it: gmdp's extension has), so that the other two are its children in other processes.
   Where they go to is the program's to say: until it has set a tracer provider, as that of the
-  SDK, there are none.
+  SDK, there are none.  What the program's processors, samplers and exporters raise is logged,
+  and harms nothing but the span.
+
+Logger: ``gmdp.tracing``.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
+from .core.rates import Rates
 from .version import __version__
 
 # Here and now: an import from two threads at a time, later, is one too many where it is monkey-patched.
@@ -33,6 +39,30 @@ traceparent: ContextVar[str | None] = ContextVar("gmdp_traceparent", default=Non
 
 _FIELD = "traceparent"
 
+_log = logging.getLogger("gmdp.tracing")
+_complaints = Rates(1.0)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _complain() -> None:
+    if _complaints.take(None, time.monotonic()):
+        _log.exception("a span could not be made or ended")
+
+
+def _harmless(method: F) -> F:
+    """A method that returns None where what it calls fails."""
+
+    @functools.wraps(method)
+    def guarded(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except Exception:
+            _complain()
+            return None
+
+    return guarded  # type: ignore[return-value]
+
 
 class Tracer:
     """OpenTelemetry as gmdp uses it.  Any thread."""
@@ -45,8 +75,9 @@ class Tracer:
         """Where a span belongs that has this parent; None for what is current."""
         return None if parent is None else self._propagator.extract({_FIELD: parent})
 
-    def call(self, service: bytes, given: str | None) -> tuple[Any, str | None]:
-        """Begin a call's span; returns it, and what its request is to carry."""
+    @_harmless
+    def call(self, service: bytes, given: str | None) -> tuple[Any, str | None] | None:
+        """Begin a call's span; returns it, and what its request is to carry; None if there can be none."""
         if given is None and not trace.get_current_span().get_span_context().is_valid:
             given = traceparent.get()
         span = self._tracer.start_span(
@@ -59,12 +90,14 @@ class Tracer:
         self._propagator.inject(carrier, trace.set_span_in_context(span))
         return span, carrier.get(_FIELD, given)
 
+    @_harmless
     def ended(self, span: Any, error: str = "") -> None:
         """A call's span ends; `error` says why there is no answer."""
         if error:
             span.set_status(trace.StatusCode.ERROR, error)
         span.end()
 
+    @_harmless
     def waited(self, service: bytes, parent: bytes, seconds: float, attempt: int) -> None:
         """A request was given to a worker, after `seconds` in a broker."""
         now = time.time_ns()  # the one place for a wall clock: what a span's readers compare
@@ -76,15 +109,32 @@ class Tracer:
         ).end(now)
 
     @contextmanager
-    def handling(self, service: bytes, parent: str | None, attempt: int) -> Iterator[Any]:
+    def handling(self, service: bytes, parent: str | None, attempt: int) -> Iterator[None]:
         """A handler runs; what it raises is recorded."""
-        with self._tracer.start_as_current_span(
+        manager = self._handling(service, parent, attempt)
+        try:
+            yield
+        except BaseException as error:
+            if manager is not None:
+                self._leave(manager, type(error), error, error.__traceback__)
+            raise
+        if manager is not None:
+            self._leave(manager, None, None, None)
+
+    @_harmless
+    def _handling(self, service: bytes, parent: str | None, attempt: int) -> Any:
+        manager = self._tracer.start_as_current_span(
             f"handle {_name(service)}",
             self._context(parent),
             trace.SpanKind.SERVER,
             attributes={"rpc.system": "gmdp", "rpc.service": _name(service), "gmdp.attempt": attempt},
-        ) as span:
-            yield span
+        )
+        manager.__enter__()
+        return manager
+
+    @_harmless
+    def _leave(self, manager: Any, *error: Any) -> None:
+        manager.__exit__(*error)
 
 
 def _name(service: bytes) -> str:

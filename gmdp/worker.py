@@ -22,6 +22,7 @@ from .core.reconnect import Reconnect
 from .core.sessions import Failure, Gone, Session, SessionState, Work
 from .core.states import State
 from .core.statistics import WorkerCounters, WorkerStatistics, counted
+from .core.wire import MMI_PREFIX
 from .core.worker import WorkerCore
 from .endpoints import check_body, check_endpoints, check_service
 from .exceptions import ConfigurationError, RequestCancelled
@@ -34,6 +35,9 @@ from .security.keys import Key
 from .slots import Slot
 
 _log = logging.getLogger("gmdp.worker")
+
+#: How often in a row a worker is not kept before that is told.
+TELLING_REFUSALS = 3
 
 
 @implementer(IWorker)
@@ -94,6 +98,10 @@ class Worker(Lifecycle):
         self.endpoints = check_endpoints(endpoint)
         self._credentials = credentials(self.endpoints, curve_key, server_key, username, password)
         self.service = check_service(service)
+        if self.service.startswith(MMI_PREFIX):
+            raise ConfigurationError(
+                f"a worker's service cannot be {self.service!r}: the broker itself serves what begins with mmi. (RFC 8)"
+            )
         if not callable(handler):
             raise ConfigurationError(f"handler must be callable, not {handler!r}")
         self.handler = handler
@@ -284,6 +292,12 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
         self._reason = ""
         #: True while no broker lets it in.
         self._denied = False
+        #: When it was registered last, and how many requests it had had by then.
+        self._registered = (0.0, 0)
+        #: How often in a row it was not for long, and had no request.
+        self._turned_away = 0
+        #: True once nothing more is waited for.
+        self._time_up = False
         self.caught_up = core.caught_up
 
     def start(self, owner: Owner) -> None:
@@ -313,13 +327,18 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
     def tick(self, now: float) -> None:
         super().tick(now)
         if self._until is not None and now >= self._until:
+            self._time_up = True
             self._close_all(now)
 
     def flush(self, now: float) -> None:
         self.carry_out(now)
-        self._show()
-        if self._until is not None and self.core.closed and not self._stuck:
+        self._show(now)
+        if self._until is not None and self.core.closed and not self._stuck and (self._time_up or self._all_done()):
             self._end()
+
+    def _all_done(self) -> bool:
+        """No handler runs any more, be it one whose connection was lost."""
+        return all(session.running is None for session in self._sessions)
 
     def died(self, error: BaseException) -> None:
         self._close_all(monotonic())
@@ -354,7 +373,13 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
         if failure is not None:
             counters.errors += 1
             told = Failure(type(failure).__name__, str(failure))
+        errors = counters.errors
         self.core.final(work, body, told, monotonic())
+        if counters.errors > errors:
+            _log.warning(
+                "an answer of the handler of %.100r is larger than the broker takes; its caller is told that it failed",
+                self.shell.service,
+            )
 
     def task_ended(self, session: _Session, work: Work) -> None:
         self.final(session, work, None, gevent.GreenletExit("killed before it began"), 0.0)
@@ -384,13 +409,29 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
             level = logging.WARNING  # once: it goes on trying
         _log.log(level, "worker of %.100r: %s: %s", self.shell.service, action.connection.endpoint, action.reason)
 
-    def _show(self) -> None:
+    def _show(self, now: float) -> None:
         """Let the worker's state say whether a session is registered."""
         shell = self.shell
         if shell.state is State.CONNECTING and self.core.registered:
+            self._registered = (now, self.core.counters.requests)
             shell._advance(State.RUNNING)
         elif shell.state is State.RUNNING and not self.core.registered:
             shell._advance(State.CONNECTING, self._reason)
+            self._judge(now)
+
+    def _judge(self, now: float) -> None:
+        """It is registered no more: does the broker not take it at all?"""
+        since, requests = self._registered
+        if now - since > self._heartbeat or self.core.counters.requests > requests:
+            self._turned_away = 0
+            return
+        self._turned_away += 1
+        if self._turned_away == TELLING_REFUSALS:
+            _log.warning(
+                "%s does not keep a worker of %.100r: the broker's rules or bounds may be against it; trying on",
+                self.core.endpoint,
+                self.shell.service,
+            )
 
     def _end(self, death: BaseException | None = None) -> None:
         for session in self._sessions:

@@ -47,6 +47,12 @@ def test_each_combination_is_measured_and_told_as_json():
     assert len(re.findall(rb"gmdp 0\.[12], \d+ bytes, 3 callers\n", ended.err)) == 4
 
 
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
+    ended = gmdp("bench", "--seconds", "100", "--plot", str(tmp_path / "nowhere" / "picture.svg"))
+    assert ended.status == 2
+    assert ended.one_line() == f"gmdp: --plot cannot write to the folder {tmp_path / 'nowhere'}"
+
+
 def test_a_table_for_people():
     ended = gmdp("bench", *QUICK, "--concurrency", "2")
     assert ended.status == 0, ended

@@ -19,7 +19,7 @@ import zmq.green
 from processes import HANDLERS, Gate, Process, Unreachable, environment, gmdp, only_line, outcomes
 from waiting import wait_until
 
-from gmdp import AsyncClient, Client, HandlerFailed, Worker, __version__
+from gmdp import AsyncClient, Broker, Client, HandlerFailed, MDPError, Worker, __version__
 
 ANYWHERE = "tcp://127.0.0.1:*"
 TCP = re.compile(r"tcp://127\.0\.0\.1:[1-9]\d*")
@@ -612,9 +612,67 @@ def test_p5_a_second_signal_ends_a_worker_whose_handler_computes(broker_endpoint
 
 def test_a_worker_without_a_broker_waits_for_one_and_ends_when_told(unreachable):
     with Process("worker", "svc", "--exec", "cat", "--broker", unreachable) as process:
-        assert process.line() == f"serving svc for {unreachable}"
+        process.log(b"worker b'svc': no broker can be reached")
         process.signal(signal.SIGTERM)
-        assert process.ended() == (0, b"", b"")
+        ended = process.ended()
+    assert (ended.status, ended.out) == (0, b"")
+    assert re.search(f"WARNING .* no broker can be reached \\({unreachable}: connection refused", only_line(ended.err))
+
+
+def test_a_worker_says_that_it_serves_once_it_is_registered(unused_endpoint):
+    with Process("worker", "svc", "--exec", "cat", "--broker", unused_endpoint) as process:
+        process.log(b"no broker can be reached")
+        assert process.out == b""
+        with Broker(unused_endpoint) as broker:
+            assert process.line() == f"serving svc for {unused_endpoint}"
+            assert broker.statistics().workers == 1
+
+
+def test_a_worker_and_a_broker_give_running_work_the_time_they_are_told(unused_endpoint, folder, gate):
+    arguments = ("--broker", unused_endpoint, "--stop-timeout", "0.1")
+    with Process("broker", "--bind", unused_endpoint, "--stop-timeout", "0.1") as broker:
+        broker.listening()
+        with Process("worker", "svc", "handlers:work", *arguments, cwd=folder) as worker:
+            worker.line()
+            with AsyncClient(unused_endpoint, timeout=30) as client:
+                reply = client.submit("svc", [b"gate", gate.port.encode()])
+                gate.arrived()
+                broker.signal(signal.SIGTERM)
+                assert broker.ended(timeout=5).status == 0
+                worker.signal(signal.SIGTERM)
+                assert worker.ended(timeout=5).status == 0
+                assert isinstance(reply.exception, MDPError) or not reply.ready()
+
+
+def test_a_call_without_a_worker_says_what_the_matter_may_be(broker_endpoint):
+    ended = gmdp("call", "nobody", "x", "--timeout", "0.2", "--broker", broker_endpoint)
+    assert ended.status == 124
+    assert re.fullmatch("gmdp: timeout: .*: no worker is registered for it", ended.one_line())
+
+
+#: The command, which is interrupted while it imports the module sys.argv[1].
+INTERRUPTED = """
+import os, signal, sys
+
+name = sys.argv.pop(1)
+
+
+class Finder:
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == name:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+import gmdp_command
+sys.meta_path.insert(0, Finder())
+gmdp_command.main()
+"""
+
+
+@pytest.mark.parametrize("module", ["gmdp", "gmdp.cli.commands"])
+def test_an_interrupt_while_it_starts_is_no_traceback(module):
+    ended = gmdp(module, "ping", command=(sys.executable, "-c", INTERRUPTED))
+    assert ended == (-signal.SIGINT, b"", b"")
 
 
 def test_worker_takes_the_broker_that_answers(broker_endpoint, folder, unreachable, client):

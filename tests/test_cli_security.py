@@ -241,9 +241,7 @@ WITHOUT_BROKERS = {
     "call with a password": Run(("call", "a", "b", "--password-file", "password"), "--password-file needs --username"),
     "call with a password that is not there": Run(
         ("call", "a", "b", "--username", "bob", "--password-file", "nowhere"),
-        "nowhere: No such file or directory",
-        b"",
-        1,
+        "cannot read nowhere: No such file or directory",
     ),
     "call with an empty password": Run(
         ("call", "a", "b", "--username", "bob", "--password-file", "/dev/null"), "password must be a str of 1 to 255 .*"
@@ -463,7 +461,6 @@ def test_passwd_reads_standard_input(keys, tmp_path):
 
 def test_a_worker_with_a_wrong_key_says_so_once_and_tries_on(keys, keyed, keyed_endpoint):
     with Process("worker", "upper", "--exec", "cat", "--broker", keyed_endpoint, *STRANGER, cwd=keys.folder) as process:
-        assert process.line() == f"serving upper for {keyed_endpoint}"
         process.log(b"not allowed\n")
         key = secret_key("k", keys.folder / "stranger.key_secret")[0]
         tries = keyed.log(b"connection_refused user='" + key).count(key)

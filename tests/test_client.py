@@ -1,5 +1,6 @@
 """Clients with real sockets: calls, streams, many at once, threads, errors."""
 
+import logging
 import threading
 from time import monotonic
 
@@ -16,14 +17,26 @@ from gmdp import (
     Client,
     ClosedError,
     ConfigurationError,
+    HubNotRunning,
     MDPError,
     RequestTimeout,
     State,
     StreamOverflow,
     Worker,
 )
+from gmdp.answers import FutureAnswer
 
 VERSIONS = ["0.1", "0.2"]
+
+
+class Broken(FutureAnswer):
+    """One that gmdp cannot give to its caller."""
+
+    __slots__ = ()
+
+    def part(self, part, now):
+        """A defect."""
+        raise RuntimeError("a defect")
 
 
 def echo(request):
@@ -266,6 +279,76 @@ def test_a_stream_nobody_reads_is_bounded(broker):
         worker.stop(timeout=0)
 
 
+def parts_of(size, count, gone=None):
+    def handler(request):
+        try:
+            for _ in range(count):
+                yield b"x" * size
+        finally:
+            if gone is not None:
+                gone.set()
+
+    return handler
+
+
+def test_a_stream_nobody_reads_is_bounded_in_bytes(broker):
+    class Small(Client):
+        stream_bytes = 1_000_000
+
+    handler = parts_of(100_000, 100)
+    with Worker(broker.endpoint, "large", handler) as worker, Small(broker.endpoint, timeout=30) as client:
+        read = client.stream("large", b"")
+        assert [len(part) for [part] in read] == [100_000] * 100  # who reads may have any number
+        unread = client.stream("large", b"")
+        wait_until(lambda: client.statistics().errors == 1)
+        with pytest.raises(StreamOverflow):
+            list(unread)
+        worker.stop(timeout=0)
+
+
+def test_parts_that_come_in_one_pass_are_not_too_many_before_their_reader_had_a_turn(broker):
+    class Small(Client):
+        stream_bytes = 10
+
+    with Worker(broker.endpoint, "large", parts_of(9, 2_000)), Small(broker.endpoint, timeout=30) as client:
+        assert len(list(client.stream("large", b""))) == 2_000
+
+
+def test_a_stream_that_is_given_up_holds_nothing(broker):
+    """And takes nothing any more: else what was sent would stay until the garbage of objects is looked for."""
+    gone = Event()
+    with Worker(broker.endpoint, "large", parts_of(1000, 500, gone)), Client(broker.endpoint, timeout=30) as client:
+        stream = client.stream("large", b"")
+        assert next(stream)
+        answer = stream._answer
+        wait_until(lambda: answer._parts)
+        stream.close()
+        gone.wait()
+        wait_until(lambda: client.statistics().in_flight == 0)
+        assert not answer._parts
+
+
+def test_a_defect_while_answers_are_given_ends_all_calls(broker, monkeypatch):
+    """Nobody waits for ever, also not those whose answers were next."""
+    release = Event()
+
+    def handler(request):
+        release.wait()
+        return b""
+
+    with Worker(broker.endpoint, "held", handler, concurrency=5), AsyncClient(broker.endpoint) as client:
+        futures = [client.submit("held", b"") for _ in range(5)]
+        silent = client.submit("nobody", b"")
+        wait_until(lambda: broker.statistics().assigned == 5)
+        monkeypatch.setattr(futures[0]._answer, "__class__", Broken)
+        monkeypatch.setattr(logging.getLogger("gmdp.owner"), "disabled", True)  # else conftest fails the test
+        release.set()
+        ended = [future.exception or future.get() for future in gevent.wait([*futures, silent], timeout=20)]
+        assert len(ended) == 6
+        assert any(isinstance(end, ClosedError) and "a defect" in str(end) for end in ended)
+        wait_until(lambda: client.closed)
+
+
 # Many at once
 
 
@@ -309,13 +392,15 @@ def test_P3_a_thread_whose_clients_hub_does_not_run_is_told_so(broker):
         try:
             client.request("echo", b"")
         except RequestTimeout as error:
-            errors.append(str(error))
+            errors.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()  # this thread's hub does not run meanwhile
-    assert len(errors) == 1
-    assert "did not run" in errors[0]
+    [error] = errors
+    assert isinstance(error, HubNotRunning)
+    assert "did not run" in str(error)
+    assert "threaded=True" in str(error)
     client.close()
 
 

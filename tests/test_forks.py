@@ -231,6 +231,38 @@ def test_P1_a_handler_that_had_not_begun_does_not_in_the_child():
     assert run(script) == ["well"]
 
 
+@pytest.mark.parametrize("patch", ["", PATCH], ids=["nothing patched", "everything patched"])
+def test_P1_a_client_works_in_the_child_of_another_thread_too(patch):
+    """The hub of the thread that made it is not there."""
+    script = """
+    import threading
+    import gmdp
+
+    broker = gmdp.Broker("tcp://127.0.0.1:*")
+    broker.start()
+    client = gmdp.Client(broker.endpoint, timeout=20)
+    assert client.request("mmi.nothing", b"") == [b"501"]
+    ends = []
+
+    def fork():
+        started = os.fork()
+        if not started:
+            os._exit(7 if client.request("mmi.nothing", b"") == [b"501"] else 1)
+        ends.append(ended(started))
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    while not ends:
+        gevent.sleep(0.01)
+    thread.join()
+    assert os.waitstatus_to_exitcode(ends[0]) == 7, ends
+    assert client.request("mmi.nothing", b"") == [b"501"]
+    broker.close()
+    print("well")
+    """
+    assert run(script, patch) == ["well"]
+
+
 def test_P1_passwords_are_checked_in_the_child_too(tmp_path):
     """By threads of its own."""
     gmdp.security.lists.set_password(str(tmp_path / "users"), "me", "secret")

@@ -56,7 +56,7 @@ def test_every_python_that_is_claimed_has_an_environment():
 def test_the_package_is_typed_and_has_a_command():
     assert (ROOT / "gmdp" / "py.typed").exists()
     (script,) = [one for one in importlib.metadata.entry_points(group="console_scripts") if one.name == "gmdp"]
-    assert script.value == "gmdp.cli:main"
+    assert script.value == "gmdp_command:main"
     assert importlib.metadata.version("gmdp") == gmdp.__version__
 
 

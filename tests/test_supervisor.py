@@ -7,11 +7,12 @@ import sys
 
 import gevent
 import pytest
+from gevent.event import Event
 from processes import GMDP, HANDLERS, Gate, Process, outcomes
 from waiting import wait_until
 
 from gmdp import AsyncClient
-from gmdp.cli.supervisor import FIRST_DELAY, MOST_DELAY, STEADY, Backoff
+from gmdp.cli.supervisor import FIRST_DELAY, MOST_DELAY, STEADY, Backoff, Supervisor, _Place
 
 SERVICE = b"pool"
 
@@ -96,10 +97,10 @@ def pool(broker, folder):
     """A function: start a parent, wait until it is ready."""
     processes = []
 
-    def start(count, handler="handlers:work", changed=None):
-        arguments = ("worker", SERVICE, handler, "--broker", broker.endpoint, "--processes", str(count), "-v")
+    def start(count, handler="handlers:work", changed=None, *more, **variables):
+        arguments = ("worker", SERVICE, handler, "--broker", broker.endpoint, "--processes", str(count), "-v", *more)
         command = GMDP if changed is None else (sys.executable, "-c", CHANGED, changed)
-        process = Process(*arguments, command=command, cwd=folder, PYTHONDONTWRITEBYTECODE="1")
+        process = Process(*arguments, command=command, cwd=folder, PYTHONDONTWRITEBYTECODE="1", **variables)
         processes.append(process)
         several = "process" if count == 1 else "processes"
         assert process.line() == f"serving pool for {broker.endpoint} ({count} {several})"
@@ -275,7 +276,7 @@ def test_a_hangup_during_a_reload_is_one_more_reload(pool, client, gate):
     reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
     gate.arrived()
     pool.process.signal(signal.SIGHUP)
-    pool.process.log(b"stopping worker process")
+    pool.process.log(b"retiring worker process")
     for _ in range(3):
         pool.process.signal(signal.SIGHUP)
     assert client.request(SERVICE, b"meanwhile") == [b"meanwhile"]
@@ -315,9 +316,119 @@ def test_a_reload_waits_so_long_for_a_new_process_and_no_longer(pool, client, fo
     assert client.request(SERVICE, b"")[0] == b"old"
 
 
+def test_what_takes_long_is_done_by_a_process_that_was_replaced(pool, client, gate):
+    """However long it takes; the reload does not wait for it."""
+    pool = pool(2, "handlers:work", "REPLACED=0.1", "--stop-timeout", "0.1")
+    before = pool.started()
+    reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
+    gate.arrived()
+    pool.process.signal(signal.SIGHUP)
+    pool.process.log(b": reloaded")
+    assert b"ends when it has done what it has" in pool.process.err
+    assert client.request(SERVICE, b"meanwhile") == [b"meanwhile"]
+    [left] = [pid for pid in before if alive(pid)]
+    wait_until(lambda: pool.workers() == 3)  # it has its session until it has answered
+    assert not reply.ready()
+    gate.open()
+    assert reply.get() == [b"done"]
+    wait_until(lambda: not alive(left))
+    assert pool.broker.statistics().redeliveries == 0
+    assert b"WARNING" not in pool.process.err
+
+
+def test_the_end_of_all_is_also_that_of_a_process_that_was_replaced(pool, client, gate):
+    pool = pool(1, "handlers:work", "REPLACED=0.1", "--stop-timeout", "0.1")
+    reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
+    gate.arrived()
+    pool.process.signal(signal.SIGHUP)
+    pool.process.log(b": reloaded")
+    pool.process.signal(signal.SIGTERM)
+    ended = pool.process.ended()
+    assert ended.status == 0
+    assert not any(map(alive, pool.started()))
+    assert not reply.ready()
+    assert b"killing it" not in ended.err
+
+
+class Child:
+    """As the parent sees a process."""
+
+    pid, how, ran, status, registered = 1, "ended with status 1", 0.0, 1, False
+
+    def __init__(self, ended=False):
+        self.ended, self.stopped = Event(), False
+        if ended:
+            self.ended.set()
+
+    def stop(self):
+        self.stopped = True
+
+
+def test_a_process_that_starts_while_a_reload_fills_its_place_is_one_too_many():
+    supervisor = Supervisor([], 1, 10.0)
+    place = _Place(Child(ended=True))
+    starting, go_on = Event(), Event()
+    late, reloaded = Child(), Child()
+
+    def start():
+        starting.set()
+        go_on.wait()
+        return late
+
+    supervisor._start = start
+    keeper = gevent.spawn(supervisor._keep, place)
+    starting.wait()
+    place.replace(reloaded)
+    go_on.set()
+    wait_until(lambda: late.stopped)
+    assert place.child is reloaded
+    assert not reloaded.stopped
+    supervisor._end.set()
+    assert gevent.joinall([keeper], timeout=20) == [keeper]
+
+
+def test_a_process_in_its_backoff_is_no_reason_to_wait_with_the_end():
+    supervisor = Supervisor([], 1, 10.0)
+    place = _Place(Child(ended=True))
+    while place.backoff.after(0.0) < MOST_DELAY:
+        pass
+    keeper = gevent.spawn(supervisor._keep, place)
+    gevent.sleep(0)
+    supervisor._end.set()
+    assert gevent.joinall([keeper], timeout=MOST_DELAY / 3) == [keeper]
+
+
+def test_a_reload_has_a_backoff_of_its_own():
+    place = _Place(Child(ended=True))
+    assert [place.backoff.after(0.0) for _ in range(3)][-1] > 0
+    place.replace(Child())
+    assert place.backoff.after(0.0) == 0
+
+
+def test_a_hangup_for_a_process_that_only_starts_is_the_parent_s(pool, folder):
+    """As of somebody who sends it to all of the name: they are the parent's business."""
+    (folder / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "if b'--until-eof' in open('/proc/self/cmdline', 'rb').read():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+    )
+    pool = pool(1, PYTHONPATH=str(folder))
+    assert len(pool.started()) == 1
+
+
+def test_where_all_standard_streams_are_closed(broker, folder):
+    script = 'exec "$0" -c "import gmdp_command; gmdp_command.main()" "$@" <&- >&- 2>&-'
+    arguments = ("worker", SERVICE, "handlers:work", "--broker", broker.endpoint, "--processes", "2")
+    with Process(*arguments, command=("sh", "-c", script, sys.executable), cwd=folder) as process:
+        wait_until(lambda: workers_of(broker) == 2)
+        process.signal(signal.SIGTERM)
+        assert process.ended() == (0, b"", b"")
+    wait_until(lambda: workers_of(broker) == 0)
+
+
 def test_a_process_that_does_not_stop_is_killed(pool, client, gate):
     """One whose handler never lets the hub run hears nothing."""
-    pool = pool(1, changed="STOPPING=0.5")
+    pool = pool(1, "handlers:work", "BEYOND=0.3", "--stop-timeout", "0.2")
     client.submit(SERVICE, [b"compute", gate.port.encode()])
     gate.arrived()
     pool.process.signal(signal.SIGTERM)
@@ -361,8 +472,8 @@ REFUSALS = {
     "endpoint": (["handlers:work", "--processes", "4", "--broker", "none"], 2, "gmdp: bad endpoint 'none'.*"),
     "file": (
         ["handlers:work", "--processes=4", "--username", "me", "--password-file", "none"],
-        1,
-        "gmdp: none: No such file or directory",
+        2,
+        "gmdp: cannot read none: No such file or directory",
     ),
     "silent end": (["exits:work", "--processes", "4"], 1, r"gmdp: worker process \d+ ended with status 0 before .*"),
     "killed": (["kills:work", "--processes", "4"], 1, r"gmdp: worker process \d+ was ended by SIGKILL before .*"),

@@ -56,6 +56,24 @@ def test_a_client_never_started_whose_threads_hub_is_gone(broker):
     assert isinstance(in_thread(lambda: client.request("echo", b"")), MDPError)
 
 
+def test_to_stop_what_another_thread_starts_again_does_not_wait_for_the_next_end(monkeypatch):
+    broker = Broker("tcp://127.0.0.1:*")
+    broker.start()
+    told = broker._tell_end
+
+    def tell_end(*arguments):
+        # Between the two that a stop from another thread posts.
+        wait_until(lambda: broker.closed)
+        broker.start()
+        told(*arguments)
+
+    monkeypatch.setattr(broker, "_tell_end", lambda *arguments: gevent.spawn(tell_end, *arguments))
+    assert in_thread(broker.stop) is None
+    assert broker.started
+    monkeypatch.undo()
+    broker.close()
+
+
 def test_stop_with_an_endless_timeout_from_a_thread():
     broker = Broker("tcp://127.0.0.1:*")
     broker.start()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import gevent
+import gevent.event
 import pytest
 from cores import MDP02, ManualBroker
 from gevent.threadpool import ThreadPool
@@ -56,6 +57,29 @@ def test_a_callback_that_is_unlinked_is_not_called(broker, client):
     future.cancel()
     wait_until(lambda: seen)
     assert seen == [future]
+
+
+def test_callbacks_are_linked_and_unlinked_as_those_of_gevent_s_own(broker, client):
+    """As often as they were, and whatever they are: without a hash, or equal to another."""
+
+    class Equal(list):
+        def __call__(self, future):
+            called.append(self)
+
+    called = []
+    first, second = Equal(), Equal()
+    future = client.submit("nobody", b"")
+    plain = gevent.event.AsyncResult()
+    for one in (future, plain):
+        for callback in (first, second, first):
+            one.rawlink(callback)
+        one.unlink(first)
+    future.cancel()
+    plain.set()
+    wait_until(lambda: len(called) == 4)
+    gevent.sleep(0)
+    assert len(called) == 4
+    assert sum(callback is second for callback in called) >= 2
 
 
 def test_the_caller_s_context_ends_with_its_call(broker, client):
@@ -202,6 +226,61 @@ def test_a_span_for_the_call_one_for_its_wait_and_one_for_its_handler(provided):
     assert [row[5] for row in rows if row[0] == "handle outer"] == ["UNSET", "UNSET", "ERROR"]
     assert [row[5] for row in rows if row[0] == "call nobody"] == ["ERROR"] * 2
     assert {row[1] for row in rows if row[0].startswith("handle")} == {"SERVER"}
+
+
+#: A program whose span processor fails: sys.argv[1] says when, and for the spans of what.
+FAILING = """
+import sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+when, whose = sys.argv[1:]
+
+
+class Processor(SpanProcessor):
+    def on_start(self, span, parent_context=None):
+        if when == "start" and span.name.startswith(whose):
+            raise RuntimeError("the processor's")
+
+    def on_end(self, span):
+        if when == "end" and span.name.startswith(whose):
+            raise RuntimeError("the processor's")
+
+
+provider = TracerProvider()
+provider.add_span_processor(Processor())
+trace.set_tracer_provider(provider)
+import gmdp
+
+
+def handler(request):
+    if request.body == [b"fail"]:
+        raise ValueError("the handler's")
+    return b"answered"
+
+
+with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.Client(broker.endpoint, timeout=20) as client:
+    with gmdp.Worker(broker.endpoint, "it", handler, reveal_errors=True) as worker:
+        for _ in range(3):
+            assert client.request("it", b"x") == [b"answered"]
+        try:
+            client.request("it", b"fail")
+        except gmdp.HandlerFailed as error:
+            assert (error.type_name, error.detail) == ("ValueError", "the handler's")
+        assert (worker.statistics().errors, client.started, broker.started) == (1, True, True)
+print("well")
+"""
+
+
+@pytest.mark.parametrize("whose", ["call", "wait", "handle"])
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_a_span_processor_that_fails_harms_nothing_but_its_span(when, whose):
+    pytest.importorskip("opentelemetry.sdk")
+    done = subprocess.run([sys.executable, "-c", FAILING, when, whose], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "well\n", done.stderr
+    assert "defect" not in done.stderr
+    assert "the processor's" in done.stderr  # logged, and not for each
+    assert done.stderr.count("a span could not be made or ended") == 1
 
 
 def test_without_opentelemetry_nothing_of_it_is_imported():

@@ -596,3 +596,95 @@ def test_draining_sends_the_end_of_an_answer_that_found_no_room(broker, client, 
     assert future.get(timeout=60) == [b"1", b"2", b"the end"]
     stopper.get(timeout=60)
     wait_until(lambda: broker.statistics().lost_workers == {"disconnect": 1})
+
+
+# A broker that is not there, or does not want it
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_a_broker_that_cannot_be_reached_is_told_once_for_as_long_as_that_lasts(caplog, unused_endpoint):
+    with Worker(unused_endpoint, "alone", echo, reconnect_interval=0.01, heartbeat_interval=0.1) as worker:
+        for _ in range(2):
+            wait_until(lambda: warnings(caplog))
+            for _ in range(3):
+                epoch = worker._core._epoch
+                wait_until(lambda epoch=epoch: worker._core._epoch > epoch)
+            [told] = warnings(caplog)
+            assert "worker b'alone': no broker can be reached" in told
+            assert unused_endpoint in told
+            assert "connection refused" in told
+            with Broker(unused_endpoint):
+                wait_until(lambda: worker.state is State.RUNNING)
+                caplog.clear()
+
+
+def test_an_endpoint_of_several_that_cannot_be_reached_is_no_trouble(broker, caplog, unused_endpoint):
+    with Worker([unused_endpoint, broker.endpoint], "moved", echo) as worker:
+        wait_until(lambda: worker.state is State.RUNNING)
+    assert warnings(caplog) == []
+
+
+def test_a_worker_that_the_broker_does_not_take_says_so_once(caplog):
+    with Broker("tcp://127.0.0.1:*", max_workers=1) as broker, Worker(broker.endpoint, "first", echo):
+        wait_until(lambda: broker.statistics().workers == 1)
+        with Worker(broker.endpoint, "second", echo, concurrency=2, reconnect_interval=0.01) as second:
+            wait_until(lambda: second._engine._turned_away > 5)
+            [told] = [warning for warning in warnings(caplog) if "does not keep" in warning]
+            assert broker.endpoint in told
+            assert "b'second'" in told
+
+
+@pytest.mark.parametrize("service", ["mmi.service", b"mmi.x"])
+def test_a_service_of_the_broker_s_own_is_refused(service):
+    with pytest.raises(ConfigurationError, match="begins with mmi"):
+        Worker("tcp://127.0.0.1:1", service, echo)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_that_is_too_large_is_told_and_counted(caplog, streamed):
+    def handler(request):
+        return iter([b"x" * 5000, b"end"]) if streamed else b"x" * 5000
+
+    with Broker("tcp://127.0.0.1:*", max_frame_size=4000) as broker, Client(broker.endpoint) as client:
+        with Worker(broker.endpoint, "large", handler) as worker:
+            with pytest.raises(HandlerFailed):
+                client.request("large", b"")
+            assert worker.statistics().errors == 1
+    [told] = warnings(caplog)
+    assert "an answer of the handler of b'large' is larger than the broker takes" in told
+
+
+def test_a_handler_whose_broker_has_gone_is_let_finish(unused_endpoint):
+    """The stop has its time for it, as for others; and no more."""
+    running, go_on, ended = Event(), Event(), []
+
+    def handler(request):
+        running.set()
+        go_on.wait()
+        ended.append(request.body)
+        return b""
+
+    with Broker(unused_endpoint) as broker, AsyncClient(unused_endpoint) as client:
+        workers = [Worker(unused_endpoint, "held", handler, heartbeat_interval=0.1) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        wait_until(lambda: broker.statistics().workers == 2)
+        for body in (b"1", b"2"):
+            running.clear()
+            client.submit("held", body)
+            running.wait()
+        broker.close()
+        first, second = workers
+        wait_until(lambda: first.state is second.state is State.CONNECTING)
+        second.stop(timeout=0.05)
+        assert ended == []
+        stopping = gevent.spawn(first.stop)
+        wait_until(lambda: first.state is State.DRAINING)
+        gevent.sleep(0)
+        assert not stopping.ready()
+        go_on.set()
+        stopping.get()
+    assert len(ended) == 1

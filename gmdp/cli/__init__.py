@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 
 
-def main() -> None:
-    """Run the command line and exit; needs the extra ``cli``."""
+def load() -> Callable[[Sequence[str]], int]:
+    """What runs the command line; it needs the extra ``cli``, and exits where that is not there."""
     try:
         from .commands import run
     except ModuleNotFoundError as error:
         if error.name not in ("click", "rich", "tomli"):
             raise
         sys.exit("gmdp: the command line needs more packages: pip install 'gmdp[cli]'")
-    status = run(sys.argv[1:])
+    return run
+
+
+def main(run: Callable[[Sequence[str]], int] | None = None) -> None:
+    """Run the command line (with what :func:`load` returned) and exit."""
+    status = (run or load())(sys.argv[1:])
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -37,10 +38,11 @@ from .options import (
     mdp_option,
     security_of,
     security_options,
+    stop_timeout_option,
     timeout_option,
     verbose_option,
 )
-from .serving import configure_logging, serve
+from .serving import configure_logging, print_when_registered, serve
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -50,6 +52,8 @@ EXIT_INTERRUPTED = 130
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit status."""
+    # What ends with one line need not be warned of before; commands that stay configure logging.
+    logging.getLogger("gmdp.connections").addHandler(logging.NullHandler())
     # An interrupt ends the command; the hub need not print a traceback for it.
     hub = gevent.get_hub()
     hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
@@ -141,10 +145,12 @@ def _alone(keywords: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--allow", multiple=True, metavar="ADDRESS", help="Who may connect: an IP address or network, or ipc.")
 @click.option("--deny", multiple=True, metavar="ADDRESS", help="Who may not.")
 @_broker_options
+@stop_timeout_option
 @verbose_option
 def broker(
     bind: tuple[str, ...],
     file: str | None,
+    stop_timeout: float,
     allow: tuple[str, ...],
     deny: tuple[str, ...],
     verbose: int,
@@ -153,7 +159,7 @@ def broker(
     """Run a broker.
 
     Prints "listening on ENDPOINT…" when it is ready.  SIGTERM and SIGINT let
-    running work end (10 seconds), then exit 0; a second signal ends at once.
+    running work end (--stop-timeout), then exit 0; a second signal ends at once.
     Times are seconds, sizes bytes.
     """
     configure_logging(verbose)
@@ -168,7 +174,9 @@ def broker(
             raise ConfigurationError(f"{file}: {error}") from None
     keywords.update((name, value) for name, value in options.items() if value is not None)
     keywords.update((name, given) for name, given in (("bind", bind), ("allow", allow), ("deny", deny)) if given)
-    serve(Broker(**keywords), lambda broker: f"listening on {' '.join(broker.endpoints)}")
+    made = Broker(**keywords)
+    made.stop_timeout = stop_timeout
+    serve(made, lambda broker: f"listening on {' '.join(broker.endpoints)}")
 
 
 @cli.command()
@@ -181,6 +189,7 @@ def broker(
 @click.option("--liveness", default=3.0, show_default=True, help="Silent intervals after which a broker is lost.")
 @click.option("--reveal-errors", is_flag=True, help="Tell gmdp clients the type and message of a handler's error.")
 @click.option("--enforce-deadline", is_flag=True, help="Stop a handler when nobody waits for its answer any more.")
+@stop_timeout_option
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Run and watch so many worker processes.")
 @click.option("--until-eof", "supervised", is_flag=True, hidden=True)  # one of these processes: see supervisor.py
 @security_options
@@ -196,6 +205,7 @@ def worker(
     liveness: float,
     reveal_errors: bool,
     enforce_deadline: bool,
+    stop_timeout: float,
     processes: int | None,
     supervised: bool,
     mdp: str,
@@ -208,17 +218,19 @@ def worker(
     list of bytes, or an iterator of parts), or with --exec to a command: the
     request is its standard input, its output the reply; an exit status other
     than 0 is a failure, which gmdp clients see as an error and others as the reply
-    "500".  The standard library is monkey-patched for gevent.  SIGTERM and SIGINT finish the present
-    request and exit 0; a second signal ends at once.
+    "500".  The standard library is monkey-patched for gevent.  Prints "serving
+    SERVICE…" when it is registered.  SIGTERM and SIGINT finish the present
+    request (--stop-timeout) and exit 0; a second signal ends at once.
 
     With --processes, those that end are started again, and SIGHUP replaces one
-    after another: new code is loaded, and no request is lost.
+    after another: new code is loaded, and no request is lost, for a process that
+    was replaced has all the time it needs for what it has.
     """
     if processes is not None and not supervised:
         from .supervisor import supervise
 
         configure_logging(verbose)
-        return supervise(sys.argv[sys.argv.index("worker", 1) + 1 :], processes)
+        return supervise(sys.argv[sys.argv.index("worker", 1) + 1 :], processes, stop_timeout)
 
     from gevent import monkey
 
@@ -231,21 +243,23 @@ def worker(
         raise ConfigurationError("name either PACKAGE.MODULE:CALLABLE or --exec COMMAND")
     configure_logging(verbose)
     handler = load(target) if target is not None else Execute(command or "")
+    made = Worker(
+        endpoints(endpoint),
+        os.fsencode(service),
+        handler,
+        concurrency,
+        version=mdp,
+        heartbeat_interval=heartbeat_interval,
+        liveness=liveness,
+        reveal_errors=reveal_errors,
+        enforce_deadline=enforce_deadline,
+        **security_of(security),
+    )
+    made.stop_timeout = stop_timeout
     serve(
-        Worker(
-            endpoints(endpoint),
-            os.fsencode(service),
-            handler,
-            concurrency,
-            version=mdp,
-            heartbeat_interval=heartbeat_interval,
-            liveness=liveness,
-            reveal_errors=reveal_errors,
-            enforce_deadline=enforce_deadline,
-            **security_of(security),
-        ),
+        made,
         lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
-        parent.ready if parent is not None else None,
+        parent.ready if parent is not None else print_when_registered,
     )
     return 0
 
@@ -284,8 +298,21 @@ def call(
     keywords = security_of(security)
     with Client(endpoints(endpoint), version=mdp, timeout=timeout, retries=retries, **keywords) as client:
         options: dict[str, Any] = {"when_no_worker": when_no_worker, "priority": priority}
-        for part in client.stream(os.fsencode(service), body, deadline=timeout, **options):
-            _write(b"".join(part))
+        try:
+            for part in client.stream(os.fsencode(service), body, deadline=timeout, **options):
+                _write(b"".join(part))
+        except RequestTimeout as error:
+            if client.extensions is not None and _has_no_worker(client, service):
+                raise RequestTimeout(f"{error}: no worker is registered for it") from None
+            raise
+
+
+def _has_no_worker(client: Client, service: str) -> bool:
+    """Does the broker say so?"""
+    try:
+        return client.request("mmi.service", os.fsencode(service), timeout=1.0, retries=0) == [b"404"]
+    except MDPError:
+        return False
 
 
 def _write(data: bytes) -> None:

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
+from ..connecting import check
 from ..core.wire import VERSIONS
 from ..endpoints import DEFAULT_ENDPOINT
 from ..exceptions import ConfigurationError
+from ..lifecycle import Lifecycle
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,6 +35,23 @@ def timeout_option(default: float) -> Callable[[F], F]:
     return click.option(
         "--timeout", default=default, show_default=True, metavar="SECONDS", help="Give up after so long (exit 124)."
     )
+
+
+def stop_timeout_option(command: F) -> F:
+    """--stop-timeout, as brokers and workers have it."""
+    return click.option(
+        "--stop-timeout",
+        default=Lifecycle.stop_timeout,
+        show_default=True,
+        callback=_seconds,
+        metavar="SECONDS",
+        help="What running work may take when told to stop.",
+    )(command)
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    seconds: float = check("--stop-timeout", value, 0)
+    return seconds
 
 
 def security_options(command: F) -> F:
@@ -63,8 +82,11 @@ def security_of(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_line(file: str) -> str:
-    with open(file, encoding="utf-8", errors="surrogateescape") as lines:
-        return lines.readline().rstrip("\r\n")
+    try:
+        with open(file, encoding="utf-8", errors="surrogateescape") as lines:
+            return lines.readline().rstrip("\r\n")
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {file}: {error.strerror}") from None
 
 
 mdp_option = click.option(

@@ -11,6 +11,9 @@ from typing import Any, Protocol, TypeVar
 
 import gevent
 
+from ..core.states import State
+from ..worker import Worker
+
 
 def configure_logging(verbosity: int) -> None:
     """Warnings, or with -v all there is to tell, on standard error."""
@@ -32,6 +35,24 @@ class Service(Protocol):
 
 
 S = TypeVar("S", bound=Service)
+
+
+def until_registered(worker: Worker) -> None:
+    """Wait until it is."""
+    changes = worker.subscribe()
+    while worker.state is not State.RUNNING:
+        changes.get()
+    worker.unsubscribe(changes)
+
+
+def print_when_registered(worker: Worker, line: str) -> None:
+    """For :func:`serve`: a worker that no broker has yet does not serve."""
+
+    def wait() -> None:
+        until_registered(worker)
+        print(line, flush=True)
+
+    gevent.spawn(wait)
 
 
 def serve(service: S, ready: Callable[[S], str], tell: Callable[[S, str], None] | None = None) -> None:

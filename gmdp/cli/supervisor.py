@@ -8,11 +8,14 @@ The rules:
   wrong option), that is the end of the parent too, with its line and its exit status.
 * A child that ends later is started again: see `Backoff`.
 * Each child is at the other end of its standard input, a socket.  It says there that
-  it serves, and that it is registered; at the end of file, it stops as on SIGTERM.
-  So it stops when it is told to, and when its parent has gone, however that went.
+  it serves, and that it is registered.  Whatever it hears there means that another has
+  its place: it takes no new work, and ends when it has done what it has, however long
+  that takes.  At the end of file, it stops as on SIGTERM, within the time that is given
+  for that: so when it is told to, and when its parent has gone, however that went.
 * SIGTERM and SIGINT stop all children, each of which finishes what it is doing; a
   second one kills them.  SIGHUP replaces one after another: the new one is registered
-  before the old one is stopped.
+  before the old one is stopped, and where the old one's work takes long, the next one's
+  turn comes meanwhile.
 * Children have sessions of their own: what a terminal sends is for the parent alone.
   And a signal a child gets from others who stop all processes of a service (systemd
   does) is its first, not its second, for the parent sends none to one that serves.
@@ -21,6 +24,7 @@ The rules:
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -33,9 +37,9 @@ import gevent.socket
 from gevent import subprocess
 from gevent.event import Event
 
-from ..core.states import State
 from ..exceptions import MDPError
 from ..worker import Worker
+from .serving import until_registered
 
 _log = logging.getLogger("gmdp.supervisor")
 
@@ -49,8 +53,10 @@ MOST_DELAY = 30.0
 STEADY = 60.0
 #: Seconds a replacement may take to be registered.
 REGISTERING = 30.0
-#: Seconds a process that was told to stop may take; its own limit ends before.
-STOPPING = Worker.stop_timeout + 5.0
+#: Seconds a replaced process is waited for before the next one is replaced.
+REPLACED = 10.0
+#: Seconds a process that was told to stop may take beyond its own limit.
+BEYOND = 5.0
 #: Seconds a killed process is waited for: the system may be unable to end it.
 DYING = 5.0
 
@@ -96,16 +102,13 @@ class Parent:
         gevent.spawn(self._obey, worker)
 
     def _report(self, worker: Worker) -> None:
-        changes = worker.subscribe()
-        while worker.state is not State.RUNNING:
-            changes.get()
-        worker.unsubscribe(changes)
+        until_registered(worker)
         self._say(_REGISTERED)
 
     def _obey(self, worker: Worker) -> None:
         try:
             while self._socket.recv(64):
-                pass  # the parent says nothing
+                gevent.spawn(worker.stop, math.inf)
         except OSError:
             pass
         worker.stop()
@@ -125,7 +128,8 @@ class _Child:
         #: The line it would have printed; None until it serves.
         self.line: str | None = None
         self.registered = False
-        self.told = False
+        #: True once it is to end, and once it is to end soon.
+        self.told = self.stopping = False
         #: Seconds it ran, once it has ended.
         self.ran = 0.0
         #: Set for what is waited for; `ended` comes with both others.
@@ -134,7 +138,7 @@ class _Child:
         self._began = monotonic()
         command = [sys.executable, "-m", "gmdp", "worker", UNTIL_EOF, *arguments]
         try:
-            self._process = subprocess.Popen(command, stdin=theirs, start_new_session=True)
+            self._process = subprocess.Popen(command, stdin=theirs, start_new_session=True, preexec_fn=_ignore_hangups)
         except BaseException:
             self._socket.close()
             raise
@@ -192,11 +196,21 @@ class _Child:
         except ValueError:
             return f"was ended by signal {-status}"
 
+    def retire(self) -> None:
+        """Have it do what it has, however long that takes, and end."""
+        if not self.told and self.status is None and self.line is not None:
+            self.told = True
+            _log.info("retiring worker process %d", self.pid)
+            try:
+                self._socket.send(b".")
+            except OSError:
+                pass  # it has gone
+
     def stop(self) -> None:
-        """Have it finish what it is doing, and end."""
-        if self.told or self.status is not None:
+        """Have it finish what it is doing, within its limit, and end."""
+        if self.stopping or self.status is not None:
             return
-        self.told = True
+        self.told = self.stopping = True
         _log.info("stopping worker process %d", self.pid)
         if self.line is None:
             self._send(signal.SIGTERM)  # there is nothing to finish, and nobody who listens
@@ -215,6 +229,11 @@ class _Child:
             self._process.send_signal(number)
         except ProcessLookupError:
             pass
+
+
+def _ignore_hangups() -> None:
+    # Until it can tell what they mean: see Parent.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class _Place:
@@ -241,9 +260,10 @@ class Supervisor:
     starts its process again.  All waiting ends when the end is wanted.
     """
 
-    def __init__(self, arguments: Sequence[str], count: int) -> None:
+    def __init__(self, arguments: Sequence[str], count: int, stop_timeout: float) -> None:
         self._arguments = arguments
         self._count = count
+        self._stopping = stop_timeout + BEYOND
         self._places: list[_Place] = []
         self._keepers: list[gevent.Greenlet] = []
         #: All processes that run, also those that are to come or go.
@@ -343,9 +363,15 @@ class Supervisor:
                 if place.child is not child:
                     break  # a reload was faster
                 try:
-                    place.child = self._start()
+                    new = self._start()
                 except OSError as error:
                     what, ran = f"cannot start a worker process: {error}", 0.0
+                    continue
+                if place.child is child:
+                    place.child = new
+                else:
+                    new.stop()  # a reload was faster while it started
+                    self._keep_book_of(new)
 
     # Serving
 
@@ -375,39 +401,46 @@ class Supervisor:
             if new.ended.is_set() or not new.registered:
                 how = new.how if new.ended.is_set() else f"was not registered within {REGISTERING:g} s"
                 _log.error("reload given up: the new worker process %d %s", new.pid, how)
-                self._retire(new)
+                self._stop(new)
                 return
-            if self._retire(place.replace(new)):
+            old = place.replace(new)
+            old.retire()
+            if self._wait(old.ended, timeout=REPLACED):
                 return
+            if old.status is None:
+                _log.info("worker process %d ends when it has done what it has", old.pid)
+            self._keep_book_of(old)
         _log.info("reloaded")
 
-    def _retire(self, child: _Child) -> bool:
-        """Stop `child` and wait for its end; True if the end of all is wanted."""
+    def _stop(self, child: _Child) -> None:
+        """Stop `child` and wait for its end, or for the end of all."""
         child.stop()
-        if self._wait(child.ended, timeout=STOPPING):
-            return True
+        if self._wait(child.ended, timeout=self._stopping):
+            return
         if child.status is None:
             self._give_up(child)
-            if self._wait(child.ended, timeout=DYING):
-                return True
-        self._children.discard(child)
-        return False
+        self._keep_book_of(child)
+
+    def _keep_book_of(self, child: _Child) -> None:
+        """Forget `child` once it has ended."""
+        child.ended.rawlink(lambda _: self._children.discard(child))
 
     # Ending
 
     def _give_up(self, child: _Child) -> None:
-        _log.warning("worker process %d did not stop within %g s: killing it", child.pid, STOPPING)
+        _log.warning("worker process %d did not stop within %g s: killing it", child.pid, self._stopping)
         child.kill()
 
     def _end_all(self) -> None:
         """Stop all processes, wait for them; kill those that outlive their time, or a second signal."""
         gevent.joinall(self._keepers)  # so that nothing is started any more
-        for child in self._children:
+        children = list(self._children)  # some leave it when they end
+        for child in children:
             child.stop()
-        until = monotonic() + STOPPING
-        for child in self._children:
+        until = monotonic() + self._stopping
+        for child in children:
             gevent.wait([child.ended, self._end_now], max(0.0, until - monotonic()), count=1)
-        left = [child for child in self._children if child.status is None]
+        left = [child for child in children if child.status is None]
         for child in left:
             if self._end_now.is_set():
                 child.kill()
@@ -416,6 +449,9 @@ class Supervisor:
         gevent.wait([child.ended for child in left], DYING)
 
 
-def supervise(arguments: Sequence[str], count: int) -> int:
-    """Run `count` processes of ``gmdp worker`` with `arguments`; returns the exit status."""
-    return Supervisor(arguments, count).run()
+def supervise(arguments: Sequence[str], count: int, stop_timeout: float) -> int:
+    """Run `count` processes of ``gmdp worker`` with `arguments`; returns the exit status.
+
+    `stop_timeout`: seconds each of them gives its work when it is to stop.
+    """
+    return Supervisor(arguments, count, stop_timeout).run()

@@ -146,8 +146,12 @@ class Connector(abc.ABC, Generic[C]):
         #: Connections in a row that were refused for a reason, or whose handshake failed.
         self._refused_in_a_row = 0
         self._failed_in_a_row = 0
+        #: Connections in a row that could not be made, for whatever reason.
+        self._unmade_in_a_row = 0
         #: Why no broker lets it in, if none does; empty while that is not known.
         self.denied = ""
+        #: Why none can be reached, and which was tried last; empty while one can, or may be.
+        self.unreachable = ""
         self._trouble = "not connected yet"
 
     # What subclasses provide
@@ -196,8 +200,8 @@ class Connector(abc.ABC, Generic[C]):
         """The connection stands."""
         if connection.phase is not Phase.CONNECTING:
             return
-        self._refused_in_a_row = self._failed_in_a_row = 0
-        self.denied = ""
+        self._refused_in_a_row = self._failed_in_a_row = self._unmade_in_a_row = 0
+        self.denied = self.unreachable = ""
         known = self._mode is Phase.STRICT and connection.epoch == self._epoch
         if known or not self.extended.extended:
             self._becomes(connection, Phase.STRICT, now)
@@ -276,14 +280,14 @@ class Connector(abc.ABC, Generic[C]):
     def _lose(self, connection: C, reason: str, now: float, jitter: float) -> None:
         """A connection is gone: its epoch ends."""
         if connection.phase is Phase.CONNECTING:
-            self._judge(reason)
+            self._judge(connection.endpoint, reason)
         if connection.epoch == self._epoch:
             self._end_epoch(f"{connection.endpoint}: {reason}", now + self._reconnect.lost(now, jitter))
         self._close(connection, reason)
         self._lost(connection, reason, now)
 
-    def _judge(self, reason: str) -> None:
-        """A connection could not be made: is it that no broker lets us in?"""
+    def _judge(self, endpoint: str, reason: str) -> None:
+        """A connection could not be made: is it that no broker is there, or that none lets us in?"""
         refused = reason in (REFUSED, MISMATCH)
         failed = refused or reason == HANDSHAKE
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
@@ -291,6 +295,9 @@ class Connector(abc.ABC, Generic[C]):
         brokers = len(self._reconnect.endpoints)
         told = self._refused_in_a_row >= brokers or self._failed_in_a_row >= TELLING_FAILURES * brokers
         self.denied = reason if told else ""
+        self._unmade_in_a_row += 1
+        if self._unmade_in_a_row >= brokers:
+            self.unreachable = "" if failed else f"{endpoint}: {reason}"
 
     def _end_epoch(self, trouble: str, open_at: float) -> None:
         self._epoch += 1

@@ -149,6 +149,8 @@ class WorkerCore(Connector[WorkerConnection]):
                 body = [*session.parts, *(body or ())]
             frames = self._frames(session, Command.FINAL, work.address, EMPTY, *(body or (EMPTY,)))
         if frames is None or not connection.takes(frames):
+            if failure is None:
+                self.counters.errors += 1
             if failure is None or session.oversize:
                 failure = Failure("MessageTooLarge", "the answer is larger than the broker takes")
             typed = work.told is not None and work.told.typed_failures

@@ -118,6 +118,8 @@ def check_picture(file: Path) -> None:
     """ConfigurationError unless `plot` can write it."""
     if file.suffix not in PICTURES:
         raise ConfigurationError(f"--plot writes {' or '.join(PICTURES)}, not {file.name}")
+    if not os.access(file.parent, os.W_OK):
+        raise ConfigurationError(f"--plot cannot write to the folder {file.parent}")
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
