@@ -671,3 +671,15 @@ def test_serve_forever_does_not_stop_the_next_life(unused_endpoint):
     gevent.joinall([server, supervisor], timeout=30, raise_error=True)
     assert broker.started
     broker.stop()
+
+
+def test_a_broker_that_is_started_again_is_where_it_was(tmp_path):
+    """Its peers find it again."""
+    broker = Broker(["tcp://127.0.0.1:*", "ipc://*", f"ipc://{tmp_path}/named"])
+    seen = []
+    for _ in range(2):
+        with broker, Client(broker.endpoints, timeout=20) as client:
+            assert client.request("mmi.nothing", b"") == [b"501"]
+            seen.append(broker.endpoints)
+    assert seen[0][0] == seen[1][0] != "tcp://127.0.0.1:*"
+    assert seen[0][2] == seen[1][2] == f"ipc://{tmp_path}/named"

@@ -8,7 +8,8 @@ from waiting import wait_until
 
 from gmdp import AsyncClient, Broker, Client, RequestTimeout, Worker
 
-CYCLES = 100
+#: Of the row, 1,000; the quick suite sees to a tenth of them.
+CYCLES = [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.deadline(1200)])]
 
 
 def echo(request):
@@ -32,13 +33,14 @@ def cycle(endpoint, timeouts=True):
             worker.start()
 
 
+@pytest.mark.parametrize("cycles", CYCLES)
 @pytest.mark.parametrize("transport", ["tcp", "inproc"])
-def test_P7_start_and_stop_100_times_leaves_nothing(transport, tmp_path, request):
+def test_P7_start_and_stop_many_times_leaves_nothing(transport, cycles, tmp_path, request):
     """No greenlet, descriptor or thread."""
     endpoint = "tcp://127.0.0.1:*" if transport == "tcp" else f"inproc://{tmp_path}"
     cycle(endpoint)  # what is made once: the context's threads, the hub's descriptors
     nothing_left = request.getfixturevalue("nothing_left")
-    for _ in range(CYCLES):
+    for _ in range(cycles):
         cycle(endpoint)
     nothing_left()
 
