@@ -27,17 +27,18 @@ several is ``multipart/mixed``.  An answer in parts is joined, unless a stream i
 * ``?stream=1``: ``application/octet-stream``, in which the frames of each part are written
   as soon as they come, with nothing between them.  After an error the body is broken off:
   the connection ends without the chunk that would end it.
-* ``Accept: text/event-stream``, whatever else it names: server-sent events, one for each
+* ``Accept: text/event-stream``, whatever else it names, unless with ``q=0``: server-sent events, one for each
   frame of each part.  A frame that is UTF-8 without a carriage return is an event without a
   name, with one ``data:`` line for each of its lines; any other is an event ``base64`` whose
   one ``data:`` line is the frame in Base64.  An error is the last event, ``error``; its data
   is the JSON of the table below.  This goes before ``?stream=1``.
 
-Either way an error before the first part has its status.  A client that has gone is
-noticed when the next part is written; then the call is cancelled.
+Either way an error before the first byte has its status.  A client that has gone is
+noticed when the next part is written; then the call is cancelled, and its handler stops for
+that where the worker has ``enforce_deadline``.
 
-**Headers of a request**, all optional.  ``X-Request-Timeout``: seconds in all, greater than 0;
-never more than the gateway's ``timeout``, which is also what holds without it.
+**Headers of a request**, all optional.  ``X-Request-Timeout``: seconds in all, greater than 0,
+like 2.5 or 1e-3; never more than the gateway's ``timeout``, which is also what holds without it.
 ``X-Request-Priority``: from 0 to 3.  ``traceparent``, of W3C Trace Context: passed on if it
 is valid, else ignored.
 
@@ -53,12 +54,13 @@ status  error
 405     MethodNotAllowed
 413     MessageTooLarge; also a body of more than ``max_body`` bytes
 429     Overloaded; with ``Retry-After: 1``
-500     MDPError and all of its kind that are not named here; and
-        InternalError: a defect, of which the log tells more
+500     MDPError and all of its kind that are not named here;
+        HubNotRunning, for want of ``threaded=True``; and InternalError:
+        a defect; the log tells more of each
 502     HandlerFailed, WorkerLost
 503     NoWorker, BrokerLost, BrokerShuttingDown, ClosedError,
         UnsupportedBroker, AuthenticationFailed
-504     RequestTimeout, RequestExpired
+504     RequestTimeout, RequestExpired; also while no broker can be reached
 ======  =====================================================================
 
 What a broker says of a request is told as it is; of the gateway's own troubles (where its
@@ -67,7 +69,8 @@ its end is the server's to refuse: what reading raises goes through to it.
 
 **Health**, by GET or HEAD.  ``/healthz``: 200 while the process serves.  ``/readyz``: 200 if
 the broker answers within :attr:`Gateway.ready_timeout` (any answer to ``mmi.service`` of RFC 8
-will do) and all ``ready_services`` have a worker; else 503.
+will do), does not drain (as far as a gmdp broker tells), and all ``ready_services`` have a
+worker; else 503.
 
 Logger: ``gmdp.wsgi``.
 """
@@ -75,6 +78,7 @@ Logger: ``gmdp.wsgi``.
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import os
 import re
@@ -111,7 +115,9 @@ _SERVICES = b"/services/"
 #: Bytes of a body that are read at a time.
 _PIECE = 65536
 
-_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+_SECONDS = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([Ee][+-]?[0-9]+)?")
+#: RFC 9110, 12.4.2: "a value of 0 means 'not acceptable'".
+_NOT_ACCEPTABLE = re.compile(r";[ \t]*q[ \t]*=[ \t]*0(\.0*)?[ \t]*(;|$)", re.IGNORECASE)
 
 
 class _InputBroken(Exception):
@@ -147,6 +153,8 @@ class Gateway:
         when_no_worker: str = "fail",
         ready_services: Sequence[str | bytes] = (),
     ) -> None:
+        if not callable(client) and not all(hasattr(client, name) for name in ("request", "stream")):
+            raise ConfigurationError(f"client must be a gmdp.Client, or a callable that makes one, not {client!r}")
         self._make = client if callable(client) else lambda: client
         self._client: Client | None = None if callable(client) else client
         #: Never held while anything may switch.
@@ -228,7 +236,14 @@ class Gateway:
             return _whole(self.client.request(name, body, **options))
         # The first part is waited for: until then, an error has a status of its own.
         parts = iter(self.client.stream(name, body, deadline=timeout, **options))
-        answer = (_Events if events else _Chunks)(next(parts), parts)
+        first = next(parts)
+        while not events and not any(first):
+            # It writes nothing: what follows may be an error still.
+            following = next(parts, None)
+            if following is None:
+                break
+            first = following
+        answer = (_Events if events else _Chunks)(first, parts)
         # Some proxies would keep it until it is complete.
         return Answer(200, [("Content-Type", answer.content_type), ("X-Accel-Buffering", "no")], answer)
 
@@ -237,11 +252,14 @@ class Gateway:
             return self.timeout
         seconds = float(given) if _SECONDS.fullmatch(given.strip()) else 0.0
         if seconds <= 0:
-            raise bad("X-Request-Timeout must be seconds greater than 0, like 2.5")
+            raise bad("X-Request-Timeout must be seconds greater than 0, like 2.5 or 1e-3")
         return min(seconds, self.timeout)
 
     def _read(self, environ: WSGIEnvironment) -> bytes:
         """The body of a request, of at most `max_body` bytes."""
+        coding = environ.get("HTTP_TRANSFER_ENCODING")
+        if coding is not None and coding.strip().lower() != "chunked":
+            raise bad("Transfer-Encoding can be chunked, and nothing else")
         stated = environ.get("CONTENT_LENGTH") or None
         if stated is not None:
             if not (stated.isascii() and stated.isdigit()):
@@ -251,7 +269,7 @@ class Gateway:
             left = int(stated)
         elif environ.get("wsgi.input_terminated"):
             left = self.max_body + 1
-        elif "HTTP_TRANSFER_ENCODING" in environ:
+        elif coding is not None:
             raise bad("a Content-Length is needed: this server does not tell where such a body ends")
         else:
             return b""
@@ -283,6 +301,8 @@ class Gateway:
                     raise Refused(503, "NoWorker", f"no worker is registered for {told}")
             if not self.ready_services:
                 self._ask(b"mmi.service", until)
+            if self.client.extensions:
+                self._check_that_it_stays(until)
         except NotAllowed as error:
             # The broker answered; only with whom it has workers it does not tell.
             if self.ready_services:
@@ -291,10 +311,22 @@ class Gateway:
             return failure(error)._replace(status=503)
         return _text("ready\n")
 
+    def _check_that_it_stays(self, until: float) -> None:
+        """A broker of gmdp that stops answers such questions still, but no others."""
+        try:
+            _, report = self._request("mmi.broker", b"", until)
+            if json.loads(report)["state"] == "draining":
+                raise Refused(503, "BrokerShuttingDown", "the broker stops")
+        except NotAllowed:
+            pass  # then nobody knows
+
     def _ask(self, name: bytes, until: float) -> bytes:
+        return self._request("mmi.service", name, until)[0]
+
+    def _request(self, service: str, body: bytes, until: float) -> list[bytes]:
         # Time that is up is one more look at what may have come.
         left = max(until - monotonic(), 0.001)
-        return self.client.request("mmi.service", name, timeout=left, retries=0)[0]
+        return self.client.request(service, body, timeout=left, retries=0)
 
 
 # What is asked
@@ -323,7 +355,7 @@ def _traceparent(given: str) -> str | None:
 
 
 def _wants_events(accept: str) -> bool:
-    return any(_media_type(one) == "text/event-stream" for one in accept.split(","))
+    return any(_media_type(one) == "text/event-stream" and not _NOT_ACCEPTABLE.search(one) for one in accept.split(","))
 
 
 def _wants_chunks(query: str) -> bool:
@@ -435,7 +467,7 @@ def _names(option: str, given: Sequence[Any]) -> tuple[Any, ...]:
     return names
 
 
-def gateway_from_environment(environment: Mapping[str, str] = os.environ) -> Gateway:
+def gateway_from_environment(environment: Mapping[str, str] | None = None) -> Gateway:
     """A :class:`Gateway` as variables of the environment say; its client is made at its first request.
 
     ``GMDP_SERVICES`` (names and patterns, with commas between; needed), ``GMDP_BROKER`` (one or
@@ -444,6 +476,8 @@ def gateway_from_environment(environment: Mapping[str, str] = os.environ) -> Gat
     ``GMDP_READY_SERVICES``; ``GMDP_SERVER_KEY``, ``GMDP_CURVE_KEY``, or ``GMDP_USERNAME`` and
     ``GMDP_PASSWORD``, as the command line has them.  Raises ConfigurationError for a wrong value.
     """
+    if environment is None:
+        environment = os.environ
     services = _listed(environment, "GMDP_SERVICES")
     if not services:
         raise ConfigurationError("$GMDP_SERVICES must name the services to expose")

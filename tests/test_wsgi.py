@@ -2,12 +2,17 @@
 
 import base64
 import http.client
+import inspect
 import io
 import json
 import logging
+import os
 import re
+import resource
 import signal
 import socket
+import sys
+from time import process_time
 from wsgiref.validate import validator
 
 import gevent
@@ -20,10 +25,13 @@ from gevent.threadpool import ThreadPool
 from processes import Process, outcomes
 from waiting import wait_until
 
+import gmdp.cli.gateway
 import gmdp.http_answers
 import gmdp.multipart
 import gmdp.wsgi
 from gmdp import Broker, Client, ConfigurationError, MDPError, Worker, exceptions
+from gmdp.cli.gateway import _Handler, _Server
+from gmdp.core.states import State
 from gmdp.core.wire import MAX_SERVICE_NAME
 from gmdp.wsgi import Gateway, gateway_from_environment
 
@@ -123,6 +131,7 @@ def ask(gateway, method, target, body=b"", headers=None, **more):
     finally:
         iterable.close()
     answer = Answer(*told, said)
+    assert answer.headers["Cache-Control"] == "no-store"
     if "Content-Length" in answer.headers and method != "HEAD":
         assert int(answer.headers["Content-Length"]) == len(said)
     return answer
@@ -147,6 +156,10 @@ def work(request):
         return parts(rest)
     if verb == b"half":
         return half()
+    if verb == b"empty":
+        return half(b"", b"")
+    if verb == b"drip":
+        return drip()
     if verb == b"fail":
         raise LookupError("secret")
     if verb == b"about":
@@ -161,9 +174,16 @@ def parts(rest):
     return [b"last", b"two"]
 
 
-def half():
-    yield b"first"
+def half(*parts):
+    yield from parts or [b"first"]
     raise LookupError("secret")
+
+
+def drip():
+    """Each part well within the time, all of them never."""
+    for _ in range(100):
+        yield b"drop"
+        gevent.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +302,50 @@ def test_bad_multipart_is_400(gateway, content_type, body):
     assert (answer.status, answer.error) == (400, "BadRequest")
 
 
+def test_the_headers_of_a_part_have_a_bound(gateway):
+    for length, status in ((16_000, 200), (17_000, 400)):
+        body = multipart(b"x", b"1", headers=b"a:" + b" " * length + b"\r\n")
+        assert ask(gateway, "POST", "/services/work", body, mixed("x")).status == status
+    body = multipart(b"x", b"1", headers=b"a:\r\n" * 1_000_000)
+    began = process_time()
+    answer = ask(Gateway(Recorder(), ["*"]), "POST", "/services/work", body, mixed("x"))
+    assert (answer.status, process_time() - began < 1) == (400, True)
+    assert b"16 KiB" in answer.body
+
+
+@pytest.mark.parametrize("spaces", ["{}x", "x{}x"])
+def test_to_look_for_an_encoding_takes_no_longer_than_to_read(spaces):
+    headers = f"Content-Transfer-Encoding: {spaces.format(' ' * 16_000)}\r\n".encode()
+    body = multipart(b"x", b"1", headers=headers)
+    began = process_time()
+    for _ in range(20):
+        assert ask(Gateway(Recorder(), ["*"]), "POST", "/services/work", body, mixed("x")).status == 400
+    assert process_time() - began < 1
+
+
+def test_every_encoding_of_a_part_is_looked_at(gateway):
+    headers = b"Content-Transfer-Encoding: 8bit\r\nContent-Transfer-Encoding: base64\r\n"
+    body = multipart(b"x", b"MQ==", headers=headers)
+    assert ask(gateway, "POST", "/services/work", body, mixed("x")).status == 400
+
+
+def test_a_long_content_type_is_not_taken_apart(gateway):
+    body = multipart(b"x", b"1")
+    for length, status in ((1000, 200), (1001, 400), (60_000, 400)):
+        content_type = 'multipart/mixed; boundary=x; y="'.ljust(length, ";")
+        began = process_time()
+        assert ask(gateway, "POST", "/services/work", body, {"Content-Type": content_type}).status == status
+        assert process_time() - began < 1
+
+
+@pytest.mark.parametrize("preamble", [b"", b"preamble\n"])
+def test_who_ends_lines_without_cr_is_told(gateway, preamble):
+    body = preamble + multipart(b"x", b"1").replace(b"\r\n", b"\n")
+    answer = ask(gateway, "POST", "/services/work", body, mixed("x"))
+    assert answer.status == 400
+    assert b"CRLF" in answer.body
+
+
 def test_the_boundary_of_a_reply_does_not_occur_in_it(gateway, monkeypatch):
     tokens = iter(["aa", "bb", "cc"])
     monkeypatch.setattr(gmdp.multipart.secrets, "token_hex", lambda size: next(tokens))
@@ -332,6 +396,7 @@ def test_parts_are_written_as_they_come(gateway, gated):
     told, parts = starting.get(timeout=10)
     assert told[0] == "200 OK"
     assert "Content-Length" not in dict(told[1])
+    assert dict(told[1])["X-Accel-Buffering"] == "no"
     assert next(parts) == b"0"
     go.release()
     assert next(parts) == b"1"
@@ -379,6 +444,21 @@ def test_events_are_the_frames_of_the_parts(gateway):
     ]
 
 
+@pytest.mark.parametrize(
+    ("accept", "type"),
+    [
+        ("text/event-stream;q=0", "application/octet-stream"),
+        ("text/event-stream ; Q=0.000 , */*", "application/octet-stream"),
+        ("text/event-stream; charset=utf-8; q=0; x=1", "application/octet-stream"),
+        ("text/event-stream;q=0.001", "text/event-stream"),
+        ("text/event-stream;xq=0", "text/event-stream"),
+        ("*/*;q=0, text/event-stream", "text/event-stream"),
+    ],
+)
+def test_events_that_are_not_acceptable_are_not_sent(gateway, accept, type):
+    assert ask(gateway, "POST", "/services/work", b"1", {"Accept": accept}).type == type
+
+
 def test_events_go_before_chunks(gateway):
     answer = ask(gateway, "POST", "/services/work?stream=1", b"1", {"Accept": "text/event-stream"})
     assert answer.events == [("message", "1")]
@@ -406,6 +486,29 @@ def test_an_error_before_the_first_part_has_its_status(gateway, headers):
     assert (answer.status, answer.error) == (502, "HandlerFailed")
 
 
+def test_an_error_before_the_first_byte_has_its_status(gateway):
+    answer = ask(gateway, "POST", "/services/work?stream=1", b"empty")
+    assert (answer.status, answer.error) == (502, "HandlerFailed")
+    body = multipart(b"x", b"parts", b"", b"", b"1", b"")
+    assert ask(gateway, "POST", "/services/work?stream=1", body, mixed("x")).body == b"1lasttwo"
+    # Of events, each part is one.
+    answer = ask(gateway, "POST", "/services/work", body, {**mixed("x"), "Accept": "text/event-stream"})
+    assert [data for _, data in answer.events] == ["", "", "1", "", "last", "two"]
+
+
+def test_the_time_of_a_stream_is_that_of_all_its_parts(gateway):
+    limit = {"X-Request-Timeout": "0.4"}
+    *parts, (name, data) = ask(
+        gateway, "POST", "/services/work", b"drip", {**limit, "Accept": "text/event-stream"}
+    ).events
+    assert 1 < len(parts) < 20
+    assert (name, json.loads(data)["error"]) == ("error", "RequestTimeout")
+    drops = gateway(environ_of("POST", "/services/work?stream=1", b"drip", limit), lambda status, headers: None)
+    assert next(drops) == b"drop"
+    with pytest.raises(exceptions.RequestTimeout):
+        list(drops)
+
+
 @pytest.mark.parametrize("query", ["stream=2", "stream=", "stream=1&stream=0"])
 def test_any_other_stream_is_400(gateway, query):
     assert ask(gateway, "POST", f"/services/work?{query}", b"").status == 400
@@ -429,6 +532,9 @@ def test_the_time_limit_goes_along_and_the_gateways_bounds_it(gateway):
     assert 2 < about(gateway, X_Request_Timeout="3")[1] <= 3
     assert 0.4 < about(gateway, X_Request_Timeout=" .5 ")[1] <= 0.5
     assert 9 < about(gateway, X_Request_Timeout="9" * 400)[1] <= 10
+    assert 2 < about(gateway, X_Request_Timeout="3e-0")[1] <= 3
+    assert 9 < about(gateway, X_Request_Timeout=" 1E+9 ")[1] <= 10
+    assert 9 < about(gateway, X_Request_Timeout="1e999")[1] <= 10
 
 
 @pytest.mark.parametrize("path", ["/services/work", "/services/work?stream=1"])
@@ -437,7 +543,7 @@ def test_a_call_ends_when_its_time_is_up(gateway, path):
     assert (answer.status, answer.error) == (504, "RequestTimeout")
 
 
-@pytest.mark.parametrize("value", ["", "0", "-1", "0.0", "nan", "inf", "1e3", "1_0", "soon", "٣", "1s"])
+@pytest.mark.parametrize("value", ["", "0", "-1", "0.0", "nan", "inf", "1e", "e3", "1e-999", "1_0", "soon", "٣", "1s"])
 def test_a_bad_time_limit_is_400(gateway, value):
     answer = ask(gateway, "POST", "/services/work", b"", {"X-Request-Timeout": value})
     assert (answer.status, answer.error) == (400, "BadRequest")
@@ -453,12 +559,17 @@ def test_a_valid_traceparent_is_passed_on_and_others_are_ignored(gateway):
 class Recorder:
     """In place of a client: keeps the arguments of its calls."""
 
+    extensions = None
+
     def __init__(self):
         self.options = {}
 
     def request(self, service, body, **options):
         self.options = options
-        return [b""]
+        return [b"200"]
+
+    def stream(self, service, body, **options):
+        return iter([self.request(service, body, **options)])
 
 
 @pytest.mark.parametrize(("given", "priority"), [(None, 1), ("0", 0), ("3", 3), (" 2 ", 2)])
@@ -555,6 +666,18 @@ def test_a_bad_or_unknown_length_is_400(gateway, more):
     assert told == ["400 Bad Request"]
 
 
+@pytest.mark.parametrize("coding", ["gzip, chunked", "chunked, chunked", "identity", "xchunked", "chunked,", ""])
+@pytest.mark.parametrize("more", [{}, {"CONTENT_LENGTH": None, "wsgi.input_terminated": True}])
+def test_another_transfer_encoding_is_400(gateway, coding, more):
+    answer = ask(gateway, "POST", "/services/work", b"1", {"Transfer-Encoding": coding}, **more)
+    assert (answer.status, answer.error) == (400, "BadRequest")
+
+
+def test_chunked_is_read_where_the_server_tells_its_end(gateway):
+    more = {"CONTENT_LENGTH": None, "wsgi.input_terminated": True}
+    assert ask(gateway, "POST", "/services/work", b"1", {"Transfer-Encoding": " Chunked"}, **more).body == b"1"
+
+
 def test_what_reading_raises_is_the_servers(gateway):
     class Broken:
         def read(self, size):
@@ -632,6 +755,20 @@ def test_a_defect_is_500_logged_and_not_told(caplog):
     assert caplog.records[0].exc_info[0] is ZeroDivisionError
 
 
+def test_a_hub_that_does_not_run_is_told_to_the_log_as_an_error(caplog):
+    with caplog.at_level(logging.ERROR, "gmdp.wsgi"):
+        answer = ask(Gateway(Failing(exceptions.HubNotRunning("use threaded=True")), ["*"]), "POST", "/services/x")
+    assert (answer.status, answer.error) == (500, "HubNotRunning")
+    assert b"threaded" not in answer.body
+    assert "use threaded=True" in caplog.text
+
+
+def test_what_is_inside_is_told_to_the_log(caplog):
+    with caplog.at_level(logging.INFO, "gmdp.wsgi"):
+        ask(Gateway(Failing(exceptions.BrokerLost("tcp://192.0.2.1:5555")), ["*"]), "POST", "/services/x")
+    assert [record.getMessage() for record in caplog.records] == ["BrokerLost: tcp://192.0.2.1:5555"]
+
+
 def test_a_timeout_of_the_callers_own_passes_through(gateway):
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
         ask(gateway, "POST", "/services/work", b"wait")
@@ -671,6 +808,43 @@ def test_it_is_ready_when_all_that_must_have_a_worker_have_one(client):
     answer = ask(Gateway(client, ready_services=["work", "nobody"]), "GET", "/readyz")
     assert (answer.status, answer.error) == (503, "NoWorker")
     assert b"nobody" in answer.body
+
+
+def test_a_broker_that_drains_is_not_ready():
+    held = Slow()
+    with Broker("tcp://127.0.0.1:*") as broker, Worker(broker.endpoint, "held", held):
+        with Client(broker.endpoint, timeout=10) as client:
+            gateway = Gateway(client, ready_services=["held"])
+            running = gevent.spawn(client.request, "held", b"")
+            assert held.arrived.wait(timeout=10)
+            assert ask(gateway, "GET", "/readyz").status == 200
+            stopping = gevent.spawn(broker.stop)
+            wait_until(lambda: broker.state is State.DRAINING)
+            answer = ask(gateway, "GET", "/readyz")
+            assert (answer.status, answer.error) == (503, "BrokerShuttingDown")
+            held.go.set()
+            assert running.get(timeout=10) == [b"done"]
+            stopping.get(timeout=10)
+
+
+def test_readiness_is_asked_for_once():
+    recorder = Recorder()
+    assert ask(Gateway(recorder), "GET", "/readyz").status == 200
+    assert recorder.options["retries"] == 0
+
+
+def test_all_that_must_be_ready_share_the_time():
+    class Late(Recorder):
+        def request(self, service, body, **options):
+            asked.append(options["timeout"])
+            gevent.sleep(0.05)
+            return super().request(service, body, **options)
+
+    asked = []
+    assert ask(Gateway(Late(), ready_services=["a", "b", "c"]), "GET", "/readyz").status == 200
+    assert asked[0] <= Gateway.ready_timeout
+    assert asked[1] < asked[0] - 0.04
+    assert asked[2] < asked[1] - 0.04
 
 
 def test_a_broker_that_tells_nothing_has_answered():
@@ -736,6 +910,12 @@ def test_wrong_options_are_refused(options):
         Gateway(Recorder(), **options)
 
 
+@pytest.mark.parametrize("client", ["tcp://127.0.0.1:5555", None, object()])
+def test_what_is_no_client_is_refused(client):
+    with pytest.raises(ConfigurationError, match=r"client must be a gmdp\.Client, or a callable"):
+        Gateway(client, ["work"])
+
+
 def test_its_repr_tells_what_is_exposed(client):
     assert repr(Gateway(client, ["a", "b.*"])) == f"<Gateway services=['a', 'b.*'] client={client!r}>"
     assert "client=None" in repr(Gateway(Recorder))
@@ -760,6 +940,12 @@ def test_the_environment_sets_it_up(stack):
         assert (client.endpoints[1], client.timeout, client.retries) == (stack.endpoint, 7.5, 3)
         assert ask(gateway, "POST", "/services/work", b"hello").body == b"hello"
         assert ask(gateway, "POST", "/services/work", b"hello!").status == 413
+
+
+def test_the_environment_is_that_of_the_process_and_not_in_the_signature(monkeypatch):
+    monkeypatch.setenv("GMDP_SERVICES", "upper")
+    assert gateway_from_environment().services == ("upper",)
+    assert "environ(" not in repr(inspect.signature(gateway_from_environment))
 
 
 @pytest.mark.parametrize(
@@ -908,7 +1094,383 @@ def test_any_number_of_threads_with_a_client_for_threads(stack):
             pool.kill()
 
 
+# On the server of the command
+
+
+@pytest.fixture
+def serve(stack):
+    """A function: a server of the command's kind in this process, with a client of its own."""
+    servers = []
+
+    def serve(**options):
+        client = Client(stack.endpoint, timeout=10)
+        server = _Server(("127.0.0.1", 0), Gateway(client, ["*"], max_body=1_000_000, **options))
+        server.start()
+        servers.append(server)
+        return server
+
+    yield serve
+    for server in servers:
+        server.stop(0)
+
+
+@pytest.fixture
+def own(serve):
+    return serve()
+
+
+def dial(server):
+    connection = gevent.socket.create_connection(("127.0.0.1", server.server_port))
+    connection.settimeout(30)
+    return connection
+
+
+def rest(connection):
+    """All that the server says until it closes the connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def said(server, request):
+    with dial(server) as connection:
+        connection.sendall(request)
+        return rest(connection)
+
+
+def lines(*header, target="/services/work", version="1.1"):
+    return "\r\n".join([f"POST {target} HTTP/{version}", "Host: x", *header, "", ""]).encode()
+
+
+NEXT = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+CHUNKED = b"5\r\nhello\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ["Transfer-Encoding: gzip, chunked"],
+        ["Transfer-Encoding: identity, chunked"],
+        ["Transfer-Encoding: chunked, chunked"],
+        ["Transfer-Encoding: chunked,"],
+        ["Transfer-Encoding: xchunked"],
+        ["Transfer-Encoding:"],
+        ["Transfer-Encoding: identity", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: chunked", "Content-Length: 3"],
+        ["Content-Length: 3", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding:", " chunked"],
+        ["Transfer-Encoding : chunked"],
+        ["Content-Length: 3", "Content-Length: 5"],
+        ["Content-Length: 5", "content-length: 5"],
+        ["Content-Length: 5, 5"],
+        ["Content-Length: +5"],
+        ["Content-Length: 0_5"],
+        ["Content-Length: -0"],
+        ["Content-Length:"],
+        ["Content-Length : 5"],
+        ["Content-Length: 3", "no colon"],
+        ["Content-Length: 3", ": no name"],
+        ["X: a\rContent-Length: 3"],
+        ["X: a\0", "Content-Length: 3"],
+        ["From x", "Content-Length: 3"],
+    ],
+    ids="|".join,
+)
+def test_a_request_that_others_may_end_elsewhere_is_refused(own, header):
+    answer = said(own, lines(*header) + CHUNKED + NEXT)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nConnection: close\r\n" in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        (["Content-Length: 5"], b"hello"),
+        (["Transfer-Encoding: chunked"], CHUNKED),
+        (["transfer-encoding:\tChunked "], CHUNKED),
+        (["Content-Length: 5", "Connection: upgrade"], b"hello"),
+        (["Content-Length: 5", "Connection: Upgrade", "Upgrade: h2c"], b"hello"),
+        (["Transfer-Encoding: chunked", "Upgrade: websocket"], CHUNKED),
+    ],
+    ids=str,
+)
+def test_any_other_is_read_to_its_end_and_no_further(own, header, body):
+    first, second = said(own, lines(*header) + body + NEXT).split(b"HTTP/1.1 200 OK")[1:]
+    assert first.endswith(b"\r\n\r\nhello")
+    assert second.endswith(b"\r\n\r\nok\n")
+
+
+def test_http_1_0_has_no_transfer_encoding(own):
+    assert said(own, lines("Transfer-Encoding: chunked", version="1.0") + CHUNKED).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_header_that_is_cut_off_is_no_request(own):
+    before = own._gateway.client.statistics()
+    for request in (lines()[:-2], lines()[:-4], b"POST /services/work HTTP/1.1\r\n"):
+        with dial(own) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            assert rest(connection).startswith(b"HTTP/1.1 400 ")
+    assert own._gateway.client.statistics() == before
+
+
+@pytest.mark.parametrize("target", ["http://h/healthz", "HTTPS://h:1/healthz?x=1", "http://h:80/services/%77ork"])
+def test_a_target_may_be_absolute(own, target):
+    method = "POST" if "services" in target else "GET"
+    request = f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    assert said(own, request.encode()).startswith(b"HTTP/1.1 200 ")
+    # What has no path has the path /.
+    assert said(own, b"GET http://h?x HTTP/1.1\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Set when the first line of a request was read."""
+    begun = gevent.event.Event()
+    read_request = WSGIHandler.read_request
+    monkeypatch.setattr(WSGIHandler, "read_request", lambda *args: begun.set() or read_request(*args))
+    return begun
+
+
+def test_a_header_of_too_many_lines_or_a_broken_one_is_no_defect(own, begun, capsys):
+    assert said(own, lines(*["a: b"] * 200)).startswith(b"HTTP/1.1 400 ")
+    begun.clear()
+    with dial(own) as connection:
+        connection.sendall(lines()[:-2])
+        assert begun.wait(timeout=10)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    wait_until(lambda: not len(own.pool))
+    assert capsys.readouterr().err == ""
+
+
+# Bodies that are not read
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        lines("Content-Length: 99999999", "Expect: 100-continue"),
+        lines("Content-Length: 5", "Expect: 100-continue", target="/nowhere"),
+        lines("Content-Length: 99999999"),
+        lines("Content-Length: 99999", target="/nowhere") + b"x",
+        lines("Transfer-Encoding: chunked", target="/nowhere") + CHUNKED[:5],
+        lines("Transfer-Encoding: chunked") + b"100000\r\n" + b"x" * 0x100000,
+    ],
+    ids=["413 expected", "404 expected", "413", "404", "404 chunked", "413 chunked"],
+)
+def test_an_answer_before_the_body_closes_the_connection(own, request_):
+    answer = said(own, request_ + NEXT)
+    assert answer.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 404 "))
+    assert b"\r\nConnection: close\r\n" in answer
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_the_rest_of_a_small_body_is_read_away(own):
+    answer = said(own, lines("Content-Length: 60000", target="/nowhere") + b"x" * 60_000 + NEXT)
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert answer.endswith(b"\r\n\r\nok\n")
+
+
+def test_who_is_still_sending_gets_the_answer(own, connect):
+    """A connection closed with something unread would be reset."""
+    connection = connect(own.server_port)
+    for _ in range(3):
+        assert exchange(connection, "POST", "/services/work", b"x" * 8_000_000)[0] == 413
+
+
+def test_who_does_not_end_is_not_waited_for_forever(own, monkeypatch):
+    monkeypatch.setattr(_Handler, "linger", 0.05)
+    with dial(own) as connection:
+        connection.sendall(lines("Content-Length: 99999999"))
+        rest(connection)
+        wait_until(lambda: not len(own.pool))
+    assert not own.idle
+
+
+def test_who_does_not_end_keeps_no_server_from_its(own):
+    with dial(own) as connection:
+        connection.sendall(lines("Content-Length: 99999999"))
+        rest(connection)
+        with gevent.Timeout(4):
+            own.stop()
+
+
+@pytest.mark.parametrize("letters", ["100-continue", "100-Continue"])
+def test_who_waits_to_be_told_to_continue_is_told(own, letters):
+    with dial(own) as connection:
+        connection.sendall(lines("Content-Length: 5", f"Expect: {letters}", "Connection: close"))
+        told = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert connection.recv(len(told)) == told
+        connection.sendall(b"hello")
+        assert rest(connection).endswith(b"\r\n\r\nhello")
+
+
+# HTTP/1.0
+
+
+def test_what_breaks_off_is_not_complete_without_chunks_either(own):
+    for _ in range(3):
+        with pytest.raises(ConnectionResetError):
+            said(own, lines("Content-Length: 4", target="/services/work?stream=1", version="1.0") + b"half")
+
+
+def test_a_defect_breaks_off_like_an_error(own, monkeypatch):
+    def broken(*args, **options):
+        yield [b"first"]
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(WSGIHandler, "_log_error", lambda *args: None)
+    monkeypatch.setattr(own._gateway.client, "stream", broken)
+    with pytest.raises(ConnectionResetError):
+        said(own, lines("Content-Length: 0", target="/services/work?stream=1", version="1.0"))
+
+
+def connections(answer):
+    """The values of its Connection headers."""
+    return re.findall(rb"\r\nConnection: ([^\r\n]*)", answer, re.IGNORECASE)
+
+
+def test_a_stream_without_chunks_ends_with_the_connection(own):
+    header = ("Connection: keep-alive", "Content-Length: 2")
+    answer = said(own, lines(*header, target="/services/work?stream=1", version="1.0") + b"hi")
+    assert connections(answer) == [b"close"]
+    assert answer.endswith(b"\r\n\r\nhi")
+
+
+def test_a_whole_answer_does_not(own):
+    answer = said(own, lines("Connection: keep-alive", "Content-Length: 2", version="1.0") + b"hi" + NEXT)
+    assert answer.endswith(b"\r\n\r\nok\n")
+    assert connections(answer) == [b"keep-alive"]
+
+
+# The end of the server
+
+
+class Slow:
+    """A worker that answers when the test says so."""
+
+    def __init__(self):
+        self.arrived, self.go = gevent.event.Event(), gevent.event.Event()
+
+    def __call__(self, request):
+        self.arrived.set()
+        self.go.wait()
+        return b"done"
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_the_last_answer_of_a_connection_says_so_once(own, stack, client, version):
+    held = Slow()
+    with Worker(stack.endpoint, "held", held), dial(own) as connection:
+        wait_until(lambda: client.request("mmi.service", b"held") == [b"200"])
+        header = ("Connection: keep-alive", "Content-Length: 0")
+        connection.sendall(lines(*header, target="/services/held", version=version))
+        assert held.arrived.wait(timeout=10)
+        stopping = gevent.spawn(own.stop)
+        wait_until(lambda: own.closed)
+        held.go.set()
+        answer = rest(connection)
+        stopping.get(timeout=5)
+    assert answer.endswith(b"\r\n\r\ndone")
+    assert connections(answer) == [b"close"]
+
+
+def test_a_stream_that_has_begun_is_the_last_answer_too(own, connect, gated):
+    go, _ = gated
+    connection = connect(own.server_port)
+    connection.request("POST", "/services/gated?stream=1", b"")
+    go.release()
+    answer = connection.getresponse()
+    assert answer.read(1) == b"0"
+    stopping = gevent.spawn(own.stop)
+    wait_until(lambda: own.closed)
+    for _ in range(4):
+        go.release()
+    assert answer.read() == b"1234"
+    stopping.get(timeout=5)
+
+
+def test_half_a_header_does_not_keep_it(own, begun):
+    with dial(own) as connection:
+        connection.sendall(lines()[:-2])
+        assert begun.wait(timeout=10)
+        with gevent.Timeout(5):
+            own.stop()
+        assert b" 200 " not in rest(connection)
+
+
+def test_the_body_of_a_request_may_still_come(own, begun):
+    with dial(own) as connection:
+        connection.sendall(lines("Content-Length: 5") + b"hel")
+        assert begun.wait(timeout=10)
+        wait_until(lambda: not own.idle)
+        stopping = gevent.spawn(own.stop)
+        wait_until(lambda: own.closed)
+        connection.sendall(b"lo")
+        assert rest(connection).endswith(b"\r\n\r\nhello")
+        stopping.get(timeout=5)
+
+
+def test_a_connection_that_came_last_does_not_keep_it(own):
+    own.stop()
+    for request, answer in ((b"", b""), (NEXT, b"\r\n\r\nok\n")):
+        here, there = gevent.socket.socketpair()
+        with here, there, gevent.Timeout(5):
+            here.sendall(request)
+            _Handler(there, ("", 0), own).handle()
+            assert rest(here).endswith(answer)
+
+
+def test_its_client_begins_and_ends_with_it(own):
+    client = own._gateway.client
+    assert client.started
+    own.stop()
+    assert client.closed
+
+
+def test_there_are_no_more_connections_than_descriptors(monkeypatch):
+    for limit, most in ((resource.RLIM_INFINITY, 10_000), (1_000_000, 10_000), (1024, 1024 - 178), (10, 1)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, limit=limit: (limit, limit))
+        with Client("tcp://127.0.0.1:1") as client:
+            assert _Server(("127.0.0.1", 0), Gateway(client)).pool.size == most
+
+
 # As a command
+
+
+def test_the_command_hands_its_options_on(monkeypatch):
+    served = []
+    monkeypatch.setattr(gmdp.cli.gateway, "serve", lambda server, *more: served.append(server))
+    options = ["--service", "a", "--service", "b", "--timeout", "7.5", "--retries", "3", "--max-body", "5"]
+    options += ["--when-no-worker", "wait", "--ready-service", "r", "--broker", "tcp://127.0.0.1:1"]
+    gmdp.cli.gateway.gateway.main(options, standalone_mode=False)
+    [server] = served
+    application = server.application
+    assert (application.services, application.ready_services) == (("a", "b"), (b"r",))
+    assert (application.timeout, application.max_body, application.when_no_worker) == (7.5, 5, "wait")
+    client = application.client
+    assert (client.endpoints, client.timeout, client.retries) == (("tcp://127.0.0.1:1",), 7.5, 3)
+    assert server.stop_timeout == 10
+    assert f"({server.stop_timeout:g} seconds)" in gmdp.cli.gateway.gateway.help
+
+
+def test_more_connections_than_descriptors_wait(stack, connect):
+    program = (sys.executable, "-m", "gmdp")
+    command = ("sh", "-c", 'ulimit -n 60; exec "$@"', "sh", *program)
+    arguments = ("gateway", "--bind", "127.0.0.1:0", "--service", "work", "--broker", stack.endpoint)
+    with Process(*arguments, command=command) as process:
+        port = int(process.line().rpartition(":")[2])
+        served = connect(port)
+        assert exchange(served, "GET", "/healthz")[0] == 200
+        # As many as the system keeps until they are accepted.
+        crowd = [gevent.socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+        assert exchange(served, "POST", "/services/work", b"hello") == (200, b"hello")
+        assert len(os.listdir(f"/proc/{process.pid}/fd")) < 50
+        for one in (served, *crowd):
+            one.close()
+        assert exchange(connect(port), "POST", "/services/work", b"hello") == (200, b"hello")
+        process.signal(signal.SIGTERM)
+        assert process.ended(timeout=8).err == b""
 
 
 @pytest.fixture
@@ -940,21 +1502,9 @@ def test_the_command_serves_and_ends_with_idle_connections(command, connect):
     assert b"Traceback" not in ended.err, ended.err.decode()
 
 
-class Slow:
-    """A worker for "works" that answers when the test says so."""
-
-    def __init__(self):
-        self.arrived, self.go = gevent.event.Event(), gevent.event.Event()
-
-    def __call__(self, request):
-        self.arrived.set()
-        self.go.wait()
-        return b"done"
-
-
 @pytest.fixture
 def slow(stack, client, command, connect):
-    """The same, and a connection with a request it is at."""
+    """A worker for "works", and a connection with a request it is at."""
     handler = Slow()
     with Worker(stack.endpoint, "works", handler):
         wait_until(lambda: client.request("mmi.service", b"works") == [b"200"])
