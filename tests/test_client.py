@@ -25,6 +25,7 @@ from gmdp import (
     Worker,
 )
 from gmdp.answers import FutureAnswer
+from gmdp.core.calls import Part
 
 VERSIONS = ["0.1", "0.2"]
 
@@ -323,6 +324,7 @@ def test_a_stream_that_is_given_up_holds_nothing(broker):
         answer = stream._answer
         wait_until(lambda: answer._parts)
         stream.close()
+        assert answer.part(Part(answer.call, [b"on its way"], final=False), 0.0)
         gone.wait()
         wait_until(lambda: client.statistics().in_flight == 0)
         assert not answer._parts

@@ -1140,6 +1140,28 @@ def lines(*header, target="/services/work", version="1.1"):
     return "\r\n".join([f"POST {target} HTTP/{version}", "Host: x", *header, "", ""]).encode()
 
 
+def test_a_client_that_does_not_read_has_its_time_for_that_and_no_more(own, client, stack, monkeypatch, caplog):
+    """Then its call is cancelled, and what it did not read is gone."""
+    monkeypatch.setattr(_Handler, "patience", 0.1)
+    monkeypatch.setattr(_Handler, "pace", 1e9)
+    closed = gevent.event.Event()
+
+    def endless(request):
+        try:
+            while True:
+                yield b"x" * 100_000
+                gevent.sleep(0.001)
+        finally:
+            closed.set()
+
+    with Worker(stack.endpoint, "endless", endless, enforce_deadline=True):
+        with caplog.at_level("INFO", "gmdp.gateway"), dial(own) as connection:
+            connection.sendall(lines("Content-Length: 0", target="/services/endless?stream=1"))
+            assert closed.wait(30)
+            wait_until(lambda: not own._gateway.client.statistics().in_flight)
+    assert "the client did not read" in caplog.text
+
+
 NEXT = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 CHUNKED = b"5\r\nhello\r\n0\r\n\r\n"
 

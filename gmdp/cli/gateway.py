@@ -63,6 +63,9 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
 
     #: Seconds in which a client that is still sending may read why nobody listens.
     linger = 5.0
+    #: Seconds in which it has to take what it is sent, and bytes a second it has to take besides.
+    patience = 60.0
+    pace = 10_000.0
 
     server: _Server
     path: str
@@ -146,6 +149,12 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
         left = (body.content_length or 0) - body.position
         # A client that was not told to continue may send it, or not.
         return bool(left > (_READ_AWAY if body.socket is None else 0))
+
+    def _sendall(self, data: bytes) -> None:
+        # Else one that does not read would have for ever what it was to be sent.
+        limit = self.patience + len(data) / self.pace
+        with gevent.Timeout(limit, TimeoutError(f"the client did not read {len(data)} bytes in {limit:.0f} s")):
+            super()._sendall(data)
 
     def handle_one_response(self) -> None:
         super().handle_one_response()
