@@ -113,8 +113,6 @@ class Owner:
 
     def post(self, function: Callable[..., Any], *args: Any) -> None:
         """Have the owner call `function(*args)`, soon."""
-        if self.abandoned:
-            return
         self._mailbox.append((function, args))
         if self._ended:
             self._answer_the_rest()  # there is nothing owned any more
@@ -180,7 +178,6 @@ class Owner:
         self._links.clear()
         self.ready.clear()
         self.touched.clear()
-        self._mailbox.clear()
 
     def _wake_called(self) -> None:
         self._called = False

@@ -1,5 +1,7 @@
 """P1: forked processes, each from an interpreter of its own."""
 
+import importlib.util
+import os
 import subprocess
 import sys
 import textwrap
@@ -130,12 +132,13 @@ def ended(started):
 PATCH = "import gevent.monkey; gevent.monkey.patch_all()"
 
 
-def run(script, patch=""):
+def run(script, patch="", **variables):
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", f"{patch}\n{ENDED}\n{textwrap.dedent(script)}"],
         capture_output=True,
         text=True,
         timeout=100,
+        env={**os.environ, **variables},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "defect" not in done.stderr, done.stderr
@@ -147,6 +150,13 @@ def run(script, patch=""):
 @pytest.mark.parametrize("fork", [FORK, MULTIPROCESSING], ids=["os.fork", "multiprocessing"])
 def test_P1_in_a_forked_child_all_is_as_new_and_the_parent_notices_nothing(patch, fork):
     assert run(SCRIPT.format(fork=fork), patch) == ["the child is well", "the parent is well"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gevent.libuv._corecffi") is None, reason="gevent was built without it")
+def test_P1_with_gevent_s_other_loop():
+    """Which does not see by itself that it was forked."""
+    script = SCRIPT.format(fork=FORK)
+    assert run(script, GEVENT_LOOP="libuv") == ["the child is well", "the parent is well"]
 
 
 def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
@@ -168,10 +178,11 @@ def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
 
     class Hook:
         def __call__(self, letter, broker):
+            pass_of = gevent.getcurrent()
             started = os.fork()
             if not started:
-                gevent.spawn_later(0.1, os._exit, 7)
-                return  # back into the owner
+                gevent.spawn_later(0.1, lambda: os._exit(7 if pass_of.dead else 1))
+                return  # back into the owner, which ends
             children.append(started)
 
     children = []

@@ -235,12 +235,11 @@ class Gate:
         self._pools.clear()
 
     def abandon(self) -> None:
-        """In the child of a fork: nobody asks here, and the threads of its pools are not there."""
+        """In the child of a fork: nobody asks here."""
         self._host = self._checks = None
         if self._watcher is not None:
             self._watcher.kill(block=False)
             self._watcher = None
-        self._pools = {}
 
     def _pool(self, purpose: str, size: int) -> ThreadPool:
         """Threads of its own: those of the hub may all be at somebody else's work."""
