@@ -387,13 +387,13 @@ def test_a_process_that_starts_while_a_reload_fills_its_place_is_one_too_many():
     assert gevent.joinall([keeper], timeout=20) == [keeper]
 
 
-def test_a_process_in_its_backoff_is_no_reason_to_wait_with_the_end():
+def test_a_process_in_its_backoff_is_no_reason_to_wait_with_the_end(caplog):
     supervisor = Supervisor([], 1, 10.0)
     place = _Place(Child(ended=True))
     while place.backoff.after(0.0) < MOST_DELAY:
         pass
     keeper = gevent.spawn(supervisor._keep, place)
-    gevent.sleep(0)
+    wait_until(lambda: f"starting another in {MOST_DELAY:g} s" in caplog.text)
     supervisor._end.set()
     assert gevent.joinall([keeper], timeout=MOST_DELAY / 3) == [keeper]
 
