@@ -7,6 +7,7 @@ from time import process_time
 
 import mutations
 import pytest
+import scale
 
 from gmdp.core.calls import Outcome
 from gmdp.core.wire import RFC7
@@ -38,11 +39,21 @@ def test_1000_seeds_nothing_is_lost_and_nothing_answered_wrongly(capsys):
 
 @pytest.mark.slow
 @pytest.mark.deadline(4 * 3600)
-def test_100_000_seeds_at_1000_times_real_time(capsys):
+def test_100_000_seeds(capsys):
     assert main(["--seeds", "100000"]) == 0, capsys.readouterr().out
-    began = process_time()
-    report = run_seeds(range(200))
-    assert report.seconds / (process_time() - began) >= 1000
+
+
+@pytest.mark.slow
+def test_a_simulated_second_costs_what_it_did():
+    """In runs of a reference loop: machines differ by more than a factor of two.  A third is for noise."""
+    costs = []
+    for first in range(0, 100, 10):
+        began = process_time()
+        scale.reference(100_000)
+        middle = process_time()
+        report = run_seeds(range(first, first + 10))
+        costs.append((process_time() - middle) / report.seconds / ((middle - began) / 100_000))
+    assert sorted(costs)[len(costs) // 2] <= 3_450 * 1.33
 
 
 def test_every_kind_of_scenario_is_among_a_few_seeds():
