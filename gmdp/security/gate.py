@@ -235,7 +235,9 @@ class Gate:
         self._pools.clear()
 
     def abandon(self) -> None:
-        """In the child of a fork: nobody asks here."""
+        """In the child of a fork: nobody asks here, and who has asked is told by the parent."""
+        if self._checks is not None:
+            self._checks.close()
         self._host = self._checks = None
         if self._watcher is not None:
             self._watcher.kill(block=False)
