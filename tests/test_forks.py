@@ -300,6 +300,41 @@ def test_P1_passwords_are_checked_in_the_child_too(tmp_path):
     assert run("import gc\n" + textwrap.dedent(script)) == ["well"]
 
 
+def test_P1_who_asks_the_parent_is_not_told_by_the_child():
+    script = """
+    import gevent.event
+    import gmdp
+
+    asked, go_on, told = [], gevent.event.Event(), []
+
+    def check(name, password):
+        asked.append(name)
+        go_on.wait()
+
+    broker = gmdp.Broker("tcp://127.0.0.1:*", plain_users=check, handshake_timeout=20, audit=told.append)
+    broker.start()
+    client = gmdp.AsyncClient(broker.endpoint, username="me", password="secret", timeout=20)
+    future = client.submit("mmi.nothing", b"")
+    while not asked:
+        gevent.sleep(0.001)
+    started = os.fork()
+    if not started:
+        broker.start()
+        go_on.set()
+        gevent.sleep(0.1)
+        os._exit(7 + len(told))
+    assert os.waitstatus_to_exitcode(ended(started)) == 7
+    go_on.set()
+    while not told:
+        gevent.sleep(0.001)
+    assert told[0].kind == "connection_refused", told
+    broker.close()
+    client.close()
+    print("well")
+    """
+    assert run(script) == ["well"]
+
+
 def test_P1_a_secured_broker_is_as_new_in_the_child():
     script = """
     import os
