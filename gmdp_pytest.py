@@ -31,10 +31,14 @@ A test that uses one of them
   before, or requests that nobody has answered: it says which, and where they are
   (:mod:`gmdp.testing.leaks`).  What is about to end is waited for, two seconds at most.
   Fixtures that were set up before gmdp's belong to what was there before, those that were
-  set up later have ended by then.
+  set up later have ended by then.  (While gmdp objects of such fixtures are open, sockets
+  that are none of Python's may be theirs, and do not count.)  Of a test that has failed,
+  whose traceback holds its variables, it is a section of the report, and no second error.
 * fails after 30 seconds, and once more if its teardown takes as long, with the stacks of
   all greenlets on stderr (:mod:`gmdp.testing.deadline`); also when the hub is blocked.
   (Where a fixture's teardown blocks it, the run ends: pytest cannot go on from there.)
+  What other plugins do between setup, test and teardown takes none of that time; from a
+  debugger's first prompt on there is no deadline for that part of the test any more.
 
 Markers: ``gmdp_broker(**options)``, options of that test's broker, ``bind`` included;
 ``gmdp_deadline(seconds)``; ``gmdp_allow_leaks("greenlets", "descriptors", "threads",
@@ -109,11 +113,13 @@ def _gmdp(request: pytest.FixtureRequest) -> Generator[Installation, None, None]
         installation = Installation(**_told(request))
     except (ConfigurationError, TypeError, ValueError) as error:
         pytest.fail(str(error), pytrace=False)
-    request.node.stash[_installation] = installation
+    request.node.stash[_installation] = request.config.stash[_installation] = installation
     installation.begin()
     yield installation
     left = installation.end()
-    if left:
+    if left and installation.failed:
+        request.node.add_report_section("teardown", "leaks", leaks.report(left))
+    elif left:
         pytest.fail(f"{request.node.nodeid} has {leaks.report(left)}", pytrace=False)
 
 
@@ -134,53 +140,93 @@ def _told(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {
         "transport": request.config.getini("gmdp_transport"),
         "options": options,
-        "seconds": float(seconds),
+        "seconds": _seconds(seconds),
         # Of all else, pytest tears down no further what a fixture raises at its end.
         "passed": pytest.fail.Exception,
         "allowed": [kind for marker in node.iter_markers("gmdp_allow_leaks") for kind in marker.args],
     }
 
 
-def _watched(item: pytest.Item) -> Generator[None, Any, Any]:
-    """A phase of a test; what interrupts a blocked hub fails the test, and does not end the run."""
-    __tracebackhide__ = True
+def _seconds(given: Any) -> float:
     try:
-        return (yield)
-    except KeyboardInterrupt as error:
-        installation = item.stash.get(_installation, None)
-        passed = installation.deadline.translate() if installation is not None else None
-        if passed is None:
-            raise
-        raise passed from error
+        return float(given)
+    except (TypeError, ValueError):
+        raise ValueError(f"gmdp_deadline, a marker and an ini option, must be seconds, not {given!r}") from None
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
-    __tracebackhide__ = True
-    return (yield from _watched(item))
+# Old-style wrappers: pluggy has others from 1.2 on, and this is loaded wherever gmdp is installed.
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    __tracebackhide__ = True
-    return (yield from _watched(item))
+def _watched(item: pytest.Item) -> Generator[None, Any, None]:
+    """A phase of a test; what interrupts a blocked hub fails the test, and does not end the run."""
+    installation = item.stash.get(_installation, None)
+    if installation is not None:
+        installation.deadline.resume()
+    outcome = yield
+    installation = item.stash.get(_installation, None)
+    if installation is not None:
+        installation.deadline.pause()
+        error = _error(outcome)
+        passed = installation.deadline.translate() if error is None or isinstance(error, KeyboardInterrupt) else None
+        if passed is not None:
+            _end_with(outcome, passed, error)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
-    __tracebackhide__ = True
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, None]:
+    yield from _watched(item)
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
+    yield from _watched(item)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    outcome = yield
+    installation = item.stash.get(_installation, None)
+    if installation is not None and call.when != "teardown" and _error(outcome) is None:
+        report = outcome.get_result()
+        if report.failed or hasattr(report, "wasxfail"):
+            installation.failed = True
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, None]:
     installation = item.stash.get(_installation, None)
     if installation is None or not installation.watched:
-        return (yield)
+        yield
+        return
     installation.deadline.start()  # what cleans up has its own time
-    try:
-        return (yield)
-    except KeyboardInterrupt:
-        passed = installation.deadline.translate()
-        if passed is None:
-            raise
+    outcome = yield
+    installation.deadline.cancel()
+    del item.stash[_installation], item.config.stash[_installation]
+    error = _error(outcome)
+    passed = installation.deadline.translate() if isinstance(error, KeyboardInterrupt) else None
+    if installation.watched:  # its fixture was not torn down, and will not be
+        installation.abandon()
+    if passed is not None:
         # What an interrupt keeps pytest from tearing down, it would take for the next test's.
-        pytest.exit(f"in the teardown of {item.nodeid}, {passed}", returncode=pytest.ExitCode.TESTS_FAILED)
-    finally:
-        if installation.watched:
-            installation.end()
+        told = f"in the teardown of {item.nodeid}, {passed}"
+        _end_with(outcome, pytest.exit.Exception(told, returncode=pytest.ExitCode.TESTS_FAILED), error)
+
+
+def pytest_enter_pdb(config: pytest.Config) -> None:
+    """Who looks at a test has all the time he wants."""
+    installation = config.stash.get(_installation, None)
+    if installation is not None:
+        installation.deadline.cancel()
+
+
+def _error(outcome: Any) -> BaseException | None:
+    """What a hook raised, if it did."""
+    return None if outcome.excinfo is None else outcome.excinfo[1]
+
+
+def _end_with(outcome: Any, error: BaseException, cause: BaseException | None) -> None:
+    """Have a hook raise `error`."""
+    error.__cause__ = cause
+    if not hasattr(outcome, "force_exception"):  # before pluggy 1.1
+        raise error
+    outcome.force_exception(error)

@@ -10,7 +10,7 @@ With or without pytest (whose plugin is :mod:`gmdp_pytest`)::
 
 from __future__ import annotations
 
-import math
+import os
 import signal
 import sys
 from _thread import TIMEOUT_MAX
@@ -53,10 +53,13 @@ class Deadline:
     the hub has not run for :data:`GRACE` seconds beyond the deadline, the stacks of all
     threads go to ``sys.stderr``, and if the deadline is that of a program's main greenlet,
     its thread gets what Ctrl-C sends, SIGINT: whatever blocks it is left with
-    KeyboardInterrupt, which :meth:`translate` makes DeadlinePassed of.  (Not where the
-    program has no handler in Python for SIGINT; none is installed.)  Code in C that
-    never lets Python run blocks that thread, too: pytest's ``faulthandler_timeout``
-    shows such.
+    KeyboardInterrupt, which :meth:`translate` makes DeadlinePassed of.  It gets another
+    one every :data:`GRACE` seconds until it is left: asyncio, of Python 3.11 on, does no
+    more than cancel its task at the first.  (Not where the program has no handler in
+    Python for SIGINT; none is installed.)  Code in C that never lets Python run blocks
+    that thread, too: pytest's ``faulthandler_timeout`` shows such.
+
+    The child of a fork has no deadline: its parent's goes on there.
     """
 
     def __init__(self, seconds: float, error: Callable[[str], BaseException] = DeadlinePassed) -> None:
@@ -69,8 +72,12 @@ class Deadline:
         #: Locked while the thread has something to watch.
         self._ended: Any = None
         self._timer: Any = None
-        #: When the thread is to interfere (monotonic seconds).
-        self._limit = 0.0
+        #: When it passes, and when the thread is to interfere (monotonic seconds).
+        self._due = self._limit = 0.0
+        #: What remains of a pause on; None if there is none.
+        self._remaining: float | None = None
+        #: The process it was started in.
+        self._process = 0
 
     @property
     def running(self) -> bool:
@@ -81,13 +88,29 @@ class Deadline:
         """Begin, or begin again, with `seconds` if they are given."""
         if seconds is not None:
             self.seconds = seconds
+        self._start(self.seconds)
+
+    def pause(self) -> None:
+        """Cancel; `resume` goes on with what remains.  No effect if it does not run."""
+        if self.running:
+            remaining = max(0.0, self._due - monotonic())
+            self.cancel()
+            self._remaining = remaining
+
+    def resume(self) -> None:
+        """Go on after `pause`, in this greenlet.  No effect if it was not paused, or cancelled since."""
+        if self._remaining is not None:
+            self._start(self._remaining)
+
+    def _start(self, seconds: float) -> None:
         self.cancel()
         self.interrupted = False
+        self._process = os.getpid()
         self._hub = gevent.get_hub()
         self._greenlet = gevent.getcurrent()
         self._may_interrupt = self._hub.main_hub and self._greenlet.parent is None
         self._ident = _get_ident()
-        self._set_timer()
+        self._set_timer(seconds)
         self._ended = allocate_lock()
         self._ended.acquire()
         begun = allocate_lock()
@@ -97,6 +120,9 @@ class Deadline:
 
     def cancel(self) -> None:
         """Nothing is raised any more."""
+        self._remaining = None
+        if self._is_parents():
+            return
         while self._ended is not None:
             try:
                 self._cancel()
@@ -135,12 +161,23 @@ class Deadline:
         if ended is not None:
             ended.release()
 
-    def _set_timer(self) -> None:
+    def _is_parents(self) -> bool:
+        """In the child of a fork, which has a copy of the timer: drop it."""
+        if self._ended is None or self._process == os.getpid():
+            return False
+        self._drop_timer()
+        self._ended = None
+        self._lock = allocate_lock()  # the thread may have held it
+        self.interrupted = False
+        return True
+
+    def _set_timer(self, seconds: float) -> None:
         self._drop_timer()
         with self._lock:
-            self._limit = monotonic() + self.seconds + GRACE
+            self._due = monotonic() + seconds
+            self._limit = self._due + GRACE
         # Where nothing else could ever happen, gevent's LoopExit says so sooner: hence no ref.
-        self._timer = self._hub.loop.timer(self.seconds, ref=False)
+        self._timer = self._hub.loop.timer(seconds, ref=False)
         self._timer.start(self._passed, update=True)
 
     def _drop_timer(self) -> None:
@@ -151,7 +188,9 @@ class Deadline:
 
     def _passed(self) -> None:
         """In the hub."""
-        self._set_timer()
+        if self._is_parents():
+            return
+        self._set_timer(self.seconds)
         try:
             stacks = "\n".join(gevent.util.format_run_info())
         except Exception as error:  # of an object that has no repr
@@ -165,6 +204,7 @@ class Deadline:
         me = _get_ident()
         leaks.own_threads.add(me)
         begun.release()
+        told = False
         while not ended.acquire(True, min(max(0.0, self._limit - monotonic()), TIMEOUT_MAX)):
             # Under the lock, so that nothing comes after `cancel`.
             with self._lock:
@@ -174,15 +214,17 @@ class Deadline:
                     continue
                 if self._is_here():
                     self._limit = monotonic() + _LEAVING
-                    continue
-                self._limit = math.inf  # once is enough
-                _tell(
-                    f"{'=' * 80}\nThe deadline of {self.seconds:g} s passed, and the hub has not run "
-                    f"for {GRACE:g} s since.\n{leaks.thread_stacks()}"
-                )
-                if self._may_interrupt and callable(signal.getsignal(signal.SIGINT)) and not self._is_here():
-                    self.interrupted = True
-                    signal.pthread_kill(self._ident, signal.SIGINT)  # unlike interrupt_main, it ends a sleep
+                elif not told:
+                    told = True  # then look again: that took its time
+                    _tell(
+                        f"{'=' * 80}\nThe deadline of {self.seconds:g} s passed, and the hub has not run "
+                        f"for {GRACE:g} s since.\n{leaks.thread_stacks()}"
+                    )
+                else:
+                    self._limit = monotonic() + GRACE
+                    if self._may_interrupt and callable(signal.getsignal(signal.SIGINT)):
+                        self.interrupted = True
+                        signal.pthread_kill(self._ident, signal.SIGINT)  # unlike interrupt_main, it ends a sleep
         leaks.own_threads.discard(me)
 
     def _is_here(self) -> bool:

@@ -26,6 +26,9 @@ TRANSPORTS = ("tcp", "inproc")
 #: Seconds a worker may take to register.
 REGISTRATION = 10.0
 
+#: Seconds that what is about to end is waited for after a test that failed.
+HASTE = 0.1
+
 _names = itertools.count(1)
 
 
@@ -35,7 +38,8 @@ class Installation:
     `transport`: "tcp" or "inproc".  `options`: of the :class:`gmdp.Broker`.  `seconds`:
     what the test may take, and what cleans up again; `passed` makes of a message what is
     raised then.  `allowed`: what it may leave behind, of :data:`gmdp.testing.leaks.KINDS`.
-    ConfigurationError for a wrong value.
+    ConfigurationError for a wrong value.  Where the test has :attr:`failed`, its traceback
+    holds what its variables were: for what it left, :meth:`end` does not wait for long.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class Installation:
         self.deadline = Deadline(seconds, passed)
         #: True from `begin` to `end`.
         self.watched = False
+        #: To be set by whoever runs the test.
+        self.failed = False
 
     def begin(self) -> None:
         """Watch from now on."""
@@ -122,17 +128,30 @@ class Installation:
         """Close everything; returns what the test has left."""
         self.watched = False
         self.deadline.start(self.deadline.seconds + 2 * leaks.PATIENCE)
+        patience = HASTE if self.failed else None
         try:
             # While those are there who could answer.
-            left = self._census.wait([kind for kind in self._kinds if kind == "requests"])
-            with contextlib.ExitStack() as closing:
-                if self._broker is not None:
-                    closing.callback(self._broker.close)
-                for worker in self._workers:
-                    closing.callback(worker.close)
-                if self._client is not None:
-                    closing.callback(self._client.close)
-            left += self._census.wait([kind for kind in self._kinds if kind != "requests"])
+            left = self._census.wait([kind for kind in self._kinds if kind == "requests"], patience)
+            self._close()
+            left += self._census.wait([kind for kind in self._kinds if kind != "requests"], patience)
         finally:
             self.deadline.cancel()
         return left
+
+    def abandon(self) -> None:
+        """Close everything, and look for nothing."""
+        self.watched = False
+        self.deadline.start()
+        try:
+            self._close()
+        finally:
+            self.deadline.cancel()
+
+    def _close(self) -> None:
+        with contextlib.ExitStack() as closing:
+            if self._broker is not None:
+                closing.callback(self._broker.close)
+            for worker in self._workers:
+                closing.callback(worker.close)
+            if self._client is not None:
+                closing.callback(self._client.close)

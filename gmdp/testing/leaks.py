@@ -8,6 +8,12 @@ With or without pytest (whose plugin is :mod:`gmdp_pytest`)::
         ...  # AssertionError if something that began in here is still there
 
 What is about to end is waited for, :data:`PATIENCE` seconds at most, while the hub runs.
+
+A broker, worker or client that was there before goes on accepting and making connections,
+and a client starts by itself: all that is its own and counts for nothing.  Which
+descriptors ZeroMQ opened for it, nobody can tell.  Therefore, while one of those is open,
+sockets and the system's nameless descriptors (of events, of polling) count only if a
+socket of Python's holds them.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import sys
 import threading
 import traceback
 import weakref
+from _socket import socket as _Socket
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,13 +43,18 @@ from gevent.hub import Hub
 from .. import lifecycle
 from ..broker import Broker
 from ..client import Client
-from ..exceptions import ConfigurationError, StateError
+from ..core.statistics import BrokerStatistics, ClientStatistics
+from ..exceptions import ConfigurationError
+from ..owner import Owner
 
 #: What is looked for, in the order of a report.
 KINDS = ("requests", "greenlets", "descriptors", "threads")
 
 #: Seconds that what is about to end is waited for.
 PATIENCE = 2.0
+
+#: Seconds that another thread's hub has to say what its brokers and clients have.
+ANSWER = 0.1
 
 #: Lines of a stack that a report shows.
 DEPTH = 3
@@ -54,6 +66,9 @@ _LOOK, _LOOK_MOST = 0.002, 0.1
 
 #: Threads of deadlines, which come and go by themselves.
 own_threads: set[int] = set()
+
+#: How names of descriptors begin that ZeroMQ, or a hub, may have opened; not on Linux, any may be.
+_NAMELESS = ("socket:", "anon_inode:", "inode ")
 
 #: Where files lie whose lines tell nothing; what of gevent is compiled has relative names.
 _INSIDE = (
@@ -106,8 +121,10 @@ class Census:
 
     Greenlets (of all threads) that have been started and have not ended; descriptors;
     threads of Python; requests that wait at a :class:`gmdp.Broker` or that one of its
-    workers has, and calls of a :class:`gmdp.Client` without their answer.  For
-    greenlets of a thread with a hub.
+    workers has, and calls of a :class:`gmdp.Client` without their answer; but for those
+    of another thread whose hub does not run.  For greenlets of a thread with a hub, which
+    runs for a moment first if there is a broker, worker or client: what was just begun is
+    there then.
 
     What is made once per process is none of it: gevent's loop, the idle threads of the
     hub's own pool, and what ``zmq.green.Context.instance()`` holds, which is made here.
@@ -116,7 +133,13 @@ class Census:
     def __init__(self) -> None:
         gevent.get_hub()
         zmq.green.Context.instance().socket(zmq.DEALER).close(0)
-        self._requests = [(weakref.ref(one), counts) for one, counts in _requests()]
+        there = _everything()
+        if any(one.started for one in there):
+            gevent.sleep(_LOOK)
+        self._there = _references(there)
+        #: Of other threads, those whose hub did not run when they were asked.
+        self._silent: weakref.WeakSet[Owner] = weakref.WeakSet()
+        self._requests = [(weakref.ref(one), counts) for one, counts in _requests(self._silent)]
         self._greenlets = _references(greenlets())
         self._descriptors = _descriptors()
         threads = _threads()
@@ -129,15 +152,20 @@ class Census:
         if "requests" in kinds:
             found += [Leak("requests", what) for what in self._new_requests()]
         if "greenlets" in kinds:
-            new = [one for one in greenlets() if not _is_in(self._greenlets, one)]
+            theirs = [getattr(owner, "greenlet", None) for owner in self._owners()]
+            new = [one for one in greenlets() if not _is_in(self._greenlets, one) and one not in theirs]
             found += [Leak("greenlets", describe(one)) for one in new]
         if "descriptors" in kinds:
-            for number, target in sorted(_descriptors().items()):
-                if self._descriptors.get(number) != target:
-                    found.append(Leak("descriptors", f"{number} -> {target}"))
+            news = {*_descriptors().items()} - self._descriptors.items()
+            if news and any(not one.closed for one in self._still_there()):
+                held = _python_sockets()
+                news = {(number, target) for number, target in news if number in held or not _is_nameless(target)}
+            for number, target in sorted(news):
+                found.append(Leak("descriptors", f"{number} -> {target}"))
         if "threads" in kinds:
+            homes = [owner.hub.thread_ident for owner in self._owners()]
             for ident, (thread, frame) in _threads().items():
-                if ident in self._nameless if thread is None else _is_in(self._threads, thread):
+                if ident in (*self._nameless, *homes) if thread is None else _is_in(self._threads, thread):
                     continue
                 if thread is not None:
                     what = repr(thread)[:_WIDTH] + _place(frame)
@@ -171,9 +199,18 @@ class Census:
         if leaks:
             raise Leaked(leaks)
 
+    def _still_there(self) -> list[lifecycle.Lifecycle]:
+        """The brokers, workers and clients that were there before."""
+        return [one for one in _everything() if _is_in(self._there, one)]
+
+    def _owners(self) -> list[Owner]:
+        """Those of clients that were there before: they start by themselves."""
+        owners = [one._owner for one in self._still_there() if isinstance(one, Client)]
+        return [owner for owner in owners if owner is not None]
+
     def _new_requests(self) -> Iterator[str]:
         before = {id(one): counts for reference, counts in self._requests if (one := reference()) is not None}
-        for one, counts in _requests():
+        for one, counts in _requests(self._silent):
             then = before.get(id(one), {})
             more = {what: number for what, number in counts.items() if number > then.get(what, 0)}
             for what, number in more.items():
@@ -227,6 +264,16 @@ def _descriptors() -> dict[int, str]:
     return found
 
 
+def _is_nameless(target: str) -> bool:
+    """Might ZeroMQ, or a hub, have opened this descriptor?"""
+    return target.startswith(_NAMELESS)
+
+
+def _python_sockets() -> set[int]:
+    """The descriptors that Python's own sockets hold."""
+    return {one.fileno() for one in gc.get_objects() if issubclass(type(one), _Socket)}
+
+
 def _threads() -> dict[int, tuple[threading.Thread | None, FrameType]]:
     """Every thread that Python runs in; those of libraries in C are none."""
     named = {thread.ident: thread for thread in threading.enumerate()}
@@ -248,24 +295,44 @@ def _is_idle(frame: FrameType | None) -> bool:
     return False
 
 
-def _requests() -> Iterator[tuple[lifecycle.Lifecycle, dict[str, int]]]:
-    """Whatever has requests or calls without an answer, and how many of which."""
-    there = [one for one in list(lifecycle.everything) if isinstance(one, (Broker, Client)) and not one.closed]
-    for one in sorted(there, key=lambda one: isinstance(one, Client)):  # brokers know more
-        counts: Counter[str] = Counter()
+def _everything() -> list[lifecycle.Lifecycle]:
+    """Every broker, worker and client of this process."""
+    while True:
         try:
-            if isinstance(one, Broker):
-                for name, service in one.statistics().services.items():
-                    shown = repr(name[:_WIDTH]).replace("{", "{{").replace("}", "}}")
-                    counts[f"service {shown}: {{number}} queued, no worker was free"] = service.queued
-                    counts[f"service {shown}: {{number}} assigned, the worker has not answered"] = service.busy
-            else:
-                now = one.statistics()
-                counts["calls in flight: {number}"] = now.in_flight
-                counts["calls not yet sent: {number}"] = now.waiting
-        except StateError:  # its thread's hub does not run, or no more
+            return list(lifecycle.everything)
+        except RuntimeError:  # another thread has just made one
             continue
+
+
+def _requests(silent: weakref.WeakSet[Owner]) -> Iterator[tuple[lifecycle.Lifecycle, dict[str, int]]]:
+    """Whatever has requests or calls without an answer, and how many of which; but for the `silent`."""
+    there = [one for one in _everything() if isinstance(one, (Broker, Client)) and not one.closed]
+    for one in sorted(there, key=lambda one: isinstance(one, Client)):  # brokers know more
+        now: Any = _statistics(one, silent)
+        counts: Counter[str] = Counter()
+        if isinstance(now, BrokerStatistics):
+            for name, service in now.services.items():
+                shown = repr(name[:_WIDTH]).replace("{", "{{").replace("}", "}}")
+                counts[f"service {shown}: {{number}} queued, no worker was free"] = service.queued
+                counts[f"service {shown}: {{number}} assigned, the worker has not answered"] = service.busy
+        elif now is not None:
+            counts["calls in flight: {number}"] = now.in_flight
+            counts["calls not yet sent: {number}"] = now.waiting
         yield one, +counts
+
+
+def _statistics(one: Broker | Client, silent: weakref.WeakSet[Owner]) -> BrokerStatistics | ClientStatistics | None:
+    """Those of `one`; None if they are another thread's whose hub does not run, which is then one of the `silent`."""
+    owner = one._owner
+    if owner is None or owner.here:
+        return one.statistics()
+    if owner not in silent and owner.hub.thread_ident in sys._current_frames():
+        try:
+            answer: BrokerStatistics | ClientStatistics = owner.call(one.statistics, timeout=ANSWER)
+            return answer
+        except TimeoutError:
+            silent.add(owner)
+    return None
 
 
 def _references(things: Iterable[Any]) -> dict[int, weakref.ref[Any]]:
