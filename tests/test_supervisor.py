@@ -289,6 +289,29 @@ def test_a_hangup_during_a_reload_is_one_more_reload(pool, client, gate):
     assert len(pool.started()) == 3
 
 
+def test_a_reload_ends_a_process_that_has_not_come_to_serve(pool, folder):
+    """One that was started again a moment before, say."""
+    (folder / "slow.py").write_text(
+        "import os, time\n"
+        "if os.path.exists('hold'):\n"
+        "    os.rename('hold', 'held')\n"
+        "    while True:\n"
+        "        time.sleep(1)\n"
+        "from handlers import work\n"
+    )
+    pool = pool(1, "slow:work")
+    [first] = pool.started()
+    (folder / "hold").touch()
+    os.kill(first, signal.SIGKILL)
+    wait_until((folder / "held").exists)
+    pool.process.signal(signal.SIGHUP)
+    pool.process.log(b": reloaded")
+    last = pool.started()[-1]
+    assert len(pool.started()) == 3
+    wait_until(lambda: children(pool.process.pid) == ([last], []))
+    pool.complete()
+
+
 def test_a_reload_of_code_that_is_broken_keeps_what_there_is(pool, client, folder):
     pool = pool(2, "versions:which")
     before = pool.started()

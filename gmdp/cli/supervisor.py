@@ -198,7 +198,9 @@ class _Child:
 
     def retire(self) -> None:
         """Have it do what it has, however long that takes, and end."""
-        if not self.told and self.status is None and self.line is not None:
+        if self.line is None:
+            self.stop()
+        elif not self.told and self.status is None:
             self.told = True
             _log.info("retiring worker process %d", self.pid)
             try:
