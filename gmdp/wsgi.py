@@ -314,11 +314,12 @@ class Gateway:
     def _check_that_it_stays(self, until: float) -> None:
         """A broker of gmdp that stops answers such questions still, but no others."""
         try:
-            _, report = self._request("mmi.broker", b"", until)
-            if json.loads(report)["state"] == "draining":
-                raise Refused(503, "BrokerShuttingDown", "the broker stops")
-        except NotAllowed:
-            pass  # then nobody knows
+            reply = self._request("mmi.broker", b"", until)
+            stops = json.loads(reply[-1])["state"] == "draining"
+        except (NotAllowed, ValueError, LookupError, TypeError):
+            return  # then nobody knows
+        if stops:
+            raise Refused(503, "BrokerShuttingDown", "the broker stops")
 
     def _ask(self, name: bytes, until: float) -> bytes:
         return self._request("mmi.service", name, until)[0]
