@@ -638,9 +638,9 @@ def test_a_worker_and_a_broker_give_running_work_the_time_they_are_told(unused_e
                 reply = client.submit("svc", [b"gate", gate.port.encode()])
                 gate.arrived()
                 broker.signal(signal.SIGTERM)
-                assert broker.ended(timeout=5).status == 0
+                assert broker.ended(timeout=8).status == 0
                 worker.signal(signal.SIGTERM)
-                assert worker.ended(timeout=5).status == 0
+                assert worker.ended(timeout=8).status == 0
                 assert isinstance(reply.exception, MDPError) or not reply.ready()
 
 

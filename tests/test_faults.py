@@ -45,7 +45,11 @@ def worker_process(endpoint, handler, *options, service="it", serving=True):
     arguments = ("--broker", endpoint, "--heartbeat-interval", str(INTERVAL), "--liveness", str(LIVENESS))
     process = Process("worker", service, f"faulty:{handler}", *arguments, *options, cwd=TESTS)
     if serving:
-        process.line()
+        try:
+            process.line()
+        except BaseException:
+            process.__exit__()
+            raise
     return process
 
 
