@@ -27,6 +27,11 @@ class CallEngine(Protocol):
         """In the owner: nobody waits for `call` any more."""
 
 
+#: Seconds in which a reader may catch up that has more bytes unread than it may: what
+#: comes at once, comes before its turn.
+CATCHING_UP = 1.0
+
+
 class Answer:
     """The parts of one answer, from the owner to the one who waits for them.
 
@@ -37,7 +42,7 @@ class Answer:
     __slots__ = (
         "_came",
         "_ended",
-        "_over_at",
+        "_over_since",
         "_parts",
         "_slot",
         "_stream_buffer",
@@ -57,8 +62,8 @@ class Answer:
         #: Bytes that came before the last part, for the owner to count; and those of them
         #: that were read, for the reader to.
         self._came = self._taken = 0
-        #: The pass in which more came than may lie unread.
-        self._over_at: float | None = None
+        #: Since when more lies unread than may; None if that is not so.
+        self._over_since: float | None = None
         self._parts: deque[Part | MDPError] = deque()
         self._slot: Slot | None = None
         self._ended = False
@@ -76,10 +81,10 @@ class Answer:
             return True
         self._came += sum(map(len, part.body))
         if self._came - self._taken <= self._stream_bytes:
-            self._over_at = None
-        elif self._over_at is None:
-            self._over_at = now  # the reader has had no chance yet
-        elif self._over_at != now:
+            self._over_since = None
+        elif self._over_since is None:
+            self._over_since = now
+        elif now > self._over_since + CATCHING_UP:
             return False
         return len(self._parts) <= self._stream_buffer
 

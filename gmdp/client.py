@@ -96,7 +96,7 @@ class Client(Lifecycle):
     max_sockets: int = 64
     #: Parts of a stream that may lie unread before it is given up.
     stream_buffer: int = 10_000
-    #: Bytes of them that may.
+    #: Bytes of them that may for longer than a second.
     stream_bytes: int = 64 * 1024 * 1024
     #: Seconds between ZMTP heartbeats, which notice a lost broker; three
     #: unanswered ones end the connection.

@@ -625,7 +625,7 @@ def test_a_worker_says_that_it_serves_once_it_is_registered(unused_endpoint):
         assert process.out == b""
         with Broker(unused_endpoint) as broker:
             assert process.line() == f"serving svc for {unused_endpoint}"
-            assert broker.statistics().workers == 1
+            wait_until(lambda: broker.statistics().workers == 1)
 
 
 def test_a_worker_and_a_broker_give_running_work_the_time_they_are_told(unused_endpoint, folder, gate):

@@ -24,7 +24,7 @@ from gmdp import (
     StreamOverflow,
     Worker,
 )
-from gmdp.answers import FutureAnswer
+from gmdp.answers import Answer, FutureAnswer
 from gmdp.core.calls import Part
 
 VERSIONS = ["0.1", "0.2"]
@@ -296,23 +296,41 @@ def test_a_stream_nobody_reads_is_bounded_in_bytes(broker):
     class Small(Client):
         stream_bytes = 1_000_000
 
-    handler = parts_of(100_000, 100)
-    with Worker(broker.endpoint, "large", handler) as worker, Small(broker.endpoint, timeout=30) as client:
-        read = client.stream("large", b"")
-        assert [len(part) for [part] in read] == [100_000] * 100  # who reads may have any number
-        unread = client.stream("large", b"")
+    def endless(request):
+        while True:
+            yield b"x" * 100_000
+            gevent.sleep(0.01)
+
+    with Worker(broker.endpoint, "endless", endless) as worker, Small(broker.endpoint, timeout=60) as client:
+        stream = client.stream("endless", b"")
         wait_until(lambda: client.statistics().errors == 1)
         with pytest.raises(StreamOverflow):
-            list(unread)
+            list(stream)
         worker.stop(timeout=0)
 
 
-def test_parts_that_come_in_one_pass_are_not_too_many_before_their_reader_had_a_turn(broker):
-    class Small(Client):
-        stream_bytes = 10
+def test_who_reads_may_have_any_number_of_bytes(broker):
+    """However many come before its turn."""
 
-    with Worker(broker.endpoint, "large", parts_of(9, 2_000)), Small(broker.endpoint, timeout=30) as client:
-        assert len(list(client.stream("large", b""))) == 2_000
+    class Small(Client):
+        stream_bytes = 1_000
+
+    with Worker(broker.endpoint, "large", parts_of(100_000, 100)), Small(broker.endpoint, timeout=30) as client:
+        assert [len(part) for [part] in client.stream("large", b"")] == [100_000] * 100
+
+
+def test_who_has_caught_up_may_fall_behind_again():
+    """By the bytes that are unread, not by those that came."""
+    answer = Answer(10_000, 1_000)
+    part = Part(None, [b"x" * 600], final=False)
+    for now in range(100):
+        assert answer.part(part, float(now))
+        assert answer.part(part, now + 0.5)  # 200 too many
+        assert [next(answer), next(answer)] == [[b"x" * 600]] * 2
+    assert answer.part(part, 100.0)
+    assert answer.part(part, 101.0)
+    assert answer.part(part, 102.0)
+    assert not answer.part(part, 102.1)
 
 
 def test_a_stream_that_is_given_up_holds_nothing(broker):

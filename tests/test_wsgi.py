@@ -1155,6 +1155,7 @@ def test_a_client_that_does_not_read_has_its_time_for_that_and_no_more(own, clie
             closed.set()
 
     with Worker(stack.endpoint, "endless", endless, enforce_deadline=True):
+        wait_until(lambda: b"endless" in stack.statistics().services)
         with caplog.at_level("INFO", "gmdp.gateway"), dial(own) as connection:
             connection.sendall(lines("Content-Length: 0", target="/services/endless?stream=1"))
             assert closed.wait(30)
