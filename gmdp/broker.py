@@ -31,6 +31,7 @@ from .endpoints import DEFAULT_ENDPOINT, check_body, check_endpoints, check_serv
 from .exceptions import BindError, ConfigurationError
 from .interfaces import IBroker
 from .lifecycle import Lifecycle
+from .link import Link
 from .owner import Owner
 from .security.credentials import warn_of_clear
 from .security.gate import Gate, KeyCheck, PasswordCheck
@@ -66,9 +67,10 @@ class Broker(Lifecycle):
     ``with Broker("tcp://127.0.0.1:*") as broker: ...``
 
     `bind`: one endpoint or a sequence of them (``tcp://``, ``ipc://``,
-    ``inproc://``; a port may be ``*``: any that is free, and the same again at
-    the next start).  `context`: the ``zmq.green.Context`` of an embedding
-    application (default: ``zmq.green.Context.instance()``).
+    ``inproc://``; a port may be ``*``: any that is free, and the same at the
+    next start, unless it has been taken).  `context`: the
+    ``zmq.green.Context`` of an embedding application (default:
+    ``zmq.green.Context.instance()``).
     `hwm`: whole messages ZeroMQ may hold per peer, each way.  `services`: values
     that differ per service, as ``{"pattern": {"request_ttl": 5.0}}``.
     `dead_letter`: what is called with each request that workers were lost over
@@ -231,9 +233,8 @@ class Broker(Lifecycle):
         try:
             engine.open(owner, self._context, self._hwm, ipv6=any("[" in one for one in self._bind))
             for given, before in zip(self._bind, self._endpoints, strict=True):
-                # Where it found a port once its peers find it again.
-                endpoint = before if before.startswith("tcp:") else given
-                bound.append(engine.link.listen(endpoint))
+                endpoint = given
+                bound.append(_listen_again(engine.link, given, before) or engine.link.listen(given))
         except zmq.ZMQError as error:
             engine.end()
             number = error.errno or 0
@@ -252,6 +253,16 @@ class Broker(Lifecycle):
 
     def _drain(self, until: float) -> None:
         self._engine.drain(until)
+
+
+def _listen_again(link: Link, given: str, before: str) -> str | None:
+    """Where it found a port once its peers find it again, if that is still free; else None."""
+    if before == given or not before.startswith("tcp:"):
+        return None
+    try:
+        return link.listen(before)
+    except zmq.ZMQError:
+        return None
 
 
 def _nothing() -> None:

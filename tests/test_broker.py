@@ -683,3 +683,5 @@ def test_a_broker_that_is_started_again_is_where_it_was(tmp_path):
             seen.append(broker.endpoints)
     assert seen[0][0] == seen[1][0] != "tcp://127.0.0.1:*"
     assert seen[0][2] == seen[1][2] == f"ipc://{tmp_path}/named"
+    with Broker(broker.endpoint) as another, broker:
+        assert another.endpoint == seen[0][0] != broker.endpoint
