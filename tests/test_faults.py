@@ -381,7 +381,7 @@ def resident(pid):
 def test_B5_a_million_service_names_and_B6_a_flood_without_workers(unused_endpoint):
     """Capped, refused, counted; what waits is bounded in number and bytes; RSS with it."""
     options = ("--max-services", "1000", "--max-queue", "10", "--request-ttl", "1", "--max-in-flight", "1000000")
-    names = 50_000
+    names = 100_000
     with broker_process(unused_endpoint, *options) as process, Client(unused_endpoint) as client:
         with peers.dealer(unused_endpoint) as rude:
 

@@ -39,8 +39,11 @@ def test_1000_seeds_nothing_is_lost_and_nothing_answered_wrongly(capsys):
 
 @pytest.mark.slow
 @pytest.mark.deadline(4 * 3600)
-def test_100_000_seeds(capsys):
+def test_100_000_seeds_at_1000_times_real_time(capsys):
     assert main(["--seeds", "100000"]) == 0, capsys.readouterr().out
+    began = process_time()
+    report = run_seeds(range(200))
+    assert report.seconds / (process_time() - began) >= 1000
 
 
 @pytest.mark.slow

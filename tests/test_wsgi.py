@@ -1040,13 +1040,19 @@ def test_one_connection_serves_many_requests_of_all_kinds(server, connect):
     assert exchange(connection, "POST", "/services/work", b"again") == (200, b"again")
 
 
-def test_a_client_that_goes_away_cancels_its_stream(server, connect, gated, client):
-    go, ended = gated
-    connection = connect(server.server_port)
+def first_part(connection, go):
+    """The answer of "gated" as a stream, of which the first part has come."""
     connection.request("POST", "/services/gated?stream=1", b"")
     go.release()
     answer = connection.getresponse()
     assert answer.read(1) == b"0"
+    return answer
+
+
+def test_a_client_that_goes_away_cancels_its_stream(server, connect, gated, client):
+    go, ended = gated
+    connection = connect(server.server_port)
+    answer = first_part(connection, go)
     # Without waiting for what is under way: the next part meets a closed connection.
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     answer.close()
@@ -1400,11 +1406,7 @@ def test_the_last_answer_of_a_connection_says_so_once(own, stack, client, versio
 
 def test_a_stream_that_has_begun_is_the_last_answer_too(own, connect, gated):
     go, _ = gated
-    connection = connect(own.server_port)
-    connection.request("POST", "/services/gated?stream=1", b"")
-    go.release()
-    answer = connection.getresponse()
-    assert answer.read(1) == b"0"
+    answer = first_part(connect(own.server_port), go)
     stopping = gevent.spawn(own.stop)
     wait_until(lambda: own.closed)
     for _ in range(4):

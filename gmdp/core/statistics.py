@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -207,4 +207,5 @@ class ClientStatistics:
 
 def counted(counters: BrokerCounters | WorkerCounters | ClientCounters) -> dict[str, Any]:
     """The counters as keywords of a snapshot."""
-    return asdict(counters)
+    values = ((name, getattr(counters, name)) for name in type(counters).__slots__)
+    return {name: dict(value) if type(value) is dict else value for name, value in values}

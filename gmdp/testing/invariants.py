@@ -249,7 +249,7 @@ class _Turns:
                     )
         present: dict[Any, dict[Any, Counter[Any]]] = {}
         for service in node.core.services.values():
-            for request in service.queue:
+            for request in service.queue if service.queue else ():
                 if not request.suspect:
                     key = (service.name, request.priority)
                     earlier = self._served.get(key, {}).get(request.lane)

@@ -55,7 +55,7 @@ def as_dict(result: Result, ours: Result | None) -> dict[str, Any]:
         "client_cpu_us": _rounded(result.cpu_per_request(measured.cpu)),
     }
     if ours is not None:
-        row["gmdp_ratio"] = _rounded(ours.rate / result.rate) if result.rate else None
+        row["gmdp_ratio"] = round(ours.rate / result.rate, 4) if result.rate else None
     return row
 
 
