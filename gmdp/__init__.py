@@ -11,14 +11,14 @@ MDP/0.2, RFC 8 MMI), to embed in gevent programs::
                 print(client.request("echo", b"hello"))
 """
 
-from .answers import Future
-from .async_client import AsyncClient
-from .audit import AuditRecord, LogAudit
-from .broker import Broker
-from .client import Client
-from .core.records import DeadLetter
+from .broker.audit import AuditRecord, LogAudit
+from .broker.broker import Broker
+from .broker.deadletters import ForwardDeadLetters, LogDeadLetters
+from .client.answers import Future
+from .client.async_client import AsyncClient
+from .client.client import Client
+from .core.broker.records import DeadLetter
 from .core.states import State, StateChange
-from .deadletters import ForwardDeadLetters, LogDeadLetters
 from .exceptions import (
     AuthenticationFailed,
     BindError,
@@ -45,10 +45,10 @@ from .exceptions import (
     UnsupportedBroker,
     WorkerLost,
 )
-from .handlers import Request
 from .security import generate_keys, hash_password
 from .version import __version__
-from .worker import Worker
+from .worker.handlers import Request
+from .worker.worker import Worker
 
 __all__ = [
     "AsyncClient",

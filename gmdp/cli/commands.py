@@ -19,16 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import config
-from ..broker import Broker
-from ..client import Client
-from ..core.extension import NORMAL_PRIORITY
-from ..core.options import BrokerOptions
-from ..endpoints import DEFAULT_ENDPOINT
+from ..broker.broker import Broker
+from ..client.client import Client
+from ..core.broker.options import BrokerOptions
 from ..exceptions import ConfigurationError, MDPError, RequestTimeout
+from ..protocol.extension import NORMAL_PRIORITY
 from ..security import generate_keys
 from ..security.lists import set_password
+from ..validation import DEFAULT_ENDPOINT
 from ..version import __version__
-from ..worker import Worker
+from ..worker.worker import Worker
 from .bench.command import bench
 from .gateway import gateway
 from .options import (

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..async_client import AsyncClient
-from ..broker import Broker
+from ..broker.broker import Broker
+from ..client.async_client import AsyncClient
 from ..exceptions import ConfigurationError, MDPError
-from ..handlers import Request
+from ..worker.handlers import Request
 from .terminal import progress_bar
 
 WORKERS = 4

@@ -15,9 +15,9 @@ import gevent
 from gevent.pool import Pool
 from gevent.pywsgi import Input, LoggingLogAdapter, WSGIHandler, WSGIServer
 
-from ..client import Client
+from ..client.client import Client
 from ..exceptions import BindError, ConfigurationError, MDPError
-from ..wsgi import MEBIBYTE, Gateway
+from ..http.gateway import MEBIBYTE, Gateway
 from .options import broker_option, endpoints, security_of, security_options, verbose_option
 from .serving import configure_logging, serve
 

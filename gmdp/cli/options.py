@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from ..connecting import check
-from ..core.wire import VERSIONS
-from ..endpoints import DEFAULT_ENDPOINT
 from ..exceptions import ConfigurationError
-from ..lifecycle import Lifecycle
+from ..io.connector import check
+from ..io.lifecycle import Lifecycle
+from ..protocol.wire import VERSIONS
+from ..validation import DEFAULT_ENDPOINT
 
 F = TypeVar("F", bound=Callable[..., Any])
 

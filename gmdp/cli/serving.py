@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import gevent
 
 from ..core.states import State
-from ..worker import Worker
+from ..worker.worker import Worker
 
 
 def configure_logging(verbosity: int) -> None:

@@ -38,7 +38,7 @@ from gevent import subprocess
 from gevent.event import Event
 
 from ..exceptions import MDPError
-from ..worker import Worker
+from ..worker.worker import Worker
 from .serving import until_registered
 
 _log = logging.getLogger("gmdp.supervisor")

@@ -12,7 +12,7 @@ from typing import Any
 from gevent import subprocess
 
 from ..exceptions import ConfigurationError, MDPError
-from ..handlers import Handler, Request
+from ..worker.handlers import Handler, Request
 
 
 class CommandFailed(MDPError):

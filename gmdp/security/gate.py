@@ -33,7 +33,7 @@ import zmq.green
 from gevent.threadpool import ThreadPool
 from zmq.auth.base import Authenticator
 
-from ..core.access import REVOKED, is_key
+from ..core.broker.access import REVOKED, is_key
 from ..core.rates import Rates
 from ..exceptions import ConfigurationError
 from .addresses import Addresses

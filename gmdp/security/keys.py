@@ -21,7 +21,7 @@ import zmq
 import zmq.auth
 from zmq.utils import z85
 
-from ..core.access import is_key
+from ..core.broker.access import is_key
 from ..exceptions import ConfigurationError
 
 _log = logging.getLogger("gmdp.security")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import zmq.auth
 
-from ..core.access import is_key
+from ..core.broker.access import is_key
 from ..exceptions import ConfigurationError
 from .passwords import Hash, hash_password, read_hash
 

@@ -5,9 +5,9 @@ when things break.  ``python -m gmdp.testing`` draws installations and misfortun
 from seeds, and checks gmdp itself.
 """
 
-from .connecting import ClientNode, Crash, SimulatedCall, WorkerNode
-from .nodes import BrokerNode
-from .simulation import Simulation, SimulationFailed
+from .simulator.nodes import BrokerNode
+from .simulator.peers import ClientNode, Crash, SimulatedCall, WorkerNode
+from .simulator.simulation import Simulation, SimulationFailed
 
 __all__ = [
     "BrokerNode",

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from time import perf_counter
 
-from .scenario import Scenario
-from .search import reports
-from .simulation import SimulationFailed
+from .explorer.scenario import Scenario
+from .explorer.search import reports
+from .simulator.simulation import SimulationFailed
 
 
 def replay(seed: int) -> int:

@@ -22,7 +22,7 @@ import gevent
 import gevent.monkey
 import gevent.util
 
-from ..slots import allocate_lock, start_thread
+from ..io.slots import allocate_lock, start_thread
 from . import leaks
 
 #: Seconds beyond its deadline after which a hub that does not run is held to be blocked.

@@ -10,15 +10,15 @@ from typing import Any
 
 import gevent
 
-from ..async_client import AsyncClient
-from ..broker import Broker
+from ..broker.broker import Broker
+from ..client.async_client import AsyncClient
 from ..core.states import State
 from ..exceptions import ConfigurationError
-from ..handlers import Handler
-from ..worker import Worker
+from ..worker.handlers import Handler
+from ..worker.worker import Worker
 from . import leaks
 from .deadline import Deadline, DeadlinePassed
-from .simulation import Simulation
+from .simulator.simulation import Simulation
 
 #: Where a test's broker listens.
 TRANSPORTS = ("tcp", "inproc")

@@ -40,12 +40,12 @@ import zmq
 import zmq.green
 from gevent.hub import Hub
 
-from .. import lifecycle
-from ..broker import Broker
-from ..client import Client
-from ..core.statistics import BrokerStatistics, ClientStatistics
+from ..broker.broker import Broker
+from ..client.client import Client
+from ..core.snapshots import BrokerStatistics, ClientStatistics
 from ..exceptions import ConfigurationError
-from ..owner import Owner
+from ..io import lifecycle
+from ..io.owner import Owner
 
 #: What is looked for, in the order of a report.
 KINDS = ("requests", "greenlets", "descriptors", "threads")
@@ -74,7 +74,7 @@ _NAMELESS = ("socket:", "anon_inode:", "inode ")
 _INSIDE = (
     os.path.dirname(gevent.__file__) + os.sep,
     f"src{os.sep}gevent{os.sep}",
-    os.path.dirname(lifecycle.__file__) + os.sep,
+    os.path.dirname(os.path.dirname(lifecycle.__file__)) + os.sep,
 )
 
 

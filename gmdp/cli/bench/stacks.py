@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import gevent
 import zmq
 
-from ...async_client import AsyncClient
-from ...handlers import Request
+from ...client.async_client import AsyncClient
+from ...worker.handlers import Request
 from .load import Measured, Meter, Point, drive
 
 #: Threads of a majortomo worker: each has one request at a time.

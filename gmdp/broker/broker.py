@@ -1,0 +1,307 @@
+"""The broker as users hold it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from time import monotonic
+from typing import Any
+
+import zmq
+import zmq.green
+from zope.interface import implementer
+
+from ..core.broker.access import Access, Policy, Rules
+from ..core.broker.core import BrokerCore
+from ..core.broker.options import BrokerOptions, check_number, unknown
+from ..core.broker.records import DeadLetter
+from ..core.broker.reports import About
+from ..core.rates import Rates
+from ..core.snapshots import BrokerCounters, BrokerStatistics
+from ..core.states import State
+from ..exceptions import BindError, ConfigurationError
+from ..interfaces import IBroker
+from ..io.connector import MOST_INT
+from ..io.lifecycle import Lifecycle
+from ..io.link import Link
+from ..io.owner import Owner
+from ..protocol.token import NONCE_SIZE
+from ..security.credentials import warn_of_clear
+from ..security.gate import Gate, KeyCheck, PasswordCheck
+from ..security.keys import Key
+from ..validation import DEFAULT_ENDPOINT, check_body, check_endpoints, check_service
+from ..version import __version__
+from .audit import AuditHook, LogAudit
+from .deadletters import ForwardDeadLetters, LogDeadLetters
+from .engine import BrokerEngine
+
+_log = logging.getLogger("gmdp.broker")
+
+DeadLetterHook = Callable[[DeadLetter, "Broker"], None]
+
+_OPTIONS = frozenset(option.name for option in fields(BrokerOptions))
+_KEYWORDS = frozenset(
+    {
+        "access",
+        "allow",
+        "audit",
+        "bind",
+        "context",
+        "curve_clients",
+        "curve_key",
+        "dead_letter",
+        "deny",
+        "hwm",
+        "plain_users",
+    }
+)
+
+
+@implementer(IBroker)
+class Broker(Lifecycle):
+    """A Majordomo broker (RFC 7, RFC 18, RFC 8) on one ROUTER socket.
+
+    ``with Broker("tcp://127.0.0.1:*") as broker: ...``
+
+    `bind`: one endpoint or a sequence of them (``tcp://``, ``ipc://``,
+    ``inproc://``; a port may be ``*``: any that is free, and the same at the
+    next start, unless it has been taken).  `context`: the
+    ``zmq.green.Context`` of an embedding application (default:
+    ``zmq.green.Context.instance()``).
+    `hwm`: whole messages ZeroMQ may hold per peer, each way.  `services`: values
+    that differ per service, as ``{"pattern": {"request_ttl": 5.0}}``.
+    `dead_letter`: what is called with each request that workers were lost over
+    (:class:`gmdp.interfaces.IDeadLetterHook`), or the name of a service that gets
+    them; they are logged unless told otherwise.
+
+    A secured broker has a context of its own, and does not bind inproc.  `curve_key`:
+    its secret key, by the name of a file, in Z85, or as ``env:VARIABLE``;
+    `curve_clients`: who may connect: a folder of public keys (``NAME.key`` is user
+    NAME's), a callable ``(key) -> user, True or None`` that may wait cooperatively, or
+    "*" for any key.  `plain_users`: a file of names and hashes of passwords, or a
+    callable ``(name, password)``, instead of keys: not encrypted, for ipc and for networks
+    that are.  `allow`, `deny`: addresses (``192.0.2.0/24``, ``ipc``).  `access`: who may
+    serve, call and inspect what, a :class:`gmdp.interfaces.IAccessPolicy` or rules as in
+    the TOML file; everybody everything unless told.  `audit`: what is called with each
+    :class:`gmdp.AuditRecord` (:class:`gmdp.interfaces.IAuditHook`); they are logged unless
+    told otherwise.
+
+    Other keywords are those of :class:`gmdp.core.broker.options.BrokerOptions`; times are
+    seconds, sizes bytes.
+
+    Raises ConfigurationError here for a wrong value; `start` raises BindError
+    if an endpoint cannot be bound.  For the greenlets of one thread; see
+    :class:`gmdp.io.lifecycle.Lifecycle` for what other threads may do.
+    """
+
+    def __init__(
+        self,
+        bind: str | Sequence[str] = DEFAULT_ENDPOINT,
+        *,
+        context: zmq.green.Context[Any] | None = None,
+        hwm: int = 1000,
+        services: Mapping[str, Mapping[str, Any]] | None = None,
+        dead_letter: DeadLetterHook | str | bytes | None = None,
+        curve_key: Key | None = None,
+        curve_clients: str | os.PathLike[str] | KeyCheck | None = None,
+        plain_users: str | os.PathLike[str] | PasswordCheck | None = None,
+        allow: str | Sequence[str] | None = None,
+        deny: str | Sequence[str] | None = None,
+        access: Policy | Sequence[Mapping[str, Any]] | None = None,
+        audit: AuditHook | None = None,
+        **options: Any,
+    ) -> None:
+        for name in options:
+            if name not in _OPTIONS:
+                raise ConfigurationError(unknown(name, _OPTIONS | _KEYWORDS))
+        self._bind = check_endpoints(bind, bind=True)
+        try:
+            check_number("hwm", hwm, 1, whole=True, most=MOST_INT)
+            self.options = BrokerOptions(services={} if services is None else services, **options)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        self.dead_letter = _dead_letter_hook(dead_letter)
+        if audit is not None and not callable(audit):
+            raise ConfigurationError(f"audit must be callable, not {audit!r}")
+        self.audit: AuditHook = audit if audit is not None else LogAudit()
+        self._policy = _policy(access)
+        self._gate: Gate | None = None
+        if any(given is not None for given in (curve_key, curve_clients, plain_users, allow, deny)):
+            if context is not None:
+                raise ConfigurationError("a secured broker has a context of its own: leave out context")
+            if any(endpoint.startswith("inproc:") for endpoint in self._bind):
+                raise ConfigurationError("on inproc:// ZeroMQ asks for no key: a secured broker binds ipc:// or tcp://")
+            self._gate = Gate(
+                curve_key=curve_key,
+                curve_clients=curve_clients,
+                plain_users=plain_users,
+                allow=allow,
+                deny=deny,
+                max_connections=self.options.max_connections,
+                # Before libzmq gives up the handshake.
+                check_timeout=0.8 * self.options.handshake_timeout,
+            )
+            if plain_users is not None:
+                warn_of_clear(self._bind)
+        self._hwm = hwm
+        super().__init__(context)
+        self._endpoints = self._bind
+        self._counters = BrokerCounters()
+        self._core = self._new_core()
+
+    @property
+    def endpoint(self) -> str:
+        """The first of :attr:`endpoints`."""
+        return self._endpoints[0]
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Where it listens, wildcards resolved; before the first start as given."""
+        return self._endpoints
+
+    def statistics(self) -> BrokerStatistics:
+        """Everything as it is at this moment, as an immutable copy.
+
+        Any greenlet, any thread, any state; never waits for a socket.  From
+        another thread it raises StateError if the broker's hub does not run.
+        Totals go on over restarts.
+        """
+        core = self._core
+        statistics: BrokerStatistics = self._in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
+        return statistics
+
+    @property
+    def secured(self) -> bool:
+        """Do connections need a key, a password or an allowed address?"""
+        return self._gate is not None
+
+    def reconsider(self) -> None:
+        """The answers of ``access`` may have changed: what it does not allow any more is ended.
+
+        Workers are told DISCONNECT, gmdp clients that it is not allowed.  Any greenlet, any
+        thread; from another one, StateError if the broker's hub does not run.
+        """
+        if self._owner is not None:
+            self._in_owner_thread(self._owner, self._reconsider)
+
+    def _reconsider(self) -> None:
+        owner = self._owner
+        if owner is not None:
+            self._core.reconsider(monotonic())
+            owner.post(_nothing)  # so that it looks
+
+    def enqueue(self, service: str | bytes, body: bytes | Sequence[bytes]) -> bool:
+        """Have `service` work on a request of the broker's own; nobody hears the answer.
+
+        False if it finds no room, or the broker is not running.  For hooks, and
+        for greenlets of the broker's thread.  ConfigurationError or TypeError for a
+        wrong argument.
+        """
+        name, frames = check_service(service), check_body(body)
+        owner = self._owner
+        if owner is None:
+            return False
+        accepted = self._core.inject(name, frames, monotonic())
+        owner.post(_nothing)  # so that it looks
+        return accepted
+
+    def __repr__(self) -> str:
+        core = self._core
+        return (
+            f"<{type(self).__name__} {self.state.value} {' '.join(self._endpoints)} services={len(core.services)} "
+            f"workers={core.worker_count} queued={core.queued} assigned={core.assigned}>"
+        )
+
+    def _new_core(self) -> BrokerCore:
+        about = About(version=__version__, hwm=self._hwm)
+        # On inproc there is no MAXMSGSIZE.
+        sized = not any(endpoint.startswith("inproc:") for endpoint in self._bind)
+        access = None
+        if self._policy is not None or (self._gate is not None and self._gate.authenticates):
+            access = Access(self._policy, self.options.max_user_rate)
+        return BrokerCore(self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about, sized, access)
+
+    def _open(self) -> tuple[Owner, State, str]:
+        self._core = self._new_core()
+        engine = BrokerEngine(self, self._core, self._gate)
+        owner = Owner(engine, f"broker {self._bind[0]}")
+        endpoint = self._bind[0]
+        bound = []
+        try:
+            engine.open(owner, self._context, self._hwm, ipv6=any("[" in one for one in self._bind))
+            for given, before in zip(self._bind, self._endpoints, strict=True):
+                endpoint = given
+                bound.append(_listen_again(engine.link, given, before) or engine.link.listen(given))
+        except zmq.ZMQError as error:
+            engine.end()
+            number = error.errno or 0
+            raise BindError(number, f"cannot bind {endpoint}: {zmq.strerror(number)}") from None
+        self._endpoints = tuple(bound)
+        owner.name = f"broker {bound[0]}"
+        self._engine = engine
+        return owner, State.RUNNING, ""
+
+    def _renew(self) -> None:
+        if self._gate is not None:
+            self._gate.abandon()
+        self._endpoints = self._bind
+        self._counters = BrokerCounters()
+        self._core = self._new_core()
+
+    def _drain(self, until: float) -> None:
+        self._engine.drain(until)
+
+
+def _listen_again(link: Link, given: str, before: str) -> str | None:
+    """Where it found a port once its peers find it again, if that is still free; else None."""
+    if before == given or not before.startswith("tcp:"):
+        return None
+    try:
+        return link.listen(before)
+    except zmq.ZMQError:
+        return None
+
+
+def _nothing() -> None:
+    """For a mailbox that is only to be looked into."""
+
+
+def _dead_letter_hook(given: DeadLetterHook | str | bytes | None) -> DeadLetterHook:
+    if given is None:
+        return LogDeadLetters()
+    if isinstance(given, (str, bytes)):
+        return ForwardDeadLetters(given)
+    if not callable(given):
+        raise ConfigurationError(f"dead_letter must be callable or the name of a service, not {given!r}")
+    return given
+
+
+def _policy(given: Policy | Sequence[Mapping[str, Any]] | None) -> Policy | None:
+    if given is None:
+        return None
+    if not callable(given):
+        try:
+            return Rules(given)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+
+    told = Rates(1)
+
+    def guarded(user: str, action: str, service: bytes) -> bool | None:
+        """What it says, if that is True or False; it does not know else."""
+        try:
+            answer: Any = given(user, action, service)
+            if isinstance(answer, bool):
+                return answer
+            if inspect.iscoroutine(answer):
+                answer.close()
+            raise TypeError(f"a policy says True or False, not {type(answer).__name__}")
+        except Exception:
+            if told.take("", monotonic()):
+                _log.exception("the access policy failed: %.100r may not %s %.100r", user, action, service)
+            return None
+
+    return guarded

@@ -1,0 +1,490 @@
+"""The clients as users hold them."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from time import monotonic
+from typing import Any
+
+import gevent
+import zmq
+import zmq.green
+from zope.interface import implementer
+
+from ..core.peer.calls import Call, Ended, Outcome, Part
+from ..core.peer.client import ClientCore
+from ..core.peer.reconnect import Reconnect
+from ..core.snapshots import ClientCounters, ClientStatistics
+from ..core.states import State
+from ..exceptions import ClosedError, ConfigurationError, HubNotRunning, MDPError, StateError
+from ..interfaces import IClient
+from ..io.connector import EXTENSIONS, ConnectorEngine, check, check_flag, check_version
+from ..io.lifecycle import UNANSWERED, Lifecycle
+from ..io.owner import Owner
+from ..io.slots import Slot, allocate_lock, get_hub_if_exists, start_thread
+from ..protocol.extension import CLIENT_NONCE_SIZE, FAIL_WITHOUT_WORKER, NORMAL_PRIORITY, PRIORITIES, is_traceparent
+from ..protocol.wire import EMPTY
+from ..security.credentials import credentials
+from ..security.keys import Key
+from ..tracing import traceparent as current_traceparent
+from ..tracing import tracer
+from ..validation import check_body, check_endpoints, check_service
+from .answers import Answer, Stream
+from .errors import error_of
+
+_WHEN_NO_WORKER = {"wait": 0, "fail": FAIL_WITHOUT_WORKER}
+
+
+#: Clients that have had a thread of their own.
+_threaded: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_threaded() -> None:
+    """A thread in the middle of gevent's code does not survive the end of the interpreter."""
+    for client in list(_threaded):
+        client.close()
+
+
+@implementer(IClient)
+class Client(Lifecycle):
+    """Asks services of the broker at `endpoint` (RFC 7 and RFC 18, MDP/Client).
+
+    ``client.request("echo", b"hello") -> [b"hello"]``
+
+    `endpoint`: one, or a sequence: the first that answers is used, the next one
+    when it is lost.  `timeout`: seconds a call may take; `retries`: further
+    tries, each with its share of that time, after silence or when the broker is
+    lost.  `when_no_worker`: "wait", or "fail" at once where no worker is
+    registered.  `version`: "0.2" or "0.1".  `require_extensions`: do not use a
+    broker that does not speak gmdp's extension.  `server_key`: the broker's public
+    key, and `curve_key`, one's own secret key (made up if it is left out), each by the
+    name of a file, in Z85, or as ``env:VARIABLE``; or `username` and `password`.
+    `context`: the ``zmq.green.Context`` of an embedding application.  Raises
+    ConfigurationError for a wrong value.
+
+    It starts by itself at its first call, in the thread that made it, and stays
+    closed after `close` until `start`.  Safe for any number of greenlets, and
+    for threads: a call from another thread is served by the hub of the thread
+    that made or started the client, which has to run.  `stop` is `close`.
+
+    `threaded`: for programs in which no hub runs, or one that is blocked for long: the
+    client has a thread and hub of its own, from its first call until it is closed.  Its
+    calls may come from any thread, and wait there.  Subscribers to its state are not for
+    other threads.
+
+    A gmdp broker is asked for up to `max_in_flight` calls at a time over one
+    connection (the broker may allow fewer), and says why a call has no answer
+    (:class:`gmdp.RequestRejected`).  Towards a broker that speaks the RFCs only, a
+    connection carries one call at a time, there are at most :attr:`max_sockets`,
+    a retry uses a new one, and `when_no_worker`, `priority` and `traceparent`
+    have no effect.  Which it is, :attr:`extensions` tells.  Calls beyond wait in
+    line, and their time runs.
+    """
+
+    #: Connections to one broker that speaks the RFCs only.
+    max_sockets: int = 64
+    #: Parts of a stream that may lie unread before it is given up.
+    stream_buffer: int = 10_000
+    #: Bytes of them that may for longer than a second.
+    stream_bytes: int = 64 * 1024 * 1024
+    #: Seconds between ZMTP heartbeats, which notice a lost broker; three
+    #: unanswered ones end the connection.
+    heartbeat_interval: float = 2.5
+    #: Seconds before a lost broker is tried for the second time.
+    reconnect_interval: float = 0.1
+
+    #: The hub of the thread it belongs to; None until there is one.
+    _home: Any
+    #: Who waits for a thread of its own to start, and what guards them.
+    _starters: list[Slot]
+    _starting: Any
+    #: Held by its own thread until that ends.
+    _living: Any
+
+    def __init__(
+        self,
+        endpoint: str | Sequence[str],
+        *,
+        timeout: float = 30.0,
+        retries: int = 0,
+        max_in_flight: int = 10_000,
+        when_no_worker: str = "wait",
+        version: str = "0.2",
+        require_extensions: bool = False,
+        curve_key: Key | None = None,
+        server_key: Key | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        threaded: bool = False,
+        context: zmq.green.Context[Any] | None = None,
+    ) -> None:
+        self.endpoints = check_endpoints(endpoint)
+        self._credentials = credentials(self.endpoints, curve_key, server_key, username, password)
+        self.timeout: float = check("timeout", timeout, 0, above=True)
+        self.retries: int = check("retries", retries, 0, whole=True)
+        self.max_in_flight: int = check("max_in_flight", max_in_flight, 1, whole=True)
+        check_when_no_worker(when_no_worker)
+        self.when_no_worker = when_no_worker
+        self.version = version
+        self._dialect = check_version(version)
+        self.require_extensions: bool = check_flag("require_extensions", require_extensions)
+        self.threaded: bool = check_flag("threaded", threaded)
+        super().__init__(context)
+        self._renew()
+        if not threaded:
+            self._home = gevent.get_hub()
+
+    @property
+    def endpoint(self) -> str:
+        """The broker in use, or the one tried at present."""
+        return self._core.endpoint
+
+    @property
+    def extensions(self) -> bool | None:
+        """Does the broker speak gmdp's extension?  None while that is not known.  Any thread."""
+        return self._core.speaks_extension
+
+    def request(
+        self,
+        service: str | bytes,
+        body: bytes | Sequence[bytes],
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        when_no_worker: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        traceparent: str | None = None,
+    ) -> list[bytes]:
+        """Ask `service` and wait for the answer: a list of frames, at least one.
+
+        `body`: bytes are one frame.  Of an answer in parts, all frames joined;
+        an empty FINAL that only ends it is left out.  `timeout`: seconds in all,
+        waiting in line included; `retries`, `when_no_worker`: as for the class.
+        `priority`: from 0 to 3, more urgent ones higher; 1 is the rule.
+        `traceparent`: of W3C Trace Context, for the handler; if it is left out, that of the
+        request this handler works on (:mod:`gmdp.tracing`).  Raises
+        RequestTimeout, another CallError, ClosedError; ConfigurationError or
+        TypeError for a wrong argument.  Any greenlet, any thread.  A greenlet that
+        is killed here, or whose own timeout fires, cancels the call.
+        """
+        whole = self.timeout if timeout is None else timeout
+        answer = Answer(self.stream_buffer, self.stream_bytes)
+        self._begin(answer, service, body, timeout, whole, retries, when_no_worker, priority, traceparent)
+        return list(itertools.chain.from_iterable(answer))
+
+    def stream(
+        self,
+        service: str | bytes,
+        body: bytes | Sequence[bytes],
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        retries: int | None = None,
+        when_no_worker: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        traceparent: str | None = None,
+    ) -> Iterator[list[bytes]]:
+        """Ask `service`; an iterator over the parts of the answer as they come.
+
+        Each part is a list of frames; an empty FINAL after PARTIALs is left out.
+        Over MDP/0.1 there is one part.  `timeout`: seconds per part;
+        `deadline`: seconds in all.  The request is sent at once.  Iteration
+        raises RequestTimeout, another CallError (a part may have come before),
+        ClosedError.  Closing the iterator cancels the call.  Other arguments as for
+        `request`.  Any greenlet, any thread; the iterator in the one that began.
+        """
+        answer = Answer(self.stream_buffer, self.stream_bytes)
+        self._begin(answer, service, body, timeout, deadline, retries, when_no_worker, priority, traceparent)
+        return Stream(answer)
+
+    def statistics(self) -> ClientStatistics:
+        """Everything as it is at this moment, as an immutable copy.
+
+        Any greenlet, any thread, any state; from another thread it raises
+        StateError if the client's hub does not run.  Totals go on over restarts.
+        """
+        core = self._core
+        statistics: ClientStatistics = self._in_owner_thread(self._owner, core.statistics)
+        return statistics
+
+    def start(self) -> None:
+        """Start; returns as soon as calls can be made.  No effect if started.  Any thread, if it is `threaded`.
+
+        Raises StateError while it is closing.
+        """
+        if not self.threaded:
+            super().start()
+            return
+        slot = Slot()
+        with self._starting:
+            if self.started and self._owner is not None:
+                return
+            self._starters.append(slot)
+            first = len(self._starters) == 1
+        if first:
+            _threaded.add(self)
+            start_thread(self._live, ())
+        if not slot.wait(UNANSWERED):  # a wait without end would keep no hub alive
+            raise StateError(f"the client's own thread did not start within {UNANSWERED:g} seconds")
+        slot.get()
+
+    def _live(self) -> None:
+        """What the thread of its own does."""
+        with self._living:
+            self._live_until_closed()
+
+    def _live_until_closed(self) -> None:
+        hub = gevent.get_hub()
+        error: BaseException | None = None
+        try:
+            super().start()
+        except BaseException as failure:
+            error = failure
+        owner = self._owner
+        with self._starting:
+            starters, self._starters = self._starters, []
+        for slot in starters:
+            if error is None:
+                slot.set(None)
+            else:
+                slot.fail(error)
+        if error is None and owner is not None:
+            owner.greenlet.join()
+        hub.destroy(destroy_loop=True)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """The same as :meth:`close`; `timeout` is accepted for supervisors."""
+        self.close()
+
+    def close(self) -> None:
+        """Close at once: whoever waits for a reply gets ClosedError."""
+        if self._starters:
+            self.start()  # it is about to: there is nothing to close yet
+        super().stop(0)
+        if self.threaded and get_hub_if_exists() is not self._home and self._living.acquire(True, UNANSWERED):
+            self._living.release()  # an interpreter must not end while that thread does
+
+    def __repr__(self) -> str:
+        now = self._core.statistics()
+        return (
+            f"<{type(self).__name__} {self.state.value} {self._core.endpoint} {EXTENSIONS[self.extensions]} "
+            f"in_flight={now.in_flight} waiting={now.waiting} sockets={now.sockets}>"
+        )
+
+    def _new_core(self) -> ClientCore:
+        return ClientCore(
+            self._dialect,
+            Reconnect(self.endpoints, self.reconnect_interval),
+            min(self.max_in_flight, self.max_sockets),
+            self._counters,
+            nonce=os.urandom(CLIENT_NONCE_SIZE),
+            max_in_flight=self.max_in_flight,
+            require_extensions=self.require_extensions,
+        )
+
+    def _open(self) -> tuple[Owner, State, str]:
+        self._home = gevent.get_hub()
+        self._core = self._new_core()
+        self._engine = _ClientEngine(self, self._core)
+        owner = self._engine.owner = Owner(self._engine, f"client of {self.endpoints[0]}")
+        return owner, State.RUNNING, ""
+
+    def _renew(self) -> None:
+        self._counters = ClientCounters()
+        self._core = self._new_core()
+        self._home = None if self.threaded else get_hub_if_exists()
+        self._starters = []
+        self._starting = allocate_lock()
+        self._living = allocate_lock()
+
+    def _drain(self, until: float) -> None:
+        self._engine.end(ClosedError("the client was closed before the reply came"))
+
+    def _begin(
+        self,
+        sink: Answer,
+        service: str | bytes,
+        body: bytes | Sequence[bytes],
+        timeout: float | None,
+        deadline: float | None,
+        retries: int | None,
+        when_no_worker: str | None,
+        priority: int,
+        traceparent: str | None,
+    ) -> Answer:
+        """Begin a call whose answer goes to `sink`."""
+        call = Call(
+            check_service(service),
+            check_body(body),
+            timeout=self.timeout if timeout is None else check("timeout", timeout, 0, above=True),
+            retries=self.retries if retries is None else check("retries", retries, 0, whole=True),
+            flags=check_when_no_worker(self.when_no_worker if when_no_worker is None else when_no_worker),
+            priority=priority if priority is NORMAL_PRIORITY else _check_priority(priority),
+            traceparent=EMPTY if traceparent is None else _check_traceparent(traceparent),
+            owner=sink,
+        )
+        if deadline is not None:
+            call.deadline = self.timeout if deadline is self.timeout else check("deadline", deadline, 0, above=True)
+        sink.call = call
+        sink.engine = engine = self._running_engine(call.timeout)
+        traced = tracer()
+        if traced is not None:
+            sink.span, traceparent = traced.call(call.service, traceparent) or (None, traceparent)
+        elif traceparent is None:
+            traceparent = current_traceparent.get()
+        if traceparent is not None:
+            call.traceparent = traceparent.encode()
+        engine.owner.post(engine.submit, call)
+        return sink
+
+    def _running_engine(self, timeout: float) -> _ClientEngine:
+        if self._owner is None:
+            if self.state is State.CLOSED:
+                raise ClosedError("the client is closed; start() opens it again")
+            if self.threaded or self._home is None or get_hub_if_exists() is self._home:
+                self.start()
+            else:
+                slot = Slot()
+                try:
+                    self._home.loop.run_callback_threadsafe(self._start_for, slot)
+                except (AttributeError, ValueError):
+                    raise StateError("the hub of the thread that made the client is gone") from None
+                if not slot.wait(timeout):
+                    raise HubNotRunning(
+                        f"the hub of the thread that made the client did not run for {timeout:g} s; "
+                        "threaded=True gives the client one of its own"
+                    )
+                slot.get()
+        return self._engine
+
+    def _start_for(self, slot: Slot) -> None:
+        try:
+            self.start()
+            slot.set(None)
+        except Exception as error:
+            slot.fail(error)
+
+
+class _ClientEngine(ConnectorEngine[ClientCore]):
+    """Between a client's core, its sockets and its callers."""
+
+    def __init__(self, shell: Client, core: ClientCore) -> None:
+        interval = shell.heartbeat_interval
+        super().__init__(core, shell._context, interval, 3 * interval, shell._credentials)
+        self._shell = shell
+        self._error: MDPError | None = None
+        self.deadline = core.deadline
+
+    # What the owner calls
+
+    def awake(self, now: float) -> None:
+        """Nothing of a client's depends on when it ran last."""
+
+    def caught_up(self, now: float) -> None:
+        """Nothing of a client's waits for that."""
+
+    def flush(self, now: float) -> None:
+        core = self.core
+        while True:
+            self.carry_out(now)
+            if not core.events:
+                return
+            events, core.events = core.events, []
+            rest = iter(events)
+            try:
+                for event in rest:
+                    answer: Answer = event.call.owner
+                    if answer.span is not None and (isinstance(event, Ended) or event.final):
+                        self._end_span(answer, event)
+                    if isinstance(event, Ended):
+                        self._tell_end(event, now)
+                    elif not answer.part(event, now):
+                        core.cancel(event.call, Outcome.OVERFLOW, now)
+            except BaseException as error:
+                # Nobody is to wait for ever for what a defect has kept from him.
+                answer.fail(ClosedError(f"the client ends by a defect: {error!r}"))
+                core.events = [*rest, *core.events]
+                raise
+
+    def died(self, error: BaseException) -> None:
+        self.end(error if isinstance(error, MDPError) else ClosedError(str(error)), error)
+
+    # What is posted to the owner
+
+    def submit(self, call: Call) -> None:
+        if self._error is not None:
+            answer: Answer = call.owner
+            if answer.span is not None:
+                self._end_span(answer, Ended(call, Outcome.CLOSED, "", ()))
+            answer.fail(self._closed_error())
+        else:
+            self.core.submit(call, monotonic())
+
+    def cancel(self, call: Call) -> None:
+        if self._error is None:
+            self.core.cancel(call, Outcome.CANCELLED, monotonic())
+
+    def end(self, error: MDPError, death: BaseException | None = None) -> None:
+        if self._error is None:
+            self._error = error
+            now = monotonic()
+            self.core.close(now)
+            self.flush(now)
+            self.give_up_stuck()
+            self.owner.finish()
+            self._shell._ended(death)
+
+    # Carrying out
+
+    def _act(self, action: Any, now: float) -> None:
+        """A client's core decides about nothing but sockets."""
+
+    def _closed_error(self) -> MDPError:
+        """Why it is closed: an error for each caller, since a traceback is added to it."""
+        error = type(self._error)(str(self._error)) if self._error is not None else ClosedError("closed")
+        error.__cause__ = self._error.__cause__ if self._error is not None else None
+        return error
+
+    @staticmethod
+    def _end_span(answer: Answer, event: Part | Ended) -> None:
+        span, answer.span = answer.span, None
+        traced = tracer()
+        if traced is not None:
+            traced.ended(span, event.outcome.value if isinstance(event, Ended) else "")
+
+    def _tell_end(self, ended: Ended, now: float) -> None:
+        call = ended.call
+        if ended.outcome is Outcome.CANCELLED:
+            return
+        if ended.outcome is Outcome.CLOSED:
+            call.owner.fail(self._closed_error())
+            return
+        call.owner.fail(error_of(ended, now))
+
+
+def check_when_no_worker(value: str) -> int:
+    """The flags for "wait" or "fail"; else ConfigurationError."""
+    if not isinstance(value, str) or value not in _WHEN_NO_WORKER:
+        raise ConfigurationError(f'when_no_worker must be "wait" or "fail", not {value!r}')
+    return _WHEN_NO_WORKER[value]
+
+
+def _check_priority(value: int) -> int:
+    """A priority; ConfigurationError if it is none."""
+    priority: int = check("priority", value, PRIORITIES[0], whole=True, most=PRIORITIES[-1])
+    return priority
+
+
+def _check_traceparent(value: str) -> bytes:
+    """A ``traceparent`` as bytes; ConfigurationError if it is none."""
+    encoded = value.encode("utf-8", "replace") if isinstance(value, str) else b""
+    if not is_traceparent(encoded):
+        raise ConfigurationError(
+            f"traceparent must look like 00-<32 hex digits>-<16>-<2>, in lower case, not {value!r}"
+        )
+    return encoded

@@ -1,0 +1,409 @@
+"""Which worker gets which request, and again after a loss.
+
+The rules of this module:
+
+* A request is always in exactly one :class:`~.records.Place`.
+* Workers are chosen least recently used, requests in the order of
+  :mod:`~.fairqueue`.  Where a worker is idle, no request waits that it may have.
+* What a lost worker had goes back to the head of its client's part of the queue, in
+  the order in which it came, and is delivered again, ``attempts`` in all.  It is a
+  *suspect* from then on: a connection has at most one, so that a request that kills
+  its worker, and with it the worker's other sessions, takes no other down twice.
+* It is not delivered again once a PARTIAL went out, or when nobody waits.
+* ``request_ttl`` bounds a request's time in the queue, all its waits together;
+  the caller's deadline bounds everything.
+
+  ================  =======================================  ==================
+  it ends           when                                     the client hears
+  ================  =======================================  ==================
+  ``expired``       it waited for ``request_ttl``            expired
+  ``deadline``      its caller's time is up                  nothing
+  ``cancelled``     its caller gave it up                    nothing
+  ``client_gone``   a part of its answer could not be sent,  nothing
+                    for its client is unreachable; or its
+                    connection is known to be closed
+  ``client_full``   the same: its client reads too slowly    overloaded
+  ``too_large``     the parts of its answer are too large    too large
+                    to be joined
+  ``no_worker``     no worker is registered, and it is to    no worker
+                    fail then
+  ``overloaded``    its queue is full                        overloaded
+  ``evicted``       its service gave way to a worker's       overloaded
+  ``attempts``      workers were lost, and no attempt is     worker lost
+                    left
+  ``worker_lost``   its worker was lost after a PARTIAL      worker lost
+  ``not_allowed``   its user may not call any more, or is    not allowed
+                    none any more
+  ``stopped``       the broker stops                         shutting down
+  ================  =======================================  ==================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+
+from ...protocol import token
+from ...protocol.extension import Status
+from ...protocol.wire import EMPTY
+from .access import CALL, Access
+from .records import (
+    ANSWERED,
+    ASSIGNED,
+    QUEUED,
+    Connection,
+    DeadLetter,
+    Ledger,
+    Outgoing,
+    Place,
+    Request,
+    Service,
+    Waited,
+    Worker,
+    new_tuple,
+)
+from .replies import Replies
+
+#: What a gmdp client is told when a request ends.
+STATUS_OF = {
+    "expired": Status.EXPIRED,
+    "no_worker": Status.NO_WORKER,
+    "overloaded": Status.OVERLOADED,
+    "evicted": Status.OVERLOADED,
+    "attempts": Status.WORKER_LOST,
+    "worker_lost": Status.WORKER_LOST,
+    "not_allowed": Status.NOT_ALLOWED,
+    "stopped": Status.SHUTTING_DOWN,
+}
+#: Which of them are dead letters, once a worker has had the request.
+_LETTERS = frozenset({"attempts", "worker_lost", "expired"})
+#: What follows most tokens' prefix.
+_FIRST_ATTEMPT = token.tail(1)
+
+
+class Delivery:
+    """Services, their queues, and who works on what."""
+
+    def __init__(self, ledger: Ledger, replies: Replies, nonce: bytes) -> None:
+        self._ledger = ledger
+        self._replies = replies
+        self._token_start = token.start(nonce)
+        self._assignments = 0
+        self.services: dict[bytes, Service] = {}
+        #: Services without a worker, the longest known first.
+        self._unserved: dict[bytes, None] = {}
+        #: How many of them each user was the first to name.
+        self._opened: dict[str, int] = {}
+        #: Requests workers have, and requests that wait.
+        self.assigned = 0
+        self.queued = 0
+
+    # Services
+
+    def open(self, name: bytes, now: float, user: str, for_worker: bool = False) -> Service | None:
+        """The service `name`, made if need be; None if there are too many, or `user` may open no more."""
+        service = self.services.get(name)
+        if service is not None:
+            return service
+        options = self._ledger.options
+        if self.has_opened_too_many(user):
+            return None
+        if len(self.services) >= options.max_services:
+            # A READY may push out a service that has no worker.
+            if not for_worker or not self._unserved:
+                return None
+            oldest = self.services[next(iter(self._unserved))]
+            self._end_queue(oldest, "evicted", now)
+        service = self.services[name] = Service(name, options.for_service(name), user)
+        if user:
+            self._opened[user] = self._opened.get(user, 0) + 1
+        self._unserved[name] = None
+        return service
+
+    def collect(self, service: Service) -> None:
+        """Forget a service that has neither workers nor requests."""
+        if not service.members and not service.queue and self.services.get(service.name) is service:
+            del self.services[service.name]
+            del self._unserved[service.name]
+            if service.opener:
+                opened = self._opened[service.opener] = self._opened[service.opener] - 1
+                if not opened:
+                    del self._opened[service.opener]
+
+    def has_opened_too_many(self, user: str) -> bool:
+        """Has this user opened as many services as a user may?"""
+        return bool(user) and self._opened.get(user, 0) >= self._ledger.options.max_user_services
+
+    # Workers
+
+    def join(self, worker: Worker, now: float) -> None:
+        """A worker is registered."""
+        service = worker.service
+        service.members[worker] = None
+        self._unserved.pop(service.name, None)
+        self.free(worker, now)
+
+    def leave(self, workers: Sequence[Worker], now: float, unsent: Collection[Request] = ()) -> None:
+        """Workers of one connection are lost; what they had is delivered again.
+
+        `unsent`: requests they had that could not be sent, or never ran.
+        """
+        requests = []
+        for worker in workers:
+            service = worker.service
+            del service.members[worker]
+            service.idle.pop(worker, None)
+            if not service.members:
+                self._unserved[service.name] = None
+            if worker.request is not None:
+                if self._recall(worker) or worker.request in unsent:
+                    worker.request.attempts -= 1  # it never reached anybody
+                else:
+                    worker.request.suspect = True
+                requests.append((worker.assigned_at, self.unassign(worker)))
+        # The oldest first to the idle, the rest so that the oldest ends up first in line.
+        requests.sort(key=lambda entry: entry[0])
+        waiting = []
+        for _, request in requests:
+            if not self._deliver_again(request, now):
+                waiting.append(request)
+        for request in reversed(waiting):
+            self._enqueue(request, now, again=True)
+        for worker in workers:
+            self._desert(worker.service, now)
+            self.collect(worker.service)
+
+    def free(self, worker: Worker, now: float) -> None:
+        """Give an idle worker its next request, or let it wait for one."""
+        service = worker.service
+        queue = service.queue
+        while queue.length:
+            request = queue.pop(worker.connection.suspect is None)
+            if request is None:
+                break
+            self._unqueue(request, now)
+            client = request.client
+            if client is not None and client.gone:
+                self._end(request, "client_gone", now)
+                continue
+            if request.ttl_left > 0 and now < request.deadline:
+                self._assign(request, worker, now)
+                return
+            # Its time was up before the tick that would say so.
+            self._end(request, "deadline" if now >= request.deadline else "expired", now)
+        service.idle[worker] = None
+
+    def done(self, worker: Worker) -> None:
+        """A worker has answered its request."""
+        self.unassign(worker).move(ANSWERED)
+
+    def relieve(self, connection: Connection, now: float) -> None:
+        """A connection's suspect was answered: it may have another now, whichever of
+        its workers is idle."""
+        for other in connection.workers.values():
+            if connection.suspect is None and other.service.queue.suspects and other in other.service.idle:
+                del other.service.idle[other]
+                self.free(other, now)
+
+    # Requests
+
+    def submit(self, request: Request, now: float) -> None:
+        """A request is accepted."""
+        service = request.service
+        self._ledger.counters.requests += 1
+        request.number = self._ledger.counters.requests
+        service.requests += 1
+        if service.idle:
+            self._assign(request, service.idle.popitem(last=False)[0], now)
+        else:
+            self._enqueue(request, now)
+            self.collect(service)  # it may be one that was to fail
+
+    def withdraw(self, request: Request, reason: str, now: float) -> None:
+        """End a request that is queued."""
+        request.service.queue.remove(request)
+        self._unqueue(request, now)
+        self._end(request, reason, now)
+        self.collect(request.service)
+
+    def due(self, request: Request, now: float) -> None:
+        """A queued request's timer."""
+        self.withdraw(request, "deadline" if now >= request.deadline else "expired", now)
+
+    def postpone(self, request: Request) -> None:
+        """A queued request's deadline was moved."""
+        self._ledger.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))
+
+    def stop(self, now: float) -> None:
+        """End what is queued."""
+        for service in list(self.services.values()):
+            self._end_queue(service, "stopped", now)
+
+    def abort(self, worker: Worker, now: float) -> None:
+        """End what a worker has: the broker stops."""
+        self._end(self.unassign(worker), "stopped", now)
+
+    def reconsider(self, rights: Access, revoked: Collection[str], workers: Iterable[Worker], now: float) -> None:
+        """Rights may have changed: end what is open of whoever may not call any more."""
+
+        def allowed(request: Request) -> bool:
+            client = request.client
+            if client is None or not request.address:
+                return True
+            return client.user not in revoked and rights.allows(client.user, CALL, request.service.name)
+
+        queued = [request for service in self.services.values() for request in service.queue if not allowed(request)]
+        for request in queued:
+            self.withdraw(request, "not_allowed", now)
+        for worker in workers:
+            if worker.request is not None and not allowed(worker.request):
+                self._replies.dismiss(worker.request, Status.NOT_ALLOWED, "not_allowed", now)
+
+    # Decisions
+
+    def _idle_for(self, request: Request) -> Worker | None:
+        """Take an idle worker for `request`, which lost its own, if it may have one."""
+        service = request.service
+        if not service.idle:
+            return None
+        if not request.suspect:
+            return service.idle.popitem(last=False)[0]
+        if not service.queue.suspects:  # else there is none it may have
+            for worker in service.idle:
+                if worker.connection.suspect is None:
+                    del service.idle[worker]
+                    return worker
+        return None
+
+    def _assign(self, request: Request, worker: Worker, now: float) -> None:
+        request.move(ASSIGNED)
+        attempts = request.attempts = request.attempts + 1
+        if attempts > 1:
+            self._ledger.counters.redeliveries += 1
+        self.assigned += 1
+        number = self._assignments = self._assignments + 1
+        terms = request.terms
+        if terms.frame:
+            left = None if request.deadline == math.inf else request.deadline - now
+            tail = token.tail(attempts, left, token.TYPED_FAILURES, terms.traceparent)
+            if terms.traceparent and self._ledger.traced:
+                waited = Waited(request.service.name, terms.traceparent, now - request.accepted, attempts)
+                self._ledger.events.append(waited)
+        else:
+            tail = _FIRST_ATTEMPT if attempts == 1 else token.tail(attempts)
+        connection = worker.connection
+        if request.suspect:
+            connection.suspect = request
+        request.worker = worker
+        worker.request = request
+        worker.assigned_at = now
+        address = worker.token = token.prefix(self._token_start, number)
+        pulse = connection.pulse
+        pulse.sent = now
+        pulse.answered = True
+        frames = [*worker.request_head, address + tail, EMPTY, *request.body]
+        self._ledger.outbox.append(new_tuple(Outgoing, (frames, worker, True)))
+
+    def unassign(self, worker: Worker) -> Request:
+        """Take its request from a worker that has one."""
+        request = worker.request
+        assert request is not None  # ours, not a peer's: callers looked
+        worker.request = None
+        worker.token = EMPTY
+        request.worker = None
+        if request is worker.connection.suspect:
+            worker.connection.suspect = None
+        self.assigned -= 1
+        return request
+
+    def _recall(self, worker: Worker) -> bool:
+        """Take back the request that is about to be sent to a worker, if it is: one that
+        says FINAL and DISCONNECT in one breath has not got it."""
+        outbox = self._ledger.outbox
+        for at, outgoing in enumerate(outbox):
+            if outgoing.target is worker:
+                del outbox[at]
+                return True
+        return False
+
+    def _deliver_again(self, request: Request, now: float) -> bool:
+        """Find another worker for a request that lost its own, or end it; False if
+        it is to wait for one."""
+        reason = None
+        if request.abandoned:
+            reason = request.abandoned
+        elif request.client is not None and request.client.gone:
+            reason = "client_gone"
+        elif request.streamed:
+            reason = "worker_lost"  # a PARTIAL went out: not run again
+        elif request.attempts >= request.service.options.attempts:
+            reason = "attempts"
+        elif now >= request.deadline:
+            reason = "deadline"
+        if reason is not None:
+            self._end(request, reason, now)
+            return True
+        self._replies.unjoin(request)
+        worker = self._idle_for(request)
+        if worker is None:
+            return False
+        self._assign(request, worker, now)
+        return True
+
+    def _enqueue(self, request: Request, now: float, again: bool = False) -> None:
+        service = request.service
+        request.move(QUEUED)
+        if request.terms.hasty:
+            if not service.members:
+                self._end(request, "no_worker", now)
+                return
+            service.hasty += 1
+        self.queued += 1
+        request.queued_at = now
+        until = now + request.ttl_left
+        self._ledger.timers.arm(request, until if until < request.deadline else request.deadline)
+        queue = service.queue
+        if again:
+            queue.push_front(request)
+        else:
+            queue.push(request)
+        # The newest request of the longest backlog gives way.
+        if queue.length > service.options.max_queue:
+            victim = queue.evict()
+            self._unqueue(victim, now)
+            self._end(victim, "overloaded", now)
+
+    def _unqueue(self, request: Request, now: float) -> None:
+        """It has left its queue."""
+        self.queued -= 1
+        if request.terms.hasty:
+            request.service.hasty -= 1
+        request.ttl_left -= now - request.queued_at
+        self._ledger.timers.disarm(request)
+
+    def _desert(self, service: Service, now: float) -> None:
+        """Without a worker, what is to fail then fails."""
+        if service.hasty and not service.members:
+            for request in [request for request in service.queue if request.terms.hasty]:
+                self.withdraw(request, "no_worker", now)
+
+    def _end_queue(self, service: Service, reason: str, now: float) -> None:
+        while (request := service.queue.pop()) is not None:
+            self._unqueue(request, now)
+            self._end(request, reason, now)
+        self.collect(service)
+
+    def _end(self, request: Request, reason: str, now: float) -> None:
+        request.move(Place.ENDED)
+        ledger = self._ledger
+        ledger.counters.count("ended", reason)
+        if request.attempts and reason in _LETTERS:
+            name = request.service.name
+            ledger.counters.dead_letters += 1
+            body = list(map(bytes, request.body))
+            age = now - request.accepted
+            ledger.events.append(DeadLetter(name, body, request.attempts, reason, age, request.user))
+        status = STATUS_OF.get(reason)
+        if status is not None:
+            self._replies.fail(request, status, now)
+        self._replies.settle(request)

@@ -1,0 +1,185 @@
+"""What clients ask of a broker (RFC 7 and RFC 18, MDP/Client; RFC 8; the extension).
+
+The rules of this module:
+
+* A request is refused, and counted, when its caller's time is up (he is not told), when
+  the broker is stopping, when its connection has ``max_in_flight`` open, when its client
+  holds too many bytes, when there are too many services.  A gmdp client is told; a strict
+  one hears nothing, as RFC 7 has it.
+* A gmdp client's request that carries the id of one that is still queued or running
+  joins it, if the user is the same: its answer goes to where the retry came from.
+  Not once a part of the answer went elsewhere: that one is given up then.
+* With :mod:`~.access`, a user may send so many requests a second, and may call and
+  inspect what the policy allows; a gmdp client is told that something is not allowed, a
+  strict one hears ``403`` from ``mmi.`` services and nothing from others.
+* A cancelled request leaves the queue; if it runs, its answer is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ...protocol import extension
+from ...protocol.extension import CallFrame, Status
+from ...protocol.wire import EMPTY, MMI_PREFIX, RFC18, Message
+from . import access, reports
+from .records import Ledger, Place, Refusal, Request, Terms, new_tuple
+
+if TYPE_CHECKING:
+    from .core import BrokerCore
+    from .delivery import Delivery
+    from .replies import Replies
+
+_NOTHING = [EMPTY]
+
+
+class Clients:
+    """Requests on their way in."""
+
+    def __init__(self, core: BrokerCore, ledger: Ledger, delivery: Delivery, replies: Replies) -> None:
+        self._core = core
+        self._ledger = ledger
+        self._delivery = delivery
+        self._replies = replies
+
+    def said(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
+        """One request, of whatever kind."""
+        _, dialect, _, stack, name, body, frame = message
+        address = (routing_id, *stack)
+        ledger = self._ledger
+        replies = self._replies
+        call: CallFrame | None = None
+        identity: tuple[str, bytes] | None = None
+        if frame:
+            call = extension.read_call(frame)
+            identity = (user, call.id)
+            if call.flags & extension.CANCEL:
+                self._cancel(identity, now)
+                return
+        if ledger.access is not None and not self._may(ledger.access, address, message, user, now):
+            return
+        if call is not None and identity in replies.calls and self._joins(identity, call, address, message, now):
+            return
+        if name.startswith(MMI_PREFIX):
+            ledger.counters.management += 1
+            body = list(map(bytes, body))
+            self._tell(address, message, reports.answer(self._core, name, body, now), Status.OK, now)
+            return
+        if call is not None and call.time_left == 0:
+            ledger.counters.count("drops", "late")  # nobody waits any more
+            return
+        if ledger.draining:
+            self.refuse(address, message, "draining", Status.SHUTTING_DOWN, now)
+            return
+        options = ledger.options
+        client = replies.clients.get(routing_id) or replies.client(routing_id, user)
+        if client.open >= options.max_in_flight:
+            self.refuse(address, message, "in_flight_full", Status.OVERLOADED, now)
+            return
+        service = self._delivery.services.get(name) or self._delivery.open(name, now, user)
+        if service is None:
+            reason = "services_full"
+            if self._delivery.has_opened_too_many(user):
+                reason = "user_services_full"
+                ledger.refusals.append(Refusal(access.CALL, user, name, reason))
+            self.refuse(address, message, reason, Status.OVERLOADED, now)
+            replies.forget(client)
+            return
+        request = Request(service, address, dialect, body, user or routing_id, now)
+        if call is not None:
+            hasty = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
+            request.terms = new_tuple(Terms, (frame, identity, hasty, call.traceparent, call.attempt))
+            request.priority = call.priority
+            if call.time_left is not None:
+                request.deadline = now + call.time_left
+        if not replies.admit(request, client):
+            too_large = request.size > options.max_queue_bytes
+            self.refuse(address, message, "bytes_full", Status.TOO_LARGE if too_large else Status.OVERLOADED, now)
+            replies.forget(client)
+            self._delivery.collect(service)
+            return
+        self._delivery.submit(request, now)
+
+    def _may(self, rights: access.Access, address: tuple[bytes, ...], message: Message, user: str, now: float) -> bool:
+        """May `user` send this request?  If not, it is refused."""
+        name = message.subject
+        if name == extension.PROBE_SERVICE:
+            return True
+        inspects = name.startswith(MMI_PREFIX)
+        action = access.INSPECT if inspects else access.CALL
+        if user and not rights.in_time(user, now):
+            reason, status = "rate_full", Status.OVERLOADED
+        elif not rights.allows(user, action, name):
+            reason, status = "revoked" if user == access.REVOKED else "not_allowed", Status.NOT_ALLOWED
+        else:
+            return True
+        self._ledger.refusals.append(Refusal(action, user, name, reason))
+        if inspects and not message.extra and status is Status.NOT_ALLOWED:
+            self._ledger.counters.count("drops", reason)
+            self._tell(address, message, [reports.FORBIDDEN], status, now)
+        else:
+            self.refuse(address, message, reason, status, now)
+        return False
+
+    def refuse(self, address: tuple[bytes, ...], message: Message, reason: str, status: Status, now: float) -> None:
+        """Do not accept a request."""
+        self._ledger.counters.count("drops", reason)
+        if message.extra:
+            self._tell(address, message, _NOTHING, status, now)
+
+    def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
+        """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
+        found = None if self._ledger.draining else self._delivery.open(service, now, "")
+        if found is None:
+            return False
+        request = Request(found, (), RFC18, body, EMPTY, now)
+        client = self._replies.client(EMPTY, "")
+        if not self._replies.admit(request, client):
+            self._replies.forget(client)
+            self._delivery.collect(found)
+            return False
+        self._delivery.submit(request, now)
+        return True
+
+    def _tell(
+        self, address: tuple[bytes, ...], message: Message, body: list[bytes], status: Status, now: float
+    ) -> None:
+        reply = message.dialect.reply(message.subject, body)
+        if message.extra:
+            taken = extension.read_call(message.extra).attempt
+            self._replies.tell([*address, extension.answered(message.extra, status, taken, 0), *reply], now)
+        else:
+            self._replies.tell([*address, *reply], now)
+
+    def _joins(
+        self, identity: tuple[str, bytes], call: CallFrame, address: tuple[bytes, ...], message: Message, now: float
+    ) -> bool:
+        """Does it join the request that has its id?  Also True if it is dropped."""
+        request = self._replies.calls[identity]
+        if request.service.name != message.subject:
+            self._ledger.counters.count("drops", "id_reused")
+            return True
+        if call.attempt < extension.read_call(request.terms.frame).attempt:
+            self._ledger.counters.count("drops", "late_retry")
+            return True
+        if request.streamed and request.address != address:
+            # Whoever asks now has not seen the parts that went out.
+            self._replies.abandon(request, "client_gone", now)
+            return False
+        self._ledger.counters.joins += 1
+        request.terms = request.terms._replace(frame=message.extra)
+        self._replies.move(request, address, self._replies.client(address[0], identity[0]))
+        request.deadline = math.inf if call.time_left is None else now + call.time_left
+        if request.place is Place.QUEUED:
+            self._delivery.postpone(request)
+        return True
+
+    def _cancel(self, identity: tuple[str, bytes], now: float) -> None:
+        request = self._replies.calls.get(identity)
+        if request is None:
+            self._ledger.counters.count("drops", "late_cancel")
+        elif request.place is Place.QUEUED:
+            self._delivery.withdraw(request, "cancelled", now)
+        else:
+            self._replies.abandon(request, "cancelled", now)

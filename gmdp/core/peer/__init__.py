@@ -1,0 +1,1 @@
+"""The decisions of clients and workers: their connections, calls and sessions."""

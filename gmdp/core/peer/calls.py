@@ -1,0 +1,174 @@
+"""One call of a client: what it asks, where it is, how it may end.
+
+A call moves through these states, each once per try:
+
+==========  =============================  =================================
+state       left when                      for
+==========  =============================  =================================
+waiting     a connection is free           sent
+            time is up, cancelled, closed  done
+            it is too large; no broker     done
+            lets this client in
+sent        FINAL, or the last try failed  done
+            lost, or the broker stops;     waiting (first in line)
+            tries left, and no part was
+            delivered yet
+            silent; the same               waiting; on an extended connection
+                                           it is sent again, under its old id
+done
+==========  =============================  =================================
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ...protocol import extension
+from ...protocol.extension import Status
+from ...protocol.wire import EMPTY
+from .connector import Connection
+
+
+class CallState(enum.Enum):
+    """Where a call is; see the table above."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    DONE = "done"
+
+
+class Outcome(enum.Enum):
+    """How a call ended without its answer."""
+
+    TIMEOUT = "timeout"
+    BROKER_LOST = "broker lost"
+    UNSUPPORTED = "unsupported broker"
+    DENIED = "authentication failed"
+    OVERFLOW = "overflow"
+    CANCELLED = "cancelled"
+    CLOSED = "closed"
+    NO_WORKER = "no worker"
+    EXPIRED = "expired in the queue"
+    OVERLOADED = "overloaded"
+    WORKER_LOST = "worker lost"
+    HANDLER_FAILED = "handler failed"
+    NOT_ALLOWED = "not allowed"
+    TOO_LARGE = "too large"
+    SHUTTING_DOWN = "broker shutting down"
+
+
+OUTCOME_OF: dict[int, Outcome] = {
+    Status.NO_WORKER: Outcome.NO_WORKER,
+    Status.EXPIRED: Outcome.EXPIRED,
+    Status.OVERLOADED: Outcome.OVERLOADED,
+    Status.WORKER_LOST: Outcome.WORKER_LOST,
+    Status.HANDLER_FAILED: Outcome.HANDLER_FAILED,
+    Status.NOT_ALLOWED: Outcome.NOT_ALLOWED,
+    Status.TOO_LARGE: Outcome.TOO_LARGE,
+    Status.SHUTTING_DOWN: Outcome.SHUTTING_DOWN,
+}
+
+
+class Call:
+    """One request and what is to be done about it.
+
+    `timeout`: seconds in all, or for a stream per part; `deadline`: seconds in
+    all for a stream; `retries`: further tries; `flags`, `priority`, `traceparent`:
+    as in a call frame, for gmdp brokers; `owner`: whoever wants to hear.
+    """
+
+    __slots__ = (
+        "body",
+        "connection",
+        "deadline",
+        "deliveries",
+        "flags",
+        "identity",
+        "number",
+        "owner",
+        "parts",
+        "priority",
+        "retries",
+        "service",
+        "state",
+        "submitted",
+        "timeout",
+        "timer",
+        "traceparent",
+        "tries",
+        "try_until",
+        "until",
+        "which",
+    )
+
+    def __init__(
+        self,
+        service: bytes,
+        body: Sequence[bytes],
+        *,
+        timeout: float,
+        deadline: float = math.inf,
+        retries: int = 0,
+        flags: int = 0,
+        priority: int = extension.NORMAL_PRIORITY,
+        traceparent: bytes = EMPTY,
+        owner: Any = None,
+    ) -> None:
+        self.service = service
+        self.body = body
+        self.timeout = timeout
+        self.deadline = deadline
+        self.retries = retries
+        self.flags = flags
+        self.priority = priority
+        self.traceparent = traceparent
+        self.owner = owner
+        self.state = CallState.WAITING
+        #: Its number among the client's calls, and its request id: set when it is submitted.
+        self.number = 0
+        self.identity = EMPTY
+        self.submitted = 0.0
+        #: When its deadline is: set when it is submitted.
+        self.until = math.inf
+        #: Tries begun.
+        self.tries = 0
+        #: How often a worker had it, as far as the broker told.
+        self.deliveries = 0
+        #: Parts delivered, and the try they answer, as far as the broker told.
+        self.parts = 0
+        self.which = 0
+        self.connection: ClientConnection | None = None
+        self.try_until = math.inf
+        self.timer: list[Any] | None = None
+
+
+class ClientConnection(Connection):
+    """A client's connection; a strict one has one call or none."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self, endpoint: str, epoch: int) -> None:
+        super().__init__(endpoint, epoch)
+        #: By number.
+        self.calls: dict[int, Call] = {}
+
+
+class Part(NamedTuple):
+    """A part of an answer, or all of it."""
+
+    call: Call
+    body: list[bytes]
+    final: bool
+
+
+class Ended(NamedTuple):
+    """A call ended without its answer's FINAL."""
+
+    call: Call
+    outcome: Outcome
+    detail: str
+    #: What came with a failure: an error's type name and message, perhaps.
+    body: Sequence[bytes] = ()

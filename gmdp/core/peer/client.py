@@ -1,0 +1,389 @@
+"""A client's calls (RFC 7 and RFC 18, MDP/Client; the extension).
+
+The rules of this module:
+
+* RFC 7 and 18 call the client's dialog "strictly synchronous", and a reply
+  does not say which request it answers.  So a strict connection carries one call
+  at a time, and a call that is given up takes its connection with it: a late reply
+  finds nobody.  Many calls at once use many connections, up to a bound.
+* An extended connection carries many calls, and an answer says whose it is.  There is
+  one; a call that is given up is cancelled on it; a late answer is dropped.
+* Calls for which there is no room on the connections wait in line.
+* A request is sent on a connection that stands, never into the void.
+* A call moves through the states of :class:`~.calls.CallState`.
+* What the broker decided about a request (no worker, overloaded, worker lost, …)
+  ends the call: it is not tried again.
+* The parts of an answer are of one run of the request: a call that has some, and then
+  gets some of another try's, ends.
+* While no broker has answered, one connection at a time is tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from ...protocol import extension
+from ...protocol.extension import Status
+from ...protocol.wire import EMPTY, Command, Dialect
+from ..snapshots import ClientCounters, ClientStatistics, counted
+from .calls import OUTCOME_OF, Call, CallState, ClientConnection, Ended, Outcome, Part
+from .connector import NOT_EXTENDED, Connector, Phase, Send
+from .reconnect import Reconnect
+
+
+class ClientCore(Connector[ClientConnection]):
+    """All calls of one client.
+
+    Decisions are appended to :attr:`actions` (for sockets) and :attr:`events`
+    (for callers).  `nonce`: 16 bytes never used before; `max_connections`: to a
+    strict broker; `max_in_flight`: calls on an extended connection.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        reconnect: Reconnect,
+        max_connections: int,
+        counters: ClientCounters,
+        *,
+        nonce: bytes,
+        max_in_flight: int,
+        require_extensions: bool = False,
+    ) -> None:
+        super().__init__(dialect, reconnect, require_extensions)
+        self.counters = counters
+        self.events: list[Part | Ended] = []
+        self._nonce = nonce
+        self._numbers = 0
+        self._max_connections = max_connections
+        self._max_in_flight = max_in_flight
+        self._waiting: OrderedDict[Call, None] = OrderedDict()
+        #: The extended connection in use.
+        self._shared: ClientConnection | None = None
+        #: Strict connections that are free.
+        self._idle: list[ClientConnection] = []
+        #: Connections on which calls end, but none begins: their broker stops.
+        self._leaving: set[ClientConnection] = set()
+        #: Brokers that were refused in a row.
+        self._refused = 0
+
+    # What the owner calls
+
+    def submit(self, call: Call, now: float) -> None:
+        """Begin a call."""
+        self.counters.requests += 1
+        self._numbers += 1
+        call.number = self._numbers
+        call.identity = extension.request_id(self._nonce, call.number)
+        call.submitted = now
+        call.until = now + call.deadline
+        self._try(call, now)
+        self._waiting[call] = None
+        self._arrange(now)
+
+    def cancel(self, call: Call, outcome: Outcome, now: float) -> None:
+        """The caller went away (CANCELLED), or cannot keep up (OVERFLOW)."""
+        if call.state is CallState.DONE:
+            return
+        self._give_up(call)
+        self._end(call, outcome, "")
+        self._arrange(now)
+
+    def deadline(self) -> float:
+        """When :meth:`tick` is needed next; infinity if never."""
+        when = self._timers.next()
+        if self._waiting and not self._pending and self._mode is None:
+            when = min(when, self._open_at)
+        return when
+
+    def close(self, now: float) -> None:
+        """End every call and connection."""
+        for connection in list(self._connections):
+            for call in list(connection.calls.values()):
+                self._give_up(call)
+                self._end(call, Outcome.CLOSED, "")
+            if connection.phase is not Phase.CLOSED:
+                self._shut(connection, "closed", after_sending=True)
+        while self._waiting:
+            self._end(self._waiting.popitem(last=False)[0], Outcome.CLOSED, "")
+
+    def statistics(self) -> ClientStatistics:
+        """Everything as it is now, as an immutable copy."""
+        return ClientStatistics(
+            in_flight=sum(len(connection.calls) for connection in self._connections),
+            waiting=len(self._waiting),
+            sockets=len(self._connections),
+            **counted(self.counters),
+        )
+
+    # Connections
+
+    def _make(self, endpoint: str, epoch: int) -> ClientConnection:
+        return ClientConnection(endpoint, epoch)
+
+    def _ready(self, connection: ClientConnection, now: float) -> None:
+        self._refused = 0
+        if connection.epoch != self._epoch:
+            self._shut(connection, "its broker was given up")
+        elif connection.phase is Phase.EXTENDED:
+            self._shared = connection
+        else:
+            self._idle.append(connection)
+
+    def _lost(self, connection: ClientConnection, reason: str, now: float) -> None:
+        if connection.calls or connection is self._shared or connection in self._idle:
+            self.counters.disconnects += 1
+        self._forget(connection)
+        for other in [other for other in self._idle if other.epoch != self._epoch]:
+            self._shut(other, "its broker was lost")
+        calls = list(connection.calls.values())
+        connection.calls.clear()
+        for call in reversed(calls):  # the first is to be first in line again
+            call.connection = None
+            if self._may_retry(call, now):
+                self._retry(call, now)
+            else:
+                self._end(call, Outcome.BROKER_LOST, f"{connection.endpoint}: {reason}")
+        outcome = Outcome.DENIED if self.denied else None
+        if reason == NOT_EXTENDED:
+            self._refused += 1
+            if self._refused >= len(self._reconnect.endpoints):
+                outcome = Outcome.UNSUPPORTED
+        while outcome is not None and self._waiting:
+            self._end(self._waiting.popitem(last=False)[0], outcome, f"{connection.endpoint}: {reason}")
+
+    def _said(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
+        if connection.phase is Phase.EXTENDED:
+            self._answered(connection, frames, now, jitter)
+            return
+        parsed = self.dialect.parse_reply(frames)
+        call = next(iter(connection.calls.values()), None)
+        if parsed is None or call is None or (parsed[1] is not None and parsed[1] != call.service):
+            if parsed is None or parsed[1] != extension.PROBE_SERVICE:
+                self.counters.malformed += 1  # a late answer to a probe is none of our business
+            return
+        self._hear(connection, now)
+        command, _, body = parsed
+        self._part(call, body, command is Command.FINAL, now)
+
+    def _answered(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
+        """An answer in the extension."""
+        frame = frames[0]
+        parsed = self.extended.parse_reply(frames, 1) if extension.is_call(frame) else None
+        if parsed is None:
+            self.counters.malformed += 1
+            return
+        told = extension.read_call(frame)
+        number = extension.call_number(told.id, self._nonce)
+        call = connection.calls.get(number) if number is not None else None
+        if told.status == Status.SHUTTING_DOWN and number is not None:
+            self._leave(connection, now, jitter)
+        if call is None:
+            self.counters.late_replies += 1
+            self._arrange(now)
+            return
+        command, service, body = parsed
+        final = command is Command.FINAL
+        outcome = OUTCOME_OF.get(told.status)
+        right = told.status in (Status.OK, Status.PARTIAL) or (final and outcome is not None)
+        if service != call.service or not right or (told.status == Status.PARTIAL) is final:
+            self.counters.malformed += 1
+            return
+        call.deliveries = told.attempt
+        if outcome is None:
+            if not call.parts:
+                call.which = told.flags
+            elif call.which != told.flags:
+                # The rest of the first try's answer did not get here: this is another's.
+                self._give_up(call)
+                self._end(call, Outcome.OVERLOADED, "part of the answer was lost: it was read too slowly")
+                self._arrange(now)
+                return
+            self._part(call, body, final, now)
+            return
+        if outcome is Outcome.SHUTTING_DOWN and self._may_retry(call, now):
+            self._off(call)
+            self._retry(call, now)
+            self._arrange(now)
+            return
+        self._off(call)
+        if now >= call.until:
+            # A handler that was stopped because of it did not fail, say.
+            outcome, body = Outcome.TIMEOUT, []
+        self._end(call, outcome, "", body)
+        self._arrange(now)
+
+    def _part(self, call: Call, body: list[bytes], final: bool, now: float) -> None:
+        call.parts += 1
+        self.events.append(Part(call, body, final))
+        if final:
+            self.counters.replies += 1
+            self._off(call)
+            self._finish(call)
+            self._arrange(now)
+        else:
+            self.counters.partials += 1
+            call.try_until = now + call.timeout
+            self._timers.arm(call, min(call.try_until, call.until))
+
+    def _leave(self, connection: ClientConnection, now: float, jitter: float) -> None:
+        """The broker stops: no call begins here any more."""
+        if connection is self._shared:
+            self._shared = None
+            self._leaving.add(connection)
+            if connection.epoch == self._epoch:
+                self._end_epoch(f"{connection.endpoint}: it is shutting down", now + self._reconnect.lost(now, jitter))
+
+    def _shut(self, connection: ClientConnection, reason: str, after_sending: bool = False) -> None:
+        self._forget(connection)
+        self._close(connection, reason, after_sending)
+
+    def _forget(self, connection: ClientConnection) -> None:
+        if connection is self._shared:
+            self._shared = None
+        self._leaving.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    # Calls
+
+    def _arrange(self, now: float) -> None:
+        """Give waiting calls the connections there are, and open more for them."""
+        waiting = self._waiting
+        shared = self._shared
+        if shared is not None:
+            assert shared.offer is not None  # an extended connection has one
+            limit = min(self._max_in_flight, shared.offer.max_in_flight)
+            while waiting and len(shared.calls) < limit:
+                self._send(waiting.popitem(last=False)[0], shared, now)
+            return
+        while waiting and self._idle:
+            self._send(waiting.popitem(last=False)[0], self._idle.pop(), now)
+        wanted = min(len(waiting), self._max_connections if self._mode is Phase.STRICT else 1)
+        limit = self._max_connections + len(self._leaving)
+        while self._pending < wanted and len(self._connections) < limit and now >= self._open_at:
+            self._open(now)
+
+    def _send(self, call: Call, connection: ClientConnection, now: float) -> None:
+        if connection.phase is Phase.EXTENDED:
+            left = None if call.until == math.inf else call.until - now
+            frame = extension.call_frame(
+                call.identity,
+                flags=call.flags,
+                priority=call.priority,
+                attempt=call.tries,
+                time_left=left,
+                traceparent=call.traceparent,
+            )
+            frames = [frame, *self.extended.request(call.service, call.body)]
+            if not connection.takes(frames):
+                offer = connection.offer
+                assert offer is not None  # else it takes anything
+                limits = f"{offer.max_frame_size} bytes a frame and {offer.max_frames} frames, envelope included"
+                self._end(call, Outcome.TOO_LARGE, f"the broker takes {limits}")
+                return
+        else:
+            frames = self.dialect.request(call.service, call.body)
+        connection.calls[call.number] = call
+        call.connection = connection
+        call.state = CallState.SENT
+        self.actions.append(Send(connection, frames))
+
+    def _due(self, item: Any, now: float, jitter: float) -> None:
+        """A call's timer: its try is over."""
+        if not isinstance(item, Call):
+            return
+        call = item
+        connection = call.connection
+        if not self._may_retry(call, now):
+            detail = self._why_not_sent() if connection is None else "no reply"
+            self._give_up(call)
+            self._end(call, Outcome.TIMEOUT, detail)
+            if connection is not None and connection.phase is Phase.CLOSED:
+                self._suspect_silence(connection, now, jitter)
+        elif connection is None:
+            self._try(call, now)
+        elif connection is self._shared:
+            # The same id: a request that is still queued or running goes on.
+            self.counters.retries += 1
+            self._try(call, now)
+            self._send(call, connection, now)
+        else:
+            self._give_up(call)
+            self._retry(call, now)
+            self._suspect_silence(connection, now, jitter)
+
+    def _suspect_silence(self, connection: ClientConnection, now: float, jitter: float) -> None:
+        """A strict broker that never said anything may be none: try the next endpoint."""
+        if not self._heard and connection.epoch == self._epoch and len(self._reconnect.endpoints) > 1:
+            self._end_epoch(f"{connection.endpoint}: it is silent", now + self._reconnect.lost(now, jitter))
+            for other in self._idle[:]:
+                self._shut(other, "its broker is silent")
+
+    def _try(self, call: Call, now: float) -> None:
+        """Begin the next try: from now on its time runs."""
+        call.tries += 1
+        call.try_until = now + call.timeout / (call.retries + 1)
+        self._timers.arm(call, min(call.try_until, call.until))
+
+    def _may_retry(self, call: Call, now: float) -> bool:
+        return call.tries <= call.retries and not call.parts and now < call.until
+
+    def _retry(self, call: Call, now: float) -> None:
+        self.counters.retries += 1
+        call.state = CallState.WAITING
+        self._try(call, now)
+        self._waiting[call] = None
+        self._waiting.move_to_end(call, last=False)
+
+    def _give_up(self, call: Call) -> None:
+        """Take the call out of line, or off its connection, so that no answer reaches it."""
+        self._waiting.pop(call, None)
+        connection = call.connection
+        if connection is None:
+            return
+        if connection.phase is Phase.EXTENDED:
+            frame = extension.call_frame(call.identity, flags=extension.CANCEL, attempt=call.tries)
+            self.actions.append(Send(connection, [frame, *self.extended.request(call.service, [EMPTY])]))
+            self._off(call)
+        else:
+            del connection.calls[call.number]
+            call.connection = None
+            self._shut(connection, "its call was given up")
+
+    def _off(self, call: Call) -> None:
+        """The call is off its connection, which goes on."""
+        connection = call.connection
+        if connection is None:
+            return
+        del connection.calls[call.number]
+        call.connection = None
+        if connection.phase is Phase.STRICT:
+            if connection.epoch == self._epoch:
+                self._idle.append(connection)
+            else:
+                self._shut(connection, "its broker was lost")
+        elif connection in self._leaving and not connection.calls:
+            self._shut(connection, "the broker stops", after_sending=True)
+
+    def _finish(self, call: Call) -> None:
+        call.state = CallState.DONE
+        self._timers.disarm(call)
+
+    def _end(self, call: Call, outcome: Outcome, detail: str, body: Sequence[bytes] = ()) -> None:
+        self._finish(call)
+        if outcome is Outcome.TIMEOUT:
+            self.counters.timeouts += 1
+        elif outcome is Outcome.CANCELLED:
+            self.counters.cancelled += 1
+        else:
+            self.counters.errors += 1
+        self.events.append(Ended(call, outcome, detail, body))
+
+    def _why_not_sent(self) -> str:
+        if self._mode is not None:
+            return "all connections were busy"
+        return f"no broker answered ({self._trouble})"

@@ -1,0 +1,316 @@
+"""Connections to brokers, as clients and workers have them.
+
+The rules of this module:
+
+* Every connection is a new socket: what was queued for one broker never reaches
+  the next.
+* Connections of one *epoch* share a fate: what is lost first, or cannot be made,
+  ends the epoch, and the next one goes to the endpoint that :mod:`~.reconnect`
+  names, after the delay it names.
+* When every broker has refused, or the handshake with each has failed three times, that
+  is told (:attr:`Connector.denied`), and tried on.
+* A connection that stands is *probed* once: a request for ``mmi.gmdp``, in the
+  peer's own version.  A gmdp broker's answer makes it *extended*; any other
+  answer, or none within :attr:`Connector.probe_timeout`, *strict*.  Once an epoch
+  is known to be strict, its further connections are not probed.
+
+  ===========  =================================  ==============================
+  phase        left when                          for
+  ===========  =================================  ==============================
+  connecting   it stands                          probing, or strict
+               it fails or takes too long         closed
+  probing      the probe is answered              extended, or strict
+               it is not                          strict
+               extensions are required and there  closed
+               are none
+  strict,      it is lost, or not needed          closed
+  extended
+  closed
+  ===========  =================================  ==============================
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import math
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from ...protocol.extension import PROBE_SERVICE, Offer, read_offer
+from ...protocol.wire import EMPTY, EXTENDED, Dialect
+from ..timers import Timers
+from .reconnect import Reconnect
+
+#: Why a broker is refused.
+NOT_EXTENDED = "the broker does not speak gmdp's extension, which is required"
+#: Why a broker refuses, as far as a socket can tell.
+REFUSED = "the broker refused the connection: this key, password or address is not allowed"
+MISMATCH = "the handshake failed: the broker asks for other security (a key, a password, or none), or is none"
+HANDSHAKE = "the broker hung up in the handshake: it has another server key, or asks for other security"
+#: How often in a row a handshake fails without a reason before that is one.
+TELLING_FAILURES = 3
+
+
+class Phase(enum.Enum):
+    """Where a connection is; see the table above."""
+
+    CONNECTING = "connecting"
+    PROBING = "probing"
+    STRICT = "strict"
+    EXTENDED = "extended"
+    CLOSED = "closed"
+
+
+#: Phases in which a connection can be used.
+USABLE = frozenset({Phase.STRICT, Phase.EXTENDED})
+
+
+class Connection:
+    """One socket."""
+
+    __slots__ = ("endpoint", "epoch", "handle", "offer", "phase", "timer")
+
+    def __init__(self, endpoint: str, epoch: int) -> None:
+        self.endpoint = endpoint
+        self.epoch = epoch
+        self.phase = Phase.CONNECTING
+        #: What a gmdp broker offers.
+        self.offer: Offer | None = None
+        self.timer: list[Any] | None = None
+        #: The owner's socket.
+        self.handle: Any = None
+
+    def takes(self, frames: list[bytes]) -> bool:
+        """Is this message within the limits that the broker told?"""
+        offer = self.offer
+        if offer is None:
+            return True
+        # One frame more, the routing id, is added at the broker.
+        return len(frames) < offer.max_frames and max(map(len, frames)) <= offer.max_frame_size
+
+
+class Open(NamedTuple):
+    """Open a new socket and connect it."""
+
+    connection: Any
+
+
+class Send(NamedTuple):
+    """Send these frames."""
+
+    connection: Any
+    frames: list[bytes]
+
+
+class Close(NamedTuple):
+    """Close this socket."""
+
+    connection: Any
+    reason: str
+    #: True if what was decided before is to be sent first.
+    after_sending: bool = False
+
+
+C = TypeVar("C", bound=Connection)
+
+
+class Connector(abc.ABC, Generic[C]):
+    """What opens, probes and loses connections; decisions are appended to :attr:`actions`.
+
+    ``jitter`` arguments are random numbers from 0 to 1.
+    """
+
+    #: Seconds a connection may take to be made, and a probe to be answered.
+    connect_timeout = 5.0
+    probe_timeout = 1.0
+    #: True if a broker that answers the probe is one to stay with.
+    probe_suffices = True
+
+    def __init__(self, dialect: Dialect, reconnect: Reconnect, require_extensions: bool = False) -> None:
+        self.dialect = dialect
+        #: The same dialect in the extension; one that has none is spoken to nobody but strict brokers.
+        self.extended = EXTENDED.get(dialect, dialect)
+        self.actions: list[Any] = []
+        self._reconnect = reconnect
+        self._require_extensions = require_extensions
+        self._timers = Timers()
+        self._connections: set[C] = set()
+        #: How many of them are being made or probed.
+        self._pending = 0
+        self._epoch = 0
+        #: What the present epoch's broker speaks: STRICT, EXTENDED, or None if that is not known.
+        self._mode: Phase | None = None
+        #: True once the present epoch's broker has said anything.
+        self._heard = False
+        self._open_at = -math.inf
+        #: Connections in a row that were refused for a reason, or whose handshake failed.
+        self._refused_in_a_row = 0
+        self._failed_in_a_row = 0
+        #: Connections in a row that could not be made, for whatever reason.
+        self._unmade_in_a_row = 0
+        #: Why no broker lets it in, if none does; empty while that is not known.
+        self.denied = ""
+        #: Why none can be reached, and which was tried last; empty while one can, or may be.
+        self.unreachable = ""
+        self._trouble = "not connected yet"
+
+    # What subclasses provide
+
+    @abc.abstractmethod
+    def _make(self, endpoint: str, epoch: int) -> C:
+        """A new connection."""
+
+    @abc.abstractmethod
+    def _ready(self, connection: C, now: float) -> None:
+        """A connection can be used."""
+
+    @abc.abstractmethod
+    def _lost(self, connection: C, reason: str, now: float) -> None:
+        """A connection is gone, and off the books."""
+
+    @abc.abstractmethod
+    def _said(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
+        """A message came on a connection that can be used."""
+
+    @abc.abstractmethod
+    def _due(self, item: Any, now: float, jitter: float) -> None:
+        """The timer of a connection that can be used, or of something else."""
+
+    @abc.abstractmethod
+    def _arrange(self, now: float) -> None:
+        """Something has changed: use the connections there are, open what is needed."""
+
+    @abc.abstractmethod
+    def deadline(self) -> float:
+        """When :meth:`tick` is needed next; infinity if never."""
+
+    # What the owner calls
+
+    @property
+    def endpoint(self) -> str:
+        """The broker in use, or tried at present."""
+        return self._reconnect.endpoint
+
+    @property
+    def speaks_extension(self) -> bool | None:
+        """Does the broker in use speak gmdp's extension?  None if that is not known."""
+        return None if self._mode is None else self._mode is Phase.EXTENDED
+
+    def connected(self, connection: C, now: float) -> None:
+        """The connection stands."""
+        if connection.phase is not Phase.CONNECTING:
+            return
+        self._refused_in_a_row = self._failed_in_a_row = self._unmade_in_a_row = 0
+        self.denied = self.unreachable = ""
+        known = self._mode is Phase.STRICT and connection.epoch == self._epoch
+        if known or not self.extended.extended:
+            self._becomes(connection, Phase.STRICT, now)
+            return
+        connection.phase = Phase.PROBING
+        self._timers.arm(connection, now + self.probe_timeout)
+        self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, [EMPTY])))
+
+    def disconnected(self, connection: C, reason: str, now: float, jitter: float) -> None:
+        """The connection is gone, or could not be made."""
+        if connection.phase is not Phase.CLOSED:
+            self._lose(connection, reason, now, jitter)
+            self._arrange(now)
+
+    def feed(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
+        """One whole message from a broker."""
+        if connection.phase in USABLE:
+            self._said(connection, frames, now, jitter)
+        elif connection.phase is Phase.PROBING and (body := self._probe_answer(frames)) is not None:
+            if self.probe_suffices:
+                self._hear(connection, now)
+            connection.offer = read_offer(body)
+            if connection.offer is not None:
+                self._becomes(connection, Phase.EXTENDED, now)
+            else:
+                self._strict(connection, now, jitter)
+
+    def tick(self, now: float, jitter: float) -> None:
+        """Do what is due by `now`."""
+        while (item := self._timers.due(now)) is not None:
+            if not isinstance(item, Connection) or item.phase in USABLE:
+                self._due(item, now, jitter)
+            elif item.phase is Phase.PROBING:
+                self._strict(item, now, jitter)  # type: ignore[arg-type]
+            else:
+                self._lose(item, "no connection in time", now, jitter)  # type: ignore[arg-type]
+        self._arrange(now)
+
+    # For subclasses
+
+    def _open(self, now: float) -> None:
+        """Open one more connection."""
+        connection = self._make(self._reconnect.endpoint, self._epoch)
+        self._connections.add(connection)
+        self._pending += 1
+        self._timers.arm(connection, now + self.connect_timeout)
+        self.actions.append(Open(connection))
+
+    def _probe_answer(self, frames: list[bytes]) -> list[bytes] | None:
+        """The body of a broker's answer to a probe; None if `frames` are something else."""
+        parsed = self.dialect.parse_reply(frames)
+        return parsed[2] if parsed is not None and parsed[1] == PROBE_SERVICE else None
+
+    def _hear(self, connection: C, now: float) -> None:
+        """The broker said something that makes sense."""
+        if connection.epoch == self._epoch and not self._heard:
+            self._heard = True
+            self._reconnect.answered(now)
+
+    def _strict(self, connection: C, now: float, jitter: float) -> None:
+        if self._require_extensions:
+            self._lose(connection, NOT_EXTENDED, now, jitter)
+            self._arrange(now)
+        else:
+            self._becomes(connection, Phase.STRICT, now)
+
+    def _becomes(self, connection: C, phase: Phase, now: float) -> None:
+        self._pending -= 1
+        connection.phase = phase
+        self._timers.disarm(connection)
+        if connection.epoch == self._epoch:
+            self._mode = phase
+        self._ready(connection, now)
+        self._arrange(now)
+
+    def _lose(self, connection: C, reason: str, now: float, jitter: float) -> None:
+        """A connection is gone: its epoch ends."""
+        if connection.phase is Phase.CONNECTING:
+            self._judge(connection.endpoint, reason)
+        if connection.epoch == self._epoch:
+            self._end_epoch(f"{connection.endpoint}: {reason}", now + self._reconnect.lost(now, jitter))
+        self._close(connection, reason)
+        self._lost(connection, reason, now)
+
+    def _judge(self, endpoint: str, reason: str) -> None:
+        """A connection could not be made: is it that no broker is there, or that none lets us in?"""
+        refused = reason in (REFUSED, MISMATCH)
+        failed = refused or reason == HANDSHAKE
+        self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
+        self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
+        brokers = len(self._reconnect.endpoints)
+        told = self._refused_in_a_row >= brokers or self._failed_in_a_row >= TELLING_FAILURES * brokers
+        self.denied = reason if told else ""
+        self._unmade_in_a_row += 1
+        if self._unmade_in_a_row >= brokers:
+            self.unreachable = "" if failed else f"{endpoint}: {reason}"
+
+    def _end_epoch(self, trouble: str, open_at: float) -> None:
+        self._epoch += 1
+        self._mode = None
+        self._heard = False
+        self._trouble = trouble
+        self._open_at = open_at
+
+    def _close(self, connection: C, reason: str, after_sending: bool = False) -> None:
+        """Close a connection that is not needed, or is gone."""
+        if connection.phase not in USABLE:
+            self._pending -= 1
+        connection.phase = Phase.CLOSED
+        self._connections.discard(connection)
+        self._timers.disarm(connection)
+        self.actions.append(Close(connection, reason, after_sending))

@@ -1,0 +1,141 @@
+"""One session of a worker: one worker by the RFCs, and the connection it is on.
+
+Where a session is, by :class:`SessionState`:
+
+==============  =====================================  ========================
+state           left when                              for
+==============  =====================================  ========================
+detached        a connection has room, no handler      idle: READY sent
+                runs any more, the delay is over
+idle            REQUEST                                busy
+                DISCONNECT, or its connection is lost  detached
+busy            FINAL sent                             idle, or closed if
+                                                       draining
+                DISCONNECT, or its connection is lost  detached; the handler
+                                                       runs on, its reply is
+                                                       dropped
+any             close, or drain when not busy:         closed
+                DISCONNECT sent
+==============  =====================================  ========================
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, NamedTuple
+
+from ...protocol import extension, token
+from ...protocol.wire import EMPTY
+from ..liveness import Pulse
+from .connector import Connection
+
+
+class SessionState(enum.Enum):
+    """Where a session is; see the table above."""
+
+    __hash__ = object.__hash__  # Enum's own is slow, and each request changes it twice
+
+    DETACHED = "detached"
+    IDLE = "idle"
+    BUSY = "busy"
+    CLOSED = "closed"
+
+
+#: Every change there is.
+TRANSITIONS: dict[SessionState, frozenset[SessionState]] = {
+    SessionState.DETACHED: frozenset({SessionState.IDLE, SessionState.CLOSED}),
+    SessionState.IDLE: frozenset({SessionState.BUSY, SessionState.DETACHED, SessionState.CLOSED}),
+    SessionState.BUSY: frozenset({SessionState.IDLE, SessionState.DETACHED, SessionState.CLOSED}),
+    SessionState.CLOSED: frozenset(),
+}
+
+
+class Work(NamedTuple):
+    """Run the handler."""
+
+    session: Session
+    address: bytes
+    body: list[bytes]
+    #: What the broker told besides, if it is one of ours.
+    told: token.Reading | None
+
+
+class Gone(NamedTuple):
+    """Nobody waits for the answer of this work any more."""
+
+    work: Work
+    reason: str
+
+
+class Failure(NamedTuple):
+    """How a handler failed."""
+
+    type_name: str
+    message: str
+
+
+class Session:
+    """One worker by the RFC: registered at most once, with one request at a time."""
+
+    __slots__ = (
+        "connection",
+        "frame",
+        "handling",
+        "oversize",
+        "parts",
+        "refusals",
+        "state",
+        "tag",
+        "timer",
+        "work",
+    )
+
+    def __init__(self) -> None:
+        self.state = SessionState.DETACHED
+        self.connection: WorkerConnection | None = None
+        #: Its session frame; empty on a strict connection.
+        self.frame = EMPTY
+        #: True while a handler runs, for the present work or an earlier one.
+        self.handling = False
+        #: What is being worked on.  Only its own answer may end it.
+        self.work: Work | None = None
+        #: Parts that wait for the FINAL, over MDP/0.1.
+        self.parts: list[bytes] | None = None
+        #: True once a part was larger than the broker takes.
+        self.oversize = False
+        #: How often in a row it was told DISCONNECT before any request.
+        self.refusals = 0
+        self.timer: list[Any] | None = None
+        #: Whatever the owner knows it by.
+        self.tag: Any = None
+
+    @property
+    def registered(self) -> bool:
+        """True while READY was sent on a connection that stands."""
+        return self.state is SessionState.IDLE or self.state is SessionState.BUSY
+
+    def become(self, state: SessionState) -> None:
+        """Go to `state`; ValueError if the table above does not allow it."""
+        if state not in TRANSITIONS[self.state]:
+            raise ValueError(f"no change from {self.state.value} to {state.value}")
+        self.state = state
+
+
+class WorkerConnection(Connection):
+    """A worker's connection and its sessions."""
+
+    __slots__ = ("numbers", "pulse", "sessions")
+
+    def __init__(self, endpoint: str, epoch: int) -> None:
+        super().__init__(endpoint, epoch)
+        #: By session frame; a strict connection's one by an empty one.
+        self.sessions: dict[bytes, Session] = {}
+        #: Session numbers used.
+        self.numbers = 0
+        self.pulse = Pulse(0.0)
+
+    @property
+    def room(self) -> int:
+        """How many sessions more it can have."""
+        most = 1 if self.offer is None else min(self.offer.max_sessions, extension.MAX_SESSION - self.numbers)
+        return most - len(self.sessions)

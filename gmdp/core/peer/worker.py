@@ -1,0 +1,424 @@
+"""A worker's sessions (RFC 7 and RFC 18, MDP/Worker; the extension).
+
+The rules of this module:
+
+* A session moves through the states of :class:`~.sessions.SessionState`.
+* A strict connection has one session, an extended one as many as the broker
+  allows (:mod:`~.extension`): by the RFC each is a worker of its own.
+* A session of an extended connection has a number that is never used again on
+  it; DISCONNECT retires it, and the session asks again under a new one, after a
+  delay that doubles for as long as it gets no request.
+* A connection is lost when its broker is silent, says what is no command, or says
+  DISCONNECT to the connection; :mod:`~.connections` has the rest.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from ...protocol import extension, token
+from ...protocol.wire import EMPTY, Command, Dialect
+from ..liveness import Gap, Pulse
+from ..snapshots import WorkerCounters
+from .connector import Connector, Phase, Send
+from .reconnect import MAX_FACTOR, Reconnect
+from .sessions import Failure, Gone, Session, SessionState, Work, WorkerConnection
+
+#: Bytes of an error's type name or message that are told.
+MAX_TOLD = 4_000
+
+
+class WorkerCore(Connector[WorkerConnection]):
+    """All sessions of one worker.
+
+    Decisions are appended to :attr:`actions`: those of :mod:`~.connections`,
+    :class:`Work` and :class:`Gone`.  `concurrency`: how many sessions; `gap` is
+    told when its owner runs; `error_reply`: what a strict client gets when a handler
+    fails; `reveal_errors`: gmdp clients get its type and message;
+    `enforce_deadline`: say :class:`Gone` when a caller's time is up.
+    """
+
+    #: It may answer and not let this worker in.
+    probe_suffices = False
+
+    def __init__(
+        self,
+        service: bytes,
+        dialect: Dialect,
+        reconnect: Reconnect,
+        counters: WorkerCounters,
+        *,
+        concurrency: int,
+        heartbeat_interval: float,
+        liveness: float,
+        error_reply: Sequence[bytes],
+        now: float,
+        reveal_errors: bool = False,
+        enforce_deadline: bool = False,
+        require_extensions: bool = False,
+    ) -> None:
+        super().__init__(dialect, reconnect, require_extensions)
+        self.service = service
+        self.counters = counters
+        self.draining = False
+        self.sessions = [Session() for _ in range(concurrency)]
+        #: Sessions that are registered.
+        self.registered = 0
+        self._interval = heartbeat_interval
+        self._expiry = heartbeat_interval * liveness
+        self.connect_timeout = self._expiry
+        self._error_reply = list(error_reply)
+        self._reveal_errors = reveal_errors
+        self._enforce_deadline = enforce_deadline
+        self._gap = Gap(heartbeat_interval, self._expiry, now)
+        #: Sessions that wait for a connection.
+        self._free: OrderedDict[Session, None] = OrderedDict.fromkeys(self.sessions)
+        #: Connections that can be used.
+        self._usable: list[WorkerConnection] = []
+        #: Sessions that are not closed.
+        self._open_sessions = concurrency
+        #: Connections lost and not yet replaced.
+        self._losses = 0
+
+    # What the owner calls
+
+    def awake(self, now: float) -> None:
+        """A pass begins."""
+        self._gap.awake(now, self._timers.next())
+
+    def caught_up(self, now: float) -> None:
+        """There was nothing more to read."""
+        self._gap.caught_up(now)
+
+    def start(self, now: float) -> None:
+        """Begin."""
+        self._arrange(now)
+
+    @property
+    def closed(self) -> bool:
+        """True when every session has ended."""
+        return not self._open_sessions
+
+    @property
+    def sockets(self) -> int:
+        """Connections there are."""
+        return len(self._connections)
+
+    def partial(self, work: Work, body: Sequence[bytes], now: float) -> bool:
+        """The handler made a part of its answer; False if nobody wants it."""
+        session = work.session
+        connection = session.connection
+        if session.work is not work or session.oversize or connection is None:
+            return False
+        if not self.dialect.streams:
+            self.counters.partials += 1
+            if session.parts is None:
+                session.parts = []
+            session.parts += body
+            return True
+        frames = self._frames(session, Command.PARTIAL, work.address, EMPTY, *body)
+        if not connection.takes(frames):
+            session.oversize = True
+            return False
+        self.counters.partials += 1
+        self._send(connection, frames, now)
+        return True
+
+    def final(self, work: Work, body: Sequence[bytes] | None, failure: Failure | None, now: float) -> bool:
+        """The handler ended; False if its answer came too late.
+
+        `body` None: there is nothing to add to the parts.
+        """
+        session = work.session
+        connection = session.connection
+        if session.work is not work or connection is None:
+            self.counters.late_replies += 1
+            if session.work is None and session.handling:
+                session.handling = False
+                if session.state is SessionState.DETACHED and session.timer is None:
+                    self._free[session] = None
+                self._arrange(now)
+            return False
+        frames = None
+        if failure is None and not session.oversize:
+            # "The worker SHALL send zero or more PARTIAL commands for a single REQUEST,
+            # followed by exactly one FINAL command."
+            if session.parts is not None:
+                body = [*session.parts, *(body or ())]
+            frames = self._frames(session, Command.FINAL, work.address, EMPTY, *(body or (EMPTY,)))
+        if frames is None or not connection.takes(frames):
+            if failure is None:
+                self.counters.errors += 1
+            if failure is None or session.oversize:
+                failure = Failure("MessageTooLarge", "the answer is larger than the broker takes")
+            typed = work.told is not None and work.told.typed_failures
+            reply = self._told(failure) if typed else self._error_reply
+            frames = self._frames(session, Command.FINAL, token.failed(work.address), EMPTY, *reply)
+        self.counters.replies += 1
+        session.work = None
+        session.parts = None
+        session.oversize = False
+        session.handling = False
+        self._timers.disarm(session)
+        session.become(SessionState.IDLE)
+        if self.draining and session.frame:
+            frames[0] = self._last_frame(session)
+            self._send(connection, frames, now)
+            self._end_session(session, now)
+        else:
+            self._send(connection, frames, now)
+            if self.draining:
+                self._close_session(session, now)
+        return True
+
+    def deadline(self) -> float:
+        """When :meth:`tick` is needed next; infinity if never."""
+        when = self._timers.next()
+        if self._free and not self._pending:
+            when = min(when, self._open_at)
+        return when
+
+    def drain(self, now: float) -> None:
+        """Take no new request; close as soon as what there is is answered."""
+        self.draining = True
+        for connection in list(self._connections):
+            if not connection.sessions:
+                self._hang_up(connection, "closed", now)
+        for session in self.sessions:
+            if session.state in (SessionState.IDLE, SessionState.DETACHED):
+                self._close_session(session, now)
+
+    def close(self, now: float) -> None:
+        """Say DISCONNECT where registered, and end."""
+        self.draining = True
+        for connection in list(self._connections):
+            self._hang_up(connection, "closed", now)
+        for session in self.sessions:
+            if session.state is SessionState.DETACHED:
+                self._close_session(session, now)
+
+    # Connections
+
+    def _make(self, endpoint: str, epoch: int) -> WorkerConnection:
+        return WorkerConnection(endpoint, epoch)
+
+    def _ready(self, connection: WorkerConnection, now: float) -> None:
+        if self._losses:
+            self._losses -= 1
+            self.counters.reconnects += 1
+        connection.pulse = Pulse(now)
+        self._usable.append(connection)
+
+    def _lost(self, connection: WorkerConnection, reason: str, now: float) -> None:
+        self.counters.denied += bool(self.denied)
+        if connection in self._usable:
+            self._usable.remove(connection)
+            self._losses += 1
+        for session in list(connection.sessions.values()):
+            self._detach(session)
+            if self.draining:
+                self._close_session(session, now)
+
+    def _arrange(self, now: float) -> None:
+        """Give sessions the connections there are, and open more for them."""
+        free = self._free
+        for connection in self._usable[:] if free else ():
+            while free and connection.room > 0:
+                self._attach(free.popitem(last=False)[0], connection, now)
+        for connection in [c for c in self._usable if c.phase is Phase.STRICT and not c.sessions]:
+            self._hang_up(connection, "not needed", now)
+        wanted = len(free) if self._mode is Phase.STRICT else min(len(free), 1)
+        while self._pending < wanted and now >= self._open_at:
+            self._open(now)
+
+    def _said(self, connection: WorkerConnection, frames: list[bytes], now: float, jitter: float) -> None:
+        extended = connection.phase is Phase.EXTENDED
+        if extended and frames and extension.is_session(frames[0]):
+            flags, number = extension.read_session(frames[0])
+            frame = extension.session_frame(number)
+            parsed = self.extended.parse_for_worker(frames, 1)
+        else:
+            flags, frame = 0, EMPTY
+            parsed = self.dialect.parse_for_worker(frames)
+            if parsed is not None and extended and parsed[0] is Command.REQUEST:
+                parsed = None
+        if parsed is None:
+            if self._probe_answer(frames) is None:
+                self._reject(connection, "the broker sent what is no command", now, jitter)
+            return
+        connection.pulse.heard = now
+        command, address, body = parsed
+        session = connection.sessions.get(frame)
+        if command is Command.DISCONNECT:
+            if frame:
+                self._refused(session, now, jitter)
+            else:
+                self._disconnected(connection, now, jitter)
+            return
+        self._hear(connection, now)
+        if command is Command.HEARTBEAT:
+            if session is not None and session.work is not None and flags & extension.CALLER_GONE:
+                self._gone(session.work, "its caller has gone")
+            if connection.pulse.heartbeat_due():
+                self._heartbeat(connection, now)
+        elif session is None:
+            pass  # it was sent before the broker heard of the session's end
+        elif session.state is SessionState.BUSY:
+            self._reject(connection, "a second request came before the reply", now, jitter)
+        else:
+            self._begin(session, address, body, now)
+
+    def _due(self, item: Any, now: float, jitter: float) -> None:
+        if isinstance(item, WorkerConnection):
+            self._check(item, now, jitter)
+        elif item.work is not None:
+            self._gone(item.work, "its caller's time is up")
+        elif item.state is SessionState.DETACHED and not item.handling:
+            self._free[item] = None
+
+    def _check(self, connection: WorkerConnection, now: float, jitter: float) -> None:
+        """Is the broker silent, does it need a HEARTBEAT?"""
+        pulse = connection.pulse
+        lost_at = pulse.heard + self._expiry
+        if now >= lost_at:
+            if self._gap.may_judge(now):
+                # "If the worker detects that the broker has disconnected, it SHOULD
+                # restart a new conversation."
+                self._lose(connection, "no heartbeat from the broker", now, jitter)
+                return
+            lost_at = self._gap.until
+        if now >= pulse.beat_at(self._interval):
+            self._heartbeat(connection, now)
+        self._timers.arm(connection, min(lost_at, pulse.beat_at(self._interval)))
+
+    def _heartbeat(self, connection: WorkerConnection, now: float) -> None:
+        connection.pulse.beating(now)
+        self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))
+
+    def _reject(self, connection: WorkerConnection, reason: str, now: float, jitter: float) -> None:
+        """This broker breaks the protocol: it may give the requests to others."""
+        self.counters.malformed += 1
+        self.actions.append(Send(connection, self.dialect.worker(Command.DISCONNECT)))
+        self._lose(connection, reason, now, jitter)
+        self._arrange(now)
+
+    def _disconnected(self, connection: WorkerConnection, now: float, jitter: float) -> None:
+        # "When the worker receives DISCONNECT it must send no further commands to
+        # the broker; it MUST close its socket, and reconnect to the broker on a
+        # new socket."
+        reason = "the broker said DISCONNECT"
+        if connection.epoch == self._epoch:
+            self._end_epoch(f"{connection.endpoint}: {reason}", now + self._reconnect.refused(now, jitter))
+        self._lose(connection, reason, now, jitter)
+        self._arrange(now)
+
+    def _hang_up(self, connection: WorkerConnection, reason: str, now: float) -> None:
+        """Leave a connection, with whatever sessions it has."""
+        if connection in self._usable:
+            self._usable.remove(connection)
+            if connection.sessions or connection.phase is Phase.EXTENDED:
+                # "The worker MAY send DISCONNECT at any time"
+                self.actions.append(Send(connection, self.dialect.worker(Command.DISCONNECT)))
+        for session in list(connection.sessions.values()):
+            self._detach(session)
+            self._close_session(session, now)
+        self._close(connection, reason, after_sending=True)
+
+    # Sessions
+
+    def _attach(self, session: Session, connection: WorkerConnection, now: float) -> None:
+        connection.numbers += 1
+        session.frame = extension.session_frame(connection.numbers) if connection.phase is Phase.EXTENDED else EMPTY
+        session.connection = connection
+        connection.sessions[session.frame] = session
+        session.become(SessionState.IDLE)
+        self.registered += 1
+        # "The worker opens the connection to the broker by creating a new socket,
+        # connecting it, and then sending a READY command to register a service."
+        self._send(connection, self._frames(session, Command.READY, self.service), now)
+        if connection.timer is None:
+            self._timers.arm(connection, now + self._interval)
+
+    def _detach(self, session: Session) -> None:
+        connection = session.connection
+        assert connection is not None  # callers looked
+        del connection.sessions[session.frame]
+        session.connection = None
+        session.work = None
+        session.parts = None
+        session.oversize = False
+        self._timers.disarm(session)
+        session.become(SessionState.DETACHED)
+        self.registered -= 1
+        if not session.handling:
+            self._free[session] = None
+
+    def _refused(self, session: Session | None, now: float, jitter: float) -> None:
+        """The broker said DISCONNECT to a session."""
+        if session is None:
+            return
+        self._detach(session)
+        if self.draining:
+            self._close_session(session, now)
+            return
+        delay = self._reconnect.interval * min(1 << min(session.refusals, 16), MAX_FACTOR) * (0.5 + jitter / 2)
+        session.refusals += 1
+        self._free.pop(session, None)
+        self._timers.arm(session, now + delay)
+
+    def _close_session(self, session: Session, now: float) -> None:
+        connection = session.connection
+        if connection is not None:
+            frames = self._frames(session, Command.DISCONNECT)
+            if session.frame:
+                frames[0] = self._last_frame(session)
+            self._send(connection, frames, now)
+        self._end_session(session, now)
+
+    @staticmethod
+    def _last_frame(session: Session) -> bytes:
+        """The frame of a session of which nothing more comes."""
+        return extension.session_frame(extension.read_session(session.frame)[1], extension.LAST)
+
+    def _end_session(self, session: Session, now: float) -> None:
+        connection = session.connection
+        if connection is not None:
+            self._detach(session)
+            if not connection.sessions:
+                self._hang_up(connection, "closed", now)
+        self._free.pop(session, None)
+        self._timers.disarm(session)
+        session.become(SessionState.CLOSED)
+        self._open_sessions -= 1
+
+    def _begin(self, session: Session, address: bytes, body: list[bytes], now: float) -> None:
+        session.become(SessionState.BUSY)
+        session.handling = True
+        session.refusals = 0
+        self.counters.requests += 1
+        told = token.read(address)
+        session.work = Work(session, address, body, told)
+        self.actions.append(session.work)
+        if self._enforce_deadline and told is not None and told.time_left is not None:
+            self._timers.arm(session, now + told.time_left)
+
+    def _gone(self, work: Work, reason: str) -> None:
+        self.counters.callers_gone += 1
+        self.actions.append(Gone(work, reason))
+
+    def _told(self, failure: Failure) -> list[bytes]:
+        """The body that tells a gmdp client of a failure."""
+        if not self._reveal_errors:
+            return [EMPTY, EMPTY]
+        return [part.encode("utf-8", "backslashreplace")[:MAX_TOLD] for part in failure]
+
+    def _frames(self, session: Session, command: Command, *rest: bytes) -> list[bytes]:
+        if session.frame:
+            return [session.frame, *self.extended.worker(command, *rest)]
+        return self.dialect.worker(command, *rest)
+
+    def _send(self, connection: WorkerConnection, frames: list[bytes], now: float) -> None:
+        connection.pulse.sending(now)
+        self.actions.append(Send(connection, frames))

@@ -1,0 +1,1 @@
+"""Services over HTTP: the WSGI application behind :mod:`gmdp.wsgi`."""

@@ -1,0 +1,5 @@
+"""Bytes to values and back: the dialects of MDP, the extension, the token.
+
+Nothing here waits, reads a clock, draws a random number, logs or touches a socket.  Modules
+of this package import the pure part of the standard library and each other, nothing else.
+"""

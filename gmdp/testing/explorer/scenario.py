@@ -1,0 +1,434 @@
+"""Installations and misfortunes drawn from a seed, and what must come of them.
+
+A scenario has three phases: *trouble*, in which everything that can go wrong may;
+*healing*, after which everybody who lives is back; and *proof*, in which everything
+works as on the first day.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Generator
+from typing import Any
+
+from ...core.peer.calls import Outcome, Part
+from ...protocol.extension import FAIL_WITHOUT_WORKER, PRIORITIES, call_frame, request_id, session_frame
+from ...protocol.wire import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
+from ...worker.handlers import Request
+from ..simulator.invariants import hold
+from ..simulator.nodes import BrokerNode
+from ..simulator.peers import ClientNode, Crash, SimulatedCall, WorkerNode
+from ..simulator.simulation import Simulation
+
+#: Seconds of trouble, of healing, and of proof.
+TROUBLE = 20.0
+HEALING = 30.0
+PROOF = 15.0
+
+INTERVAL = 1.0
+LIVENESS = 3
+BUSY_TIMEOUT = 8.0
+REQUEST_TTL = 6.0
+ATTEMPTS = 3
+
+#: What bodies begin with, for handlers that are to do something special.
+POISON = b"poison"
+BROKEN = b"broken"
+
+SERVICES = (b"a", b"b")
+
+#: Misfortunes, and how often each befalls a scenario of which kind.
+KINDS: dict[str, dict[str, int]] = {
+    "mixed": {
+        "cut": 4,
+        "silence": 2,
+        "stall": 3,
+        "kill_broker": 2,
+        "stop_broker": 1,
+        "block_broker": 2,
+        "crash_worker": 4,
+        "freeze_worker": 3,
+        "drain_worker": 2,
+        "freeze_client": 3,
+        "crash_client": 1,
+        "cancel": 6,
+        "hostile": 6,
+        "poison": 1,
+    },
+    "quiet": {"cancel": 1},
+    "workers": {
+        "crash_worker": 5,
+        "freeze_worker": 4,
+        "drain_worker": 2,
+        "cut": 2,
+        "poison": 1,
+        "freeze_client": 3,
+        "crash_client": 1,
+    },
+    "callers": {"freeze_client": 6, "crash_client": 1, "crash_worker": 6, "cut": 2},
+    "poison": {"poison": 1},
+    "slow clients": {"freeze_client": 6, "cancel": 2, "cut": 1},
+    "brokers": {"kill_broker": 4, "stop_broker": 2, "block_broker": 4},
+    "hostile": {"hostile": 1},
+    "flood": {"freeze_worker": 1, "cancel": 2},
+}
+
+
+class Scenario:
+    """One run: everything in it comes from `seed`."""
+
+    def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
+        self.simulation = simulation = Simulation(seed, trace=trace)
+        self.random = random = simulation.schedule.random
+        self.kind = random.choice(list(KINDS))
+        simulation.schedule.tell("a scenario of the kind", repr(self.kind))
+        simulation.network.latency = random.choice([0.0005, 0.01, 0.05])
+        self._uids = itertools.count(1)
+        #: How often each body was begun.
+        self.runs: Counter[bytes] = Counter()
+        self._healing = False
+        self._proving = False
+        flood = self.kind == "flood"
+        self.options: dict[str, Any] = {
+            "heartbeat_interval": INTERVAL,
+            "liveness": LIVENESS,
+            "busy_timeout": BUSY_TIMEOUT,
+            "request_ttl": REQUEST_TTL,
+            "attempts": ATTEMPTS,
+            "max_queue": random.choice([4, 10]) if flood else 1_000,
+            "max_queue_bytes": random.choice([600, 3_000] if flood else [4_000, 4_000, 1_000_000]),
+            "max_in_flight": random.choice([5, 50]) if flood else 50,
+        }
+        self.hwm = random.choice([3, 8]) if self.kind == "slow clients" else random.choice([20, 1000])
+        self.endpoints = ["one", "two"][: random.choice([1, 1, 2])]
+        self.brokers = [simulation.broker(name, hwm=self.hwm, **self.options) for name in self.endpoints]
+        for _ in range(random.randint(2, 4)):
+            self._new_worker()
+        for _ in range(random.randint(2, 3)):
+            self._new_client()
+
+    def run(self) -> None:
+        """All phases; SimulationFailed if anything does not hold."""
+        simulation = self.simulation
+        calls = self.random.randint(15, 40) * {"flood": 3, "slow clients": 2}.get(self.kind, 1)
+        for _ in range(calls):
+            simulation.at(self.random.uniform(0, TROUBLE), self._ask)
+        names = list(KINDS[self.kind])
+        weights = list(KINDS[self.kind].values())
+        if self.kind == "quiet":
+            times = 3
+        elif self.kind == "poison":
+            times = 1
+        else:
+            times = self.random.randint(4, 14)
+        for name in self.random.choices(names, weights, k=times):
+            simulation.at(self.random.uniform(0.5, TROUBLE), getattr(self, f"_{name}"))
+        simulation.run(TROUBLE)
+        self._heal()
+        simulation.run(HEALING)
+        self._judge(self._all_is_well)
+        self._prove()
+
+    def _judge(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except AssertionError as error:
+            raise self.simulation.failed(error) from error
+
+    # Who takes part
+
+    def _handler(self, endpoints: list[str], request: Request) -> Any:
+        """Answers with the body's first frame and, in each part, which run and which part it is."""
+        uid = request.body[0]
+        self.runs[uid] += 1
+        run = b"%d" % self.runs[uid]
+        if uid.startswith(POISON):
+            self._restart_later(request.service, endpoints)
+            raise Crash
+        if uid.startswith(BROKEN):
+            raise ValueError(uid.decode())
+        counts = [0, 4, 8] if self.kind == "slow clients" else [0, 0, 0, 1, 3]
+        count = 0 if self._proving else self.random.choice(counts)
+        filling = b"x" * self.random.choice([0, 0, 50])
+        if count == 0:
+            return [uid, run, b"final 0", filling]
+        return self._parts(uid, run, count, filling)
+
+    @staticmethod
+    def _parts(uid: bytes, run: bytes, count: int, filling: bytes) -> Generator[list[bytes], None, list[bytes]]:
+        for part in range(count):
+            yield [uid, run, b"part %d" % part, filling]
+        return [uid, run, b"final %d" % count, filling]
+
+    def _restart_later(self, service: bytes, endpoints: list[str]) -> None:
+        """A supervisor starts a worker in place of one that died."""
+        self.simulation.after(self.random.uniform(0.1, 2), self._new_worker, service, endpoints)
+
+    def _new_worker(self, service: bytes | None = None, endpoints: list[str] | None = None) -> None:
+        random = self.random
+        # A broker cannot know which strict connections are of one process, and die together.
+        strict = random.random() < 0.4 and self.kind != "poison"
+        dialect: Dialect = random.choice([RFC7, RFC18, MAJORTOMO] if strict else [RFC7, RFC18])
+        endpoints = endpoints or self.endpoints
+        self.simulation.worker(
+            service or random.choice(SERVICES),
+            functools.partial(self._handler, endpoints),
+            version=dialect,
+            endpoints=endpoints,
+            strict=strict and random.choice([True, True, "silent"]),
+            takes=(0.0, 1.0) if self._healing else random.choice([(0.0, 0.01), (0.0, 1.0), (0.5, 4.0)]),
+            every=random.choice([0.001, 0.03, 0.3]),
+            concurrency=2 if self._healing else random.choice([1, 2, 4]),
+            heartbeat_interval=random.choice([INTERVAL, INTERVAL, INTERVAL, INTERVAL, 0.2, 3.0]),
+            liveness=LIVENESS + 1,
+            enforce_deadline=random.random() < 0.2,
+        )
+
+    def _new_client(self) -> ClientNode:
+        strict = self.random.random() < 0.4
+        dialect: Dialect = self.random.choice([RFC7, RFC18, MAJORTOMO] if strict else [RFC7, RFC18])
+        client = self.simulation.client(
+            version=dialect,
+            endpoints=self.endpoints,
+            strict=strict and self.random.choice([True, True, "silent"]),
+            max_connections=self.random.choice([1, 3]),
+            max_in_flight=self.random.choice([2, 30]),
+        )
+        client.on_part = self._heard
+        return client
+
+    def _ask(self) -> None:
+        living = [client for client in self.simulation.clients if not client.dead]
+        if not living:
+            return
+        random = self.random
+        mark = BROKEN if random.random() < 0.05 else b"uid"
+        options: dict[str, Any] = {
+            "timeout": random.choice([0.5, 2.0, 5.0, 12.0]),
+            "retries": random.choice([0, 0, 1, 3]),
+            "priority": random.choice([1, 1, 1, *PRIORITIES]),
+        }
+        if random.random() < 0.2:
+            options["deadline"] = math.inf  # a stream's
+        if random.random() < 0.1:
+            options["flags"] = FAIL_WITHOUT_WORKER
+        body = [mark + b" %d" % next(self._uids), b"x" * random.choice([0, 20, 200])]
+        random.choice(living).request(random.choice(SERVICES), body, **options)
+
+    def _heard(self, asked: SimulatedCall, part: Part) -> None:
+        """A part of an answer came to a client: is it the client's, and next in line?"""
+        uid = asked.call.body[0]
+        if part.body == [b"500"]:
+            hold(uid.startswith(BROKEN), "an error for a request that had none")
+            return
+        frames = iter(part.body)
+        seen = [frame for earlier in asked.parts[:-1] for frame in earlier]
+        count = sum(frame.startswith(b"part") for frame in seen)
+        run = seen[1] if seen else None
+        for mine, number, which, _ in zip(frames, frames, frames, frames, strict=True):
+            hold(mine == uid, "the reply to another call:", mine, "for", uid)
+            hold(run in (None, number), "an answer of two runs")
+            run = number
+            if which == b"part %d" % count:
+                count += 1
+            else:
+                hold(which == b"final %d" % count, "an answer with a hole:", which, "after", count, "parts")
+
+    # Misfortunes
+
+    def _one_wire(self) -> Any:
+        there = [wire for wire in self.simulation.network.wires if wire.open and wire.there]
+        return self.random.choice(there) if there else None
+
+    def _cut(self) -> None:
+        wire = self._one_wire()
+        if wire is not None:
+            wire.cut()
+            if self.random.random() < 0.3:
+                self.simulation.after(self.random.uniform(0, 2), wire.repeat, self.random.randint(1, 3))
+
+    def _silence(self) -> None:
+        wire = self._one_wire()
+        if wire is not None:
+            wire.cut_silently(noticed_after=INTERVAL * (LIVENESS + 1))
+
+    def _stall(self) -> None:
+        wire = self._one_wire()
+        if wire is not None:
+            wire.stall(self.random.uniform(0.1, 6))
+
+    def _kill_broker(self) -> None:
+        broker = self.random.choice(self.brokers)
+        broker.kill()
+        self.simulation.after(self.random.uniform(0, 5), broker.start)
+
+    def _stop_broker(self) -> None:
+        broker = self.random.choice(self.brokers)
+        broker.stop(self.random.uniform(0, 3))
+        self.simulation.after(self.random.uniform(3, 6), broker.start)
+
+    def _block_broker(self) -> None:
+        self.random.choice(self.brokers).block(self.random.uniform(0.5, 8))
+
+    def _worker(self) -> WorkerNode | None:
+        living = [worker for worker in self.simulation.workers if not worker.dead]
+        return self.random.choice(living) if living else None
+
+    def _crash_worker(self) -> None:
+        worker = self._worker()
+        if worker is not None:
+            worker.crash()
+            if self.random.random() < 0.7:
+                self._restart_later(worker.core.service, self.endpoints)
+
+    def _freeze_worker(self) -> None:
+        worker = self._worker()
+        if worker is not None:
+            worker.block(self.random.uniform(0.5, 10))
+
+    def _drain_worker(self) -> None:
+        worker = self._worker()
+        if worker is not None:
+            worker.drain()
+
+    def _freeze_client(self) -> None:
+        self.random.choice(self.simulation.clients).block(self.random.uniform(0.5, 8))
+
+    def _crash_client(self) -> None:
+        self.random.choice(self.simulation.clients).crash()
+
+    def _cancel(self) -> None:
+        client = self.random.choice(self.simulation.clients)
+        if client.open_calls:
+            client.cancel(self.random.choice(list(client.open_calls)))
+
+    def _poison(self) -> None:
+        living = [client for client in self.simulation.clients if not client.dead]
+        if living:
+            body = POISON + b" %d" % next(self._uids)
+            self.random.choice(living).request(self.random.choice(SERVICES), body, timeout=12.0)
+
+    def _hostile(self) -> None:
+        """Messages nobody should have sent, from strangers and from peers."""
+        random = self.random
+        broker = random.choice(self.brokers)
+        tokens = {worker.token: worker.head[0] for worker in broker.core.workers if worker.token} if broker.up else {}
+        token = random.choice([*tokens, b"token", EMPTY])
+        # A worker may say of its own request whatever it likes.
+        peers = [peer for peer in broker.peers if peer != tokens.get(token)]
+        stranger = self.simulation.network.routing_id()
+        for _ in range(random.randint(1, 5)):
+            frames = self._hostile_frames(token + b"\0" * random.choice([0, 7]))
+            broker.post(self._attack, broker, [random.choice([stranger, stranger, *peers[:3]]), *frames])
+
+    def _attack(self, broker: BrokerNode, frames: list[bytes]) -> None:
+        if broker.up:
+            self.simulation.schedule.tell("an attack:", frames)
+            broker.received(frames)
+
+    def _hostile_frames(self, token: bytes) -> list[bytes]:
+        random = self.random
+        session = session_frame(random.randint(0, 5), random.choice([0, 0, 1]))
+        call = call_frame(request_id(b"n" * 16, next(self._uids)), flags=random.randint(0, 3))
+        pieces = [
+            EMPTY,
+            b"MDPC01",
+            b"MDPC02",
+            b"MDPW01",
+            b"MDPW02",
+            *(bytes((code,)) for code in range(1, 7)),
+            token,
+            session,
+            call,
+            random.choice(SERVICES),
+            b"mmi.service",
+        ]
+        shapes = [
+            [b"MDPW02", random.choice([b"\x03", b"\x04"]), token, EMPTY, b"forged"],
+            [EMPTY, b"MDPW01", b"\x03", token, EMPTY, b"forged"],
+            [session, EMPTY, b"MDPW02", b"\x04", token, EMPTY, b"forged"],
+            [session, EMPTY, b"MDPW02", random.choice([b"\x05", b"\x06"])],
+            [b"MDPW02", random.choice([b"\x05", b"\x06"])],
+            [b"MDPW02", b"\x01", b"mmi.fake"],
+            [call, EMPTY, b"MDPC02", b"\x01", random.choice(SERVICES), b"hostile"],
+            [random.choice(pieces) for _ in range(random.randint(1, 8))],
+        ]
+        return random.choice(shapes)
+
+    # Afterwards
+
+    def _heal(self) -> None:
+        """No more trouble: what was down is up, what was frozen runs, each service has a worker."""
+        simulation = self.simulation
+        simulation.schedule.tell("no more trouble")
+        self._healing = True
+        for broker in self.brokers:
+            simulation.after(6, broker.start)
+        for node in simulation.nodes:
+            node.unblock()
+        for service in SERVICES:
+            for endpoint in self.endpoints:
+                handler = functools.partial(self._handler, [endpoint])
+                simulation.worker(service, handler, endpoints=[endpoint], concurrency=2)
+
+    def _all_is_well(self) -> None:
+        simulation = self.simulation
+        for client in simulation.clients:
+            hold(not client.open_calls, client, "waits for ever:", *client.open_calls)
+        self._check_outcomes()
+        for worker in simulation.workers:
+            if not worker.dead and not worker.core.draining:
+                idle = [session for session in worker.core.sessions if session.registered]
+                hold(len(idle) == len(worker.core.sessions), worker, "has not registered again")
+        for broker in self.brokers:
+            core = broker.core
+            if "hostile" not in KINDS[self.kind]:
+                hold("malformed" not in broker.counters.drops, broker, "did not understand a peer")
+            hold(not core.queued and not core.assigned, broker, "keeps requests:", core.queued, core.assigned)
+            hold(not core.held_bytes and not core._replies.clients, broker, "keeps something of its clients")
+            for key, connection in core._workers.connections.items():
+                wire = broker.peers.get(connection.address[0])
+                hold(wire is not None and wire.there, broker, "takes a dead worker for a living one:", key)
+                hold(wire is None or not wire.node.dead, broker, "takes a dead worker for a living one:", key)
+
+    def _check_outcomes(self) -> None:
+        for client in self.simulation.clients:
+            for asked in client.calls:
+                uid = asked.call.body[0]
+                hold(not (uid.startswith(POISON) and asked.outcome == "reply"), "a reply from the dead")
+                patience = asked.call.deadline + asked.call.timeout + 20
+                hold(asked.ended - asked.began < patience or asked.ended == math.inf, asked, "came far too late")
+                if self.kind == "quiet" and uid.startswith(b"uid") and asked.call.timeout > 10:
+                    fine: set[Outcome | str] = {"reply", Outcome.CANCELLED, Outcome.NO_WORKER, Outcome.EXPIRED}
+                    fine |= {Outcome.TIMEOUT, Outcome.TOO_LARGE}
+                    if any("bytes_full" in broker.counters.drops for broker in self.brokers):
+                        fine.add(Outcome.OVERLOADED)  # there is room for few of them
+                    hold(asked.outcome in fine, asked, "though nothing happened")
+                if self.kind == "poison" and uid.startswith(b"uid"):
+                    innocent = asked.outcome is not Outcome.WORKER_LOST or asked.parts
+                    hold(innocent, "an innocent request was given up:", asked)
+
+    def _prove(self) -> None:
+        """Everything works as on the first day."""
+        self._proving = True
+        simulation = self.simulation
+        lost = sum(sum(broker.counters.lost_workers.values()) for broker in self.brokers)
+        clients = [client for client in simulation.clients if not client.dead]
+        calls = [
+            client.request(service, b"uid %d" % next(self._uids), timeout=14.0)
+            for client in clients
+            for service in SERVICES
+        ]
+        simulation.run(PROOF)
+
+        def judge() -> None:
+            for asked in calls:
+                hold(asked.outcome == "reply", asked, "after all was healed")
+                hold(self.runs[asked.call.body[0]] == 1, asked, "was run more than once, without need")
+            now = sum(sum(broker.counters.lost_workers.values()) for broker in self.brokers)
+            hold(now == lost, "workers were lost without need")
+
+        self._judge(judge)

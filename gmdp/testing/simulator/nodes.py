@@ -1,0 +1,244 @@
+"""Brokers, workers and clients in virtual time: the pure cores, each with a stand-in for its owner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ...core.broker.core import BrokerCore
+from ...core.broker.options import BrokerOptions
+from ...core.broker.records import DeadLetter
+from ...core.broker.reports import About
+from ...core.snapshots import BrokerCounters
+from ...protocol.token import NONCE_SIZE
+from .network import Network, Wire
+
+
+class Node:
+    """What an owner does: read a burst, do what is due, send."""
+
+    #: Messages read before anything else is done.
+    burst = 3
+
+    def __init__(self, network: Network, name: str) -> None:
+        self.network = network
+        self.schedule = network.schedule
+        self.name = name
+        self.inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        #: True while its hub does something else, or the process is frozen.
+        self.blocked = False
+        self.dead = False
+        #: True if it ran since somebody reset this.
+        self.ran = False
+        self._wake_at = math.inf
+
+    def __repr__(self) -> str:
+        return self.name
+
+    # What subclasses provide
+
+    def awake(self, now: float) -> None:
+        """A pass begins."""
+
+    def caught_up(self, now: float) -> None:
+        """There was nothing more to read."""
+
+    def deadline(self) -> float:
+        """When `tick` is needed next; infinity if never."""
+        return math.inf
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+
+    def flush(self, now: float) -> None:
+        """Carry out what was decided."""
+
+    # Running
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the node call `function(*args)` when it reads next."""
+        if not self.dead:
+            self.inbox.append((function, args))
+            self.run()
+
+    def block(self, seconds: float) -> None:
+        """It does not run for so long; what comes waits."""
+        if not self.blocked and not self.dead:
+            self.schedule.tell(self, f"does not run for {seconds:.3f} s")
+            self.blocked = True
+            self.schedule.after(seconds, self.unblock)
+
+    def unblock(self) -> None:
+        """It runs again."""
+        if self.blocked:
+            self.blocked = False
+            self.run()
+
+    def has_died(self) -> bool:
+        """True once the process is dead."""
+        return self.dead
+
+    def run(self) -> None:
+        """Pass after pass, until there is nothing more to do now."""
+        self.ran = True
+        if self.blocked or self.dead:
+            return
+        now = self.schedule.now
+        # What could not be sent may leave something that is due at once; but not for ever.
+        spins = 20
+        while True:
+            self.awake(now)
+            for function, args in self.inbox[: self.burst]:
+                function(*args)
+                if self.has_died():
+                    return
+            del self.inbox[: self.burst]
+            if not self.inbox:
+                self.caught_up(now)
+            if now >= self.deadline():
+                self.tick(now)
+            self.flush(now)
+            if self.has_died():
+                return
+            if not self.inbox:
+                when = self.deadline()
+                if when > now:
+                    break
+                spins -= 1
+                if not spins:
+                    raise AssertionError(f"{self} spins")
+        if when < self._wake_at or self._wake_at <= now:
+            self._wake_at = when
+            if when < math.inf:
+                self.schedule.at(when, self._wake, when)
+
+    def _wake(self, when: float) -> None:
+        if when == self._wake_at:
+            self._wake_at = math.inf
+            self.run()
+
+
+class BrokerNode(Node):
+    """A broker, which can be killed and started again at its endpoint."""
+
+    def __init__(self, network: Network, endpoint: str, options: BrokerOptions, hwm: int = 1000) -> None:
+        super().__init__(network, endpoint)
+        self.options = options
+        self.hwm = hwm
+        self.generation = 0
+        self.up = False
+        self.peers: dict[bytes, Wire] = {}
+        self.letters: list[DeadLetter] = []
+        #: Sees what is "received", "sent", and "unsent" since its peer is gone, and who is
+        #: "lost" while something of his waits unread.
+        self.watch: Callable[[BrokerNode, str, list[bytes]], None] | None = None
+        self._until: float | None = None
+        network.brokers[endpoint] = self
+        self.start()
+
+    def start(self) -> None:
+        """Start, with empty hands."""
+        if self.up:
+            return
+        self.schedule.tell(self, "starts")
+        self.generation += 1
+        self.up = True
+        self._until = None
+        self.peers = {}
+        self.inbox.clear()
+        self.counters = BrokerCounters()
+        nonce = self.schedule.random.randbytes(NONCE_SIZE)
+        about = About(hwm=self.hwm)
+        self.core = BrokerCore(self.options, nonce, self.schedule.now, self.counters, about)
+        # So that where there is room for few messages, backlogs of few are many batches.
+        self.core._replies.batch = min(self.hwm, self.core._replies.batch)
+        self._wake_at = math.inf
+        self.run()
+
+    def kill(self) -> None:
+        """End at once, as after ``kill -9``."""
+        if self.up:
+            self.schedule.tell(self, "is killed")
+            self._down()
+
+    def stop(self, timeout: float) -> None:
+        """Drain for up to `timeout` seconds, and end."""
+        if self.up and self._until is None:
+            self.schedule.tell(self, "drains")
+            self.core.drain()
+            self._until = self.schedule.now + timeout
+            self.run()
+
+    def _down(self) -> None:
+        self.up = False
+        self.generation += 1
+        for wire in list(self.peers.values()):
+            wire.cut()
+        self.peers = {}
+        self.inbox.clear()
+
+    def run(self) -> None:
+        """Run, unless it is down."""
+        if self.up:
+            super().run()
+
+    def awake(self, now: float) -> None:
+        """A pass begins."""
+        self.core.awake(now)
+
+    def caught_up(self, now: float) -> None:
+        """There was nothing more to read."""
+        self.core.caught_up(now)
+
+    def deadline(self) -> float:
+        """When `tick` is needed next."""
+        if not self.up:
+            return math.inf
+        when = self.core.deadline()
+        if self._until is not None:
+            return 0.0 if self.core.drained else min(when, self._until)
+        return when
+
+    def received(self, frames: list[bytes]) -> None:
+        """One message was read."""
+        if self.watch is not None:
+            self.watch(self, "received", frames)
+        self.core.feed(frames, self.schedule.now)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        unread = {args[0][0] for function, args in self.inbox if function == self.received}
+        alive = unread & self.core._workers.connections.keys()
+        self.core.tick(now)
+        if self.watch is not None:
+            for key in alive - self.core._workers.connections.keys():
+                self.watch(self, "lost", [key])
+        if self._until is not None and (self.core.drained or now >= self._until):
+            self.core.finish(now)
+            self.flush(now)
+            self.schedule.tell(self, "has stopped")
+            self._down()
+
+    def flush(self, now: float) -> None:
+        """Send what was decided."""
+        core = self.core
+        while core.outbox or core.events:
+            outbox = core.outbox[:]
+            core.outbox.clear()
+            for outgoing in outbox:
+                if core.withheld(outgoing, now):
+                    continue
+                routing_id, *frames = outgoing.frames
+                wire = self.peers.get(routing_id)
+                why_not = wire.deliver(frames, self.hwm) if wire is not None else "gone"
+                if why_not is not None:
+                    if self.watch is not None and why_not == "gone":
+                        self.watch(self, "unsent", outgoing.frames)
+                    core.unsent(outgoing, why_not == "full", now)
+                elif self.watch is not None:
+                    self.watch(self, "sent", outgoing.frames)
+            for event in core.events:
+                if isinstance(event, DeadLetter):
+                    self.letters.append(event)
+            core.events.clear()

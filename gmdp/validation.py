@@ -1,0 +1,89 @@
+"""Endpoints and names as users write them, checked before a socket sees them."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable, Sequence
+
+from .exceptions import ConfigurationError
+from .protocol.wire import MAX_SERVICE_NAME
+
+#: Where a broker listens and everybody else connects, unless told otherwise.
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
+
+_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\*|\d{1,5})\Z")
+_IPC_PATH_LIMIT = 107
+
+
+def check_endpoint(endpoint: object, bind: bool) -> str:
+    """`endpoint`, if it is one; else ConfigurationError."""
+    if not isinstance(endpoint, str):
+        raise ConfigurationError(f"an endpoint must be a str like {DEFAULT_ENDPOINT!r}, not {endpoint!r}")
+    wrong = f"bad endpoint {endpoint!r}: "
+    scheme, found, rest = endpoint.partition("://")
+    if not found or scheme not in ("tcp", "ipc", "inproc"):
+        raise ConfigurationError(wrong + "it must begin with tcp://, ipc:// or inproc://")
+    if scheme == "tcp":
+        match = _TCP.match(endpoint)
+        if match is None:
+            raise ConfigurationError(wrong + "it must look like tcp://HOST:PORT")
+        host, port = match["host"], match["port"]
+        if port != "*" and not 0 <= int(port) <= 65535:
+            raise ConfigurationError(wrong + "the port must be at most 65535")
+        if not bind and (port in ("*", "0") or host == "*"):
+            raise ConfigurationError(wrong + "one can bind to a wildcard, not connect to it")
+    elif not rest:
+        raise ConfigurationError(wrong + "a name must follow")
+    elif scheme == "ipc" and len(rest.encode()) > _IPC_PATH_LIMIT:
+        raise ConfigurationError(wrong + f"a socket's path is at most {_IPC_PATH_LIMIT} bytes")
+    return endpoint
+
+
+def check_endpoints(endpoints: str | Sequence[str], bind: bool = False) -> tuple[str, ...]:
+    """One endpoint or a sequence of them, at least one; else ConfigurationError."""
+    if isinstance(endpoints, str) or not isinstance(endpoints, Iterable):
+        return (check_endpoint(endpoints, bind),)
+    checked = tuple(check_endpoint(endpoint, bind) for endpoint in endpoints)
+    if not checked:
+        raise ConfigurationError(f"at least one endpoint is needed, like {DEFAULT_ENDPOINT!r}")
+    return checked
+
+
+def check_service(service: str | bytes) -> bytes:
+    """A service name as bytes; ConfigurationError or TypeError if it is none."""
+    if isinstance(service, str):
+        service = service.encode()
+    if not isinstance(service, bytes):
+        raise TypeError(f"a service name must be str or bytes, not {type(service).__name__}")
+    if not 0 < len(service) <= MAX_SERVICE_NAME:
+        raise ConfigurationError(f"a service name is 1 to {MAX_SERVICE_NAME} bytes long, not {len(service)}")
+    return service
+
+
+def check_body(body: bytes | Sequence[bytes]) -> list[bytes]:
+    """A body as frames: bytes are one frame, no frames become one empty frame."""
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return [bytes(body)]
+    if isinstance(body, (list, tuple)):
+        for frame in body:
+            if not isinstance(frame, (bytes, bytearray, memoryview)):
+                raise TypeError(f"a frame must be bytes, not {type(frame).__name__}")
+        return [bytes(frame) for frame in body] or [b""]
+    raise TypeError(f"a body must be bytes or a list or tuple of bytes, not {type(body).__name__}")
+
+
+def somebody_listens(endpoint: str) -> bool:
+    """True if an ``ipc://`` endpoint is in use: ZeroMQ would take it over in silence."""
+    path = endpoint.partition("://")[2]
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.setblocking(False)
+        probe.connect("\0" + path[1:] if path.startswith("@") else path)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True

@@ -1,0 +1,372 @@
+"""Faults of processes, sockets and the kernel, played with real ones (rows of the fault table by their number)."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from time import monotonic
+
+import gevent
+import gevent.socket
+import peers
+import pytest
+from gevent.server import StreamServer
+from processes import Process
+from victims import INTERVAL, LIVENESS, TOOLS, broker_process, resident, worker_process
+from waiting import wait_until
+
+from gmdp import AsyncClient, Broker, BrokerLost, Client, WorkerLost
+
+EXPIRY = INTERVAL * LIVENESS
+
+
+@pytest.fixture
+def broker():
+    broker = Broker("tcp://127.0.0.1:*", heartbeat_interval=INTERVAL, liveness=LIVENESS)
+    broker.start()
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def client(broker):
+    with AsyncClient(broker.endpoint, timeout=60) as client:
+        yield client
+
+
+def registered(broker, count):
+    wait_until(lambda: broker.statistics().workers == count)
+
+
+# Workers
+
+
+def test_W1_kill_9_in_the_middle_of_requests(broker, client):
+    """Twenty sessions of one process: found out within an interval, all delivered again, one reply each."""
+    with worker_process(broker.endpoint, "slow", "--concurrency", "20") as first:
+        registered(broker, 20)
+        futures = [client.submit("it", [b"0.3", b"%d" % number]) for number in range(20)]
+        wait_until(lambda: broker.statistics().assigned == 20)
+        first.signal(signal.SIGKILL)
+        killed = monotonic()
+        wait_until(lambda: broker.statistics().workers == 0)
+        assert monotonic() - killed < EXPIRY
+        assert broker.statistics().lost_workers == {"unreachable": 20}
+        with worker_process(broker.endpoint, "slow", "--concurrency", "20") as second:
+            replies = [future.get() for future in futures]
+            assert replies == [[b"%d" % second.pid, b"%d" % number] for number in range(20)]
+    now = broker.statistics()
+    assert (now.requests, now.replies, now.redeliveries, now.queued_bytes) == (20, 20, 20, 0)
+
+
+def test_W2_frozen_and_thawed(broker, client):
+    """Expired, delivered again; its late reply is dropped and counted; told DISCONNECT, it works again."""
+    with worker_process(broker.endpoint, "slow") as frozen:
+        registered(broker, 1)
+        future = client.submit("it", [b"0.2", b"first"])
+        wait_until(lambda: broker.statistics().assigned == 1)
+        frozen.signal(signal.SIGSTOP)
+        with worker_process(broker.endpoint, "slow") as other:
+            assert future.get() == [b"%d" % other.pid, b"first"]
+            lost = broker.statistics().lost_workers
+            assert sum(lost.values()) == 1
+            assert set(lost) <= {"expired", "unreachable"}
+        registered(broker, 0)
+        frozen.signal(signal.SIGCONT)
+        registered(broker, 1)
+        assert client.request("it", [b"0", b"second"]) == [b"%d" % frozen.pid, b"second"]
+    assert client.statistics().late_replies == 0
+
+
+def test_W2_a_late_reply_is_dropped_counted_and_answered_with_disconnect(broker, client):
+    """A bare worker that is silent for too long, and then says its FINAL."""
+    with peers.dealer(broker.endpoint) as frozen:
+        frozen.send(b"MDPW02", b"\x01", b"it")
+        future = client.submit("it", b"x")
+        token = frozen.recv()[2]
+        # One that is heard in the middle of its work is held to the expiry.
+        beat = monotonic() + INTERVAL
+        wait_until(lambda: monotonic() > beat)
+        frozen.send(b"MDPW02", b"\x05")
+        wait_until(lambda: broker.statistics().lost_workers == {"expired": 1})
+        frozen.send(b"MDPW02", b"\x04", token, b"", b"late")
+        wait_until(lambda: broker.statistics().drops == {"unregistered": 1})
+        assert frozen.pending()[-1] == [b"MDPW02", b"\x06"]
+        assert not future.ready()
+
+
+@contextmanager
+def cuttable(endpoint):
+    """A TCP proxy in front of `endpoint`; it can forget to pass anything on, and nobody is told (W3)."""
+    host, _, port = endpoint.removeprefix("tcp://").partition(":")
+    passing = {"in": True, "out": True}
+
+    def pump(source, target, way):
+        while data := source.recv(65536):
+            if passing[way]:
+                target.sendall(data)
+
+    def handle(inner, _):
+        outer = gevent.socket.create_connection((host, int(port)))
+        pair = [gevent.spawn(pump, inner, outer, "in"), gevent.spawn(pump, outer, inner, "out")]
+        try:
+            gevent.joinall(pair, count=1)
+        finally:
+            gevent.killall(pair)
+            inner.close()
+            outer.close()
+
+    server = StreamServer(("127.0.0.1", 0), handle)
+    server.start()
+    try:
+        yield f"tcp://127.0.0.1:{server.server_port}", passing
+    finally:
+        server.stop(timeout=0)
+
+
+def test_W3_a_cut_that_nobody_is_told_of(broker, client):
+    """Both sides notice within the expiry; the worker comes back on a new socket."""
+    with cuttable(broker.endpoint) as (endpoint, passing), worker_process(endpoint, "slow") as worker:
+        registered(broker, 1)
+        future = client.submit("it", [b"0.2", b"x"])
+        wait_until(lambda: broker.statistics().assigned == 1)
+        passing.update({"in": False, "out": False})
+        cut = monotonic()
+        registered(broker, 0)
+        assert monotonic() - cut < 2 * EXPIRY
+        passing.update({"in": True, "out": True})
+        registered(broker, 1)
+        assert future.get() == [b"%d" % worker.pid, b"x"]
+        assert broker.statistics().registrations == 2
+
+
+def test_W4_a_reply_that_never_arrives(broker, client):
+    """Executed twice, answered once."""
+    with cuttable(broker.endpoint) as (endpoint, passing):
+        with worker_process(endpoint, "slow") as first:
+            registered(broker, 1)
+            future = client.submit("it", [b"0.1", b"x"])
+            wait_until(lambda: broker.statistics().assigned == 1)
+            passing["in"] = False  # from the worker to the broker
+            registered(broker, 0)
+            passing["in"] = True
+            first.signal(signal.SIGKILL)
+        with worker_process(broker.endpoint, "slow") as second:
+            assert future.get() == [b"%d" % second.pid, b"x"]
+        now = broker.statistics()
+        assert (now.redeliveries, now.replies) == (1, 1)
+
+
+def test_W5_a_request_that_kills_every_process_it_meets(broker, client):
+    """Processes of ten sessions each, started again as they die: nobody innocent ends because of it."""
+    letters = []
+    broker.dead_letter = lambda letter, _: letters.append(letter)
+    innocent = [client.submit("it", b"%d" % number) for number in range(15)]
+    deadly = client.submit("it", b"die")
+    innocent += [client.submit("it", b"%d" % number) for number in range(15, 30)]
+    died = 0
+    while not all(future.ready() for future in [deadly, *innocent]):
+        with worker_process(broker.endpoint, "poison", "--concurrency", "10") as worker:
+            wait_until(lambda worker=worker: has_died(worker) or all(f.ready() for f in [deadly, *innocent]))
+            died += has_died(worker)
+    with pytest.raises(WorkerLost) as caught:
+        deadly.get()
+    assert caught.value.deliveries == 3 == died
+    assert [future.get() for future in innocent] == [[b"%d" % number] for number in range(30)]
+    assert [(letter.body, letter.attempts) for letter in letters] == [([b"die"], 3)]
+
+
+def has_died(worker):
+    return worker._process.poll() is not None
+
+
+def test_W7_a_handler_that_computes_for_longer_than_the_expiry(broker, client):
+    """On the hub: delivered again as in W2, and a warning that names the service."""
+    with worker_process(broker.endpoint, "blocking") as first:
+        registered(broker, 1)
+        future = client.submit("it", b"%.1f" % (2 * EXPIRY + 1))
+        wait_until(lambda: broker.statistics().assigned == 1)
+        wait_until(lambda: broker.statistics().workers == 0)
+        future.cancel()
+        registered(broker, 1)
+        assert client.request("it", b"0") == [b"%d" % first.pid]
+        first.signal(signal.SIGTERM)
+        ended = first.ended()
+        assert ended.status == 0
+        assert b"b'it'" in ended.err
+        assert b"the hub did not run for" in ended.err
+
+
+# A network of its own
+
+
+def netns(*arguments):
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+
+
+def may_make_networks():
+    if shutil.which("ip") is None:
+        return False
+    name = f"gmdp-try-{os.getpid()}"
+    made = netns("netns", "add", name).returncode == 0
+    if made:
+        made = netns("-n", name, "link", "add", "here", "type", "veth", "peer", "name", "there").returncode == 0
+        netns("netns", "del", name)
+    return made
+
+
+@pytest.fixture
+def network():
+    """Two hosts with a cable between: what runs a command on each, the broker's address, what cuts the cable."""
+    if not may_make_networks():
+        pytest.skip("needs `ip netns` and the right to use it")
+    names = [f"gmdp-{side}-{os.getpid()}" for side in ("a", "b")]
+    try:
+        for name in names:
+            assert netns("netns", "add", name).returncode == 0
+            netns("-n", name, "link", "set", "lo", "up")
+        peer = f"veth-{os.getpid() % 100000}"
+        netns("-n", names[0], "link", "add", peer, "type", "veth", "peer", "name", "eth0", "netns", names[1])
+        for name, device, number in ((names[0], peer, 1), (names[1], "eth0", 2)):
+            netns("-n", name, "addr", "add", f"10.99.0.{number}/24", "dev", device)
+            netns("-n", name, "link", "set", device, "up")
+        yield (
+            [["ip", "netns", "exec", name] for name in names],
+            "tcp://10.99.0.1:5555",
+            lambda state: netns("-n", names[0], "link", "set", peer, state),
+        )
+    finally:
+        for name in names:
+            netns("netns", "del", name)
+
+
+def test_W3_a_cable_that_is_pulled(network):
+    """Two hosts: the broker and a client on one, a worker on the other."""
+    (here, there), endpoint, cable = network
+    gmdp = (sys.executable, "-m", "gmdp")
+    times = ("--heartbeat-interval", str(INTERVAL), "--liveness", str(LIVENESS))
+    with (
+        Process("broker", "--bind", endpoint, *times, "-v", command=(*here, *gmdp)) as broker,
+        Process(
+            "worker", "it", "faulty:slow", "--broker", endpoint, *times, command=(*there, *gmdp), cwd=TOOLS
+        ) as worker,
+    ):
+        broker.listening()
+        worker.line()
+
+        def call(timeout):
+            arguments = ("call", "it", "0", "hello", "--broker", endpoint, "--timeout", str(timeout))
+            with Process(*arguments, command=(*here, *gmdp)) as process:
+                return process.ended().status
+
+        assert call(30) == 0
+        cable("down")
+        cut = monotonic()
+        wait_until(lambda: b"lost b'it'" in read(broker).err)
+        assert monotonic() - cut < 3 * EXPIRY
+        assert call(0.5) == 124
+        cable("up")
+        assert call(30) == 0
+
+
+def read(process):
+    """What it wrote so far."""
+    if process._buffers:
+        process._pump(monotonic())
+    return process
+
+
+# The broker
+
+
+@pytest.mark.parametrize("retries", [0, 5])
+def test_B1_a_broker_killed_and_started_again_under_load(unused_endpoint, retries):
+    """Every call ends in its own reply, or in BrokerLost; with retries, in its own reply."""
+    with worker_process(unused_endpoint, "check", "--concurrency", "10", serving=False):
+        outcomes = Counter()
+        with Client(unused_endpoint, timeout=60, retries=retries) as client:
+
+            def ask(name):
+                number = 0
+                while not enough:
+                    number += 1
+                    body = b"%d/%d/%d" % (name, number, len(lives))
+                    try:
+                        reply = client.request("it", body)
+                    except BrokerLost:
+                        outcomes["lost"] += 1
+                    else:
+                        assert reply == [body[::-1]]
+                        outcomes["answered"] += 1
+
+            lives, askers, enough = [], [], []
+            for _ in range(3):
+                with broker_process(unused_endpoint) as broker:
+                    before = outcomes["answered"]
+                    lives.append(broker.pid)
+                    askers = askers or [gevent.spawn(ask, name) for name in range(20)]
+                    wait_until(lambda before=before: outcomes["answered"] >= before + 200)
+                    if len(lives) < 3:
+                        broker.signal(signal.SIGKILL)
+                    else:
+                        enough.append(True)
+                        gevent.joinall(askers, raise_error=True)
+        assert outcomes["answered"] >= 600
+        if retries:
+            assert outcomes["lost"] == 0
+        assert client.statistics().disconnects == 2
+
+
+def test_B4_floods_of_nonsense_leave_the_broker_s_memory_where_it_was(unused_endpoint):
+    """Random, truncated, huge, NUL-filled, frameless: dropped and counted; RSS bounded."""
+    with broker_process(unused_endpoint) as process, Client(unused_endpoint) as client:
+        kinds = [
+            [b"\0" * 1000] * 5,
+            [b"MDPW02", b"\x04", b"\xff" * 255, b"", b"x" * 100_000],
+            [b"", b"MDPC01", b"\xff\xfe", *[b""] * 2000],
+            [b""],
+            [b"MDPC02", b"\x01"],
+            [os.urandom(10_000)],
+            [b"", b"", b""],
+        ]
+
+        def flood(rounds):
+            with peers.dealer(unused_endpoint) as rude:
+                for _ in range(rounds):
+                    for frames in kinds:
+                        rude.send(*frames)
+                    rude.pending()
+
+        flood(20)
+        before = resident(process.pid)
+        flood(200)
+        assert resident(process.pid) < before + 20_000_000
+        report = client.request("mmi.statistics", b"")[1]
+        for reason in (b'"malformed"', b'"too_many_frames"', b'"unregistered"'):
+            assert reason in report
+
+
+def test_B5_a_million_service_names_and_B6_a_flood_without_workers(unused_endpoint):
+    """Capped, refused, counted; what waits is bounded in number and bytes; RSS with it."""
+    options = ("--max-services", "1000", "--max-queue", "10", "--request-ttl", "1", "--max-in-flight", "1000000")
+    names = 100_000
+    with broker_process(unused_endpoint, *options) as process, Client(unused_endpoint) as client:
+        with peers.dealer(unused_endpoint) as rude:
+
+            def flood(first):
+                for number in range(first, first + names):
+                    rude.send(b"MDPC02", b"\x01", b"service %d" % number, b"x")
+                    if number % 500 == 0:
+                        rude.pending()
+                rude.pending()
+
+            flood(0)
+            before = resident(process.pid)
+            flood(names)
+            assert resident(process.pid) < before + 20_000_000
+        report = client.request("mmi.statistics", b"")[1]
+        assert b'"services_full"' in report
+        wait_until(lambda: b'"total":0' in client.request("mmi.services", b"")[1])

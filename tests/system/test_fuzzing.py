@@ -1,0 +1,144 @@
+"""Row B4, hostile bytes: what fuzzing found worth keeping, fuzzing itself, and that it notices bugs."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+
+import fuzzing
+import pytest
+
+from gmdp.core.broker import access, delivery, replies
+from gmdp.core.broker import registry as workers
+from gmdp.core.peer import client, worker
+from gmdp.protocol import extension, token, wire
+from gmdp.protocol.wire import Command
+
+KEPT = [(name, path) for name in fuzzing.TARGETS for path in fuzzing.corpus(name)]
+#: Executions of each target in the slow set.
+RUNS = 20_000
+
+
+@pytest.mark.parametrize(("name", "path"), KEPT, ids=[f"{name}-{path.name}" for name, path in KEPT])
+def test_B4_an_input_that_was_kept_does_no_harm(name, path):
+    """B4: bytes that led the fuzzers far, or to a defect, by themselves."""
+    fuzzing.run_target(name, path.read_bytes())
+
+
+def test_B4_few_and_small_inputs_are_kept_of_each_target():
+    """B4"""
+    assert {name for name, _ in KEPT} == set(fuzzing.TARGETS)
+    assert 20 <= len(KEPT) <= 60
+    assert all(path.stat().st_size < 2048 for _, path in KEPT)
+
+
+@pytest.mark.parametrize("name", fuzzing.TARGETS)
+def test_B4_any_bytes_are_an_input(name):
+    """B4: none at all, and a few by chance."""
+    fuzzing.run_target(name, b"")
+    fuzzing.by_chance(name, 50)
+
+
+@pytest.mark.slow
+@pytest.mark.deadline(3600)
+def test_B4_many_hostile_bytes_led_by_what_they_reach():
+    """B4: under atheris, if there is one; else by chance."""
+    if importlib.util.find_spec("atheris") is None:
+        for name in fuzzing.TARGETS:
+            fuzzing.by_chance(name, RUNS)
+        return
+    command = [sys.executable, fuzzing.__file__, "all", "--runs", str(RUNS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = dict(re.findall(r"^(\w+): ([\d,]+) executions", done.stdout, re.M))
+    assert told.keys() == {*fuzzing.TARGETS, "all"}
+    assert all(int(number.replace(",", "")) >= RUNS for number in told.values())
+
+
+# Bugs planted on purpose
+
+_parse, _settle = wire.parse, replies.Replies.settle
+_lost, _said, _off, _void = workers.Workers._lost, worker.WorkerCore._said, client.ClientCore._off, replies.Replies.void
+
+
+def _parse_and_lose_a_frame(frames):
+    message = _parse(frames)
+    return message if message is None or len(message.body) < 2 else message._replace(body=message.body[:-1])
+
+
+def _settle_and_keep_the_bytes(self, request):
+    self._ledger.held_bytes += 0 if request.client is None else 1
+    _settle(self, request)
+
+
+def _lost_but_counted(self, lost, *rest):
+    _lost(self, lost, *rest)
+    self.count += 1 if len(lost) > 2 else 0
+
+
+def _said_without_a_look(self, connection, frames, now, jitter):
+    if frames[-1] == b"\x06":
+        raise ValueError("no such command")
+    _said(self, connection, frames, now, jitter)
+
+
+def _off_but_not_idle(self, call):
+    connection = call.connection
+    _off(self, call)
+    if connection in self._idle:
+        self._idle.remove(connection)
+
+
+def _void_but_not_what_waits(self, routing_id, *rest):
+    outbox = self._ledger.outbox[:]
+    _void(self, routing_id, *rest)
+    self._ledger.outbox[:] = outbox
+
+
+#: What is wrong: a target that finds it, what is changed, and into what.
+PLANTED = {
+    "a frame is lost in reading": ("wire", wire, "parse", _parse_and_lose_a_frame),
+    "a call frame must have a traceparent": ("wire", wire, "CALL_SIZES", frozenset({92})),
+    "DISCONNECT is no command": ("envelope", wire.RFC18, "spoken_by_workers", {b"\x01": Command.READY}),
+    "an address of any length": ("envelope", wire, "MAX_ADDRESS", 1000),
+    "a return address of nine frames": ("envelope", wire, "MAX_STACK", 9),
+    "a traceparent of zeros": ("extension", extension, "_TRACEPARENT", re.compile(rb"[0-9a-f-]{55}\Z")),
+    "a call frame may be shorter": ("extension", extension, "CALL_SIZES", frozenset({36, 37, 92})),
+    "a token of a few bytes": ("extension", token, "failed", lambda address: address[:21] + b"\x01" + address[22:]),
+    "bytes that are given back stay on the books": ("broker", replies.Replies, "settle", _settle_and_keep_the_bytes),
+    "lost workers are counted on": ("broker", workers.Workers, "_lost", _lost_but_counted),
+    "all tokens are one": ("broker", token, "prefix", lambda begin, number: begin + bytes(8)),
+    "everybody may do everything": ("broker", access.Access, "allows", lambda self, *asked: True),
+    "what waits for one user goes to the next": ("broker", replies.Replies, "void", _void_but_not_what_waits),
+    "services stay": ("broker", delivery.Delivery, "collect", lambda self, service: None),
+    "a broker's DISCONNECT ends its worker": ("worker", worker.WorkerCore, "_said", _said_without_a_look),
+    "a worker's sessions are lost sight of": ("worker", worker.WorkerCore, "_arrange", lambda self, now: None),
+    "a free connection is forgotten": ("client", client.ClientCore, "_off", _off_but_not_idle),
+    "a call that is closed hears nothing": ("client", client.ClientCore, "close", lambda self, now: None),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_B4_a_planted_bug_is_noticed(monkeypatch, bug):
+    """B4: by what is kept, or some bytes by chance."""
+    name, where, what, wrong = PLANTED[bug]
+    if isinstance(where, wire.Dialect):
+        monkeypatch.setitem(where.__dict__, what, wrong)
+    else:
+        monkeypatch.setattr(where, what, wrong)
+    with pytest.raises(Exception):  # noqa: B017
+        look_for_bugs(name)
+
+
+def look_for_bugs(name):
+    for path in fuzzing.corpus(name):
+        fuzzing.run_target(name, path.read_bytes())
+    fuzzing.by_chance(name, 2000)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["all", "--runs", "many"]])
+def test_B4_it_is_a_command(arguments):
+    """B4: which says what it can be told."""
+    done = subprocess.run([sys.executable, fuzzing.__file__, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if arguments == ["--help"] else 2)
+    assert ",".join([*fuzzing.TARGETS, "all"]) in done.stdout + done.stderr

@@ -1,0 +1,270 @@
+"""Many look, one writes: states and statistics under load.
+
+Ten times the figures of the code this one descends from: 100,000 concurrent
+state accesses, 50,000 concurrent statistics reads, 100 transitions of the life
+cycle, 500 concurrent readers, while requests flow.  No update is dropped, and
+every read is answered from the present state.
+"""
+
+import dataclasses
+import threading
+
+import gevent
+import pytest
+from gevent.pool import Group
+from waiting import wait_until
+
+from gmdp import AsyncClient, Broker, Client, HandlerFailed, State, StateError, Worker
+from gmdp.core.snapshots import BrokerStatistics, ClientStatistics, WorkerStatistics
+from gmdp.core.states import TRANSITIONS, StateMachine
+
+READERS = 500
+CYCLES = 25  # four transitions each
+
+
+def echo(request):
+    return request.body
+
+
+class Flow:
+    """A broker, a worker and a client that keeps asking until told to stop."""
+
+    def __init__(self):
+        self.broker = Broker("tcp://127.0.0.1:*")
+        self.replies = 0
+        self.stopping = False
+
+    def __enter__(self):
+        self.broker.start()
+        self.worker = Worker(self.broker.endpoint, "echo", echo, concurrency=4)
+        self.client = AsyncClient(self.broker.endpoint)
+        self.worker.start()
+        self.askers = Group()
+        for _ in range(4):
+            self.askers.spawn(self._ask)
+        return self
+
+    def _ask(self):
+        while not self.stopping:
+            body = b"%d" % self.replies
+            assert self.client.request("echo", body) == [body]
+            self.replies += 1
+
+    def __exit__(self, *exc_info):
+        self.stopping = True
+        self.askers.join(raise_error=True)
+        self.client.close()
+        self.worker.stop()
+        self.broker.stop()
+
+
+def test_100_000_concurrent_state_accesses():
+    with Flow() as flow:
+        wait_until(lambda: flow.replies)
+        before = flow.replies
+        seen = []
+
+        def access():
+            for _ in range(200):
+                seen.append((flow.broker.state, flow.worker.state, flow.client.state))
+                assert flow.broker.started
+                assert not flow.worker.closed
+                gevent.sleep(0)
+
+        readers = Group()
+        for _ in range(READERS):
+            readers.spawn(access)
+        readers.join(raise_error=True)
+        assert len(seen) == 100_000
+        assert set(seen) == {(State.RUNNING,) * 3}
+        assert flow.replies > before
+
+
+def test_50_000_concurrent_statistics_reads_by_500_readers():
+    """Each snapshot is consistent in itself, and none is older than one read before."""
+    with Flow() as flow:
+        wait_until(lambda: flow.replies)
+        reads = []
+
+        def read():
+            last = 0
+            for _ in range(100):
+                now = flow.broker.statistics()
+                assert now.requests == now.replies + sum(now.ended.values()) + now.queued + now.assigned
+                assert now.workers == now.idle + now.busy
+                # What a caller has got was counted before: never an older state.
+                assert now.replies >= flow.replies
+                assert now.requests >= last
+                last = now.requests
+                mine = flow.client.statistics()
+                assert mine.requests == mine.replies + mine.in_flight + mine.waiting + mine.timeouts
+                theirs = flow.worker.statistics()
+                assert theirs.requests == theirs.replies + theirs.busy
+                reads.append(last)
+                gevent.sleep(0)
+
+        before = flow.replies
+        readers = Group()
+        for _ in range(READERS):
+            readers.spawn(read)
+        readers.join(raise_error=True)
+        assert len(reads) == 50_000
+        assert flow.replies > before
+    final = flow.broker.statistics()
+    assert final.replies == flow.replies == flow.client.statistics().replies == flow.worker.statistics().replies
+
+
+def test_100_transitions_of_the_life_cycle_while_requests_flow():
+    """Every transition is told, in order; totals go on; other objects notice nothing."""
+    with Flow() as flow:
+        worker = Worker(flow.broker.endpoint, "other", echo)
+        changes = worker.subscribe()
+        client = Client(flow.broker.endpoint)
+        for number in range(CYCLES):
+            worker.start()
+            wait_until(lambda: worker.state is State.RUNNING)
+            assert client.request("other", b"%d" % number) == [b"%d" % number]
+            client.close()
+            client.start()
+            worker.stop()
+        got = [changes.get() for _ in range(changes.qsize())]
+        cycle = [State.STARTING, State.CONNECTING, State.RUNNING, State.DRAINING, State.CLOSED]
+        assert [change.new for change in got] == cycle * CYCLES
+        assert len(got) >= 100
+        assert worker.statistics().requests == worker.statistics().replies == CYCLES
+        assert client.statistics().requests == client.statistics().replies == CYCLES
+        client.close()
+
+
+@pytest.mark.parametrize("kind", ["broker", "worker", "client"])
+def test_threads_read_statistics_of_a_running_hub(kind):
+    with Flow() as flow:
+        wait_until(lambda: flow.replies)
+        thing = getattr(flow, kind)
+        results, ended = [], []
+
+        def read():
+            for _ in range(100):
+                results.append(thing.statistics().requests)
+            ended.append(1)
+
+        threads = [threading.Thread(target=read) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(ended) == 8)
+        for thread in threads:
+            thread.join()
+        assert len(results) == 800
+        assert max(results) > 0
+
+
+def test_a_thread_is_told_when_the_hub_does_not_run(monkeypatch):
+    monkeypatch.setattr("gmdp.io.lifecycle.UNANSWERED", 0.05)
+    with Broker("tcp://127.0.0.1:*") as broker:
+        errors = []
+
+        def read():
+            try:
+                broker.statistics()
+            except StateError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+        assert len(errors) == 1
+        assert "did not run" in errors[0]
+
+
+def test_a_thread_stops_a_broker():
+    broker = Broker("tcp://127.0.0.1:*")
+    broker.start()
+    thread = threading.Thread(target=broker.stop)
+    thread.start()
+    wait_until(lambda: broker.closed)
+    wait_until(lambda: not thread.is_alive())
+    assert broker.closed
+
+
+def test_statistics_answer_in_every_state():
+    broker = Broker("tcp://127.0.0.1:*")
+    worker, client = Worker("tcp://127.0.0.1:1", "echo", echo), Client("tcp://127.0.0.1:1")
+    for thing, kind in ((broker, BrokerStatistics), (worker, WorkerStatistics), (client, ClientStatistics)):
+        assert isinstance(thing.statistics(), kind)
+        thing.start()
+        assert isinstance(thing.statistics(), kind)
+        thing.stop()
+        assert isinstance(thing.statistics(), kind)
+
+
+def test_snapshots_are_immutable(broker):
+    with Worker(broker.endpoint, "echo", echo) as worker, Client(broker.endpoint) as client:
+        client.request("echo", b"")
+        snapshot = broker.statistics()
+        for frozen in (snapshot, worker.statistics(), client.statistics(), snapshot.services[b"echo"]):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                frozen.requests = 0
+        for table in (snapshot.services, snapshot.ended, snapshot.drops, snapshot.lost_workers):
+            with pytest.raises(TypeError):
+                table["x"] = 1
+        client.request("echo", b"")
+        assert snapshot.requests == 1
+        assert broker.statistics().requests == 2
+
+
+def test_what_the_statistics_tell(broker):
+    hold = gevent.event.Event()
+
+    def handler(request):
+        if request.body == [b"hold"]:
+            hold.wait()
+        if request.body == [b"fail"]:
+            raise ValueError
+        if request.body == [b"parts"]:
+            return iter([b"1", b"2"])
+        return b""
+
+    with Worker(broker.endpoint, "it", handler, concurrency=2) as worker, AsyncClient(broker.endpoint) as client:
+        for body in (b"plain", b"parts"):
+            client.request("it", body)
+        with pytest.raises(HandlerFailed):
+            client.request("it", b"fail")
+        held = [client.submit("it", b"hold") for _ in range(3)]
+        wait_until(lambda: broker.statistics().queued == 1 and worker.statistics().busy == 2)
+        now = broker.statistics()
+        service = now.services[b"it"]
+        assert (service.workers, service.idle, service.busy, service.queued) == (2, 0, 2, 1)
+        assert (service.requests, service.replies) == (6, 3)
+        assert service.oldest > 0
+        assert (now.requests, now.replies, now.partials, now.handler_failures) == (6, 3, 2, 1)
+        assert (now.assigned, now.queued, now.queued_bytes) == (2, 1, 12)
+        assert (now.expiries, now.redeliveries) == (0, 0)
+        assert now.uptime > 0
+        mine = client.statistics()
+        assert (mine.requests, mine.replies, mine.errors, mine.in_flight, mine.waiting) == (6, 2, 1, 3, 0)
+        hold.set()
+        gevent.joinall(held)
+        theirs = worker.statistics()
+        assert (theirs.requests, theirs.replies, theirs.errors, theirs.partials) == (6, 6, 1, 2)
+        assert (theirs.sessions, theirs.registered, theirs.reconnects) == (2, 2, 0)
+        assert theirs.busy_time > 0
+
+
+def test_the_table_of_transitions_is_complete_and_kept():
+    assert set(TRANSITIONS) == set(State)
+    for old, allowed in TRANSITIONS.items():
+        for new in State:
+            told = []
+            machine = StateMachine(told.append)
+            machine.state = old
+            if new in allowed:
+                machine.advance(new, 1.0, "why")
+                assert machine.state is new
+                assert [(change.old, change.new, change.at, change.reason) for change in told] == [
+                    (old, new, 1.0, "why")
+                ]
+            else:
+                with pytest.raises(ValueError, match=f"no change from {old.value} to {new.value}"):
+                    machine.advance(new, 1.0)
+                assert machine.state is old
+                assert told == []

@@ -1,0 +1,414 @@
+"""What tests of the protocol cores share.
+
+Messages as each dialect's peers write them, spelled out byte by byte and not
+taken from `gmdp.protocol.wire`; and a broker, a worker and a client under a clock
+that is moved by hand.
+"""
+
+from gmdp.core.broker.core import BrokerCore
+from gmdp.core.broker.options import BrokerOptions
+from gmdp.core.peer.calls import Call
+from gmdp.core.peer.client import ClientCore
+from gmdp.core.peer.connector import Open, Phase, Send
+from gmdp.core.peer.reconnect import Reconnect
+from gmdp.core.peer.sessions import Work
+from gmdp.core.peer.worker import WorkerCore
+from gmdp.core.snapshots import ClientCounters, WorkerCounters
+from gmdp.protocol.wire import MAJORTOMO, RFC7, RFC18
+
+NONCE = b"\x00\x01\x02\x03\x04\x05\x06\x07"
+
+#: When every test begins.
+START = 1000.0
+
+INTERVAL = 2.5
+EXPIRY = 7.5
+
+
+class MDP01:
+    """MDP/0.1, as RFC 7 lays it out.  What a worker sends and gets has short names."""
+
+    dialect = RFC7
+    #: Where a worker finds the client address.
+    address_at = 3
+    heartbeat = [b"", b"MDPW01", b"\x04"]
+    disconnect = [b"", b"MDPW01", b"\x05"]
+
+    @staticmethod
+    def client_request(service, *body):
+        return [b"", b"MDPC01", service, *body]
+
+    @staticmethod
+    def client_final(service, *body):
+        return [b"", b"MDPC01", service, *body]
+
+    @staticmethod
+    def ready(service):
+        return [b"", b"MDPW01", b"\x01", service]
+
+    @staticmethod
+    def request(address, *body):
+        return [b"", b"MDPW01", b"\x02", address, b"", *body]
+
+    @staticmethod
+    def final(address, *body):
+        return [b"", b"MDPW01", b"\x03", address, b"", *body]
+
+
+class MDP02:
+    """MDP/0.2, as RFC 18 lays it out."""
+
+    dialect = RFC18
+    address_at = 2
+    heartbeat = [b"MDPW02", b"\x05"]
+    disconnect = [b"MDPW02", b"\x06"]
+
+    @staticmethod
+    def client_request(service, *body):
+        return [b"MDPC02", b"\x01", service, *body]
+
+    @staticmethod
+    def client_partial(service, *body):
+        return [b"MDPC02", b"\x02", service, *body]
+
+    @staticmethod
+    def client_final(service, *body):
+        return [b"MDPC02", b"\x03", service, *body]
+
+    @staticmethod
+    def ready(service):
+        return [b"MDPW02", b"\x01", service]
+
+    @staticmethod
+    def request(address, *body):
+        return [b"MDPW02", b"\x02", address, b"", *body]
+
+    @staticmethod
+    def partial(address, *body):
+        return [b"MDPW02", b"\x03", address, b"", *body]
+
+    @staticmethod
+    def final(address, *body):
+        return [b"MDPW02", b"\x04", address, b"", *body]
+
+
+class Majortomo:
+    """The 0.2 of the majortomo package: delimited, and replies name no service."""
+
+    dialect = MAJORTOMO
+    address_at = 3
+    heartbeat = [b"", b"MDPW02", b"\x05"]
+    disconnect = [b"", b"MDPW02", b"\x06"]
+
+    @staticmethod
+    def client_request(service, *body):
+        return [b"", b"MDPC02", b"\x02", service, *body]
+
+    @staticmethod
+    def client_partial(service, *body):
+        return [b"", b"MDPC02", b"\x03", *body]
+
+    @staticmethod
+    def client_final(service, *body):
+        return [b"", b"MDPC02", b"\x04", *body]
+
+    @staticmethod
+    def ready(service):
+        return [b"", b"MDPW02", b"\x01", service]
+
+    @staticmethod
+    def request(address, *body):
+        return [b"", b"MDPW02", b"\x02", address, b"", *body]
+
+    @staticmethod
+    def partial(address, *body):
+        return [b"", b"MDPW02", b"\x03", address, b"", *body]
+
+    @staticmethod
+    def final(address, *body):
+        return [b"", b"MDPW02", b"\x04", address, b"", *body]
+
+
+def answers(mdp, address):
+    """The commands that answer the request of `address`."""
+    final = mdp.final(address, b"answer")
+    return [final] if mdp is MDP01 else [final, mdp.partial(address, b"part")]
+
+
+def deadlines(core, now, end):
+    """The times at which `core` wants its tick, up to `end`."""
+    at_once = 0
+    while (deadline := core.deadline()) <= end:
+        # What a tick decides may be due at once, but not for ever.
+        at_once = at_once + 1 if deadline <= now else 0
+        assert at_once < 4, "ticks leave their deadline behind"
+        now = max(now, deadline)
+        yield now
+
+
+class ManualBroker:
+    """A broker core whose owner is the test; options are BrokerOptions' keywords."""
+
+    def __init__(self, access=None, **options):
+        self.now = START
+        self.core = BrokerCore(BrokerOptions(heartbeat_interval=INTERVAL, **options), NONCE, START, access=access)
+        #: All that was sent: (when, peer, frames without the routing id).
+        self.log = []
+        self._waiting = {}
+
+    @property
+    def workers(self):
+        """The workers that are registered, by routing id; sessions by (routing id, session frame)."""
+        return {
+            (connection.key, session) if session else connection.key: worker
+            for connection in self.core._workers.connections.values()
+            for session, worker in connection.workers.items()
+        }
+
+    def feed(self, peer, frames, user=""):
+        """`peer` says `frames`, now."""
+        self.core.awake(self.now)
+        self.core.feed([peer, *frames], self.now, user)
+        self.core.caught_up(self.now)
+        self.collect()
+
+    def advance(self, seconds):
+        """Let time pass, with a tick at each deadline."""
+        end = self.now + seconds
+        for now in deadlines(self.core, self.now, end):
+            self.now = now
+            self.core.awake(self.now)
+            self.core.caught_up(self.now)
+            self.core.tick(self.now)
+            self.collect()
+        self.now = end
+
+    def collect(self):
+        """Take what the core wants sent, as an owner does; needed only after calls to the core itself."""
+        while self.core.outbox:
+            outbox = self.core.outbox[:]
+            self.core.outbox.clear()
+            for outgoing in outbox:
+                if self.core.withheld(outgoing, self.now):
+                    continue
+                peer, *frames = outgoing.frames
+                self.log.append((self.now, peer, frames))
+                self._waiting.setdefault(peer, []).append(frames)
+
+    def take(self, peer):
+        """What was sent to `peer` since the last time."""
+        return self._waiting.pop(peer, [])
+
+    def ready(self, mdp, *peers, service=b"echo"):
+        """`peers` register as workers."""
+        for peer in peers:
+            self.feed(peer, mdp.ready(service))
+
+    def ask(self, mdp, peer, *body, service=b"echo"):
+        """`peer` sends a request."""
+        self.feed(peer, mdp.client_request(service, *body))
+
+    def assignment(self, mdp, peer):
+        """The one message sent to the worker `peer` is a REQUEST: (its address, its body)."""
+        (frames,) = self.take(peer)
+        address, body = frames[mdp.address_at], frames[mdp.address_at + 2 :]
+        assert frames == mdp.request(address, *body)
+        return address, body
+
+    def answers(self, mdp, peer, service=b"echo"):
+        """What the client `peer` was answered, by a FINAL (REPLY in MDP/0.1) each: the bodies."""
+        head = len(mdp.client_final(service))
+        answers = self.take(peer)
+        assert all(frames[:head] == mdp.client_final(service) for frames in answers)
+        return [frames[head:] for frames in answers]
+
+
+def is_probe(mdp, action):
+    """Is this the question whether the broker speaks gmdp's extension?"""
+    return isinstance(action, Send) and action.frames == mdp.client_request(b"mmi.gmdp", b"")
+
+
+class ManualWorker:
+    """A worker whose owner is the test, towards a broker that speaks the RFC only: it has one session."""
+
+    def __init__(self, mdp, endpoints=("tcp://one",), service=b"echo", liveness=3, **options):
+        self.now = START
+        self.mdp = mdp
+        self.counters = WorkerCounters()
+        self.core = WorkerCore(
+            service,
+            mdp.dialect,
+            Reconnect(endpoints, 0.5),
+            self.counters,
+            concurrency=1,
+            heartbeat_interval=INTERVAL,
+            liveness=liveness,
+            error_reply=[b"500"],
+            now=START,
+            **options,
+        )
+        self.session = self.core.sessions[0]
+        #: The connection opened last.
+        self.connection = None
+        #: All that was decided, but for the probes: (when, action).
+        self.log = []
+        self._taken = 0
+        self.core.start(START)
+        self._collect()
+
+    @property
+    def connecting(self):
+        return self.connection is not None and self.connection.phase is Phase.CONNECTING
+
+    def register(self):
+        """Connect, and forget what was done for it."""
+        self.advance(0)
+        self.connected()
+        assert self.session.registered
+        self.take()
+
+    def connected(self):
+        """The connection stands, and the probe is answered as a broker of the RFC's does."""
+        self.core.connected(self.connection, self.now)
+        self._collect()
+        if self.connection.phase is Phase.PROBING:
+            self.feed(self.mdp.client_final(b"mmi.gmdp", b"501"))
+
+    def disconnected(self, reason):
+        self.core.disconnected(self.connection, reason, self.now, 0.5)
+        self._collect()
+
+    def feed(self, frames):
+        """The broker says `frames`, now."""
+        self.core.awake(self.now)
+        self.core.feed(self.connection, frames, self.now, 0.5)
+        self.core.caught_up(self.now)
+        self._collect()
+
+    def work(self, *body, address=b"client"):
+        """The broker sends a request: the Work it leads to."""
+        self.feed(self.mdp.request(address, *body))
+        (work,) = self.take()
+        assert isinstance(work, Work)
+        return work
+
+    def partial(self, work, *body):
+        wanted = self.core.partial(work, body, self.now)
+        self._collect()
+        return wanted
+
+    def final(self, work, *body, failure=None):
+        wanted = self.core.final(work, body, failure, self.now)
+        self._collect()
+        return wanted
+
+    def close(self):
+        self.core.close(self.now)
+        self._collect()
+
+    def advance(self, seconds):
+        """Let time pass, with a tick at each deadline."""
+        end = self.now + seconds
+        for now in deadlines(self.core, self.now, end):
+            self.now = now
+            self.core.awake(self.now)
+            self.core.caught_up(self.now)
+            self.core.tick(self.now, 0.5)
+            self._collect()
+        self.now = end
+
+    def take(self):
+        """The actions since the last time."""
+        actions = [action for _, action in self.log[self._taken :]]
+        self._taken = len(self.log)
+        return actions
+
+    def sent(self):
+        """The messages since the last time, nothing else having been done."""
+        actions = self.take()
+        assert all(isinstance(action, Send) for action in actions), actions
+        return [action.frames for action in actions]
+
+    def _collect(self):
+        for action in self.core.actions:
+            if isinstance(action, Open):
+                self.connection = action.connection
+            if not is_probe(self.mdp, action):
+                self.log.append((self.now, action))
+        self.core.actions.clear()
+
+
+def refuses(mdp, frames):
+    """True if `frames` are no command for a registered worker, and no sign of the broker's life."""
+    session = ManualWorker(mdp)
+    session.register()
+    session.advance(EXPIRY - 0.1)
+    session.take()
+    session.feed(frames)
+    worked = any(isinstance(action, Work) for action in session.take())
+    session.advance(0.1)
+    return not worked and session.counters.malformed == 1 and not session.session.registered
+
+
+class ManualClient:
+    """A client core whose owner is the test, towards a broker that speaks the RFC only."""
+
+    def __init__(self, mdp, connections=4, endpoints=("tcp://one",)):
+        self.now = START
+        self.mdp = mdp
+        self.core = ClientCore(
+            mdp.dialect,
+            Reconnect(endpoints, 0.5),
+            connections,
+            ClientCounters(),
+            nonce=bytes(16),
+            max_in_flight=1000,
+        )
+
+    def submit(self, service, *body, timeout=10.0, retries=0):
+        call = Call(service, body, timeout=timeout, retries=retries)
+        self.core.submit(call, self.now)
+        return call
+
+    def connect(self):
+        """Let what is being opened stand; the messages then sent, and on which connection."""
+        sent = []
+        for action in self.take():
+            if isinstance(action, Open):
+                self.connected(action.connection)
+                sent += [(a.connection, a.frames) for a in self.take() if isinstance(a, Send)]
+        return sent
+
+    def connected(self, connection):
+        """It stands, and the probe is answered as a broker of the RFC's does."""
+        self.core.connected(connection, self.now)
+        if connection.phase is Phase.PROBING:
+            self.core.feed(connection, self.mdp.client_final(b"mmi.gmdp", b"501"), self.now, 0.5)
+
+    def call(self, service, *body, timeout=10.0, retries=0):
+        """Submit a call and connect for it: (the call, its connection, what was sent)."""
+        call = self.submit(service, *body, timeout=timeout, retries=retries)
+        ((connection, frames),) = self.connect()
+        return call, connection, frames
+
+    def feed(self, connection, frames):
+        """The broker says `frames`, now."""
+        self.core.feed(connection, frames, self.now, 0.5)
+
+    def advance(self, seconds):
+        """Let time pass, with a tick at each deadline."""
+        end = self.now + seconds
+        for now in deadlines(self.core, self.now, end):
+            self.now = now
+            self.core.tick(self.now, 0.5)
+        self.now = end
+
+    def take(self):
+        """The actions since the last time, but for the probes."""
+        actions, self.core.actions[:] = self.core.actions[:], []
+        return [action for action in actions if not is_probe(self.mdp, action)]
+
+    def events(self):
+        """What callers heard since the last time."""
+        events, self.core.events[:] = self.core.events[:], []
+        return events

@@ -1,0 +1,299 @@
+"""Bugs planted in the cores on purpose, and whether the simulator finds them.
+
+Each is a change of a few words in one module of `gmdp.core` or `gmdp.protocol`.  ``python
+tests/tools/mutations.py`` plants one after the other, each in a process of its own, and
+runs seeds until one fails: a bug that 1,000 seeds do not find is a hole in the
+simulator.  ``python tests/tools/mutations.py NAME...`` does that for some.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent.parent
+SEEDS = 1000
+#: Seconds that so many seeds may take.
+PATIENCE = 900
+
+
+class Mutation(NamedTuple):
+    """In the module gmdp.`module`, `old` becomes `new`."""
+
+    module: str
+    old: str
+    new: str
+
+
+MUTATIONS = {
+    # The broker: delivery
+    "a lost worker's request goes to the end of its line": Mutation(
+        "core.broker.delivery", "queue.push_front(request)", "request.suspect = False; queue.push(request)"
+    ),
+    "a lost worker's request is forgotten": Mutation(
+        "core.broker.delivery", "self._enqueue(request, now, again=True)", "self._end(request, 'attempts', now)"
+    ),
+    "attempts without end": Mutation(
+        "core.broker.delivery",
+        "elif request.attempts >= request.service.options.attempts:",
+        "elif request.attempts >= 1e9:",
+    ),
+    "an answer of which a part went out is run again": Mutation(
+        "core.broker.delivery", "elif request.streamed:", "elif False:"
+    ),
+    "suspects are not kept apart": Mutation(
+        "core.broker.delivery", "queue.pop(worker.connection.suspect is None)", "queue.pop()"
+    ),
+    "a suspect goes to any idle worker": Mutation(
+        "core.broker.delivery", "if worker.connection.suspect is None:", "if True:"
+    ),
+    "requests whose caller has given up are delivered again": Mutation(
+        "core.broker.delivery", "elif now >= request.deadline:", "elif False:"
+    ),
+    "a request that is to fail without a worker waits": Mutation(
+        "core.broker.delivery",
+        "            if not service.members:\n                self._end(request",
+        "            if False:\n                self._end(request",
+    ),
+    "a queue without a bound": Mutation(
+        "core.broker.delivery", "if queue.length > service.options.max_queue:", "if False:"
+    ),
+    "what is queued never expires": Mutation(
+        "core.broker.delivery",
+        "self._ledger.timers.arm(request, until if until < request.deadline else request.deadline)",
+        "self._ledger.timers.arm(request, 1e9)",
+    ),
+    "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = None\n", ""),
+    # The broker: workers
+    "the token is not looked at": Mutation(
+        "core.broker.registry",
+        "if request is not None and message.subject[: token.PREFIX_SIZE] == worker.token:",
+        "if request is not None:",
+    ),
+    "busy workers never expire": Mutation(
+        "core.broker.registry",
+        "        if now >= lost_at:\n",
+        "        if any(worker.request for worker in connection.workers.values()):\n"
+        "            lost_at = now + 1000\n"
+        "        if now >= lost_at:\n",
+    ),
+    "expiry before what waits was read": Mutation("core.broker.registry", "if gap.may_judge(now):", "if True:"),
+    "a stranger is told DISCONNECT again and again": Mutation(
+        "core.broker.registry", "self._rejected.get(key, now) <= now", "True"
+    ),
+    "a retired session is told DISCONNECT": Mutation(
+        "core.broker.registry",
+        'self._ledger.counters.count("drops", "retired_session")',
+        "self._say_disconnect((*connection.address, message.extra), connection.dialect)",
+    ),
+    "DISCONNECT from a worker leaves it registered": Mutation(
+        "core.broker.registry",
+        '            self.lose(worker, "disconnect", now)\n        else:\n            # "The worker',
+        '            pass\n        else:\n            # "The worker',
+    ),
+    "an unreachable worker stays": Mutation(
+        "core.broker.registry", "            if target.registered:\n", "            if False:\n"
+    ),
+    "heartbeats are not answered": Mutation(
+        "core.broker.registry",
+        "        if connection.pulse.heartbeat_due():\n            self._send_heartbeat(connection, now)",
+        "        if False:\n            self._send_heartbeat(connection, now)",
+    ),
+    "a purge that stops at the first living worker": Mutation(
+        "core.broker.registry",
+        '            if gap.may_judge(now):\n                self.lose_connection(connection, "expired", now)\n'
+        "                return\n            lost_at = gap.until\n",
+        "            if gap.may_judge(now) and next(iter(self.connections)) == connection.key:\n"
+        '                self.lose_connection(connection, "expired", now)\n'
+        "                return\n            lost_at = max(gap.until, now + 1.0)\n",
+    ),
+    "a worker that is stopped loses its next request an attempt": Mutation(
+        "core.broker.registry",
+        "if worker is not None and message.command is Command.DISCONNECT:",
+        "if False:",
+    ),
+    # The broker: clients and replies
+    "a retry runs beside the first try": Mutation(
+        "core.broker.intake",
+        "if call is not None and identity in replies.calls and self._joins(",
+        "if False and self._joins(",
+    ),
+    "a cancelled request stays in the queue": Mutation(
+        "core.broker.intake", 'self._delivery.withdraw(request, "cancelled", now)', "pass"
+    ),
+    "the reply to a cancelled call is sent": Mutation(
+        "core.broker.replies",
+        "        if request.abandoned or client is None or client.gone:",
+        "        if client.gone:",
+    ),
+    "a retry's reply goes to where the first try came from": Mutation(
+        "core.broker.intake",
+        "self._replies.move(request, address, self._replies.client(address[0], identity[0]))",
+        "pass",
+    ),
+    "replies overtake those that wait for a slow client": Mutation(
+        "core.broker.replies",
+        "            if client.backlog is None:\n                self._ledger.outbox.append(outgoing)",
+        "            if True:\n                self._ledger.outbox.append(outgoing)",
+    ),
+    "what a slow client does not read is kept without a bound": Mutation(
+        "core.broker.replies", "        if not self.has_room(backlog.client, size):", "        if False:"
+    ),
+    "what a client holds is never given back": Mutation(
+        "core.broker.replies",
+        "        self._ledger.held_bytes -= size\n        request.body = []",
+        "        request.body = []",
+    ),
+    "parts of an answer are joined the wrong way round": Mutation(
+        "core.broker.registry", "body = request.joined + body", "body = body + request.joined"
+    ),
+    "a turn is no turn: one client's lane is served until it is empty": Mutation(
+        "core.broker.fairqueue",
+        "            lanes[key] = lane\n        self.length -= 1\n        self._counts[NORMAL_PRIORITY] -= 1\n",
+        "            lanes[key] = lane\n            lanes.move_to_end(key, last=False)\n"
+        "        self.length -= 1\n        self._counts[NORMAL_PRIORITY] -= 1\n",
+    ),
+    # The worker
+    "a session's number is used again": Mutation(
+        "core.peer.worker", "        connection.numbers += 1\n", "        connection.numbers = 1\n"
+    ),
+    "a worker sends no heartbeats": Mutation(
+        "core.peer.worker", "self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))", "pass"
+    ),
+    "a broker sends no heartbeats": Mutation(
+        "core.broker.registry",
+        "self._ledger.outbox.append(Outgoing(connection.command(Command.HEARTBEAT), connection, False))",
+        "pass",
+    ),
+    "a worker never leaves a silent broker": Mutation(
+        "core.peer.worker", '                self._lose(connection, "no heartbeat from the broker", now, jitter)\n', ""
+    ),
+    "a session that lost its connection does not come back": Mutation(
+        "core.peer.worker", "        if not session.handling:\n            self._free[session] = None\n", ""
+    ),
+    "a session comes back while its handler runs": Mutation(
+        "core.peer.worker",
+        "        if not session.handling:\n            self._free[session] = None\n",
+        "        self._free[session] = None\n",
+    ),
+    # The client
+    "a connection whose call was given up is used again": Mutation(
+        "core.peer.client",
+        '            self._shut(connection, "its call was given up")',
+        "            self._idle.append(connection)",
+    ),
+    "an answer is given to any call": Mutation(
+        "core.peer.client",
+        "call = connection.calls.get(number) if number is not None else None",
+        "call = next(iter(connection.calls.values()), None)",
+    ),
+    "a call is tried again after a part was delivered": Mutation(
+        "core.peer.client",
+        "return call.tries <= call.retries and not call.parts and now < call.until",
+        "return call.tries <= call.retries and now < call.until",
+    ),
+    "a lost connection's calls wait for ever": Mutation(
+        "core.peer.client",
+        'self._end(call, Outcome.BROKER_LOST, f"{connection.endpoint}: {reason}")',
+        "call.timer = None",
+    ),
+    "a connection to a broker that stops is used on": Mutation(
+        "core.peer.client", "            self._leave(connection, now, jitter)\n", "            pass\n"
+    ),
+    "after a loss nobody connects again": Mutation(
+        "core.peer.connector", "        self._open_at = open_at\n", "        self._open_at = 1e9\n"
+    ),
+    "a silent probe is waited for without end": Mutation(
+        "core.peer.connector",
+        "self._timers.arm(connection, now + self.probe_timeout)",
+        "self._timers.disarm(connection)",
+    ),
+}
+
+
+class _Planter(importlib.abc.MetaPathFinder):
+    """Makes one module of the cores be loaded with a bug in it."""
+
+    def __init__(self, mutation: Mutation) -> None:
+        self._mutation = mutation
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> object:
+        if fullname != f"gmdp.{self._mutation.module}":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)  # type: ignore[arg-type]
+        assert spec is not None
+        assert isinstance(spec.loader, importlib.machinery.SourceFileLoader)
+        spec.loader = _Loader(fullname, spec.loader.path, self._mutation)
+        return spec
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    def __init__(self, fullname: str, path: str, mutation: Mutation) -> None:
+        super().__init__(fullname, path)
+        self._mutation = mutation
+
+    def get_code(self, fullname: str) -> object:  # type: ignore[override]
+        return compile(mutated(self._mutation), self.path, "exec")
+
+
+def mutated(mutation: Mutation) -> str:
+    """The source of its module with the bug in it; AssertionError if there is no one place for it."""
+    source = (ROOT / "gmdp" / f"{mutation.module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    found = source.count(mutation.old)
+    assert found == 1, f"{mutation.module}: {found} places for {mutation.old!r}"
+    return source.replace(mutation.old, mutation.new)
+
+
+def child(name: str) -> int:
+    """Plant one bug in this process and look for it: the number of the seed that found it, or -1."""
+    sys.meta_path.insert(0, _Planter(MUTATIONS[name]))
+    from gmdp.testing import SimulationFailed
+    from gmdp.testing.explorer.scenario import Scenario
+
+    for seed in range(SEEDS):
+        try:
+            Scenario(seed).run()
+        except SimulationFailed as error:
+            print(f"{seed} {error}")
+            return 0
+    print("-1 not found")
+    return 0
+
+
+def hunt(name: str) -> tuple[str, int, str]:
+    """(name, seed that found it or -1, what it said), from a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
+    command = [sys.executable, __file__, "--child", name]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return name, -1, f"no end within {PATIENCE} s"
+    if ended.returncode:
+        return name, -1, ended.stderr.strip().splitlines()[-1]
+    seed, _, said = ended.stdout.strip().splitlines()[-1].partition(" ")
+    return name, int(seed), said
+
+
+def main(names: list[str]) -> int:
+    """Hunt for all of them; 0 if each was found."""
+    if names[:1] == ["--child"]:
+        return child(names[1])
+    missed = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hunts = [pool.submit(hunt, name) for name in names or MUTATIONS]
+        for name, seed, said in (hunt.result() for hunt in as_completed(hunts)):
+            missed += seed < 0
+            print(f"{'NOT FOUND' if seed < 0 else f'seed {seed:4}'}  {name}: {said}", flush=True)
+    print(f"{len(names or MUTATIONS) - missed} of {len(names or MUTATIONS)} found")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

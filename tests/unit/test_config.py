@@ -1,0 +1,301 @@
+"""A broker's options: from a TOML file, from keywords; what is refused, and how it says so."""
+
+import re
+
+import pytest
+
+from gmdp import Broker, ConfigurationError, config
+from gmdp.core.broker.options import BrokerOptions, ServiceOptions
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A function: writes a file, returns its path."""
+
+    def write(text):
+        path = tmp_path / "broker.toml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+# The file
+
+
+def test_load_gives_the_keywords_of_a_broker(written):
+    path = written("""
+        bind = ["tcp://127.0.0.1:*", "inproc://a"]   # a comment
+        heartbeat_interval = 1
+        request_ttl = 0.5
+        max_queue = 1_000
+
+        [services."slow.*"]
+        request_ttl = 60.0
+        attempts = 1
+
+        [services."größe"]
+        max_queue = 7
+    """)
+    keywords = config.load(path)
+    assert keywords == {
+        "bind": ["tcp://127.0.0.1:*", "inproc://a"],
+        "heartbeat_interval": 1,
+        "request_ttl": 0.5,
+        "max_queue": 1000,
+        "services": {"slow.*": {"request_ttl": 60.0, "attempts": 1}, "größe": {"max_queue": 7}},
+    }
+    options = Broker(**keywords).options
+    assert (options.heartbeat_interval, options.request_ttl, options.max_queue) == (1, 0.5, 1000)
+    assert options.for_service(b"slow.one").attempts == 1
+    assert options.for_service("größe".encode()).max_queue == 7
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+def test_load_takes_a_name_or_a_path(written, kind):
+    assert config.load(kind(written("attempts = 2"))) == {"attempts": 2}
+
+
+def test_an_empty_file_leaves_the_defaults(written):
+    assert config.load(written("")) == {}
+
+
+def test_lines_may_end_as_on_other_systems(written):
+    assert config.load(written(b"attempts = 2\r\nliveness = 4\r\n")) == {"attempts": 2, "liveness": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("attempts = 1\nliveness = = 3\n", "is not valid TOML: .*line 2"),
+        ("attempts = 1\nattempts = 2\n", "is not valid TOML: .*line 2"),
+        ("[services\n", "is not valid TOML: .*line 1"),
+        ("heartbeat_interval", "is not valid TOML: "),
+        (b'bind = "\xff"\n', "is not UTF-8: .*byte 8"),
+        (b"\x00", "is not valid TOML: "),
+        # Python itself refuses to read a number of so many digits.
+        ("max_queue = 1" + "0" * 5000, "is not valid TOML: "),
+    ],
+    ids=["syntax", "twice", "table", "half", "encoding", "nul", "digits"],
+)
+def test_what_is_no_toml_is_refused_with_the_name_of_the_file(written, text, says):
+    path = written(text)
+    with pytest.raises(ConfigurationError, match=re.escape(str(path)) + " " + says) as refused:
+        config.load(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"cannot read .*nowhere\.toml: No such file or directory"):
+        config.load(tmp_path / "nowhere.toml")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ConfigurationError, match=f"cannot read {re.escape(str(tmp_path))}: Is a directory"):
+        config.load(tmp_path)
+
+
+# The values
+
+ABOVE_0 = ("heartbeat_interval", "request_ttl", "busy_timeout")
+WHOLE = ("attempts", "max_queue", "max_services", "max_workers", "max_queue_bytes", "max_frame_size", "hwm")
+
+
+@pytest.mark.parametrize("name", ABOVE_0)
+@pytest.mark.parametrize("value", [0, -1, 0.0, float("nan"), float("inf"), "1", None, True, [1], b"1"], ids=repr)
+def test_times_are_numbers_above_0(name, value):
+    with pytest.raises(ConfigurationError) as refused:
+        Broker(**{name: value})
+    assert str(refused.value) == f"{name} must be a number greater than 0, not {value!r}"
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("value", [0, -1, 1.0, float("inf"), "1", None, True, {}], ids=repr)
+def test_numbers_of_things_are_whole_and_at_least_1(name, value):
+    with pytest.raises(ConfigurationError) as refused:
+        Broker(**{name: value})
+    assert str(refused.value) == f"{name} must be a whole number of at least 1, not {value!r}"
+
+
+@pytest.mark.parametrize("value", [2, 2.99, 0, -3, float("nan"), "3", True], ids=repr)
+def test_liveness_is_at_least_3(value):
+    with pytest.raises(ConfigurationError) as refused:
+        Broker(liveness=value)
+    assert str(refused.value) == f"liveness must be a number of at least 3, not {value!r}"
+
+
+@pytest.mark.parametrize("value", [7, 0, 8.0, "8"], ids=repr)
+def test_max_frames_leaves_room_for_an_envelope(value):
+    with pytest.raises(ConfigurationError) as refused:
+        Broker(max_frames=value)
+    assert str(refused.value) == f"max_frames must be a whole number of at least 8, not {value!r}"
+
+
+@pytest.mark.parametrize("name", [*ABOVE_0, "liveness", *WHOLE, "max_frames"])
+def test_a_number_beyond_all_bounds_is_refused_by_name(name):
+    with pytest.raises(ConfigurationError, match=f"^{name} must be "):
+        Broker(**{name: 10**400})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hwm", 2**31),
+        ("max_frame_size", 2**63),
+        ("heartbeat_interval", 2**31 / 1000),
+        ("heartbeat_interval", 1e6),
+        ("heartbeat_interval", 1e300),
+    ],
+    ids=str,
+)
+def test_what_zeromq_cannot_hold_is_refused_by_name_before_the_start(name, value):
+    with pytest.raises(ConfigurationError, match=f"^{name} must be "):
+        Broker("tcp://127.0.0.1:*", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"heartbeat_interval": 0.001, "liveness": 3, "request_ttl": 1, "busy_timeout": 0.5},
+        {"liveness": 3.5, "attempts": 1, "max_queue": 1, "max_services": 1, "max_workers": 1},
+        {"max_queue_bytes": 1, "max_frame_size": 1, "max_frames": 8},
+    ],
+    ids=["times", "numbers", "sizes"],
+)
+def test_the_least_values_are_accepted(values):
+    options = Broker(**values).options
+    assert {name: getattr(options, name) for name in values} == values
+
+
+def test_expiry_is_liveness_times_the_interval():
+    assert BrokerOptions(heartbeat_interval=0.5, liveness=4).expiry == 2.0
+
+
+def test_the_defaults_are_the_documented_ones():
+    options = BrokerOptions()
+    assert (options.heartbeat_interval, options.liveness, options.request_ttl) == (2.5, 3, 30)
+    assert (options.busy_timeout, options.attempts, options.max_frame_size) == (900, 3, 16 * 1024 * 1024)
+
+
+def test_options_cannot_be_changed_afterwards():
+    options = BrokerOptions()
+    with pytest.raises(AttributeError):
+        options.attempts = 5
+
+
+# The names
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("heartbeat_intervall", "heartbeat_interval"),
+        ("heartbeat-interval", "heartbeat_interval"),
+        ("request_tll", "request_ttl"),
+        ("attempt", "attempts"),
+        ("binds", "bind"),
+        ("hvm", "hwm"),
+    ],
+)
+def test_an_unknown_option_is_told_its_near_name(name, near):
+    with pytest.raises(ConfigurationError) as refused:
+        Broker(**{name: 1})
+    assert str(refused.value) == f"unknown option {name!r}; did you mean {near!r}?"
+
+
+def test_an_option_like_no_other_is_told_all_there_are():
+    with pytest.raises(ConfigurationError, match=r"^unknown option 'zzz'; known are: .*attempts.*bind.*request_ttl"):
+        Broker(zzz=1)
+
+
+# What differs per service
+
+
+def test_the_first_pattern_that_matches_counts_and_the_rest_is_the_brokers():
+    options = BrokerOptions(
+        attempts=2,
+        request_ttl=9.0,
+        services={"a.*": {"attempts": 5}, "a.b": {"attempts": 7, "request_ttl": 1.0}, "*": {"max_queue": 3}},
+    )
+    assert options.for_service(b"a.b") == ServiceOptions(attempts=5, request_ttl=9.0)
+    assert options.for_service(b"other") == ServiceOptions(attempts=2, request_ttl=9.0, max_queue=3)
+
+
+def test_without_a_pattern_that_matches_the_brokers_values_hold():
+    options = BrokerOptions(attempts=2, services={"a": {"attempts": 5}})
+    for name in (b"b", b"A", b"aa", b"", b"\xff\x00"):
+        assert options.for_service(name) == ServiceOptions(attempts=2)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("report-?", b"report-1", True),
+        ("report-?", b"report-10", False),
+        ("[ab]*", b"beta", True),
+        ("[!ab]*", b"beta", False),
+        ("größe*", "größe.1".encode(), True),
+        ("*", b"\xff\xfe\n", True),
+        ("exact", b"exact", True),
+        ("exact", b"exact ", False),
+    ],
+)
+def test_patterns_are_those_of_a_shell(pattern, name, matches):
+    options = BrokerOptions(services={pattern: {"attempts": 9}})
+    assert (options.for_service(name).attempts == 9) is matches
+
+
+@pytest.mark.parametrize(
+    ("services", "says"),
+    [
+        ({"a": {"request_tttl": 1}}, "services['a']: unknown option 'request_tttl'; did you mean 'request_ttl'?"),
+        ({"a": {"attempts": 0}}, "services['a']: attempts must be a whole number of at least 1, not 0"),
+        ({"a": {"request_ttl": "1"}}, "services['a']: request_ttl must be a number greater than 0, not '1'"),
+        ({"a": 5}, "services['a'] must be a table of options, not 5"),
+        ({"a": [{}]}, "services['a'] must be a table of options, not [{}]"),
+        ([1], "services must be a table of patterns, not [1]"),
+        ("x", "services must be a table of patterns, not 'x'"),
+        (False, "services must be a table of patterns, not False"),
+        (0, "services must be a table of patterns, not 0"),
+        ([], "services must be a table of patterns, not []"),
+    ],
+    ids=str,
+)
+def test_a_wrong_services_table_is_refused(services, says):
+    with pytest.raises(ConfigurationError) as refused:
+        Broker(services=services)
+    assert str(refused.value) == says
+
+
+def test_only_what_makes_sense_may_differ_per_service():
+    with pytest.raises(ConfigurationError, match=r"^services\['a'\]: unknown option 'liveness'; known are: attempts, "):
+        Broker(services={"a": {"liveness": 5}})
+
+
+@pytest.mark.parametrize("bind", [5, None, [], (), [5], ["inproc://a", b"inproc://b"], {}], ids=repr)
+def test_endpoints_are_strings_and_at_least_one(bind):
+    with pytest.raises(
+        ConfigurationError, match=r"^(an endpoint must be a str|at least one endpoint is needed) ?.*5555"
+    ):
+        Broker(bind)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("", "it must begin with tcp://, ipc:// or inproc://"),
+        ("127.0.0.1:5555", "it must begin with tcp://, ipc:// or inproc://"),
+        ("udp://127.0.0.1:5555", "it must begin with tcp://, ipc:// or inproc://"),
+        ("tcp://127.0.0.1", "it must look like tcp://HOST:PORT"),
+        ("tcp://:5555", "it must look like tcp://HOST:PORT"),
+        ("tcp://127.0.0.1:http", "it must look like tcp://HOST:PORT"),
+        ("tcp://127.0.0.1:5555\n", "it must look like tcp://HOST:PORT"),
+        ("tcp://127.0.0.1:65536", "the port must be at most 65535"),
+        ("ipc://", "a name must follow"),
+        ("ipc:///" + "x" * 107, "a socket's path is at most 107 bytes"),
+    ],
+)
+def test_a_bad_endpoint_is_named_with_what_is_wrong(endpoint, says):
+    with pytest.raises(ConfigurationError) as refused:
+        Broker([endpoint])
+    assert str(refused.value) == f"bad endpoint {endpoint!r}: {says}"

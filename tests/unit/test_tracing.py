@@ -1,0 +1,329 @@
+"""What the hops of a request have in common: contexts, traceparent, and spans of OpenTelemetry."""
+
+import contextvars
+import subprocess
+import sys
+
+import gevent
+import gevent.event
+import pytest
+from cores import MDP02, ManualBroker
+from gevent.threadpool import ThreadPool
+from waiting import wait_until
+
+from gmdp import AsyncClient, HandlerFailed, Worker, tracing
+from gmdp.core.broker.records import Waited
+from gmdp.protocol import extension
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
+
+mine = contextvars.ContextVar("mine", default="nothing")
+
+
+@pytest.fixture
+def client(broker):
+    with AsyncClient(broker.endpoint, timeout=30) as client:
+        yield client
+
+
+# Contexts
+
+
+def test_callbacks_of_a_future_see_the_context_of_who_submitted(broker, client):
+    seen = []
+    with Worker(broker.endpoint, "echo", lambda request: request.body):
+        for name in ("first", "second"):
+
+            def submit(name=name):
+                mine.set(name)
+                future = client.submit("echo", b"")
+                future.rawlink(lambda future: seen.append((mine.get(), future.value)))
+                mine.set("later")
+
+            gevent.spawn(submit).join()
+        wait_until(lambda: len(seen) == 2)
+    assert sorted(seen) == [("first", [b""]), ("second", [b""])]
+    assert mine.get() == "nothing"
+
+
+def test_a_callback_that_is_unlinked_is_not_called(broker, client):
+    seen = []
+    future = client.submit("nobody", b"")
+    for callback in (seen.append, seen.remove):
+        future.rawlink(callback)
+    future.unlink(seen.remove)
+    assert gevent.wait([future], timeout=0.01) == []  # which links and unlinks something of gevent's
+    future.cancel()
+    wait_until(lambda: seen)
+    assert seen == [future]
+
+
+def test_callbacks_are_linked_and_unlinked_as_those_of_gevent_s_own(broker, client):
+    """As often as they were, and whatever they are: without a hash, or equal to another."""
+
+    class Equal(list):
+        def __call__(self, future):
+            called.append(self)
+
+    called = []
+    first, second = Equal(), Equal()
+    future = client.submit("nobody", b"")
+    plain = gevent.event.AsyncResult()
+    for one in (future, plain):
+        for callback in (first, second, first):
+            one.rawlink(callback)
+        one.unlink(first)
+    future.cancel()
+    plain.set()
+    wait_until(lambda: len(called) == 4)
+    gevent.sleep(0)
+    assert len(called) == 4
+    assert sum(callback is second for callback in called) >= 2
+
+
+def test_the_caller_s_context_ends_with_its_call(broker, client):
+    """A value set by a callback is nobody else's."""
+    seen = []
+
+    def callback(future):
+        seen.append(mine.get())
+        mine.set("set by a callback")
+
+    with Worker(broker.endpoint, "echo", lambda request: request.body):
+        future = client.submit("echo", b"")
+        future.rawlink(callback)
+        future.rawlink(lambda future: seen.append(mine.get()))
+        wait_until(lambda: len(seen) == 2)
+    assert seen == ["nothing", "nothing"]
+
+
+@pytest.mark.parametrize("spawn", [None, "raw", 3, ThreadPool(1), lambda f, *args: f(*args)], ids=lambda _: "")
+def test_each_handler_has_a_fresh_context(broker, client, spawn):
+    seen = []
+
+    def handler(request):
+        seen.append((mine.get(), tracing.traceparent.get()))
+        mine.set("left over")
+        return b""
+
+    with Worker(broker.endpoint, "it", handler, spawn=spawn):
+        client.request("it", b"", traceparent=PARENT)
+        client.request("it", b"")
+    assert [value for value, _ in seen] == ["nothing", "nothing"]
+    assert seen[0][1][3:35] == TRACE
+    assert seen[1][1] is None or TRACE not in seen[1][1]
+
+
+def test_calls_of_a_handler_carry_its_traceparent_on(broker, client):
+    """Unless they are told another."""
+    other = PARENT.replace("0af7", "1bf7")
+    seen = {}
+
+    def outer(request):
+        client.request("inner", b"1")
+        client.request("inner", b"2", traceparent=other)
+        return b""
+
+    def inner(request):
+        seen[request.body[0]] = request.metadata["traceparent"]
+        return b""
+
+    with Worker(broker.endpoint, "outer", outer), Worker(broker.endpoint, "inner", inner):
+        client.request("outer", b"", traceparent=PARENT)
+    assert seen[b"1"][3:35] == TRACE
+    assert seen[b"2"][3:35] == other[3:35]
+
+
+# Spans
+
+SPANS = f"""
+import sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+exporter = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+if sys.argv[1] == "before":
+    trace.set_tracer_provider(provider)
+import gmdp, gevent
+
+def handler(request):
+    assert trace.get_current_span().is_recording()
+    if request.body == [b"fail"]:
+        raise RuntimeError("no")
+    if request.body == [b"more"]:
+        yield b"a part"
+    client.request("inner", b"")
+
+with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.AsyncClient(broker.endpoint, timeout=20) as client:
+    with gmdp.Worker(broker.endpoint, "outer", handler), gmdp.Worker(broker.endpoint, "inner", lambda request: b""):
+        if sys.argv[1] == "after":
+            client.request("inner", b"")
+            trace.set_tracer_provider(provider)
+        with trace.get_tracer("mine").start_as_current_span("mine"):
+            client.request("outer", b"more")
+        list(client.stream("outer", b"x", traceparent="{PARENT}"))
+        try:
+            client.submit("outer", b"fail").get()
+        except gmdp.HandlerFailed:
+            pass
+    future = client.submit("nobody", b"")
+    gevent.sleep(0)
+    future.cancel()
+    gevent.sleep(0.01)
+    waits = client.submit("nobody", b"")
+    gevent.sleep(0.01)
+try:
+    client.request("nobody", b"")
+except gmdp.ClosedError:
+    pass
+for span in exporter.get_finished_spans():
+    parent = f"{{span.parent.span_id:x}}" if span.parent else ""
+    print(
+        span.name, span.kind.name, f"{{span.context.trace_id:032x}}", f"{{span.context.span_id:x}}", parent or "-",
+        span.status.status_code.name, span.start_time <= span.end_time,
+    )
+"""
+
+
+@pytest.mark.parametrize("provided", ["before", "after"])
+def test_a_span_for_the_call_one_for_its_wait_and_one_for_its_handler(provided):
+    """Whether the program sets its provider before gmdp is imported, or once all is running."""
+    pytest.importorskip("opentelemetry.sdk")
+    done = subprocess.run([sys.executable, "-c", SPANS, provided], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    rows = [line.rsplit(" ", 6) for line in done.stdout.splitlines()]
+    assert all(row[6] == "True" for row in rows)
+    by_id = {row[3]: row for row in rows}
+
+    def family(name, number=0):
+        """A call by name: its own row, its children's names."""
+        row = [row for row in rows if row[0] == f"call {name}"][number]
+        return row, sorted(other[0] for other in rows if other[4] == row[3])
+
+    # The one that was begun in a span of the program's own, with a call inside.
+    (own,) = [row for row in rows if row[0] == "mine"]
+    calls = [row for row in rows if row[0] == "call outer"]
+    assert len(calls) == 3
+    first, children = family("outer")
+    assert (first[1], first[2], first[4], first[5]) == ("CLIENT", own[2], own[3], "UNSET")
+    assert children == ["handle outer", "wait outer"]
+    handles = [row for row in rows if row[0] == "handle outer"]
+    assert [by_id[row[4]][0] for row in handles] == ["call outer"] * 3
+    inner, children = family("inner")
+    assert by_id[inner[4]][0] == "handle outer"
+    assert children == ["handle inner", "wait inner"]
+    # The one with a traceparent of somebody else's.
+    second, _ = family("outer", 1)
+    assert (second[2], second[4]) == (TRACE, "b7ad6b7169203331")
+    # Failed, cancelled, closed before its end; one that never began has none.
+    third, children = family("outer", 2)
+    assert (third[5], children) == ("ERROR", ["handle outer", "wait outer"])
+    assert [row[5] for row in rows if row[0] == "handle outer"] == ["UNSET", "UNSET", "ERROR"]
+    assert [row[5] for row in rows if row[0] == "call nobody"] == ["ERROR"] * 2
+    assert {row[1] for row in rows if row[0].startswith("handle")} == {"SERVER"}
+
+
+#: A program whose span processor fails: sys.argv[1] says when, and for the spans of what.
+FAILING = """
+import sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+when, whose = sys.argv[1:]
+
+
+class Processor(SpanProcessor):
+    def on_start(self, span, parent_context=None):
+        if when == "start" and span.name.startswith(whose):
+            raise RuntimeError("the processor's")
+
+    def on_end(self, span):
+        if when == "end" and span.name.startswith(whose):
+            raise RuntimeError("the processor's")
+
+
+provider = TracerProvider()
+provider.add_span_processor(Processor())
+trace.set_tracer_provider(provider)
+import gmdp
+
+
+def handler(request):
+    if request.body == [b"fail"]:
+        raise ValueError("the handler's")
+    return b"answered"
+
+
+with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.Client(broker.endpoint, timeout=20) as client:
+    with gmdp.Worker(broker.endpoint, "it", handler, reveal_errors=True) as worker:
+        for _ in range(3):
+            assert client.request("it", b"x") == [b"answered"]
+        try:
+            client.request("it", b"fail")
+        except gmdp.HandlerFailed as error:
+            assert (error.type_name, error.detail) == ("ValueError", "the handler's")
+        assert (worker.statistics().errors, client.started, broker.started) == (1, True, True)
+print("well")
+"""
+
+
+@pytest.mark.parametrize("whose", ["call", "wait", "handle"])
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_a_span_processor_that_fails_harms_nothing_but_its_span(when, whose):
+    pytest.importorskip("opentelemetry.sdk")
+    done = subprocess.run([sys.executable, "-c", FAILING, when, whose], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "well\n", done.stderr
+    assert "defect" not in done.stderr
+    assert "the processor's" in done.stderr
+    assert "a span could not be made or ended" in done.stderr
+
+
+def test_without_opentelemetry_nothing_of_it_is_imported():
+    """And nothing fails."""
+    script = f"""
+import sys
+sys.modules["opentelemetry"] = None
+import gmdp
+with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.Client(broker.endpoint, timeout=20) as client:
+    with gmdp.Worker(broker.endpoint, "echo", lambda request: request.metadata["traceparent"].encode()):
+        print(client.request("echo", b"", traceparent="{PARENT}"))
+assert [name for name in sys.modules if name.startswith("opentelemetry")] == ["opentelemetry"]
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"[b'{PARENT}']\n", "")
+
+
+def test_a_failed_handler_is_told_as_before(broker, client):
+    def handler(request):
+        raise ValueError("why")
+
+    with Worker(broker.endpoint, "it", handler, reveal_errors=True), pytest.raises(HandlerFailed) as caught:
+        client.request("it", b"")
+    assert (caught.value.type_name, caught.value.detail) == ("ValueError", "why")
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_broker_s_core_tells_of_waits_only_if_it_is_asked(traced):
+    broker = ManualBroker()
+    if traced:
+        broker.core.trace()
+    for number, trace in ((1, PARENT.encode()), (2, b"")):
+        frame = extension.call_frame(extension.request_id(b"n" * 16, number), traceparent=trace)
+        broker.feed(b"client", [frame, b"", b"MDPC02", b"\x01", b"echo", b"x"])
+    broker.advance(0.5)
+    for worker in (b"W1", b"W2"):
+        broker.ready(MDP02, worker)
+    waits = [event for event in broker.core.events if isinstance(event, Waited)]
+    assert waits == ([Waited(b"echo", PARENT.encode(), 0.5, 1)] if traced else [])
+
+
+def test_where_nobody_has_set_a_provider_there_are_no_spans(broker, client):
+    """Empty ones would cost as much as any."""
+    assert tracing.tracer() is None
+    answer = client.submit("nobody", b"")._answer
+    assert answer.span is None

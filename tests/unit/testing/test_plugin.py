@@ -1,0 +1,1008 @@
+"""The pytest plugin, and what it is made of: leaks and deadlines."""
+
+import asyncio
+import functools
+import gc
+import importlib.util
+import os
+import re
+import signal
+import socket
+import threading
+import time
+import types
+from pathlib import Path
+
+import gevent
+import gevent.socket
+import pytest
+from gevent.threadpool import ThreadPool
+from waiting import wait_until
+
+import gmdp
+import gmdp_pytest
+from gmdp.testing import deadline, leaks
+from gmdp.testing.deadline import DeadlinePassed
+from gmdp.testing.fixtures import Installation
+from gmdp.testing.leaks import Census, Leaked, no_leaks
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[3]
+
+#: In the runs below: what is left for good need not be waited for long.
+CONFTEST = "from gmdp.testing import deadline, leaks\nleaks.PATIENCE = 0.3\ndeadline.GRACE = 0.3\n"
+#: The same, and a hub that is blocked is not waited for long either.
+HASTY = CONFTEST + "deadline.GRACE = 0.1\n"
+
+
+@pytest.fixture(autouse=True)
+def _interrupts():
+    """Here, and in what is started here; a shell's job in the background ignores them, and hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    """A function: runs pytest with the plugin, and no other one, in a process of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    pytester.plugins = ["gmdp_pytest"]
+
+    def run(source, *args, conftest=CONFTEST):
+        pytester.makeconftest(conftest)
+        pytester.makepyfile(source)
+        return pytester.runpytest_subprocess("--strict-markers", "-p", "no:cacheprovider", *args, timeout=60)
+
+    return run
+
+
+def sections(result):
+    """What a run says of each test, and in each phase."""
+    parts = re.split(r"^_{3,} (.*?) _{3,}$", result.stdout.str(), flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+# With pytest
+
+
+def test_where_no_fixture_is_used_nothing_is_imported(run):
+    result = run(
+        """
+        import sys
+
+        def test_nothing(request):
+            assert request.config.pluginmanager.hasplugin("gmdp_pytest")
+            assert {"gevent", "greenlet", "zmq", "zope.interface", "gmdp"} & set(sys.modules) == set()
+        """,
+        conftest="",
+    )
+    result.assert_outcomes(passed=1)
+
+
+SERVED = """
+import os, gevent, pytest, gmdp
+from gmdp.testing import Simulation
+
+def upper(request):
+    return request.body[0].upper()
+
+def test_request(gmdp_broker, gmdp_worker, gmdp_client):
+    worker = gmdp_worker("upper", upper, concurrency=3)
+    assert worker.state is gmdp.State.RUNNING
+    assert gmdp_broker.endpoint.startswith("TRANSPORT")
+    assert gmdp_broker.statistics().services[b"upper"].workers == 3
+    assert gmdp_client.request("upper", b"hello", when_no_worker="fail") == [b"HELLO"]
+    assert gmdp_client.submit("upper", b"later").get() == [b"LATER"]
+
+def test_two_workers_and_a_second_client(gmdp_broker, gmdp_worker, gmdp_client):
+    gmdp_worker("upper", upper)
+    gmdp_worker("upper", upper, version="0.1")
+    assert gmdp_broker.statistics().services[b"upper"].workers == 2
+    with gmdp.Client(gmdp_broker.endpoint) as other:
+        assert other.request("upper", b"x") == gmdp_client.request("upper", b"x")
+
+@pytest.mark.gmdp_broker(request_ttl=0.05, attempts=1)
+class TestOptions:
+    def test_of_the_class(self, gmdp_broker, gmdp_client):
+        with pytest.raises(gmdp.RequestExpired):
+            gmdp_client.request("nobody", b"")
+
+    @pytest.mark.gmdp_broker(attempts=2, bind="inproc://here")
+    def test_the_nearest_goes_first(self, gmdp_broker):
+        assert (gmdp_broker.options.request_ttl, gmdp_broker.options.attempts) == (0.05, 2)
+        assert gmdp_broker.endpoint == "inproc://here"
+
+def test_simulation(gmdp_simulation):
+    assert type(gmdp_simulation) is Simulation
+    gmdp_simulation.broker()
+    gmdp_simulation.worker("upper", upper)
+    call = gmdp_simulation.client().request("upper", b"hello", timeout=10.0)
+    gmdp_simulation.run(20)
+    assert call.reply == [b"HELLO"]
+
+def test_what_ends_soon_is_no_leak(gmdp_client):
+    gevent.spawn(gevent.sleep, 0.05)
+    gevent.spawn_later(0.05, gmdp_client.submit("nobody", b"").cancel)
+    with pytest.raises(gmdp.RequestTimeout):
+        gmdp_client.request("nobody", b"", timeout=0.01)
+    gevent.get_hub().threadpool.spawn(int).get()
+
+@pytest.fixture
+def held():
+    there = gevent.spawn(gevent.sleep, 1000)
+    with open(os.devnull) as file:
+        yield file
+    there.kill()
+
+def test_fixtures_before(held, gmdp_broker):
+    pass
+
+def test_fixtures_after(gmdp_broker, held):
+    pass
+
+KEPT = []
+
+@pytest.mark.gmdp_allow_leaks("greenlets", "descriptors")
+@pytest.mark.gmdp_allow_leaks("requests")
+def test_allowed(gmdp_client):
+    KEPT.append(gevent.spawn(gevent.sleep, 1000))
+    KEPT.append(open(os.devnull))
+    gmdp_client.submit("nobody", b"")
+
+def test_of_those_before_nothing_is_said(gmdp_broker):
+    assert not KEPT[0].dead
+    assert gmdp_broker.state is gmdp.State.RUNNING
+"""
+
+
+@pytest.mark.parametrize("transport", ["tcp", "inproc"])
+def test_the_fixtures_serve_and_clean_up(run, transport):
+    result = run(
+        SERVED.replace("TRANSPORT", transport), "-W", "error", "-o", f"gmdp_transport={transport}", conftest=""
+    )
+    result.assert_outcomes(passed=10)
+
+
+def test_the_fixtures_work_in_a_monkey_patched_program(run):
+    result = run(
+        """
+        import threading, time, pytest
+
+        def test_served(gmdp_worker, gmdp_client):
+            gmdp_worker("upper", lambda request: request.body[0].upper())
+            assert gmdp_client.request("upper", b"hello") == [b"HELLO"]
+            done = threading.Thread(target=time.sleep, args=(0.01,))
+            done.start()
+
+        def test_thread(gmdp_broker):
+            threading.Thread(target=time.sleep, args=(1000,), name="sleeper", daemon=True).start()
+
+        @pytest.mark.gmdp_deadline(0.5)
+        def test_deadline(gmdp_broker):
+            time.sleep(1000)
+        """,
+        conftest="from gevent import monkey\nmonkey.patch_all()\n" + CONFTEST,
+    )
+    result.assert_outcomes(passed=2, failed=1, errors=1)
+    told = sections(result)
+    assert re.search(r"greenlets:\n +<Greenlet.*sleeper", told["ERROR at teardown of test_thread"])
+    assert "Failed: the deadline of 0.5 s passed" in told["test_deadline"]
+
+
+LEAKY = """
+import os, threading, gevent, pytest, gmdp
+
+KEPT = []
+
+def wait_for_godot():
+    gevent.sleep(1000)
+
+def test_greenlet(gmdp_broker):
+    KEPT.append(gevent.spawn(wait_for_godot))
+    gevent.sleep(0)
+
+def test_raw_greenlet(gmdp_simulation):
+    KEPT.append(gevent.spawn_raw(wait_for_godot))
+    gevent.sleep(0)
+
+def test_unbegun_greenlet(gmdp_broker):
+    KEPT.append(gevent.spawn_later(1000, wait_for_godot))
+
+def test_descriptor(gmdp_broker):
+    os.open(os.devnull, os.O_RDONLY)
+
+def test_thread(gmdp_broker):
+    threading.Thread(target=threading.Event().wait, args=(60,), name="sleeper", daemon=True).start()
+
+def test_pool(gmdp_broker):
+    KEPT.append(gevent.threadpool.ThreadPool(1))
+    KEPT[-1].spawn(int).get()
+
+def test_queued(gmdp_client):
+    gmdp_client.request("mmi.service", b"connected")
+    gmdp_client.submit("no{body}", b"")
+    gmdp_client.submit("no{body}", b"")
+
+def test_assigned(gmdp_worker, gmdp_client):
+    gmdp_worker("slow", lambda request: gevent.sleep(1000))
+    gmdp_client.request("mmi.service", b"connected")
+    gmdp_client.submit("slow", b"")
+
+def test_call(gmdp_broker):
+    KEPT.append(gmdp.AsyncClient("tcp://127.0.0.1:1"))
+    KEPT[-1].submit("far", b"")
+
+@pytest.mark.gmdp_allow_leaks("greenlets")
+def test_another_kind_is_allowed(gmdp_broker):
+    KEPT.append(gevent.spawn(wait_for_godot))
+    os.open(os.devnull, os.O_RDONLY)
+
+def test_failed(gmdp_client):
+    gmdp_client.submit("nobody", b"")
+    assert False, "on its own account"
+
+def test_clean(gmdp_broker):
+    pass
+"""
+
+
+def test_what_a_test_leaves_is_told_at_its_teardown(run):
+    result = run(LEAKY)
+    told = sections(result)
+    here = r"test_what_a_test_leaves_is_told_at_its_teardown\.py:\d+ in"
+
+    def kinds(name):
+        return re.findall(r"^  (\w+):$", told[f"ERROR at teardown of {name}"], re.M)
+
+    def says(name, *patterns):
+        for pattern in patterns:
+            assert re.search(pattern, told[f"ERROR at teardown of {name}"]), told[f"ERROR at teardown of {name}"]
+
+    result.assert_outcomes(passed=11, failed=1, errors=10)
+    assert kinds("test_greenlet") == kinds("test_raw_greenlet") == kinds("test_unbegun_greenlet") == ["greenlets"]
+    says(
+        "test_greenlet",
+        r"test_greenlet has left behind:",
+        r"<Greenlet.*: wait_for_godot>",
+        rf"at .*{here} wait_for_godot: gevent\.sleep\(1000\)",
+        rf"spawned at .*{here} test_greenlet: KEPT.append",
+    )
+    says("test_raw_greenlet", rf"at .*{here} wait_for_godot: gevent\.sleep")
+    says("test_unbegun_greenlet", "not yet begun", rf"spawned at .*{here} test_unbegun_greenlet")
+    assert kinds("test_descriptor") == kinds("test_another_kind_is_allowed") == ["descriptors"]
+    says("test_descriptor", r"\n    \d+ -> /dev/null\n")
+    assert kinds("test_thread") == kinds("test_pool") == ["threads"]
+    says("test_thread", r"<Thread\(sleeper, started daemon", r"threading\.py:\d+ in wait")
+    says("test_pool", "an idle one of a gevent ThreadPool")
+    assert kinds("test_queued") == kinds("test_assigned") == ["requests"]
+    says("test_queued", r"service b'no\{body\}': 2 queued", "<Broker running", r"calls in flight: 2\n +<AsyncClient")
+    says("test_assigned", "service b'slow': 1 assigned", r"calls in flight: 1\n")
+    assert kinds("test_call")[:2] == ["requests", "greenlets"]  # and what it tries to connect with
+    says("test_call", r"calls not yet sent: 1\n", "gmdp-client of tcp://127.0.0.1:1", rf"{here} test_call: KEPT")
+    assert "on its own account" in told["test_failed"]
+    assert re.findall(r"^  (\w+):$", told["test_failed"].partition("Captured leaks teardown")[2], re.M) == ["requests"]
+
+
+def test_a_test_that_hangs_fails_and_tells_what_everybody_did(run):
+    result = run(
+        """
+        import gevent, pytest, time
+
+        def nothing_happens():
+            gevent.sleep(1000)
+
+        @pytest.mark.gmdp_deadline(0.5)
+        def test_waits(gmdp_worker, gmdp_client):
+            gmdp_worker("slow", lambda request: nothing_happens())
+            gmdp_client.request("slow", b"")
+
+        def test_swallows(gmdp_broker):
+            while True:
+                try:
+                    gevent.sleep(0.01)
+                    gevent.sleep(1000)
+                except Exception:
+                    pass
+
+        @pytest.mark.gmdp_deadline(0.5)
+        def test_handler_blocks(gmdp_worker, gmdp_client):
+            def compute(request):
+                while True: pass
+            gmdp_worker("busy", compute)
+            gmdp_client.request("busy", b"")
+
+        def test_sleeps(gmdp_broker):
+            time.sleep(1000)
+
+        @pytest.fixture
+        def hangs(gmdp_broker):
+            yield
+            gevent.sleep(1000)
+
+        def test_fixture_hangs(hangs):
+            pass
+
+        @pytest.mark.gmdp_deadline(30)
+        def test_in_time(gmdp_broker):
+            gevent.sleep(0.3)
+
+        @pytest.fixture
+        def blocks(gmdp_broker):
+            yield
+            time.sleep(1000)
+
+        def test_fixture_blocks(blocks):
+            pass
+
+        def test_never_begun():
+            pass
+        """,
+        "-o",
+        "gmdp_deadline=0.2",
+    )
+    result.assert_outcomes(passed=3, failed=4, errors=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    told = sections(result)
+    waits, errors = told["test_waits"], {name for name in told if name.startswith("ERROR")}
+    assert "Failed: the deadline of 0.5 s passed; greenlets alive: " in waits
+    assert re.search(r"at .* in nothing_happens: gevent.sleep\(1000\)", waits)
+    assert re.search(r'File ".*", line \d+, in nothing_happens', waits.partition("Captured stderr")[2])
+    assert '<Greenlet "gmdp-broker' in waits.partition("Captured stderr")[2]
+    assert "service b'slow': 1 assigned" in waits.partition("Captured leaks teardown")[2]
+    assert "the deadline of 0.2 s passed" in told["test_swallows"]
+    for name, what in (("test_handler_blocks", "while True"), ("test_sleeps", r"time\.sleep")):
+        assert re.search(rf">  .*{what}.*\n(?: +\^+\n)?E +KeyboardInterrupt", told[name])
+        assert re.search(r"Failed: the deadline of 0\.[25] s passed, and the hub was blocked", told[name])
+        assert "the hub has not run for 0.3 s since" in told[name]
+    assert errors == {"ERROR at teardown of test_fixture_hangs"}
+    assert "Failed: the deadline of 0.2 s passed; " in told["ERROR at teardown of test_fixture_hangs"]
+    ended = r"Exit: in the teardown of .*::test_fixture_blocks, the deadline of 0\.2 s passed, and the hub was blocked"
+    assert re.search(ended, result.stdout.str())
+
+
+def test_what_is_told_wrongly_is_an_error_that_says_so(run):
+    result = run(
+        """
+        import pytest
+
+        known = pytest.mark.gmdp_deadline(30)
+
+        def test_ini(gmdp_broker): pass
+
+        @known
+        @pytest.mark.gmdp_broker(request_til=1)
+        def test_option(gmdp_broker): pass
+
+        @pytest.mark.gmdp_broker("tcp://127.0.0.1:*")
+        def test_position(gmdp_broker): pass
+
+        @known
+        @pytest.mark.gmdp_allow_leaks("greenlet")
+        def test_kind(gmdp_broker): pass
+
+        @pytest.mark.gmdp_deadline()
+        def test_no_seconds(gmdp_broker): pass
+
+        @pytest.mark.gmdp_deadline("soon")
+        def test_no_number(gmdp_broker): pass
+
+        @pytest.mark.gmdp_deadline(-1)
+        def test_negative(gmdp_broker): pass
+
+        @known
+        def test_service(gmdp_worker):
+            with pytest.raises(ValueError):
+                gmdp_worker("", print)
+
+        @known
+        def test_afterwards(gmdp_broker): pass
+        """,
+        *("-o", "gmdp_deadline=abc"),
+    )
+    told = sections(result)
+    result.assert_outcomes(passed=2, errors=7)
+    assert "unknown option 'request_til'" in told["ERROR at setup of test_option"]
+    assert "takes keywords only" in told["ERROR at setup of test_position"]
+    kinds = "'greenlet' is no kind of leak; there are requests, greenlets, descriptors, threads"
+    assert kinds in told["ERROR at setup of test_kind"]
+    assert "takes seconds, and nothing else" in told["ERROR at setup of test_no_seconds"]
+    assert (
+        "gmdp_deadline, a marker and an ini option, must be seconds, not 'soon'"
+        in (told["ERROR at setup of test_no_number"])
+    )
+    assert "must be above 0 seconds, not -1.0" in told["ERROR at setup of test_negative"]
+
+
+def test_what_interrupts_a_phase_of_a_test_ends_nothing_else(run):
+    """Also where asyncio has a handler of its own for SIGINT, and in a TestCase."""
+    result = run(
+        """
+        import asyncio, time, unittest, gevent, pytest, gmdp
+
+        @pytest.fixture
+        def blocks(gmdp_broker):
+            time.sleep(1000)
+
+        def test_setup_blocks(blocks):
+            pass
+
+        def test_slowly_reported(gmdp_broker):
+            pass
+
+        def test_coroutine_blocks(gmdp_broker):
+            async def block():
+                time.sleep(1000)
+            asyncio.run(block())
+
+        def test_coroutine_waits(gmdp_broker):
+            asyncio.run(asyncio.sleep(1000))
+
+        class TestOld(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def _there(self, gmdp_client):
+                self.client = gmdp_client
+
+            def test_hangs(self):
+                gevent.sleep(1000)
+
+            def test_blocks(self):
+                time.sleep(1000)
+
+        class TestLast:
+            brokers = []
+
+            @pytest.fixture
+            def ends_badly(self, gmdp_broker):
+                yield
+                raise SystemExit
+
+            def test_torn_down_no_further(self, ends_badly, gmdp_broker):
+                self.brokers.append(gmdp_broker)
+
+            def test_closed_all_the_same(self):
+                assert self.brokers[0].state is gmdp.State.CLOSED
+                gevent.sleep(0.4)
+        """,
+        "-o",
+        "gmdp_deadline=0.3",
+        conftest=HASTY
+        + """if True:
+        import time
+        def pytest_runtest_makereport(item, call):
+            if item.name == "test_slowly_reported":
+                time.sleep(0.5)
+        """,
+    )
+    told = sections(result)
+    result.assert_outcomes(passed=3, failed=4, errors=2)
+    blocked = r"Failed: the deadline of 0\.3 s passed, and the hub was blocked"
+    assert re.search(blocked, told["ERROR at setup of test_setup_blocks"])
+    for name in ("test_coroutine_blocks", "test_coroutine_waits", "TestOld.test_blocks"):
+        assert re.search(blocked, told[name]), name
+        assert told[name].count("the hub has not run for") == 1
+    assert "Failed: the deadline of 0.3 s passed; " in told["TestOld.test_hangs"]
+    assert "SystemExit" in told["ERROR at teardown of TestLast.test_torn_down_no_further"]
+
+
+def test_a_debugger_has_all_the_time_it_wants(run, pytester):
+    pytester.makepyfile(
+        patient="""
+        import pdb, time
+
+        class Patient(pdb.Pdb):
+            def interaction(self, *args, **keywords):
+                time.sleep(0.5)
+                print("had its time")
+                self.set_continue()
+        """
+    )
+    result = run(
+        """
+        import gevent
+
+        def test_breakpoint(gmdp_broker):
+            breakpoint()
+            gevent.sleep(0.05)
+
+        def test_fails(gmdp_broker):
+            assert False, "on its own account"
+        """,
+        *("-s", "--pdb", "--pdbcls=patient:Patient", "-o", "gmdp_deadline=0.3"),
+        conftest=HASTY,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert result.stdout.str().count("had its time") == 2
+    assert "deadline" not in result.stdout.str() + result.stderr.str()
+
+
+def test_what_a_failed_test_leaves_is_no_second_error_and_not_waited_for(run):
+    result = run(
+        """
+        import os, socket, unittest, pytest
+
+        def test_fails(gmdp_broker):
+            file, there = open(os.devnull), socket.socket()
+            assert False, "on its own account"
+
+        @pytest.mark.xfail
+        def test_is_known_to_fail(gmdp_broker):
+            file = open(os.devnull)
+            assert False
+
+        class TestOld(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def _there(self, gmdp_broker): pass
+
+            def test_fails(self):
+                file = open(os.devnull)
+                self.assertTrue(False)
+
+        @pytest.fixture
+        def fails(gmdp_broker):
+            file = open(os.devnull)
+            assert False, "in the setup"
+
+        def test_setup_fails(fails): pass
+
+        def test_skips(gmdp_broker):
+            file = open(os.devnull)
+            pytest.skip("for no reason")
+
+        def test_passes(gmdp_broker):
+            file = open(os.devnull)
+        """,
+        conftest="from gmdp.testing import leaks\nleaks.PATIENCE = 50\n",
+    )
+    result.assert_outcomes(passed=1, failed=2, skipped=1, xfailed=1, errors=1)
+    told = sections(result)
+    assert "on its own account" in told["test_fails"]
+    assert re.search(
+        r"- Captured leaks teardown -+\nleft behind:\n  descriptors:\n    \d+ -> /dev/null\n", told["test_fails"]
+    )
+    assert "in the setup" in told["ERROR at setup of test_setup_fails"]
+    assert result.duration < 40
+
+
+def test_what_was_set_up_before_may_connect_and_be_connected_to(run):
+    result = run(
+        """
+        import asyncio, os, socket, threading, pytest, gmdp
+
+        @pytest.fixture(scope="module")
+        def endpoint():
+            with gmdp.Broker("tcp://127.0.0.1:*") as broker:
+                with gmdp.Worker(broker.endpoint, "echo", lambda request: request.body):
+                    yield broker.endpoint
+
+        @pytest.fixture(scope="class", params=["unstarted", "started", "threaded"])
+        def client(request, endpoint):
+            client = gmdp.Client(endpoint, threaded=request.param == "threaded")
+            if request.param == "started":
+                client.start()
+            yield client
+            client.close()
+
+        class TestOne:
+            def test_one_call(self, client, gmdp_broker):
+                assert client.request("echo", b"x") == [b"x"]
+
+            def test_another(self, client, gmdp_broker):
+                assert client.request("echo", b"x") == [b"x"]
+
+        KEPT = []
+
+        def test_pythons_own_sockets_count(endpoint, gmdp_broker):
+            KEPT.append(socket.socket())
+
+        def test_files_count(endpoint, gmdp_broker):
+            KEPT.append(os.open(os.devnull, os.O_RDONLY))
+
+        def test_clients_of_the_test_count(endpoint, gmdp_broker):
+            KEPT.append(gmdp.Client(endpoint))
+            KEPT[-1].request("echo", b"x")
+        """
+    )
+    result.assert_outcomes(passed=9, errors=3)
+    told = sections(result)
+    assert re.search(r"descriptors:\n +\d+ -> socket", told["ERROR at teardown of test_pythons_own_sockets_count"])
+    assert re.search(r"descriptors:\n +\d+ -> /dev/null", told["ERROR at teardown of test_files_count"])
+    kept = told["ERROR at teardown of test_clients_of_the_test_count"]
+    assert re.search(r'greenlets:\n +<Greenlet "gmdp-client', kept)
+    assert "descriptors:" not in kept
+
+
+def test_under_xdist(run):
+    pytest.importorskip("xdist")
+    result = run(
+        """
+        import os, time, pytest
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_served(gmdp_worker, gmdp_client, number):
+            assert "PYTEST_XDIST_WORKER" in os.environ
+            gmdp_worker("upper", lambda request: request.body[0].upper())
+            assert gmdp_client.request("upper", b"hello") == [b"HELLO"]
+
+        def test_leaks(gmdp_broker):
+            os.open(os.devnull, os.O_RDONLY)
+
+        @pytest.mark.gmdp_deadline(0.2)
+        def test_blocks(gmdp_broker):
+            time.sleep(1000)
+        """,
+        *("-p", "xdist", "-n", "2"),
+    )
+    told = sections(result)
+    result.assert_outcomes(passed=3, failed=1, errors=1)
+    assert "-> /dev/null" in told["ERROR at teardown of test_leaks"]
+    assert "Failed: the deadline of 0.2 s passed, and the hub was blocked" in told["test_blocks"]
+
+
+def test_it_is_loaded_by_a_pytest_whose_pluggy_has_no_new_wrappers(monkeypatch):
+    def hookimpl(function=None, hookwrapper=False, optionalhook=False, tryfirst=False, trylast=False):
+        return (lambda function: function) if function is None else function
+
+    monkeypatch.setattr(pytest, "hookimpl", hookimpl)
+    spec = importlib.util.spec_from_file_location("loaded_anew", gmdp_pytest.__file__)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    error, cause = ValueError(), KeyboardInterrupt()
+    with pytest.raises(ValueError) as raised:
+        gmdp_pytest._end_with(types.SimpleNamespace(), error, cause)
+    assert raised.value.__cause__ is cause
+
+
+def test_an_unknown_transport_is_refused():
+    with pytest.raises(gmdp.ConfigurationError, match="tcp or inproc, not 'udp'"):
+        Installation(transport="udp", options={}, seconds=1)
+
+
+def test_a_worker_that_cannot_register_is_told(monkeypatch):
+    monkeypatch.setattr("gmdp.testing.fixtures.REGISTRATION", 0.2)
+    installation = Installation(options={"max_workers": 1}, seconds=30)
+    installation.begin()
+    installation.worker("echo", bytes)
+    with pytest.raises(AssertionError, match=r"not registered within 0\.2 s: <Worker .*b'echo'"):
+        installation.worker("echo", bytes)
+    assert installation.end() == []
+
+
+# Without pytest
+
+
+def test_no_leaks_raises_what_was_left():
+    with pytest.raises(Leaked) as raised, no_leaks(patience=0.05):
+        left = gevent.spawn(gevent.sleep, 1000)
+    (leak,) = raised.value.leaks
+    assert leak.kind == "greenlets"
+    assert re.search(r"spawned at .*test_plugin\.py:\d+ in test_no_leaks_raises", leak.what)
+    assert isinstance(raised.value, AssertionError)
+    left.kill()
+
+
+def test_no_leaks_looks_at_nothing_after_an_error_and_at_nothing_allowed():
+    kept = []
+
+    def fail():
+        kept.append(gevent.spawn(gevent.sleep, 1000))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), no_leaks(patience=0.05):
+        fail()
+    with no_leaks(allowed=["greenlets"], patience=0.05), no_leaks(allowed="greenlets", patience=0.05):
+        kept.append(gevent.spawn(gevent.sleep, 1000))
+    with pytest.raises(gmdp.ConfigurationError, match="'sockets' is no kind of leak"), no_leaks(allowed=["sockets"]):
+        pass
+    gevent.killall(kept)
+
+
+def test_what_only_the_garbage_collector_frees_is_not_left():
+    gc.collect()
+    with no_leaks():
+        cycle = [os.fdopen(os.open(os.devnull, os.O_RDONLY))]
+        cycle.append(cycle)
+        del cycle
+
+
+def test_a_closed_descriptor_whose_number_is_used_again_is_told():
+    old = os.open(os.devnull, os.O_RDONLY)
+    census = Census()
+    os.close(old)
+    new = os.open("/dev/zero", os.O_RDONLY)
+    assert new == old
+    assert [leak.what for leak in census.leaks(["descriptors"])] == [f"{new} -> /dev/zero"]
+    os.close(new)
+
+
+def test_the_idle_threads_of_the_hubs_own_pool_are_no_leak_but_busy_ones_are():
+    pool, go_on = gevent.get_hub().threadpool, threading.Event()
+    with no_leaks():
+        pool.spawn(int).get()
+    census = Census()
+    task = pool.spawn(go_on.wait, 60)
+    gevent.sleep(0.05)
+    (leak,) = census.leaks()
+    assert leak.kind == "threads"
+    assert "in wait" in leak.what
+    go_on.set()
+    task.get()
+    census.check()
+
+
+def test_a_pool_that_is_killed_leaves_nothing():
+    with no_leaks():
+        pool = ThreadPool(2)
+        pool.spawn(int).get()
+        pool.kill()
+
+
+def test_requests_that_were_there_before_do_not_count():
+    with gmdp.Broker("inproc://before") as broker, gmdp.AsyncClient(broker.endpoint) as client:
+        client.submit("nobody", b"")
+        gevent.sleep(0.05)
+        with no_leaks():
+            pass
+        with pytest.raises(Leaked, match=r"service b'nobody': 2 queued(.|\n)*calls in flight: 2"):
+            with no_leaks(patience=0.05):
+                client.submit("nobody", b"")
+
+
+def test_what_was_begun_just_before_does_not_count(unused_endpoint):
+    with gmdp.AsyncClient(unused_endpoint) as client:
+        client.submit("nobody", b"")
+        with no_leaks(patience=0.05):
+            pass
+
+
+def test_what_python_holds_counts_beside_what_may_be_zeromqs(unused_endpoint):
+    with gmdp.Client(unused_endpoint):
+        for make in (socket.socket, gevent.socket.socket):
+            census = Census()
+            theirs, ours = os.eventfd(0), make()
+            assert [leak.what.split()[0] for leak in census.leaks()] == [str(ours.fileno())]
+            os.close(theirs)
+            ours.close()
+    census = Census()
+    others = os.eventfd(0)
+    assert [leak.what for leak in census.leaks()] == [f"{others} -> anon_inode:[eventfd]"]
+    os.close(others)
+
+
+def test_what_belongs_to_a_hub_that_does_not_run_is_not_waited_for(monkeypatch):
+    def run():
+        made.append(gmdp.AsyncClient("tcp://127.0.0.1:1"))
+        made[-1].start()
+        made[-1].submit("nobody", b"")
+        until.wait(60)
+
+    monkeypatch.setattr(leaks, "ANSWER", 0.3)
+    made, until = [], threading.Event()
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: made and made[0].started)
+    begun = time.monotonic()
+    census = Census()
+    for _ in range(10):
+        assert census.leaks(["requests"]) == []
+    until.set()
+    thread.join()
+    for _ in range(10):
+        assert Census().leaks(["requests"]) == []
+    assert time.monotonic() < begun + 2
+    assert not made[0].closed
+
+
+def test_calls_of_a_client_with_a_hub_of_its_own_count(unused_endpoint):
+    with gmdp.Client(unused_endpoint, threaded=True) as client:
+        census = Census()
+        stream = client.stream("nobody", b"")
+        (leak,) = census.leaks(["requests"])
+        assert leak.what.startswith("calls not yet sent: 1\n")
+        assert Census().leaks(["requests"]) == []
+        stream.close()
+
+
+def test_another_thread_may_make_a_client_meanwhile(monkeypatch):
+    class Changing(list):
+        changes = 2
+
+        def __iter__(self):
+            if self.changes:
+                self.changes -= 1
+                raise RuntimeError("Set changed size during iteration")
+            return super().__iter__()
+
+    everything = Changing(leaks.lifecycle.everything)
+    monkeypatch.setattr(leaks.lifecycle, "everything", everything)
+    assert Census().leaks(["requests"]) == []
+    assert everything.changes == 0
+
+
+def test_greenlets_of_other_threads_count_without_their_place():
+    def run():
+        there = gevent.spawn(gevent.sleep, 60)
+        until.wait(60)
+        there.kill()
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    until = threading.Event()
+    census = Census()
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not census.leaks(["greenlets"]):
+        gevent.sleep(0.001)
+    assert "in another thread" in census.leaks(["greenlets"])[0].what
+    until.set()
+    thread.join()
+    census.check()
+
+
+def test_a_deadline_that_is_met_leaves_nothing(capsys):
+    with no_leaks(), deadline.deadline(60):
+        gevent.sleep(0.01)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_deadline_raises_again_while_cleaning_up_and_through_except_exception(capsys):
+    def work():
+        try:
+            try:
+                gevent.sleep(60)
+            except Exception:
+                raise AssertionError("swallowed") from None
+        finally:
+            cleaning.append(True)
+            gevent.sleep(60)
+
+    cleaning = []
+    with no_leaks():
+        with pytest.raises(DeadlinePassed, match=r"the deadline of 0\.05 s passed; greenlets alive: \d"):
+            with deadline.deadline(0.05):
+                work()
+    assert cleaning
+    assert capsys.readouterr().err.count("The deadline of 0.05 s passed.\n") == 2
+
+
+def test_a_deadline_ends_the_greenlet_it_was_set_in():
+    def work():
+        with deadline.deadline(0.05):
+            gevent.sleep(60)
+
+    working = gevent.spawn(work)
+    with pytest.raises(DeadlinePassed):
+        working.get()
+
+
+def test_a_blocked_hub_is_interrupted_and_a_users_interrupt_is_left_alone(monkeypatch, capsys):
+    monkeypatch.setattr(deadline, "GRACE", 0.1)
+    with pytest.raises(DeadlinePassed, match="the hub was blocked") as raised, deadline.deadline(0.05):
+        time.sleep(60)
+    assert isinstance(raised.value.__cause__, KeyboardInterrupt)
+    told = capsys.readouterr().err
+    assert "the hub has not run for 0.1 s since" in told
+    assert "time.sleep(60)" in told
+    with pytest.raises(KeyboardInterrupt), deadline.deadline(60):
+        raise KeyboardInterrupt
+
+
+def test_a_hub_blocked_by_asyncio_is_interrupted_until_that_helps(monkeypatch, capsys):
+    async def block():
+        time.sleep(5)
+
+    monkeypatch.setattr(deadline, "GRACE", 0.1)
+    begun = time.monotonic()
+    with pytest.raises(DeadlinePassed, match="the hub was blocked"), deadline.deadline(0.05):
+        asyncio.run(block())
+    assert time.monotonic() < begun + 4
+    assert capsys.readouterr().err.count("the hub has not run for 0.1 s since") == 1
+
+
+def test_a_deadline_goes_on_after_a_pause_with_what_remains(monkeypatch):
+    passed = 0.0
+    monkeypatch.setattr(deadline, "monotonic", lambda: time.monotonic() + passed)
+    limit = deadline.deadline(60)
+    limit.start()
+    passed = 59.9
+    limit.pause()
+    gevent.sleep(0.2)
+    limit.resume()
+    with pytest.raises(DeadlinePassed, match="the deadline of 60 s passed"):
+        gevent.sleep(10)
+    for end in (limit.pause, limit.cancel, limit.resume):
+        end()
+    assert not limit.running
+
+
+def test_a_block_that_has_just_ended_is_not_interrupted(monkeypatch):
+    """Where its deadline is being cancelled, in time, it is too late."""
+    monkeypatch.setattr(deadline, "GRACE", 0.05)
+    with deadline.deadline(0.05) as limit:
+        limit._drop_timer()
+        limit._timer = types.SimpleNamespace(stop=functools.partial(time.sleep, 0.3), close=bool)
+
+
+def test_an_interrupt_that_is_on_its_way_comes_before_a_deadline_is_left(monkeypatch):
+    sent = []
+
+    def block():
+        while not sent:
+            time.sleep(0.001)
+
+    def deliver(how, signals):
+        while sent:
+            signal.raise_signal(sent.pop())
+
+    monkeypatch.setattr(deadline, "GRACE", 0.05)
+    monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: sent.append(number))
+    monkeypatch.setattr(signal, "pthread_sigmask", deliver)
+    with pytest.raises(DeadlinePassed, match="the hub was blocked"), deadline.deadline(0.05):
+        block()
+    assert sent == []
+
+
+def test_a_forked_child_has_no_deadline_but_may_start_one():
+    """Even if the thread that watches the hub held the lock when it forked."""
+
+    def child(outer, inner):
+        signal.alarm(20)
+        inner.cancel()
+        gevent.sleep(0.4)
+        outer.cancel()
+        inner.start(0.05)
+        try:
+            gevent.sleep(10)
+        except DeadlinePassed:
+            os._exit(7)
+
+    with deadline.deadline(0.2) as outer, deadline.deadline(60) as inner:
+        inner._lock.acquire()
+        forked = os.fork()
+        if forked:
+            inner._lock.release()
+        else:
+            try:
+                child(outer, inner)
+            finally:
+                os._exit(1)
+    status = gevent.get_hub().threadpool.apply(os.waitpid, (forked, 0))[1]
+    assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_another_threads_deadline_interrupts_nobody(monkeypatch, capsys):
+    monkeypatch.setattr(deadline, "GRACE", 0.05)
+    ended = []
+
+    def run():
+        with deadline.deadline(0.05):
+            time.sleep(0.3)
+        ended.append(True)
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert ended
+    assert "the hub has not run" in capsys.readouterr().err
+
+
+def test_where_nothing_can_ever_happen_a_deadline_does_not_hide_it():
+    done = []
+
+    def run():
+        with deadline.deadline(60), pytest.raises(gevent.exceptions.LoopExit):
+            gevent.event.Event().wait()
+        done.append(True)
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_the_library_never_imports_pytest():
+    for path in (ROOT / "gmdp").rglob("*.py"):
+        assert not re.search(r"^\s*(import|from) _?pytest\b", path.read_text(encoding="utf-8"), re.M), path
