@@ -16,9 +16,10 @@ from zope.interface import implementer
 
 from ..core.broker.access import Access, Policy, Rules
 from ..core.broker.core import BrokerCore
-from ..core.broker.options import BrokerOptions, check_number, unknown
+from ..core.broker.options import BrokerOptions
 from ..core.broker.records import DeadLetter
 from ..core.broker.reports import About
+from ..core.numbers import check_number, unknown_name
 from ..core.rates import Rates
 from ..core.snapshots import BrokerCounters, BrokerStatistics
 from ..core.states import State
@@ -116,7 +117,7 @@ class Broker(Lifecycle):
     ) -> None:
         for name in options:
             if name not in _OPTIONS:
-                raise ConfigurationError(unknown(name, _OPTIONS | _KEYWORDS))
+                raise ConfigurationError(unknown_name(name, _OPTIONS | _KEYWORDS))
         self._bind = check_endpoints(bind, bind=True)
         try:
             check_number("hwm", hwm, 1, whole=True, most=MOST_INT)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import zmq
 import zmq.green
 
-from ..core.broker.options import check_number
+from ..core.numbers import check_number
 from ..core.peer.connector import Close, Connection, Connector, Open, Send
 from ..exceptions import ConfigurationError
 from ..protocol.wire import VERSIONS, Dialect
@@ -267,7 +267,7 @@ def check(
 ) -> Any:
     """`value`, if it is a number of at least (or `above`) `least`; else ConfigurationError."""
     try:
-        check_number(name, value, least, whole, above, most)
+        check_number(name, value, least, whole=whole, above=above, most=most)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     return value

@@ -15,7 +15,7 @@ import zmq.green
 from gevent.queue import Queue
 from zope.interface import implementer
 
-from ..core.broker.options import MOST_INTERVAL
+from ..core.numbers import MOST_INTERVAL
 from ..core.peer.connector import Close
 from ..core.peer.reconnect import Reconnect
 from ..core.peer.sessions import Failure, Gone, Session, SessionState, Work

@@ -7,44 +7,14 @@ says what would be right.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ..numbers import MOST_INTERVAL, check_number, unknown_name
+
 MEBI = 1024 * 1024
-
-
-#: The most any number may be: what fits 64 bits; seconds: about 30 years.
-MOST_WHOLE = 2**63 - 1
-MOST_SECONDS = 1e9
-#: The most seconds between heartbeats: a day.
-MOST_INTERVAL = 86_400
-
-
-def check_number(
-    name: str, value: Any, least: float, whole: bool = False, above: bool = False, most: float | None = None
-) -> None:
-    """Raise ValueError unless `value` is a number of at least (or `above`) `least`, and at most `most`."""
-    if most is None:
-        most = MOST_WHOLE if whole else MOST_SECONDS
-    right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if right and (value > least if above else value >= least) and value <= most:
-        return
-    kind = "a whole number" if whole else "a number"
-    if right and most < value < math.inf:
-        raise ValueError(f"{name} must be {kind} of at most {most:g}")
-    bound = "greater than" if above else "of at least"
-    raise ValueError(f"{name} must be {kind} {bound} {least:g}, not {value!r}")
-
-
-def unknown(name: str, known: Any, where: str = "option") -> str:
-    """The message for a name that is not among `known`."""
-    near = difflib.get_close_matches(str(name), list(known), 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}"
-    return f"unknown {where} {name!r}{hint}"
 
 
 @dataclass(frozen=True)
@@ -130,7 +100,7 @@ class BrokerOptions(ServiceOptions):
                 raise ValueError(f"services[{pattern!r}] must be a table of options, not {values!r}")
             for name in values:
                 if name not in SERVICE_OPTIONS:
-                    raise ValueError(f"services[{pattern!r}]: {unknown(name, SERVICE_OPTIONS)}")
+                    raise ValueError(f"services[{pattern!r}]: {unknown_name(name, SERVICE_OPTIONS)}")
             try:
                 ServiceOptions(**values)
             except ValueError as error:

@@ -1,0 +1,51 @@
+"""Checks of option values, and the message for an unknown option.
+
+A wrong value raises ``ValueError``; the message names the option, the value and what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+#: The largest whole number: what fits 64 bits.
+MOST_WHOLE = 2**63 - 1
+#: The largest number of seconds, about 30 years.
+MOST_SECONDS = 1e9
+#: The most seconds between heartbeats: a day.
+MOST_INTERVAL = 86_400
+
+
+def check_number(
+    name: str, value: Any, least: float, *, whole: bool = False, above: bool = False, most: float | None = None
+) -> None:
+    """Raise ValueError unless `value` is a number from `least` to `most`.
+
+    Args:
+        name: The option's name, for the message.
+        value: What the user gave.
+        least: The smallest number allowed.
+        whole: True if only an int is allowed.
+        above: True if `value` must be greater than `least`.
+        most: The largest number allowed; None: :data:`MOST_WHOLE` or :data:`MOST_SECONDS`.
+    """
+    if most is None:
+        most = MOST_WHOLE if whole else MOST_SECONDS
+    is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if is_number and (value > least if above else value >= least) and value <= most:
+        return
+    kind = "a whole number" if whole else "a number"
+    if is_number and most < value < math.inf:
+        raise ValueError(f"{name} must be {kind} of at most {most:g}")
+    bound = "greater than" if above else "of at least"
+    raise ValueError(f"{name} must be {kind} {bound} {least:g}, not {value!r}")
+
+
+def unknown_name(name: str, known: Iterable[str], kind: str = "option") -> str:
+    """The message for a `name` that is not among the `known` ones; suggests the nearest."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}"
+    return f"unknown {kind} {name!r}{hint}"
