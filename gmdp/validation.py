@@ -1,19 +1,68 @@
-"""Endpoints and names as users write them, checked before a socket sees them."""
+"""Checks of the arguments that users give: numbers, flags, endpoints, service names, bodies.
+
+Each check returns the value in the form that the library uses.
+"""
 
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
+from .core import numbers
 from .exceptions import ConfigurationError
-from .protocol.wire import MAX_SERVICE_NAME
+from .protocol.wire import MAX_SERVICE_NAME, VERSIONS, Dialect
 
 #: Where a broker listens and everybody else connects, unless told otherwise.
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
 
+#: The largest value of a socket option of type int.
+MOST_INT = 2**31 - 1
+
+#: Frames of a message that a client, a worker or a gateway reads.  No answer has more.
+MAX_FRAMES = 100_000
+
+N = TypeVar("N", bound=float)
+
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\*|\d{1,5})\Z")
 _IPC_PATH_LIMIT = 107
+
+
+def check_number(
+    name: str,
+    value: N,
+    *,
+    at_least: float = 0,
+    above: float | None = None,
+    at_most: float | None = None,
+    whole: bool = False,
+) -> N:
+    """`value`, if it is a finite number within the bounds, and whole where asked; else ConfigurationError.
+
+    `above` excludes its own value, and replaces `at_least`.
+    """
+    try:
+        if above is None:
+            numbers.check_number(name, value, at_least, whole=whole, most=at_most)
+        else:
+            numbers.check_number(name, value, above, whole=whole, above=True, most=at_most)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """`value`, if it is True or False; else ConfigurationError."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def check_version(version: object) -> Dialect:
+    """The dialect of "0.1" or "0.2"; else ConfigurationError."""
+    if not isinstance(version, str) or version not in VERSIONS:
+        raise ConfigurationError(f'version must be "0.1" or "0.2", not {version!r}')
+    return VERSIONS[version]
 
 
 def check_endpoint(endpoint: object, bind: bool) -> str:
@@ -71,19 +120,3 @@ def check_body(body: bytes | Sequence[bytes]) -> list[bytes]:
                 raise TypeError(f"a frame must be bytes, not {type(frame).__name__}")
         return [bytes(frame) for frame in body] or [b""]
     raise TypeError(f"a body must be bytes or a list or tuple of bytes, not {type(body).__name__}")
-
-
-def somebody_listens(endpoint: str) -> bool:
-    """True if an ``ipc://`` endpoint is in use: ZeroMQ would take it over in silence."""
-    path = endpoint.partition("://")[2]
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.setblocking(False)
-        probe.connect("\0" + path[1:] if path.startswith("@") else path)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        probe.close()
-    return True

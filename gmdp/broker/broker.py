@@ -19,13 +19,12 @@ from ..core.broker.core import BrokerCore
 from ..core.broker.options import BrokerOptions
 from ..core.broker.records import DeadLetter
 from ..core.broker.reports import About
-from ..core.numbers import check_number, unknown_name
+from ..core.numbers import unknown_name
 from ..core.rates import Rates
 from ..core.snapshots import BrokerCounters, BrokerStatistics
 from ..core.states import State
 from ..exceptions import BindError, ConfigurationError
 from ..interfaces import IBroker
-from ..io.connector import MOST_INT
 from ..io.lifecycle import Lifecycle
 from ..io.link import Link
 from ..io.owner import Owner
@@ -33,7 +32,7 @@ from ..protocol.token import NONCE_SIZE
 from ..security.credentials import warn_of_clear
 from ..security.gate import Gate, KeyCheck, PasswordCheck
 from ..security.keys import Key
-from ..validation import DEFAULT_ENDPOINT, check_body, check_endpoints, check_service
+from ..validation import DEFAULT_ENDPOINT, MOST_INT, check_body, check_endpoints, check_number, check_service
 from ..version import __version__
 from .audit import AuditHook, LogAudit
 from .deadletters import ForwardDeadLetters, LogDeadLetters
@@ -119,8 +118,8 @@ class Broker(Lifecycle):
             if name not in _OPTIONS:
                 raise ConfigurationError(unknown_name(name, _OPTIONS | _KEYWORDS))
         self._bind = check_endpoints(bind, bind=True)
+        self._hwm = check_number("hwm", hwm, at_least=1, at_most=MOST_INT, whole=True)
         try:
-            check_number("hwm", hwm, 1, whole=True, most=MOST_INT)
             self.options = BrokerOptions(services={} if services is None else services, **options)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
@@ -147,7 +146,6 @@ class Broker(Lifecycle):
             )
             if plain_users is not None:
                 warn_of_clear(self._bind)
-        self._hwm = hwm
         super().__init__(context)
         self._endpoints = self._bind
         self._counters = BrokerCounters()

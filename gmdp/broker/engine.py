@@ -15,8 +15,7 @@ from ..core.broker.access import REVOKED, SERVE
 from ..core.broker.core import BrokerCore
 from ..core.broker.records import DeadLetter, Waited
 from ..io.census import Visitors
-from ..io.connector import milliseconds
-from ..io.link import LARGE, Link
+from ..io.link import LARGE, Link, milliseconds
 from ..io.owner import Owner
 from ..io.slots import Slot, start_thread
 from ..security.gate import Gate, Refused, who

@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 import click
 
 from ..exceptions import ConfigurationError
-from ..io.connector import check
 from ..io.lifecycle import Lifecycle
 from ..protocol.wire import VERSIONS
-from ..validation import DEFAULT_ENDPOINT
+from ..validation import DEFAULT_ENDPOINT, check_number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,7 +49,7 @@ def stop_timeout_option(command: F) -> F:
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    seconds: float = check("--stop-timeout", value, 0)
+    seconds: float = check_number("--stop-timeout", value, at_least=0)
     return seconds
 
 

@@ -12,9 +12,8 @@ from zope.interface import implementer
 
 from ..exceptions import ConfigurationError
 from ..interfaces import IAsyncClient
-from ..io.connector import check
 from ..protocol.extension import NORMAL_PRIORITY
-from ..validation import check_service
+from ..validation import check_number, check_service
 from .answers import Future, FutureAnswer
 from .client import Client
 
@@ -74,7 +73,7 @@ class AsyncClient(Client):
         closing the iterator, cancels the calls still open.  Other arguments as
         for `request`, per call.
         """
-        check("in_flight", in_flight, 1, whole=True)
+        check_number("in_flight", in_flight, at_least=1, whole=True)
         check_service(service)
 
         def submit(body: bytes | Sequence[bytes]) -> Future:

@@ -22,7 +22,7 @@ from ..core.snapshots import ClientCounters, ClientStatistics
 from ..core.states import State
 from ..exceptions import ClosedError, ConfigurationError, HubNotRunning, MDPError, StateError
 from ..interfaces import IClient
-from ..io.connector import EXTENSIONS, ConnectorEngine, check, check_flag, check_version
+from ..io.connector import EXTENSIONS, ConnectorEngine
 from ..io.lifecycle import UNANSWERED, Lifecycle
 from ..io.owner import Owner
 from ..io.slots import Slot, allocate_lock, get_hub_if_exists, start_thread
@@ -32,7 +32,7 @@ from ..security.credentials import credentials
 from ..security.keys import Key
 from ..tracing import traceparent as current_traceparent
 from ..tracing import tracer
-from ..validation import check_body, check_endpoints, check_service
+from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
 from .answers import Answer, Stream
 from .errors import error_of
 
@@ -125,9 +125,9 @@ class Client(Lifecycle):
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
         self._credentials = credentials(self.endpoints, curve_key, server_key, username, password)
-        self.timeout: float = check("timeout", timeout, 0, above=True)
-        self.retries: int = check("retries", retries, 0, whole=True)
-        self.max_in_flight: int = check("max_in_flight", max_in_flight, 1, whole=True)
+        self.timeout: float = check_number("timeout", timeout, above=0)
+        self.retries: int = check_number("retries", retries, at_least=0, whole=True)
+        self.max_in_flight: int = check_number("max_in_flight", max_in_flight, at_least=1, whole=True)
         check_when_no_worker(when_no_worker)
         self.when_no_worker = when_no_worker
         self.version = version
@@ -321,15 +321,15 @@ class Client(Lifecycle):
         call = Call(
             check_service(service),
             check_body(body),
-            timeout=self.timeout if timeout is None else check("timeout", timeout, 0, above=True),
-            retries=self.retries if retries is None else check("retries", retries, 0, whole=True),
+            timeout=self.timeout if timeout is None else check_number("timeout", timeout, above=0),
+            retries=self.retries if retries is None else check_number("retries", retries, at_least=0, whole=True),
             flags=check_when_no_worker(self.when_no_worker if when_no_worker is None else when_no_worker),
             priority=priority if priority is NORMAL_PRIORITY else _check_priority(priority),
             traceparent=EMPTY if traceparent is None else _check_traceparent(traceparent),
             owner=sink,
         )
         if deadline is not None:
-            call.deadline = self.timeout if deadline is self.timeout else check("deadline", deadline, 0, above=True)
+            call.deadline = self.timeout if deadline is self.timeout else check_number("deadline", deadline, above=0)
         sink.call = call
         sink.engine = engine = self._running_engine(call.timeout)
         traced = tracer()
@@ -476,7 +476,7 @@ def check_when_no_worker(value: str) -> int:
 
 def _check_priority(value: int) -> int:
     """A priority; ConfigurationError if it is none."""
-    priority: int = check("priority", value, PRIORITIES[0], whole=True, most=PRIORITIES[-1])
+    priority: int = check_number("priority", value, at_least=PRIORITIES[0], whole=True, at_most=PRIORITIES[-1])
     return priority
 
 

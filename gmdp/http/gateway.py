@@ -17,11 +17,10 @@ from urllib.parse import parse_qs
 
 from ..client.client import Client, check_when_no_worker
 from ..exceptions import ConfigurationError, MDPError, NotAllowed
-from ..io.connector import MAX_FRAMES, check
 from ..protocol.extension import NORMAL_PRIORITY, PRIORITIES, is_traceparent
 from ..protocol.wire import MAX_SERVICE_NAME
 from ..security.credentials import credentials
-from ..validation import DEFAULT_ENDPOINT, check_endpoints, check_service
+from ..validation import DEFAULT_ENDPOINT, MAX_FRAMES, check_endpoints, check_number, check_service
 from . import multipart
 from .answers import Answer, Refused, bad, failure, headers
 
@@ -82,8 +81,8 @@ class Gateway:
         self._lock = threading.Lock()
         self.services = _names("services", services)
         self._exposed = [(pattern.startswith("mmi."), re.compile(translate(pattern))) for pattern in self.services]
-        self.timeout: float = check("timeout", timeout, 0, above=True)
-        self.max_body: int = check("max_body", max_body, 0, whole=True)
+        self.timeout: float = check_number("timeout", timeout, above=0)
+        self.max_body: int = check_number("max_body", max_body, at_least=0, whole=True)
         check_when_no_worker(when_no_worker)
         self.when_no_worker = when_no_worker
         self.ready_services = tuple(check_service(name) for name in _names("ready_services", ready_services))
@@ -403,8 +402,8 @@ def gateway_from_environment(environment: Mapping[str, str] | None = None) -> Ga
     services = _listed(environment, "GMDP_SERVICES")
     if not services:
         raise ConfigurationError("$GMDP_SERVICES must name the services to expose")
-    timeout = check("timeout", _number(environment, "GMDP_TIMEOUT", 30.0), 0, above=True)
-    retries = check("retries", _number(environment, "GMDP_RETRIES", 0), 0, whole=True)
+    timeout = check_number("timeout", _number(environment, "GMDP_TIMEOUT", 30.0), above=0)
+    retries = check_number("retries", _number(environment, "GMDP_RETRIES", 0), at_least=0, whole=True)
     endpoints = check_endpoints(_listed(environment, "GMDP_BROKER") or [DEFAULT_ENDPOINT])
     username = environment.get("GMDP_USERNAME") or None
     keys: dict[str, Any] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import logging
-import math
 import random
 from collections import deque
 from typing import Any, Generic, TypeVar
@@ -12,30 +11,17 @@ from typing import Any, Generic, TypeVar
 import zmq
 import zmq.green
 
-from ..core.numbers import check_number
 from ..core.peer.connector import Close, Connection, Connector, Open, Send
-from ..exceptions import ConfigurationError
-from ..protocol.wire import VERSIONS, Dialect
 from ..security.credentials import Credentials
-from .link import Link
+from ..validation import MAX_FRAMES
+from .link import Link, milliseconds
 from .owner import Owner
 from .slots import Slot
 
 _log = logging.getLogger("gmdp.connections")
 
-#: Frames of a message that are read; more is no answer to anything.
-MAX_FRAMES = 100_000
-
 #: Milliseconds before libzmq would reconnect by itself: a socket is long closed then.
 NEVER = 24 * 3600 * 1000
-
-#: The most a socket option of type int can be.
-MOST_INT = 2**31 - 1
-
-
-def milliseconds(seconds: float) -> int:
-    """`seconds` as a socket option: at least one, and at most what fits."""
-    return min(max(1, math.ceil(seconds * 1000)), MOST_INT)
 
 
 def dealer(
@@ -246,28 +232,3 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
 #: How a repr says whether a broker speaks gmdp's extension.
 EXTENSIONS = {None: "unprobed", True: "extended", False: "strict"}
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """`value`, if it is True or False; else ConfigurationError."""
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
-    return value
-
-
-def check_version(version: object) -> Dialect:
-    """The dialect of "0.1" or "0.2"; else ConfigurationError."""
-    if not isinstance(version, str) or version not in VERSIONS:
-        raise ConfigurationError(f'version must be "0.1" or "0.2", not {version!r}')
-    return VERSIONS[version]
-
-
-def check(
-    name: str, value: Any, least: float, whole: bool = False, above: bool = False, most: float | None = None
-) -> Any:
-    """`value`, if it is a number of at least (or `above`) `least`; else ConfigurationError."""
-    try:
-        check_number(name, value, least, whole=whole, above=above, most=most)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
-    return value

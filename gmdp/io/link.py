@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import itertools
+import math
 import operator
 import os
 import sys
@@ -17,8 +18,9 @@ import zmq
 import zmq.green
 
 from ..core.peer.connector import HANDSHAKE, MISMATCH, REFUSED
-from ..validation import somebody_listens
+from ..validation import MOST_INT
 from .census import Visitors
+from .ipc import has_listener
 
 if TYPE_CHECKING:
     from .owner import Owner
@@ -69,6 +71,11 @@ _inherited: list[Any] = []
 
 #: Bytes from which on a frame that is passed on is not copied.
 LARGE = 8192
+
+
+def milliseconds(seconds: float) -> int:
+    """`seconds` as a socket option: at least 1 ms, at most the largest that fits."""
+    return min(max(1, math.ceil(seconds * 1000)), MOST_INT)
 
 
 class Large:
@@ -180,7 +187,7 @@ class Link:
 
     def listen(self, endpoint: str) -> str:
         """Bind to `endpoint`; returns it, wildcards resolved.  ZMQError if that is impossible."""
-        if endpoint.startswith("ipc:") and somebody_listens(endpoint):
+        if endpoint.startswith("ipc:") and has_listener(endpoint):
             raise zmq.ZMQError(zmq.EADDRINUSE)
         self.socket.bind(endpoint)
         resolved: Any = self.socket.get(zmq.LAST_ENDPOINT)

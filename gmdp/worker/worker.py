@@ -24,14 +24,14 @@ from ..core.snapshots import WorkerCounters, WorkerStatistics, counted
 from ..core.states import State
 from ..exceptions import ConfigurationError, RequestCancelled
 from ..interfaces import IWorker
-from ..io.connector import EXTENSIONS, ConnectorEngine, check, check_flag, check_version
+from ..io.connector import EXTENSIONS, ConnectorEngine
 from ..io.lifecycle import Lifecycle, running_in
 from ..io.owner import Owner
 from ..io.slots import Slot
 from ..protocol.wire import MMI_PREFIX
 from ..security.credentials import credentials
 from ..security.keys import Key
-from ..validation import check_body, check_endpoints, check_service
+from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
 from .handlers import Handler, Request, request_of, run, spawner
 
 _log = logging.getLogger("gmdp.worker")
@@ -105,14 +105,14 @@ class Worker(Lifecycle):
         if not callable(handler):
             raise ConfigurationError(f"handler must be callable, not {handler!r}")
         self.handler = handler
-        self.concurrency: int = check("concurrency", concurrency, 1, whole=True)
+        self.concurrency: int = check_number("concurrency", concurrency, at_least=1, whole=True)
         self.version = version
         self._dialect = check_version(version)
-        self._heartbeat_interval: float = check(
-            "heartbeat_interval", heartbeat_interval, 0, above=True, most=MOST_INTERVAL
+        self._heartbeat_interval: float = check_number(
+            "heartbeat_interval", heartbeat_interval, above=0, at_most=MOST_INTERVAL
         )
-        self._liveness: float = check("liveness", liveness, 3)
-        self._reconnect_interval: float = check("reconnect_interval", reconnect_interval, 0, above=True)
+        self._liveness: float = check_number("liveness", liveness, at_least=3)
+        self._reconnect_interval: float = check_number("reconnect_interval", reconnect_interval, above=0)
         self._error_reply = check_body(error_reply)
         self.reveal_errors: bool = check_flag("reveal_errors", reveal_errors)
         self.enforce_deadline: bool = check_flag("enforce_deadline", enforce_deadline)
