@@ -17,6 +17,7 @@ from .broker.deadletters import ForwardDeadLetters, LogDeadLetters
 from .client.answers import Future
 from .client.async_client import AsyncClient
 from .client.client import Client
+from .core.broker.options import BrokerOptions
 from .core.broker.records import DeadLetter
 from .core.states import State, StateChange
 from .exceptions import (
@@ -57,6 +58,7 @@ __all__ = [
     "BindError",
     "Broker",
     "BrokerLost",
+    "BrokerOptions",
     "BrokerShuttingDown",
     "CallCancelled",
     "CallError",
