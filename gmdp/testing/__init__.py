@@ -5,9 +5,11 @@ when things break.  ``python -m gmdp.testing`` draws installations and misfortun
 from seeds, and checks gmdp itself.
 """
 
-from .simulator.nodes import BrokerNode
-from .simulator.peers import ClientNode, Crash, SimulatedCall, WorkerNode
-from .simulator.simulation import Simulation, SimulationFailed
+from .simulator.broker import BrokerNode
+from .simulator.client import ClientNode, SimulatedCall
+from .simulator.failures import SimulationFailed
+from .simulator.simulation import Simulation
+from .simulator.worker import Crash, WorkerNode
 
 __all__ = [
     "BrokerNode",

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from .explorer.scenario import Scenario
 from .explorer.search import reports
-from .simulator.simulation import SimulationFailed
+from .simulator.failures import SimulationFailed
 
 
 def replay(seed: int) -> int:

@@ -18,10 +18,11 @@ from ...core.peer.calls import Outcome, Part
 from ...protocol.extension import FAIL_WITHOUT_WORKER, PRIORITIES, call_frame, request_id, session_frame
 from ...protocol.wire import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
 from ...worker.handlers import Request
-from ..simulator.invariants import hold
-from ..simulator.nodes import BrokerNode
-from ..simulator.peers import ClientNode, Crash, SimulatedCall, WorkerNode
+from ..simulator.broker import BrokerNode
+from ..simulator.client import ClientNode, SimulatedCall
+from ..simulator.failures import require
 from ..simulator.simulation import Simulation
+from ..simulator.worker import Crash, WorkerNode
 
 #: Seconds of trouble, of healing, and of proof.
 TROUBLE = 20.0
@@ -222,20 +223,20 @@ class Scenario:
         """A part of an answer came to a client: is it the client's, and next in line?"""
         uid = asked.call.body[0]
         if part.body == [b"500"]:
-            hold(uid.startswith(BROKEN), "an error for a request that had none")
+            require(uid.startswith(BROKEN), "an error for a request that had none")
             return
         frames = iter(part.body)
         seen = [frame for earlier in asked.parts[:-1] for frame in earlier]
         count = sum(frame.startswith(b"part") for frame in seen)
         run = seen[1] if seen else None
         for mine, number, which, _ in zip(frames, frames, frames, frames, strict=True):
-            hold(mine == uid, "the reply to another call:", mine, "for", uid)
-            hold(run in (None, number), "an answer of two runs")
+            require(mine == uid, "the reply to another call:", mine, "for", uid)
+            require(run in (None, number), "an answer of two runs")
             run = number
             if which == b"part %d" % count:
                 count += 1
             else:
-                hold(which == b"final %d" % count, "an answer with a hole:", which, "after", count, "parts")
+                require(which == b"final %d" % count, "an answer with a hole:", which, "after", count, "parts")
 
     # Misfortunes
 
@@ -377,39 +378,39 @@ class Scenario:
     def _all_is_well(self) -> None:
         simulation = self.simulation
         for client in simulation.clients:
-            hold(not client.open_calls, client, "waits for ever:", *client.open_calls)
+            require(not client.open_calls, client, "waits for ever:", *client.open_calls)
         self._check_outcomes()
         for worker in simulation.workers:
             if not worker.dead and not worker.core.draining:
                 idle = [session for session in worker.core.sessions if session.registered]
-                hold(len(idle) == len(worker.core.sessions), worker, "has not registered again")
+                require(len(idle) == len(worker.core.sessions), worker, "has not registered again")
         for broker in self.brokers:
             core = broker.core
             if "hostile" not in KINDS[self.kind]:
-                hold("malformed" not in broker.counters.drops, broker, "did not understand a peer")
-            hold(not core.queued and not core.assigned, broker, "keeps requests:", core.queued, core.assigned)
-            hold(not core.held_bytes and not core._replies.clients, broker, "keeps something of its clients")
+                require("malformed" not in broker.counters.drops, broker, "did not understand a peer")
+            require(not core.queued and not core.assigned, broker, "keeps requests:", core.queued, core.assigned)
+            require(not core.held_bytes and not core._replies.clients, broker, "keeps something of its clients")
             for key, connection in core._workers.connections.items():
                 wire = broker.peers.get(connection.address[0])
-                hold(wire is not None and wire.there, broker, "takes a dead worker for a living one:", key)
-                hold(wire is None or not wire.node.dead, broker, "takes a dead worker for a living one:", key)
+                require(wire is not None and wire.there, broker, "takes a dead worker for a living one:", key)
+                require(wire is None or not wire.node.dead, broker, "takes a dead worker for a living one:", key)
 
     def _check_outcomes(self) -> None:
         for client in self.simulation.clients:
             for asked in client.calls:
                 uid = asked.call.body[0]
-                hold(not (uid.startswith(POISON) and asked.outcome == "reply"), "a reply from the dead")
+                require(not (uid.startswith(POISON) and asked.outcome == "reply"), "a reply from the dead")
                 patience = asked.call.deadline + asked.call.timeout + 20
-                hold(asked.ended - asked.began < patience or asked.ended == math.inf, asked, "came far too late")
+                require(asked.ended - asked.began < patience or asked.ended == math.inf, asked, "came far too late")
                 if self.kind == "quiet" and uid.startswith(b"uid") and asked.call.timeout > 10:
                     fine: set[Outcome | str] = {"reply", Outcome.CANCELLED, Outcome.NO_WORKER, Outcome.EXPIRED}
                     fine |= {Outcome.TIMEOUT, Outcome.TOO_LARGE}
                     if any("bytes_full" in broker.counters.drops for broker in self.brokers):
                         fine.add(Outcome.OVERLOADED)  # there is room for few of them
-                    hold(asked.outcome in fine, asked, "though nothing happened")
+                    require(asked.outcome in fine, asked, "though nothing happened")
                 if self.kind == "poison" and uid.startswith(b"uid"):
                     innocent = asked.outcome is not Outcome.WORKER_LOST or asked.parts
-                    hold(innocent, "an innocent request was given up:", asked)
+                    require(innocent, "an innocent request was given up:", asked)
 
     def _prove(self) -> None:
         """Everything works as on the first day."""
@@ -426,9 +427,9 @@ class Scenario:
 
         def judge() -> None:
             for asked in calls:
-                hold(asked.outcome == "reply", asked, "after all was healed")
-                hold(self.runs[asked.call.body[0]] == 1, asked, "was run more than once, without need")
+                require(asked.outcome == "reply", asked, "after all was healed")
+                require(self.runs[asked.call.body[0]] == 1, asked, "was run more than once, without need")
             now = sum(sum(broker.counters.lost_workers.values()) for broker in self.brokers)
-            hold(now == lost, "workers were lost without need")
+            require(now == lost, "workers were lost without need")
 
         self._judge(judge)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
-from ..simulator.simulation import SimulationFailed
+from ..simulator.failures import SimulationFailed
 from .scenario import Scenario
 
 #: Seeds that a process works on before it reports.

@@ -9,17 +9,13 @@ connection breaks, some of what was under way arrives, the rest does not.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, MutableMapping
+from typing import Any, Protocol
 
 from ...core.peer.connector import Connection
 from ...protocol.extension import PROBE_SERVICE
-from ...protocol.wire import Command
+from ...protocol.wire import Command, Dialect
 from .schedule import Schedule
-
-if TYPE_CHECKING:
-    from .nodes import BrokerNode
-    from .peers import ConnectingNode
 
 #: Messages of a wire that may arrive a second time after it broke.
 _REMEMBERED = 4
@@ -30,6 +26,51 @@ def _holds(frames: list[bytes], part: list[bytes]) -> bool:
     return any(frames[at : at + len(part)] == part for at in range(4))
 
 
+class BrokerEnd(Protocol):
+    """What a wire needs of a broker."""
+
+    #: False while the broker is down.
+    up: bool
+    #: Counts the broker's starts and ends.
+    generation: int
+
+    @property
+    def peers(self) -> MutableMapping[bytes, Wire]:
+        """The wires the broker knows, by routing id."""
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the broker call `function(*args)` when it reads next."""
+
+    def received(self, frames: list[bytes]) -> None:
+        """Take one message, routing id first."""
+
+
+class PeerEnd(Protocol):
+    """What a wire needs of a client or worker."""
+
+    name: str
+    #: True if brokers appear to the node as speaking an RFC only; "silent" if they do not
+    #: even answer its probe.
+    strict: bool | str
+    dead: bool
+
+    @property
+    def dialect(self) -> Dialect:
+        """What the node speaks."""
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the node call `function(*args)` when it reads next."""
+
+    def connected(self, wire: Wire) -> None:
+        """Hear that `wire` stands."""
+
+    def lost(self, wire: Wire) -> None:
+        """Hear that `wire` is gone."""
+
+    def received(self, wire: Wire, frames: list[bytes]) -> None:
+        """Take one message."""
+
+
 class Network:
     """Who listens where, and how long messages take."""
 
@@ -38,7 +79,7 @@ class Network:
         #: The most seconds a message takes.
         self.latency = latency
         #: Brokers by endpoint.
-        self.brokers: dict[str, BrokerNode] = {}
+        self.brokers: dict[str, BrokerEnd] = {}
         #: All connections ever made that were not forgotten.
         self.wires: list[Wire] = []
         self._made = 0
@@ -52,7 +93,7 @@ class Network:
         """How long the next message takes."""
         return self.schedule.random.uniform(0.1, 1.0) * self.latency
 
-    def connect(self, node: ConnectingNode[Any], connection: Connection) -> Wire:
+    def connect(self, node: PeerEnd, connection: Connection) -> Wire:
         """A new wire from `node` to where `connection` goes."""
         self.wires = [wire for wire in self.wires if wire.open or wire.there]
         wire = Wire(self, node, connection, self.brokers.get(connection.endpoint))
@@ -63,9 +104,7 @@ class Network:
 class Wire:
     """One connection of a client or worker to a broker."""
 
-    def __init__(
-        self, network: Network, node: ConnectingNode[Any], connection: Connection, broker: BrokerNode | None
-    ) -> None:
+    def __init__(self, network: Network, node: PeerEnd, connection: Connection, broker: BrokerEnd | None) -> None:
         self.network = network
         self.schedule = network.schedule
         self.node = node
@@ -129,7 +168,7 @@ class Wire:
             # A broker of the RFC's, as far as this node can tell: with or without RFC 8.
             if self.node.strict == "silent":
                 return
-            self._in_order(False, self._read, self.node.core.dialect.reply(PROBE_SERVICE, [b"501"]), 0)
+            self._in_order(False, self._read, self.node.dialect.reply(PROBE_SERVICE, [b"501"]), 0)
             return
         self._sent[True] += 1
         self._in_order(True, self._arrive, frames, self._sent[True])
@@ -218,7 +257,7 @@ class Wire:
 
         Not the parts of an answer: MDP does not number them, and ZeroMQ repeats nothing.
         """
-        dialect = self.node.core.dialect
+        dialect = self.node.dialect
         part = dialect.worker(Command.PARTIAL)[-2:] if dialect.streams else [PROBE_SERVICE]
         whole = [frames for frames in self._history if not _holds(frames, part)]
         for frames in whole[-count:]:

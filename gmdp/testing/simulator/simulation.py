@@ -10,15 +10,14 @@ from ...core.broker.options import BrokerOptions
 from ...protocol.wire import VERSIONS, Dialect
 from ...validation import check_service
 from ...worker.handlers import Handler
+from .broker import BrokerNode
+from .client import ClientNode
+from .failures import SimulationFailed
 from .invariants import Invariants, watch_client
 from .network import Network
-from .nodes import BrokerNode, Node
-from .peers import ClientNode, WorkerNode
+from .node import Node
 from .schedule import Schedule
-
-
-class SimulationFailed(AssertionError):
-    """Something did not hold; the message says what, when, and from which seed."""
+from .worker import WorkerNode
 
 
 class Simulation:

@@ -1,0 +1,86 @@
+"""What a client and a worker in virtual time have in common: connections to brokers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from ...core.peer.connector import Close, Connector, Open, Send
+from ...protocol.wire import Dialect
+from .network import Network, Wire
+from .node import Node
+
+K = TypeVar("K", bound=Connector[Any])
+
+
+class PeerNode(Node, Generic[K]):
+    """A client or worker."""
+
+    core: K
+
+    def __init__(self, network: Network, name: str, strict: bool | str) -> None:
+        super().__init__(network, name)
+        #: True if brokers appear to it as speaking an RFC only; "silent" if they do not even
+        #: answer its probe.
+        self.strict = strict
+        #: Sees what is "received" and "sent" on which wire.
+        self.watch: Callable[[str, Wire, list[bytes]], None] | None = None
+        self.wires: list[Wire] = []
+
+    @property
+    def dialect(self) -> Dialect:
+        """What the node speaks."""
+        return self.core.dialect
+
+    def deadline(self) -> float:
+        """When `tick` is needed next."""
+        return self.core.deadline()
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        self.core.tick(now, self.schedule.random.random())
+
+    def connected(self, wire: Wire) -> None:
+        """A wire stands."""
+        if wire.open:
+            self.core.connected(wire.connection, self.schedule.now)
+
+    def lost(self, wire: Wire) -> None:
+        """A wire is gone."""
+        self.core.disconnected(wire.connection, "lost", self.schedule.now, self.schedule.random.random())
+
+    def received(self, wire: Wire, frames: list[bytes]) -> None:
+        """One message was read."""
+        if self.watch is not None:
+            self.watch("received", wire, frames)
+        self.core.feed(wire.connection, frames, self.schedule.now, self.schedule.random.random())
+
+    def crash(self) -> None:
+        """The process dies: what was sent may arrive, nothing more comes."""
+        if not self.dead:
+            self.schedule.tell(self, "dies")
+            self.dead = True
+            self.inbox.clear()
+            for wire in self.wires:
+                wire.cut()
+
+    def flush(self, now: float) -> None:
+        """Carry out what was decided."""
+        core = self.core
+        while core.actions:
+            actions, core.actions = core.actions, []
+            for action in actions:
+                if isinstance(action, Send):
+                    if self.watch is not None:
+                        self.watch("sent", action.connection.handle, action.frames)
+                    action.connection.handle.send(action.frames)
+                elif isinstance(action, Open):
+                    wire = action.connection.handle = self.network.connect(self, action.connection)
+                    self.wires = [*(wire for wire in self.wires if wire.open), wire]
+                elif isinstance(action, Close):
+                    action.connection.handle.close()
+                else:
+                    self.act(action)
+
+    def act(self, action: Any) -> None:
+        """Carry out a decision that is not about connections."""

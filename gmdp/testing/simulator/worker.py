@@ -1,0 +1,144 @@
+"""A worker in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ...core.peer.reconnect import Reconnect
+from ...core.peer.sessions import Failure, Session, Work
+from ...core.peer.worker import WorkerCore
+from ...core.snapshots import WorkerCounters
+from ...protocol.wire import Dialect
+from ...validation import check_body
+from ...worker.handlers import Handler, Request, request_of
+from .network import Network
+from .peer import PeerNode
+
+
+class Crash(Exception):
+    """Raised by a handler: its whole process dies."""
+
+
+class Run:
+    """A handler at work."""
+
+    def __init__(self, work: Work, request: Request) -> None:
+        self.work = work
+        self.request = request
+
+
+class WorkerNode(PeerNode[WorkerCore]):
+    """A worker.  Its handler runs in no time; when its results come is drawn by chance."""
+
+    def __init__(
+        self,
+        network: Network,
+        name: str,
+        endpoints: Sequence[str],
+        service: bytes,
+        handler: Handler,
+        dialect: Dialect,
+        *,
+        takes: tuple[float, float] = (0.0, 0.0),
+        every: float = 0.01,
+        concurrency: int = 1,
+        heartbeat_interval: float = 2.5,
+        liveness: float = 3,
+        strict: bool | str = False,
+        enforce_deadline: bool = False,
+    ) -> None:
+        super().__init__(network, name, strict)
+        self.handler = handler
+        #: The least and most seconds from the request, or the last part, to the FINAL.
+        self.takes = takes
+        #: Seconds before each part.
+        self.every = every
+        self.enforce_deadline = enforce_deadline
+        self.counters = WorkerCounters()
+        #: Called when a handler begins, with the worker and the request.
+        self.on_work: Callable[[WorkerNode, Request], None] | None = None
+        self._runs: dict[Session, Run] = {}
+        #: Handlers that have begun and not ended.
+        self.running: set[Run] = set()
+        self.core = WorkerCore(
+            service,
+            dialect,
+            Reconnect(endpoints, 0.5),
+            self.counters,
+            concurrency=concurrency,
+            heartbeat_interval=heartbeat_interval,
+            liveness=liveness,
+            error_reply=[b"500"],
+            reveal_errors=True,
+            enforce_deadline=enforce_deadline,
+            now=self.schedule.now,
+        )
+        self.core.start(self.schedule.now)
+        self.run()
+
+    def awake(self, now: float) -> None:
+        """A pass begins."""
+        self.core.awake(now)
+
+    def caught_up(self, now: float) -> None:
+        """There was nothing more to read."""
+        self.core.caught_up(now)
+
+    def drain(self) -> None:
+        """Take no new request."""
+        if not self.dead:
+            self.schedule.tell(self, "drains")
+            self.post(self.core.drain, self.schedule.now)
+
+    def act(self, action: Any) -> None:
+        """Run the handler, or tell it that its caller has gone."""
+        if isinstance(action, Work):
+            self._begin(action)
+            return
+        run = self._runs.get(action.work.session)
+        if run is not None and run.work is action.work:
+            run.request.give_up()
+            if self.enforce_deadline:
+                failure = Failure("RequestCancelled", action.reason)
+                self.schedule.after(0, self.post, self._final, run, None, failure)
+
+    def _begin(self, work: Work) -> None:
+        run = self._runs[work.session] = Run(work, request_of(self.core.service, work, self.schedule.clock))
+        self.running.add(run)
+        request = run.request
+        self.schedule.tell(self, f"works on {request.body[0]!r}, attempt {request.attempt}")
+        if self.on_work is not None:
+            self.on_work(self, request)
+        after = 0.0
+        body: list[bytes] | None = None
+        failure = None
+        try:
+            result = self.handler(request)
+            if isinstance(result, Iterator):
+                while True:
+                    try:
+                        part = check_body(next(result))
+                    except StopIteration as stop:
+                        body = None if stop.value is None else check_body(stop.value)
+                        break
+                    after += self.every
+                    self.schedule.after(after, self.post, self._partial, run, part)
+            else:
+                body = check_body(result)
+        except Crash:
+            self.crash()
+            return
+        except Exception as error:
+            failure = Failure(type(error).__name__, str(error))
+        after += self.schedule.random.uniform(*self.takes)
+        self.schedule.after(after, self.post, self._final, run, body, failure)
+
+    def _partial(self, run: Run, body: list[bytes]) -> None:
+        if run in self.running:
+            self.core.partial(run.work, body, self.schedule.now)
+
+    def _final(self, run: Run, body: list[bytes] | None, failure: Failure | None) -> None:
+        if run in self.running:
+            self.running.remove(run)
+            self.core.final(run.work, body, failure, self.schedule.now)
