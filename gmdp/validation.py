@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from .core import numbers
 from .exceptions import ConfigurationError
-from .protocol.wire import MAX_SERVICE_NAME, VERSIONS, Dialect
+from .protocol.dialects import MAX_SERVICE_NAME, VERSIONS, Dialect
 
 #: Where a broker listens and everybody else connects, unless told otherwise.
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"

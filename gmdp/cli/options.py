@@ -10,7 +10,7 @@ import click
 
 from ..exceptions import ConfigurationError
 from ..io.lifecycle import Lifecycle
-from ..protocol.wire import VERSIONS
+from ..protocol.dialects import VERSIONS
 from ..validation import DEFAULT_ENDPOINT, check_number
 
 F = TypeVar("F", bound=Callable[..., Any])

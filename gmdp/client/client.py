@@ -26,8 +26,8 @@ from ..io.connector import EXTENSIONS, ConnectorEngine
 from ..io.lifecycle import UNANSWERED, Lifecycle
 from ..io.owner import Owner
 from ..io.slots import Slot, allocate_lock, get_hub_if_exists, start_thread
+from ..protocol.dialects import EMPTY
 from ..protocol.extension import CLIENT_NONCE_SIZE, FAIL_WITHOUT_WORKER, NORMAL_PRIORITY, PRIORITIES, is_traceparent
-from ..protocol.wire import EMPTY
 from ..security.credentials import credentials
 from ..security.keys import Key
 from ..tracing import traceparent as current_traceparent

@@ -17,8 +17,8 @@ from urllib.parse import parse_qs
 
 from ..client.client import Client, check_when_no_worker
 from ..exceptions import ConfigurationError, MDPError, NotAllowed
+from ..protocol.dialects import MAX_SERVICE_NAME
 from ..protocol.extension import NORMAL_PRIORITY, PRIORITIES, is_traceparent
-from ..protocol.wire import MAX_SERVICE_NAME
 from ..security.credentials import credentials
 from ..validation import DEFAULT_ENDPOINT, MAX_FRAMES, check_endpoints, check_number, check_service
 from . import multipart

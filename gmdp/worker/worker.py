@@ -28,7 +28,7 @@ from ..io.connector import EXTENSIONS, ConnectorEngine
 from ..io.lifecycle import Lifecycle, running_in
 from ..io.owner import Owner
 from ..io.slots import Slot
-from ..protocol.wire import MMI_PREFIX
+from ..protocol.dialects import MMI_PREFIX
 from ..security.credentials import credentials
 from ..security.keys import Key
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version

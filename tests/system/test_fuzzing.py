@@ -12,7 +12,7 @@ from gmdp.core.broker import access, delivery, replies
 from gmdp.core.broker import registry as workers
 from gmdp.core.peer import client, worker
 from gmdp.protocol import extension, token, wire
-from gmdp.protocol.wire import Command
+from gmdp.protocol.dialects import RFC18, Command, Dialect
 
 KEPT = [(name, path) for name in fuzzing.TARGETS for path in fuzzing.corpus(name)]
 #: Executions of each target in the slow set.
@@ -99,7 +99,7 @@ def _void_but_not_what_waits(self, routing_id, *rest):
 PLANTED = {
     "a frame is lost in reading": ("wire", wire, "parse", _parse_and_lose_a_frame),
     "a call frame must have a traceparent": ("wire", wire, "CALL_SIZES", frozenset({92})),
-    "DISCONNECT is no command": ("envelope", wire.RFC18, "spoken_by_workers", {b"\x01": Command.READY}),
+    "DISCONNECT is no command": ("envelope", RFC18, "spoken_by_workers", {b"\x01": Command.READY}),
     "an address of any length": ("envelope", wire, "MAX_ADDRESS", 1000),
     "a return address of nine frames": ("envelope", wire, "MAX_STACK", 9),
     "a traceparent of zeros": ("extension", extension, "_TRACEPARENT", re.compile(rb"[0-9a-f-]{55}\Z")),
@@ -122,7 +122,7 @@ PLANTED = {
 def test_B4_a_planted_bug_is_noticed(monkeypatch, bug):
     """B4: by what is kept, or some bytes by chance."""
     name, where, what, wrong = PLANTED[bug]
-    if isinstance(where, wire.Dialect):
+    if isinstance(where, Dialect):
         monkeypatch.setitem(where.__dict__, what, wrong)
     else:
         monkeypatch.setattr(where, what, wrong)

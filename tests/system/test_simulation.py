@@ -10,7 +10,7 @@ import pytest
 import scale
 
 from gmdp.core.peer.calls import Outcome
-from gmdp.protocol.wire import RFC7
+from gmdp.protocol.dialects import RFC7
 from gmdp.testing import Crash, Simulation, SimulationFailed
 from gmdp.testing.__main__ import main
 from gmdp.testing.explorer.scenario import KINDS, Scenario

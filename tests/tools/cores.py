@@ -1,7 +1,7 @@
 """What tests of the protocol cores share.
 
 Messages as each dialect's peers write them, spelled out byte by byte and not
-taken from `gmdp.protocol.wire`; and a broker, a worker and a client under a clock
+taken from `gmdp.protocol.dialects`; and a broker, a worker and a client under a clock
 that is moved by hand.
 """
 
@@ -14,7 +14,7 @@ from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.sessions import Work
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.core.snapshots import ClientCounters, WorkerCounters
-from gmdp.protocol.wire import MAJORTOMO, RFC7, RFC18
+from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18
 
 NONCE = b"\x00\x01\x02\x03\x04\x05\x06\x07"
 

@@ -47,8 +47,8 @@ from gmdp.core.peer.sessions import Failure, Gone, SessionState, Work
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.core.snapshots import BrokerStatistics, ClientCounters, WorkerCounters
 from gmdp.protocol import extension, token, wire
+from gmdp.protocol.dialects import EXTENDED, MAJORTOMO, RFC7, RFC18, Command
 from gmdp.protocol.extension import CALL_MAGIC, SESSION_MAGIC, Offer, Status
-from gmdp.protocol.wire import EXTENDED, MAJORTOMO, RFC7, RFC18, Command
 
 
 class Source:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from gmdp.protocol.wire import MAJORTOMO, RFC7, RFC18
+from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18
 
 DIALECTS = (RFC7, RFC18, MAJORTOMO)
 

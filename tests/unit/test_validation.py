@@ -5,7 +5,7 @@ import math
 import pytest
 
 from gmdp.exceptions import ConfigurationError
-from gmdp.protocol.wire import MAX_SERVICE_NAME, VERSIONS
+from gmdp.protocol.dialects import MAX_SERVICE_NAME, VERSIONS
 from gmdp.validation import (
     check_body,
     check_endpoint,

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ...protocol.wire import VERSIONS
+from ...protocol.dialects import VERSIONS
 from ..terminal import progress_bar
 from . import report
 from .load import Point

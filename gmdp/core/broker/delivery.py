@@ -44,8 +44,8 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 
 from ...protocol import token
+from ...protocol.dialects import EMPTY
 from ...protocol.extension import Status
-from ...protocol.wire import EMPTY
 from .access import CALL, Access
 from .records import (
     ANSWERED,

@@ -21,8 +21,9 @@ import math
 from typing import TYPE_CHECKING
 
 from ...protocol import extension
+from ...protocol.dialects import EMPTY, MMI_PREFIX, RFC18
 from ...protocol.extension import CallFrame, Status
-from ...protocol.wire import EMPTY, MMI_PREFIX, RFC18, Message
+from ...protocol.wire import Message
 from . import access, reports
 from .records import Ledger, Place, Refusal, Request, Terms, new_tuple
 

@@ -8,8 +8,8 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
+from ...protocol.dialects import EMPTY, Command, Dialect
 from ...protocol.extension import NORMAL_PRIORITY
-from ...protocol.wire import EMPTY, Command, Dialect
 from ..liveness import Gap, Pulse
 from ..snapshots import BrokerCounters
 from ..timers import Timers

@@ -43,8 +43,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Iterable
 
 from ...protocol import extension, token
+from ...protocol.dialects import EMPTY, EXTENDED, MMI_PREFIX, Command, Dialect
 from ...protocol.extension import Status
-from ...protocol.wire import EMPTY, EXTENDED, MMI_PREFIX, Command, Dialect, Message
+from ...protocol.wire import Message
 from . import access
 from .delivery import Delivery
 from .records import Connection, Event, Ledger, Outgoing, Refusal, Request, Worker

@@ -24,8 +24,8 @@ from collections import deque
 from collections.abc import Collection, Hashable
 
 from ...protocol import extension
+from ...protocol.dialects import EMPTY, Command
 from ...protocol.extension import CALLER_GONE, Status
-from ...protocol.wire import EMPTY, Command
 from .records import FRAME_COST, Backlog, Client, Ledger, Outgoing, Request, new_tuple, weight
 
 #: Seconds until a message is tried again: the first time, and at most.

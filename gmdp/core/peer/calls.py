@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...protocol import extension
+from ...protocol.dialects import EMPTY
 from ...protocol.extension import Status
-from ...protocol.wire import EMPTY
 from .connector import Connection
 
 

@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...protocol import extension
+from ...protocol.dialects import EMPTY, Command, Dialect
 from ...protocol.extension import Status
-from ...protocol.wire import EMPTY, Command, Dialect
 from ..snapshots import ClientCounters, ClientStatistics, counted
 from .calls import OUTCOME_OF, Call, CallState, ClientConnection, Ended, Outcome, Part
 from .connector import NOT_EXTENDED, Connector, Phase, Send

@@ -36,8 +36,8 @@ import enum
 import math
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from ...protocol.dialects import EMPTY, EXTENDED, Dialect
 from ...protocol.extension import PROBE_SERVICE, Offer, read_offer
-from ...protocol.wire import EMPTY, EXTENDED, Dialect
 from ..timers import Timers
 from .reconnect import Reconnect
 

@@ -25,7 +25,7 @@ import enum
 from typing import Any, NamedTuple
 
 from ...protocol import extension, token
-from ...protocol.wire import EMPTY
+from ...protocol.dialects import EMPTY
 from ..liveness import Pulse
 from .connector import Connection
 

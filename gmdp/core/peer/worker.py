@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...protocol import extension, token
-from ...protocol.wire import EMPTY, Command, Dialect
+from ...protocol.dialects import EMPTY, Command, Dialect
 from ..liveness import Gap, Pulse
 from ..snapshots import WorkerCounters
 from .connector import Connector, Phase, Send

@@ -15,8 +15,8 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from ...core.peer.calls import Outcome, Part
+from ...protocol.dialects import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
 from ...protocol.extension import FAIL_WITHOUT_WORKER, PRIORITIES, call_frame, request_id, session_frame
-from ...protocol.wire import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
 from ...worker.handlers import Request
 from ..simulator.broker import BrokerNode
 from ..simulator.client import ClientNode, SimulatedCall

@@ -10,7 +10,7 @@ from ...core.peer.calls import Call, Ended, Outcome, Part
 from ...core.peer.client import ClientCore
 from ...core.peer.reconnect import Reconnect
 from ...core.snapshots import ClientCounters
-from ...protocol.wire import Dialect
+from ...protocol.dialects import Dialect
 from ...validation import check_body
 from .network import Network
 from .peer import PeerNode

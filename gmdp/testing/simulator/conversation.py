@@ -6,7 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from ...protocol import extension, wire
-from ...protocol.wire import CLIENT_01, CLIENT_02, EMPTY, WORKER_01, WORKER_02, Command
+from ...protocol.dialects import CLIENT_01, CLIENT_02, EMPTY, WORKER_01, WORKER_02, Command
 from .failures import require
 
 _Address = tuple[bytes, ...]

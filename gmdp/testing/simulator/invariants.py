@@ -12,7 +12,7 @@ from ...core.broker.records import Outgoing, Place, Request, Service, Worker, we
 from ...core.peer.calls import CallState
 from ...core.peer.sessions import SessionState
 from ...protocol import extension
-from ...protocol.wire import EMPTY
+from ...protocol.dialects import EMPTY
 from .broker import BrokerNode
 from .client import ClientNode
 from .conversation import Conversation, is_request

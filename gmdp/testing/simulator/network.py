@@ -13,8 +13,8 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
 from ...core.peer.connector import Connection
+from ...protocol.dialects import Command, Dialect
 from ...protocol.extension import PROBE_SERVICE
-from ...protocol.wire import Command, Dialect
 from .schedule import Schedule
 
 #: Messages of a wire that may arrive a second time after it broke.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ...core.peer.connector import Close, Connector, Open, Send
-from ...protocol.wire import Dialect
+from ...protocol.dialects import Dialect
 from .network import Network, Wire
 from .node import Node
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...core.broker.options import BrokerOptions
-from ...protocol.wire import VERSIONS, Dialect
+from ...protocol.dialects import VERSIONS, Dialect
 from ...validation import check_service
 from ...worker.handlers import Handler
 from .broker import BrokerNode

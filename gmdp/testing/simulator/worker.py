@@ -9,7 +9,7 @@ from ...core.peer.reconnect import Reconnect
 from ...core.peer.sessions import Failure, Session, Work
 from ...core.peer.worker import WorkerCore
 from ...core.snapshots import WorkerCounters
-from ...protocol.wire import Dialect
+from ...protocol.dialects import Dialect
 from ...validation import check_body
 from ...worker.handlers import Handler, Request, request_of
 from .network import Network

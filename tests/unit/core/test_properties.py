@@ -39,7 +39,7 @@ from gmdp.core.peer.sessions import SessionState
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.core.snapshots import ClientCounters, WorkerCounters
 from gmdp.protocol import token, wire
-from gmdp.protocol.wire import MAJORTOMO, RFC7, RFC18, Command
+from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18, Command
 
 STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=150)
 

@@ -34,7 +34,7 @@ from gmdp import Broker, Client, ConfigurationError, MDPError, Worker, exception
 from gmdp.cli.gateway import _Handler, _Server
 from gmdp.core.states import State
 from gmdp.http.gateway import Gateway, gateway_from_environment
-from gmdp.protocol.wire import MAX_SERVICE_NAME
+from gmdp.protocol.dialects import MAX_SERVICE_NAME
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models import bodies, service_names
 
 from gmdp.protocol import extension, wire
-from gmdp.protocol.wire import EXTENDED, RFC7, RFC18, Command
+from gmdp.protocol.dialects import EXTENDED, RFC7, RFC18, Command
 
 STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 

@@ -31,7 +31,7 @@ from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.options import BrokerOptions
 from gmdp.core.broker.records import Connection, Place, Request, Worker
 from gmdp.protocol import token
-from gmdp.protocol.wire import MAJORTOMO, RFC7, RFC18
+from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18
 
 STEADY = settings(derandomize=True, deadline=None, database=None, report_multiple_bugs=False)
 

@@ -11,8 +11,8 @@ from gmdp.core.peer.connector import Close, Open, Phase, Send
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.snapshots import ClientCounters
 from gmdp.protocol import extension
+from gmdp.protocol.dialects import RFC7, RFC18
 from gmdp.protocol.extension import CANCEL, Offer, Status, answered, offer_body
-from gmdp.protocol.wire import RFC7, RFC18
 
 PARTIAL = [b"MDPC02", b"\x02", b"it", b"part"]
 FINAL = [b"MDPC02", b"\x03", b"it", b"end"]

@@ -17,7 +17,7 @@ from gmdp.core.peer.reconnect import MAX_FACTOR, Reconnect
 from gmdp.core.peer.sessions import SessionState
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.core.snapshots import ClientCounters, WorkerCounters
-from gmdp.protocol.wire import RFC7, RFC18, Command
+from gmdp.protocol.dialects import RFC7, RFC18, Command
 from gmdp.testing import Simulation
 
 STEADY = settings(derandomize=True, deadline=None, database=None)
