@@ -169,7 +169,7 @@ class Broker(Lifecycle):
         Totals go on over restarts.
         """
         core = self._core
-        statistics: BrokerStatistics = self._in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
+        statistics: BrokerStatistics = self._call_in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
         return statistics
 
     @property
@@ -184,7 +184,7 @@ class Broker(Lifecycle):
         thread; from another one, StateError if the broker's hub does not run.
         """
         if self._owner is not None:
-            self._in_owner_thread(self._owner, self._reconsider)
+            self._call_in_owner_thread(self._owner, self._reconsider)
 
     def _reconsider(self) -> None:
         owner = self._owner
@@ -243,7 +243,7 @@ class Broker(Lifecycle):
         self._engine = engine
         return owner, State.RUNNING, ""
 
-    def _renew(self) -> None:
+    def _reset_after_fork(self) -> None:
         if self._gate is not None:
             self._gate.abandon()
         self._endpoints = self._bind

@@ -74,7 +74,7 @@ class BrokerEngine:
         #: Where the gate is asked, and the context that is this broker's own.
         self._asked: Link | None = None
         self._own_context: zmq.green.Context[Any] | None = None
-        self.awake = core.awake
+        self.on_wake = core.awake
 
     def open(self, owner: Owner, context: zmq.green.Context[Any], hwm: int, ipv6: bool) -> None:
         """Make the socket, ready to be bound; ZMQError if there are no descriptors left.
@@ -89,7 +89,7 @@ class BrokerEngine:
             context = self._own_context = zmq.green.Context()
         options = self._core.options
         socket = context.socket(zmq.ROUTER)
-        self.link = owner.link(socket, options.max_frames)
+        self.link = owner.add_link(socket, options.max_frames)
         self.link.large = LARGE  # the core looks at heads only
         self._links.append(self.link)
         socket.set(zmq.LINGER, 0)
@@ -105,7 +105,7 @@ class BrokerEngine:
             socket.set(zmq.IPV6, 1)
         self.link.watch_visitors(self._visitors)
         if gate is not None:
-            self._asked = owner.link(gate.secure(socket, context), _QUESTION_FRAMES)
+            self._asked = owner.add_link(gate.secure(socket, context), _QUESTION_FRAMES)
             self._links.append(self._asked)
             self.link.secured = gate.authenticates
             gate.open(self, options.heartbeat_interval)
@@ -126,7 +126,7 @@ class BrokerEngine:
 
     # What the owner calls
 
-    def received(self, link: Link, frames: list[bytes], now: float) -> None:
+    def on_message(self, link: Link, frames: list[bytes], now: float) -> None:
         """One whole message was read: a peer's, or a question of libzmq's."""
         core = self._core
         gate = self._gate
@@ -144,7 +144,7 @@ class BrokerEngine:
         if core.refusals:
             self._tell_refusals(link, now)
 
-    def caught_up(self, now: float) -> None:
+    def on_caught_up(self, now: float) -> None:
         """There was nothing more to read: now it is known who is gone."""
         core, visitors = self._core, self._visitors
         core.caught_up(now)
@@ -155,10 +155,10 @@ class BrokerEngine:
             self._count_connections(now)
             core.connections = len(visitors)
 
-    def up(self, link: Link, now: float) -> None:
+    def on_connected(self, link: Link, now: float) -> None:
         """Bound sockets do not connect."""
 
-    def down(self, link: Link, reason: str, now: float) -> None:
+    def on_disconnected(self, link: Link, reason: str, now: float) -> None:
         """Bound sockets do not connect."""
 
     def deadline(self) -> float:
@@ -178,7 +178,7 @@ class BrokerEngine:
             self.link.close_bound(self._shell.endpoints, self.linger)
             self.end()
             self.owner.finish()
-            self._shell._ended()
+            self._shell._on_owner_ended()
 
     def flush(self, now: float) -> None:
         """Carry out what was decided."""
@@ -218,10 +218,10 @@ class BrokerEngine:
         self._core.drain()
         self._until = until if self._until is None else min(until, self._until)
 
-    def died(self, error: BaseException) -> None:
+    def on_owner_died(self, error: BaseException) -> None:
         """The owner ends by a defect."""
         self.end()
-        self._shell._ended(error)
+        self._shell._on_owner_ended(error)
 
     # What the gate calls
 

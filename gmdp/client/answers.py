@@ -139,7 +139,7 @@ class Answer:
     def _patience(self) -> float | None:
         """In the owner's thread the owner keeps the time; another thread has to
         reckon with a hub that does not run."""
-        if self.engine.owner.here:
+        if self.engine.owner.runs_here:
             return None
         return min(self.call.timeout, self.call.deadline) + 1.0
 

@@ -22,8 +22,8 @@ from ..core.snapshots import ClientCounters, ClientStatistics
 from ..core.states import State
 from ..exceptions import ClosedError, ConfigurationError, HubNotRunning, MDPError, StateError
 from ..interfaces import IClient
-from ..io.connector import EXTENSIONS, ConnectorEngine
-from ..io.lifecycle import UNANSWERED, Lifecycle
+from ..io.connector import EXTENSION_LABELS, ConnectorEngine
+from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
 from ..io.owner import Owner
 from ..io.slots import Slot, allocate_lock, get_hub_if_exists, start_thread
 from ..protocol.dialects import EMPTY
@@ -135,7 +135,7 @@ class Client(Lifecycle):
         self.require_extensions: bool = check_flag("require_extensions", require_extensions)
         self.threaded: bool = check_flag("threaded", threaded)
         super().__init__(context)
-        self._renew()
+        self._reset_after_fork()
         if not threaded:
             self._home = gevent.get_hub()
 
@@ -209,7 +209,7 @@ class Client(Lifecycle):
         StateError if the client's hub does not run.  Totals go on over restarts.
         """
         core = self._core
-        statistics: ClientStatistics = self._in_owner_thread(self._owner, core.statistics)
+        statistics: ClientStatistics = self._call_in_owner_thread(self._owner, core.statistics)
         return statistics
 
     def start(self) -> None:
@@ -229,8 +229,8 @@ class Client(Lifecycle):
         if first:
             _threaded.add(self)
             start_thread(self._live, ())
-        if not slot.wait(UNANSWERED):  # a wait without end would keep no hub alive
-            raise StateError(f"the client's own thread did not start within {UNANSWERED:g} seconds")
+        if not slot.wait(OWNER_TIMEOUT):  # a wait without end would keep no hub alive
+            raise StateError(f"the client's own thread did not start within {OWNER_TIMEOUT:g} seconds")
         slot.get()
 
     def _live(self) -> None:
@@ -266,13 +266,13 @@ class Client(Lifecycle):
         if self._starters:
             self.start()  # it is about to: there is nothing to close yet
         super().stop(0)
-        if self.threaded and get_hub_if_exists() is not self._home and self._living.acquire(True, UNANSWERED):
+        if self.threaded and get_hub_if_exists() is not self._home and self._living.acquire(True, OWNER_TIMEOUT):
             self._living.release()  # an interpreter must not end while that thread does
 
     def __repr__(self) -> str:
         now = self._core.statistics()
         return (
-            f"<{type(self).__name__} {self.state.value} {self._core.endpoint} {EXTENSIONS[self.extensions]} "
+            f"<{type(self).__name__} {self.state.value} {self._core.endpoint} {EXTENSION_LABELS[self.extensions]} "
             f"in_flight={now.in_flight} waiting={now.waiting} sockets={now.sockets}>"
         )
 
@@ -294,7 +294,7 @@ class Client(Lifecycle):
         owner = self._engine.owner = Owner(self._engine, f"client of {self.endpoints[0]}")
         return owner, State.RUNNING, ""
 
-    def _renew(self) -> None:
+    def _reset_after_fork(self) -> None:
         self._counters = ClientCounters()
         self._core = self._new_core()
         self._home = None if self.threaded else get_hub_if_exists()
@@ -382,16 +382,16 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
 
     # What the owner calls
 
-    def awake(self, now: float) -> None:
+    def on_wake(self, now: float) -> None:
         """Nothing of a client's depends on when it ran last."""
 
-    def caught_up(self, now: float) -> None:
+    def on_caught_up(self, now: float) -> None:
         """Nothing of a client's waits for that."""
 
     def flush(self, now: float) -> None:
         core = self.core
         while True:
-            self.carry_out(now)
+            self.perform_actions(now)
             if not core.events:
                 return
             events, core.events = core.events, []
@@ -411,7 +411,7 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
                 core.events = [*rest, *core.events]
                 raise
 
-    def died(self, error: BaseException) -> None:
+    def on_owner_died(self, error: BaseException) -> None:
         self.end(error if isinstance(error, MDPError) else ClosedError(str(error)), error)
 
     # What is posted to the owner
@@ -435,13 +435,13 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
             now = monotonic()
             self.core.close(now)
             self.flush(now)
-            self.give_up_stuck()
+            self.close_stuck()
             self.owner.finish()
-            self._shell._ended(death)
+            self._shell._on_owner_ended(death)
 
     # Carrying out
 
-    def _act(self, action: Any, now: float) -> None:
+    def _perform(self, action: Any, now: float) -> None:
         """A client's core decides about nothing but sockets."""
 
     def _closed_error(self) -> MDPError:

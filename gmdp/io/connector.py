@@ -24,7 +24,7 @@ _log = logging.getLogger("gmdp.connections")
 NEVER = 24 * 3600 * 1000
 
 
-def dealer(
+def open_dealer(
     owner: Owner,
     context: zmq.green.Context[Any],
     endpoint: str,
@@ -40,7 +40,7 @@ def dealer(
     an answer to one that end the connection.  ZMQError if there are no descriptors left.
     """
     socket = context.socket(zmq.DEALER)
-    link = owner.link(socket, MAX_FRAMES, tag)
+    link = owner.add_link(socket, MAX_FRAMES, tag)
     try:
         socket.set(zmq.LINGER, 0)
         # Neither RECONNECT_IVL -1 nor IMMEDIATE: with either, libzmq throws away
@@ -63,7 +63,7 @@ def dealer(
     return link
 
 
-class Line:
+class SendQueue:
     """A connection's socket, and what it had no room for."""
 
     __slots__ = ("closing", "link", "stuck", "waiters")
@@ -120,21 +120,21 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         self._expiry = expiry
         self._credentials = credentials
         #: Lines on which something is stuck.
-        self._stuck: dict[Line, None] = {}
+        self._stuck: dict[SendQueue, None] = {}
         self._told_strict = False
         self._told_unreachable = False
 
     # What the owner calls
 
-    def received(self, link: Link, frames: list[bytes], now: float) -> None:
+    def on_message(self, link: Link, frames: list[bytes], now: float) -> None:
         """One whole message was read."""
         self.core.feed(link.tag, frames, now, random.random())
 
-    def up(self, link: Link, now: float) -> None:
+    def on_connected(self, link: Link, now: float) -> None:
         """A connection stands."""
         self.core.connected(link.tag, now)
 
-    def down(self, link: Link, reason: str, now: float) -> None:
+    def on_disconnected(self, link: Link, reason: str, now: float) -> None:
         """A connection is gone, or could not be made."""
         connection: Connection = link.tag
         if connection.handle.closing:
@@ -145,7 +145,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         """Do what is due."""
         self.core.tick(now, random.random())
 
-    def carry_out(self, now: float) -> None:
+    def perform_actions(self, now: float) -> None:
         """Carry out what was decided."""
         for line in list(self._stuck):
             self._unstick(line)
@@ -162,7 +162,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                 elif type(action) is Open:
                     self._connect(action.connection, now)
                 elif type(action) is Close:
-                    self._tell_unreachable()
+                    self._log_unreachable()
                     line = action.connection.handle
                     if line is None:
                         continue  # it could not even be opened
@@ -172,12 +172,12 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                         self._close(action.connection)
                         self._closed(action)
                 else:
-                    self._act(action, now)
+                    self._perform(action, now)
         if not self._told_strict and core.speaks_extension is False:
             self._told_strict = True
             _log.info("%s: %s speaks the RFC's protocol only, without gmdp's extension", self.owner.name, core.endpoint)
 
-    def give_up_stuck(self) -> None:
+    def close_stuck(self) -> None:
         """Close every socket that is kept open for what is stuck on it."""
         for line in list(self._stuck):
             line.close(self.linger)
@@ -186,10 +186,10 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     # For subclasses
 
     @abc.abstractmethod
-    def _act(self, action: Any, now: float) -> None:
+    def _perform(self, action: Any, now: float) -> None:
         """Carry out a decision that is not about sockets."""
 
-    def _tell_unreachable(self) -> None:
+    def _log_unreachable(self) -> None:
         """Where no broker can be reached, say so once for as long as that lasts."""
         told, self._told_unreachable = self._told_unreachable, bool(self.core.unreachable)
         if self._told_unreachable and not told:
@@ -198,7 +198,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     def _closed(self, action: Close) -> None:
         """A socket was closed."""
 
-    def _unstick(self, line: Line) -> None:
+    def _unstick(self, line: SendQueue) -> None:
         if not line.send_stuck():
             self._stuck[line] = None
             return
@@ -207,13 +207,13 @@ class ConnectorEngine(abc.ABC, Generic[K]):
             line.close(self.linger)
 
     def _close(self, connection: Connection) -> None:
-        line: Line = connection.handle
+        line: SendQueue = connection.handle
         self._stuck.pop(line, None)
         line.close(self.linger)
 
     def _connect(self, connection: Connection, now: float) -> None:
         try:
-            link = dealer(
+            link = open_dealer(
                 self.owner,
                 self._context,
                 connection.endpoint,
@@ -225,10 +225,10 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         except zmq.ZMQError as error:
             self.core.disconnected(connection, error.strerror or str(error), now, random.random())
             return
-        connection.handle = Line(link)
+        connection.handle = SendQueue(link)
         if link.inproc:
             self.core.connected(connection, now)
 
 
 #: How a repr says whether a broker speaks gmdp's extension.
-EXTENSIONS = {None: "unprobed", True: "extended", False: "strict"}
+EXTENSION_LABELS = {None: "unprobed", True: "extended", False: "strict"}

@@ -41,7 +41,7 @@ _log = logging.getLogger("gmdp")
 running_in: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_running_in", default=None)
 
 #: Seconds after which an owner that does not answer another thread is given up.
-UNANSWERED = 5.0
+OWNER_TIMEOUT = 5.0
 
 
 #: Every broker, worker and client of this process.
@@ -57,7 +57,7 @@ def _after_fork() -> None:
     gevent.reinit()
     for one in list(everything):
         try:
-            one._forked()
+            one._on_fork()
         except Exception:
             _log.exception("%s is not as new in the child of a fork", type(one).__name__)
 
@@ -85,11 +85,11 @@ class Lifecycle(abc.ABC):
             )
         self._given_context = context
         self._owner: Owner | None = None
-        self._be_new()
+        self._reset()
         everything.add(self)
 
-    def _be_new(self) -> None:
-        self._machine = StateMachine(self._changed)
+    def _reset(self) -> None:
+        self._machine = StateMachine(self._on_change)
         self._subscribers: list[Queue[StateChange]] = []
         self._end_waiters: list[Slot] = []
         self._finished = Event()
@@ -107,7 +107,7 @@ class Lifecycle(abc.ABC):
         """In the owner: finish what is being done, by `until` at the latest."""
 
     @abc.abstractmethod
-    def _renew(self) -> None:
+    def _reset_after_fork(self) -> None:
         """In the child of a fork: forget what the parent's is."""
 
     # Life
@@ -158,16 +158,16 @@ class Lifecycle(abc.ABC):
         owner = self._owner
         if owner is None:
             return
-        self._in_owner_thread(owner, self._begin_stop, owner, limit)
+        self._call_in_owner_thread(owner, self._begin_stop, owner, limit)
         if running_in.get() is self or gevent.getcurrent() is owner.greenlet:
             return
-        if owner.here:
+        if owner.runs_here:
             self._finished.wait()
             owner.greenlet.join()
         else:
             slot = Slot()
-            self._in_owner_thread(owner, self._tell_end, owner, slot)
-            if not slot.wait(limit + UNANSWERED):
+            self._call_in_owner_thread(owner, self._set_when_ended, owner, slot)
+            if not slot.wait(limit + OWNER_TIMEOUT):
                 raise StateError(f"the hub of {owner.name} did not run: it is still stopping")
 
     def close(self) -> None:
@@ -217,7 +217,7 @@ class Lifecycle(abc.ABC):
         """Send no more changes to `queue`.  No effect if it was not subscribed."""
         self._subscribers = [other for other in self._subscribers if other is not queue]
 
-    def _changed(self, change: StateChange) -> None:
+    def _on_change(self, change: StateChange) -> None:
         _log.debug("%r: %s -> %s %s", self, change.old.value, change.new.value, change.reason)
         for queue in self._subscribers:
             try:
@@ -232,13 +232,13 @@ class Lifecycle(abc.ABC):
     def _context(self) -> zmq.green.Context[Any]:
         return self._given_context if self._given_context is not None else zmq.green.Context.instance()
 
-    def _forked(self) -> None:
+    def _on_fork(self) -> None:
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.abandon()
         self._given_context = None  # it is the parent's, with all its sockets
-        self._be_new()
-        self._renew()
+        self._reset()
+        self._reset_after_fork()
 
     def _advance(self, state: State, reason: str = "") -> None:
         self._machine.advance(state, monotonic(), reason)
@@ -250,7 +250,7 @@ class Lifecycle(abc.ABC):
             self._advance(State.DRAINING)
         owner.post(self._drain, monotonic() + limit)
 
-    def _ended(self, death: BaseException | None = None) -> None:
+    def _on_owner_ended(self, death: BaseException | None = None) -> None:
         """In the owner: its last act, every socket is closed."""
         if self._owner is not None:
             self._owner.death = death
@@ -260,19 +260,19 @@ class Lifecycle(abc.ABC):
         while self._end_waiters:
             self._end_waiters.pop().set(None)
 
-    def _tell_end(self, owner: Owner, slot: Slot) -> None:
+    def _set_when_ended(self, owner: Owner, slot: Slot) -> None:
         if self._owner is not owner:
             slot.set(None)
         else:
             self._end_waiters.append(slot)
 
-    def _in_owner_thread(self, owner: Owner | None, function: Any, *args: Any) -> Any:
+    def _call_in_owner_thread(self, owner: Owner | None, function: Any, *args: Any) -> Any:
         """Call `function` where no owner's pass is half done: directly in its
         thread (it does not switch in the middle of a decision), else through
         its mailbox.  StateError if its hub does not run."""
-        if owner is None or owner.here:
+        if owner is None or owner.runs_here:
             return function(*args)
         try:
-            return owner.call(function, *args, timeout=UNANSWERED)
+            return owner.call(function, *args, timeout=OWNER_TIMEOUT)
         except TimeoutError as error:
             raise StateError(str(error)) from None

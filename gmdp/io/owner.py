@@ -29,19 +29,19 @@ _log = logging.getLogger("gmdp.owner")
 class Engine(Protocol):
     """What an owner drives; every method runs in the owner and must not block."""
 
-    def awake(self, now: float) -> None:
+    def on_wake(self, now: float) -> None:
         """A pass begins."""
 
-    def received(self, link: Link, frames: list[bytes], now: float) -> None:
+    def on_message(self, link: Link, frames: list[bytes], now: float) -> None:
         """One whole message was read."""
 
-    def up(self, link: Link, now: float) -> None:
+    def on_connected(self, link: Link, now: float) -> None:
         """A connecting link stands."""
 
-    def down(self, link: Link, reason: str, now: float) -> None:
+    def on_disconnected(self, link: Link, reason: str, now: float) -> None:
         """A connecting link is gone, or could not be made."""
 
-    def caught_up(self, now: float) -> None:
+    def on_caught_up(self, now: float) -> None:
         """There was nothing more to read."""
 
     def deadline(self) -> float:
@@ -53,7 +53,7 @@ class Engine(Protocol):
     def flush(self, now: float) -> None:
         """Carry out what was decided."""
 
-    def died(self, error: BaseException) -> None:
+    def on_owner_died(self, error: BaseException) -> None:
         """The owner ends by a defect; its links are closed."""
 
 
@@ -107,7 +107,7 @@ class Owner:
     # From anywhere
 
     @property
-    def here(self) -> bool:
+    def runs_here(self) -> bool:
         """True in the thread of the owner's hub."""
         return get_hub_if_exists() is self.hub
 
@@ -116,7 +116,7 @@ class Owner:
         self._mailbox.append((function, args))
         if self._ended:
             self._answer_the_rest()  # there is nothing owned any more
-        elif not self.here:
+        elif not self.runs_here:
             try:
                 self.loop.run_callback_threadsafe(self.wake)
             except ValueError:
@@ -146,7 +146,7 @@ class Owner:
 
     # From the owner and its engine
 
-    def link(self, socket: zmq.green.Socket[bytes], max_frames: int, tag: Any = None) -> Link:
+    def add_link(self, socket: zmq.green.Socket[bytes], max_frames: int, tag: Any = None) -> Link:
         """Take a socket over."""
         link = Link(self, socket, max_frames, tag)
         self._links.append(link)
@@ -198,7 +198,7 @@ class Owner:
             done = 0
             while True:
                 now = monotonic()
-                engine.awake(now)
+                engine.on_wake(now)
                 done += 1
                 if self._mailbox:
                     done += self._empty_mailbox()
@@ -208,7 +208,7 @@ class Owner:
                 for link in list(self.ready):
                     done += self._read(link, now)
                 if not self.ready:
-                    engine.caught_up(now)
+                    engine.on_caught_up(now)
                 if due:
                     engine.tick(now)
                 engine.flush(now)
@@ -232,7 +232,7 @@ class Owner:
                 _log.critical("%s: the owner ended by a defect", self.name, exc_info=True)
             died = OwnerDied(f"the owner of {self.name} ended: {error!r}")
             died.__cause__ = error
-            engine.died(died)
+            engine.on_owner_died(died)
             if meant_for_main:
                 raise  # gevent raises it in the main greenlet
         finally:
@@ -272,7 +272,7 @@ class Owner:
                 self._after_reading(link, now)
                 break
             count += 1
-            engine.received(link, frames, now)
+            engine.on_message(link, frames, now)
             if link.closed:
                 break
             if count == 1 and link.is_empty():
@@ -286,13 +286,13 @@ class Owner:
         self.ready.discard(link)
         stands, gone = link.news(now)
         if stands:
-            self._engine.up(link, now)
+            self._engine.on_connected(link, now)
         if gone and not link.closed:
             # What arrived before the loss counts.
             while not link.closed and (frames := link.receive()) is not None:
-                self._engine.received(link, frames, now)
+                self._engine.on_message(link, frames, now)
             if not link.closed:
-                self._engine.down(link, link.lost or "no connection could be made", now)
+                self._engine.on_disconnected(link, link.lost or "no connection could be made", now)
 
     def _look_again(self) -> None:
         """The descriptor is edge-triggered: before a wait, see what has come since."""

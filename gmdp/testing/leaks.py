@@ -324,7 +324,7 @@ def _requests(silent: weakref.WeakSet[Owner]) -> Iterator[tuple[lifecycle.Lifecy
 def _statistics(one: Broker | Client, silent: weakref.WeakSet[Owner]) -> BrokerStatistics | ClientStatistics | None:
     """Those of `one`; None if they are another thread's whose hub does not run, which is then one of the `silent`."""
     owner = one._owner
-    if owner is None or owner.here:
+    if owner is None or owner.runs_here:
         return one.statistics()
     if owner not in silent and owner.hub.thread_ident in sys._current_frames():
         try:

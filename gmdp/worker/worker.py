@@ -24,7 +24,7 @@ from ..core.snapshots import WorkerCounters, WorkerStatistics, counted
 from ..core.states import State
 from ..exceptions import ConfigurationError, RequestCancelled
 from ..interfaces import IWorker
-from ..io.connector import EXTENSIONS, ConnectorEngine
+from ..io.connector import EXTENSION_LABELS, ConnectorEngine
 from ..io.lifecycle import Lifecycle, running_in
 from ..io.owner import Owner
 from ..io.slots import Slot
@@ -134,7 +134,7 @@ class Worker(Lifecycle):
         Any greenlet, any thread, any state; from another thread it raises
         StateError if the worker's hub does not run.  Totals go on over restarts.
         """
-        statistics: WorkerStatistics = self._in_owner_thread(self._owner, self._statistics)
+        statistics: WorkerStatistics = self._call_in_owner_thread(self._owner, self._statistics)
         return statistics
 
     def _statistics(self) -> WorkerStatistics:
@@ -152,7 +152,7 @@ class Worker(Lifecycle):
     def __repr__(self) -> str:
         now = self._statistics()
         return (
-            f"<{type(self).__name__} {self.state.value} {self.service[:60]!r} {EXTENSIONS[self.extensions]} "
+            f"<{type(self).__name__} {self.state.value} {self.service[:60]!r} {EXTENSION_LABELS[self.extensions]} "
             f"sessions={now.sessions} registered={now.registered} busy={now.busy}>"
         )
 
@@ -182,7 +182,7 @@ class Worker(Lifecycle):
             self._engine.spared = gevent.getcurrent()
         super()._begin_stop(owner, limit)
 
-    def _renew(self) -> None:
+    def _reset_after_fork(self) -> None:
         self._counters = WorkerCounters()
         self._core = None
 
@@ -298,7 +298,7 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
         self._turned_away = 0
         #: True once nothing more is waited for.
         self._time_up = False
-        self.caught_up = core.caught_up
+        self.on_caught_up = core.caught_up
 
     def start(self, owner: Owner) -> None:
         self.owner = owner
@@ -309,7 +309,7 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
 
     # What the owner calls
 
-    def awake(self, now: float) -> None:
+    def on_wake(self, now: float) -> None:
         pause = now - self._last
         if pause > self._heartbeat + self.owner.safety_interval:
             if any(session.running is not None for session in self._sessions):
@@ -331,7 +331,7 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
             self._close_all(now)
 
     def flush(self, now: float) -> None:
-        self.carry_out(now)
+        self.perform_actions(now)
         self._show(now)
         if self._until is not None and self.core.closed and not self._stuck and (self._time_up or self._all_done()):
             self._end()
@@ -340,7 +340,7 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
         """No handler runs any more, be it one whose connection was lost."""
         return all(session.running is None for session in self._sessions)
 
-    def died(self, error: BaseException) -> None:
+    def on_owner_died(self, error: BaseException) -> None:
         self._close_all(monotonic())
         self._end(error)
 
@@ -354,7 +354,7 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
         if not wanted:
             slot.set(False)
             return
-        self.carry_out(now)
+        self.perform_actions(now)
         connection = session.core.connection
         if connection is None or not connection.handle.stuck:
             slot.set(connection is not None)
@@ -392,10 +392,10 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
 
     def _close_all(self, now: float) -> None:
         self.core.close(now)
-        self.carry_out(now)
-        self.give_up_stuck()
+        self.perform_actions(now)
+        self.close_stuck()
 
-    def _act(self, action: Any, now: float) -> None:
+    def _perform(self, action: Any, now: float) -> None:
         if type(action) is Work:
             action.session.tag.begin(action)
         else:
@@ -441,4 +441,4 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
             if kill is not None and session.task is not self.spared:
                 kill(block=False)
         self.owner.finish()
-        self.shell._ended(death)
+        self.shell._on_owner_ended(death)

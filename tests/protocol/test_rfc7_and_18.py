@@ -11,7 +11,7 @@ from gmdp import BindError, Broker
 from gmdp.core.peer import connector as connections
 from gmdp.core.peer.calls import CallState, Ended, Outcome, Part
 from gmdp.core.peer.sessions import Failure
-from gmdp.io.connector import dealer
+from gmdp.io.connector import open_dealer
 
 pytestmark = pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
 
@@ -204,7 +204,7 @@ def test_clients_and_workers_connect_with_a_dealer_socket(mdp, context):
     ØMQ DEALER"
     """
     with pytest.raises(zmq.ZMQError):
-        dealer(None, context, "inproc://nobody", None, INTERVAL, 3 * INTERVAL, None)
+        open_dealer(None, context, "inproc://nobody", None, INTERVAL, 3 * INTERVAL, None)
     assert context.asked == [zmq.DEALER]
 
 

@@ -159,7 +159,7 @@ def test_threads_read_statistics_of_a_running_hub(kind):
 
 
 def test_a_thread_is_told_when_the_hub_does_not_run(monkeypatch):
-    monkeypatch.setattr("gmdp.io.lifecycle.UNANSWERED", 0.05)
+    monkeypatch.setattr("gmdp.io.lifecycle.OWNER_TIMEOUT", 0.05)
     with Broker("tcp://127.0.0.1:*") as broker:
         errors = []
 

@@ -59,7 +59,7 @@ def test_a_client_never_started_whose_threads_hub_is_gone(broker):
 def test_to_stop_what_another_thread_starts_again_does_not_wait_for_the_next_end(monkeypatch):
     broker = Broker("tcp://127.0.0.1:*")
     broker.start()
-    told = broker._tell_end
+    told = broker._set_when_ended
 
     def tell_end(*arguments):
         # Between the two that a stop from another thread posts.
@@ -67,7 +67,7 @@ def test_to_stop_what_another_thread_starts_again_does_not_wait_for_the_next_end
         broker.start()
         told(*arguments)
 
-    monkeypatch.setattr(broker, "_tell_end", lambda *arguments: gevent.spawn(tell_end, *arguments))
+    monkeypatch.setattr(broker, "_set_when_ended", lambda *arguments: gevent.spawn(tell_end, *arguments))
     assert in_thread(broker.stop) is None
     assert broker.started
     monkeypatch.undo()

@@ -512,15 +512,15 @@ def test_no_descriptors_left_is_one_more_lost_connection(broker, monkeypatch):
     """B9 on the worker's side: it tries again."""
     from gmdp.io import connector as module
 
-    real, failures = module.dealer, [1, 2, 3]
+    real, failures = module.open_dealer, [1, 2, 3]
 
-    def dealer(*args):
+    def open_dealer(*args):
         if failures:
             failures.pop()
             raise zmq.ZMQError(24)
         return real(*args)
 
-    monkeypatch.setattr(module, "dealer", dealer)
+    monkeypatch.setattr(module, "open_dealer", open_dealer)
     with Worker(broker.endpoint, "it", echo, reconnect_interval=0.001), Client(broker.endpoint) as client:
         assert client.request("it", b"x") == [b"x"]
     assert failures == []
