@@ -15,7 +15,8 @@ import zmq
 import zmq.green
 from zope.interface import implementer
 
-from ..core.peer.calls import Call, Ended, Outcome, Part
+from ..core.outcomes import Outcome
+from ..core.peer.calls import Call, Ended, Part
 from ..core.peer.client import ClientCore
 from ..core.peer.reconnect import Reconnect
 from ..core.snapshots import ClientCounters, ClientStatistics

@@ -2,49 +2,13 @@
 
 from __future__ import annotations
 
-from ..core.peer.calls import Ended, Outcome
-from ..exceptions import (
-    AuthenticationFailed,
-    BrokerLost,
-    BrokerShuttingDown,
-    CallError,
-    HandlerFailed,
-    MessageTooLarge,
-    NotAllowed,
-    NoWorker,
-    Overloaded,
-    RequestExpired,
-    RequestTimeout,
-    StreamOverflow,
-    UnsupportedBroker,
-    WorkerLost,
-)
+from .. import exceptions
+from ..core.outcomes import ROW_OF_OUTCOME
+from ..core.peer.calls import Ended
+from ..exceptions import CallError, HandlerFailed
 
-_ERRORS: dict[Outcome, type[CallError]] = {
-    Outcome.TIMEOUT: RequestTimeout,
-    Outcome.BROKER_LOST: BrokerLost,
-    Outcome.UNSUPPORTED: UnsupportedBroker,
-    Outcome.DENIED: AuthenticationFailed,
-    Outcome.OVERFLOW: StreamOverflow,
-    Outcome.NO_WORKER: NoWorker,
-    Outcome.EXPIRED: RequestExpired,
-    Outcome.OVERLOADED: Overloaded,
-    Outcome.WORKER_LOST: WorkerLost,
-    Outcome.HANDLER_FAILED: HandlerFailed,
-    Outcome.NOT_ALLOWED: NotAllowed,
-    Outcome.TOO_LARGE: MessageTooLarge,
-    Outcome.SHUTTING_DOWN: BrokerShuttingDown,
-}
-
-#: What an error's message adds where nobody said more.
-_DETAILS = {
-    Outcome.OVERFLOW: "its reader did not keep up",
-    Outcome.NO_WORKER: "no worker is registered",
-    Outcome.EXPIRED: "no worker was free in time",
-    Outcome.OVERLOADED: "a bound of the broker's was reached",
-    Outcome.WORKER_LOST: "the workers that had it were lost",
-    Outcome.TOO_LARGE: "the broker does not take messages as large",
-}
+#: The class of each outcome's error.
+_ERRORS = {outcome: getattr(exceptions, row.error) for outcome, row in ROW_OF_OUTCOME.items()}
 
 
 def error_of(ended: Ended, now: float) -> CallError:
@@ -52,11 +16,11 @@ def error_of(ended: Ended, now: float) -> CallError:
     call = ended.call
     elapsed = max(0.0, now - call.submitted)
     told = [frame.decode("utf-8", "replace") for frame in ended.body[:2]]
-    detail = ended.detail or ": ".join(filter(None, told)) or _DETAILS.get(ended.outcome, "")
+    detail = ended.detail or ": ".join(filter(None, told)) or ROW_OF_OUTCOME[ended.outcome].message
     tries = f"{call.tries} {'try' if call.tries == 1 else 'tries'}"
     if call.deliveries:
         tries += f", {call.deliveries} {'delivery' if call.deliveries == 1 else 'deliveries'}"
-    error = _ERRORS[ended.outcome](
+    error: CallError = _ERRORS[ended.outcome](
         f"{ended.outcome.value}: service {call.service!r}, after {elapsed:.3f} s and {tries}"
         + (f": {detail}" if detail else ""),
         service=call.service,

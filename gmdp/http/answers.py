@@ -8,44 +8,16 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import NamedTuple
 
-from ..exceptions import (
-    AuthenticationFailed,
-    BrokerLost,
-    BrokerShuttingDown,
-    ClosedError,
-    HandlerFailed,
-    HubNotRunning,
-    MDPError,
-    MessageTooLarge,
-    NotAllowed,
-    NoWorker,
-    Overloaded,
-    RequestExpired,
-    RequestTimeout,
-    UnsupportedBroker,
-    WorkerLost,
-)
+from .. import exceptions
+from ..core.outcomes import TABLE
+from ..exceptions import MDPError
 
 _log = logging.getLogger("gmdp.wsgi")
 
 #: The status of an error and what is said of it; None: what the error says itself, which
 #: comes from the broker.  The others' messages are about the inside.
 STATUS: dict[type[MDPError], tuple[int, str | None]] = {
-    NotAllowed: (403, None),
-    MessageTooLarge: (413, None),
-    Overloaded: (429, None),
-    MDPError: (500, "the gateway failed"),
-    HubNotRunning: (500, "the gateway failed"),
-    HandlerFailed: (502, None),
-    WorkerLost: (502, None),
-    NoWorker: (503, None),
-    BrokerLost: (503, "the connection to the broker broke before the reply came"),
-    BrokerShuttingDown: (503, None),
-    ClosedError: (503, "the gateway's connection is closed"),
-    UnsupportedBroker: (503, "no broker speaks what the gateway needs"),
-    AuthenticationFailed: (503, "no broker lets the gateway in"),
-    RequestTimeout: (504, "no reply came in time"),
-    RequestExpired: (504, None),
+    getattr(exceptions, row.error): (row.http_status, row.http_message) for row in TABLE
 }
 
 

@@ -8,8 +8,9 @@ import zmq.green
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, START, ManualBroker, ManualClient, ManualWorker, answers, refuses
 
 from gmdp import BindError, Broker
+from gmdp.core.outcomes import Outcome
 from gmdp.core.peer import connector as connections
-from gmdp.core.peer.calls import CallState, Ended, Outcome, Part
+from gmdp.core.peer.calls import CallState, Ended, Part
 from gmdp.core.peer.sessions import Failure
 from gmdp.io.connector import open_dealer
 

@@ -9,7 +9,7 @@ import mutations
 import pytest
 import scale
 
-from gmdp.core.peer.calls import Outcome
+from gmdp.core.outcomes import Outcome
 from gmdp.protocol.dialects import RFC7
 from gmdp.testing import Crash, Simulation, SimulationFailed
 from gmdp.testing.__main__ import main

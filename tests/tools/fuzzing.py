@@ -38,8 +38,9 @@ from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.options import BrokerOptions
 from gmdp.core.broker.records import DeadLetter, Event, Place, Refusal, weight
 from gmdp.core.broker.reports import About
+from gmdp.core.outcomes import Outcome
 from gmdp.core.peer import connector as connections
-from gmdp.core.peer.calls import Call, CallState, Ended, Outcome, Part
+from gmdp.core.peer.calls import Call, CallState, Ended, Part
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Send
 from gmdp.core.peer.reconnect import Reconnect

@@ -38,7 +38,7 @@ MUTATIONS = {
         "core.broker.delivery", "queue.push_front(request)", "request.suspect = False; queue.push(request)"
     ),
     "a lost worker's request is forgotten": Mutation(
-        "core.broker.delivery", "self._enqueue(request, now, again=True)", "self._end(request, 'attempts', now)"
+        "core.broker.delivery", "self._enqueue(request, now, again=True)", "self._end(request, EndReason.ATTEMPTS, now)"
     ),
     "attempts without end": Mutation(
         "core.broker.delivery",
@@ -126,7 +126,7 @@ MUTATIONS = {
         "if False and self._joins(",
     ),
     "a cancelled request stays in the queue": Mutation(
-        "core.broker.intake", 'self._delivery.withdraw(request, "cancelled", now)', "pass"
+        "core.broker.intake", "self._delivery.withdraw(request, EndReason.CANCELLED, now)", "pass"
     ),
     "the reply to a cancelled call is sent": Mutation(
         "core.broker.replies",

@@ -45,7 +45,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ...protocol import token
 from ...protocol.dialects import EMPTY
-from ...protocol.extension import Status
+from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
 from .access import CALL, Access
 from .records import (
     ANSWERED,
@@ -64,19 +64,6 @@ from .records import (
 )
 from .replies import Replies
 
-#: What a gmdp client is told when a request ends.
-STATUS_OF = {
-    "expired": Status.EXPIRED,
-    "no_worker": Status.NO_WORKER,
-    "overloaded": Status.OVERLOADED,
-    "evicted": Status.OVERLOADED,
-    "attempts": Status.WORKER_LOST,
-    "worker_lost": Status.WORKER_LOST,
-    "not_allowed": Status.NOT_ALLOWED,
-    "stopped": Status.SHUTTING_DOWN,
-}
-#: Which of them are dead letters, once a worker has had the request.
-_LETTERS = frozenset({"attempts", "worker_lost", "expired"})
 #: What follows most tokens' prefix.
 _FIRST_ATTEMPT = token.tail(1)
 
@@ -113,7 +100,7 @@ class Delivery:
             if not for_worker or not self._unserved:
                 return None
             oldest = self.services[next(iter(self._unserved))]
-            self._end_queue(oldest, "evicted", now)
+            self._end_queue(oldest, EndReason.EVICTED, now)
         service = self.services[name] = Service(name, options.for_service(name), user)
         if user:
             self._opened[user] = self._opened.get(user, 0) + 1
@@ -184,13 +171,13 @@ class Delivery:
             self._unqueue(request, now)
             client = request.client
             if client is not None and client.gone:
-                self._end(request, "client_gone", now)
+                self._end(request, EndReason.CLIENT_GONE, now)
                 continue
             if request.ttl_left > 0 and now < request.deadline:
                 self._assign(request, worker, now)
                 return
             # Its time was up before the tick that would say so.
-            self._end(request, "deadline" if now >= request.deadline else "expired", now)
+            self._end(request, EndReason.DEADLINE if now >= request.deadline else EndReason.EXPIRED, now)
         service.idle[worker] = None
 
     def done(self, worker: Worker) -> None:
@@ -219,7 +206,7 @@ class Delivery:
             self._enqueue(request, now)
             self.collect(service)  # it may be one that was to fail
 
-    def withdraw(self, request: Request, reason: str, now: float) -> None:
+    def withdraw(self, request: Request, reason: EndReason, now: float) -> None:
         """End a request that is queued."""
         request.service.queue.remove(request)
         self._unqueue(request, now)
@@ -228,7 +215,7 @@ class Delivery:
 
     def due(self, request: Request, now: float) -> None:
         """A queued request's timer."""
-        self.withdraw(request, "deadline" if now >= request.deadline else "expired", now)
+        self.withdraw(request, EndReason.DEADLINE if now >= request.deadline else EndReason.EXPIRED, now)
 
     def postpone(self, request: Request) -> None:
         """A queued request's deadline was moved."""
@@ -237,11 +224,11 @@ class Delivery:
     def stop(self, now: float) -> None:
         """End what is queued."""
         for service in list(self.services.values()):
-            self._end_queue(service, "stopped", now)
+            self._end_queue(service, EndReason.STOPPED, now)
 
     def abort(self, worker: Worker, now: float) -> None:
         """End what a worker has: the broker stops."""
-        self._end(self.unassign(worker), "stopped", now)
+        self._end(self.unassign(worker), EndReason.STOPPED, now)
 
     def reconsider(self, rights: Access, revoked: Collection[str], workers: Iterable[Worker], now: float) -> None:
         """Rights may have changed: end what is open of whoever may not call any more."""
@@ -254,10 +241,10 @@ class Delivery:
 
         queued = [request for service in self.services.values() for request in service.queue if not allowed(request)]
         for request in queued:
-            self.withdraw(request, "not_allowed", now)
+            self.withdraw(request, EndReason.NOT_ALLOWED, now)
         for worker in workers:
             if worker.request is not None and not allowed(worker.request):
-                self._replies.dismiss(worker.request, Status.NOT_ALLOWED, "not_allowed", now)
+                self._replies.dismiss(worker.request, EndReason.NOT_ALLOWED, now)
 
     # Decisions
 
@@ -329,17 +316,17 @@ class Delivery:
     def _deliver_again(self, request: Request, now: float) -> bool:
         """Find another worker for a request that lost its own, or end it; False if
         it is to wait for one."""
-        reason = None
-        if request.abandoned:
+        reason: EndReason | None = None
+        if request.abandoned is not None:
             reason = request.abandoned
         elif request.client is not None and request.client.gone:
-            reason = "client_gone"
+            reason = EndReason.CLIENT_GONE
         elif request.streamed:
-            reason = "worker_lost"  # a PARTIAL went out: not run again
+            reason = EndReason.WORKER_LOST  # a PARTIAL went out: not run again
         elif request.attempts >= request.service.options.attempts:
-            reason = "attempts"
+            reason = EndReason.ATTEMPTS
         elif now >= request.deadline:
-            reason = "deadline"
+            reason = EndReason.DEADLINE
         if reason is not None:
             self._end(request, reason, now)
             return True
@@ -355,7 +342,7 @@ class Delivery:
         request.move(QUEUED)
         if request.terms.hasty:
             if not service.members:
-                self._end(request, "no_worker", now)
+                self._end(request, EndReason.NO_WORKER, now)
                 return
             service.hasty += 1
         self.queued += 1
@@ -371,7 +358,7 @@ class Delivery:
         if queue.length > service.options.max_queue:
             victim = queue.evict()
             self._unqueue(victim, now)
-            self._end(victim, "overloaded", now)
+            self._end(victim, EndReason.OVERLOADED, now)
 
     def _unqueue(self, request: Request, now: float) -> None:
         """It has left its queue."""
@@ -385,25 +372,25 @@ class Delivery:
         """Without a worker, what is to fail then fails."""
         if service.hasty and not service.members:
             for request in [request for request in service.queue if request.terms.hasty]:
-                self.withdraw(request, "no_worker", now)
+                self.withdraw(request, EndReason.NO_WORKER, now)
 
-    def _end_queue(self, service: Service, reason: str, now: float) -> None:
+    def _end_queue(self, service: Service, reason: EndReason, now: float) -> None:
         while (request := service.queue.pop()) is not None:
             self._unqueue(request, now)
             self._end(request, reason, now)
         self.collect(service)
 
-    def _end(self, request: Request, reason: str, now: float) -> None:
+    def _end(self, request: Request, reason: EndReason, now: float) -> None:
         request.move(Place.ENDED)
         ledger = self._ledger
-        ledger.counters.count("ended", reason)
-        if request.attempts and reason in _LETTERS:
+        ledger.counters.count("ended", reason.value)
+        if request.attempts and reason in DEAD_LETTER_REASONS:
             name = request.service.name
             ledger.counters.dead_letters += 1
             body = list(map(bytes, request.body))
             age = now - request.accepted
-            ledger.events.append(DeadLetter(name, body, request.attempts, reason, age, request.user))
-        status = STATUS_OF.get(reason)
+            ledger.events.append(DeadLetter(name, body, request.attempts, reason.value, age, request.user))
+        status = STATUS_OF_REASON[reason]
         if status is not None:
             self._replies.fail(request, status, now)
         self._replies.settle(request)

@@ -24,6 +24,7 @@ from ...protocol import extension
 from ...protocol.dialects import EMPTY, MMI_PREFIX, RFC18
 from ...protocol.extension import CallFrame, Status
 from ...protocol.wire import Message
+from ..outcomes import EndReason
 from . import access, reports
 from .records import Ledger, Place, Refusal, Request, Terms, new_tuple
 
@@ -166,7 +167,7 @@ class Clients:
             return True
         if request.streamed and request.address != address:
             # Whoever asks now has not seen the parts that went out.
-            self._replies.abandon(request, "client_gone", now)
+            self._replies.abandon(request, EndReason.CLIENT_GONE, now)
             return False
         self._ledger.counters.joins += 1
         request.terms = request.terms._replace(frame=message.extra)
@@ -181,6 +182,6 @@ class Clients:
         if request is None:
             self._ledger.counters.count("drops", "late_cancel")
         elif request.place is Place.QUEUED:
-            self._delivery.withdraw(request, "cancelled", now)
+            self._delivery.withdraw(request, EndReason.CANCELLED, now)
         else:
-            self._replies.abandon(request, "cancelled", now)
+            self._replies.abandon(request, EndReason.CANCELLED, now)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ...protocol.dialects import EMPTY, Command, Dialect
 from ...protocol.extension import NORMAL_PRIORITY
 from ..liveness import Gap, Pulse
+from ..outcomes import EndReason
 from ..snapshots import BrokerCounters
 from ..timers import Timers
 from .access import Access
@@ -312,7 +313,7 @@ class Request:
         #: True once a PARTIAL went out: it is never run again.
         self.streamed = False
         #: Why the rest of its answer is dropped, if it is: nobody waits, or part of it was lost.
-        self.abandoned = ""
+        self.abandoned: EndReason | None = None
         #: PARTIALs that wait for the FINAL, for a client that gets one reply.
         self.joined: list[bytes] | None = None
         self.joined_size = 0

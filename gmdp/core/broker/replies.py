@@ -26,6 +26,7 @@ from collections.abc import Collection, Hashable
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command
 from ...protocol.extension import CALLER_GONE, Status
+from ..outcomes import STATUS_OF_REASON, EndReason
 from .records import FRAME_COST, Backlog, Client, Ledger, Outgoing, Request, new_tuple, weight
 
 #: Seconds until a message is tried again: the first time, and at most.
@@ -82,25 +83,25 @@ class Replies:
             if not account.open:
                 del self._users[account.key]
 
-    def void(self, routing_id: bytes, reason: str, now: float) -> None:
+    def void(self, routing_id: bytes, counted_as: str, now: float) -> None:
         """Whoever had this routing id is gone: nothing goes there any more that was for him."""
         outbox = self._ledger.outbox
         kept = [outgoing for outgoing in outbox if outgoing.frames[0] != routing_id]
         for _ in range(len(outbox) - len(kept)):
-            self._ledger.counters.count("drops", reason)
+            self._ledger.counters.count("drops", counted_as)
         outbox[:] = kept
         client = self.clients.pop(routing_id, None)
         if client is not None:
             client.gone = True
             if client.backlog is not None:
-                self._end_backlog(client.backlog, reason, now)
+                self._end_backlog(client.backlog, EndReason.CLIENT_GONE, counted_as, now)
             self.forget(client)
 
     def reconsider(self, revoked: Collection[str], now: float) -> None:
         """What waits for connections of these users is dropped."""
         for client in list(self.clients.values()) if revoked else ():
             if client.backlog is not None and client.user in revoked:
-                self._end_backlog(client.backlog, "not_allowed", now)
+                self._end_backlog(client.backlog, EndReason.NOT_ALLOWED, "not_allowed", now)
                 self.forget(client)
 
     def has_room(self, client: Client, size: int, times: int = 1) -> bool:
@@ -190,10 +191,11 @@ class Replies:
         if request.terms.frame and not request.abandoned:
             self.answer(request, _NOTHING, status, now)
 
-    def dismiss(self, request: Request, status: Status, reason: str, now: float) -> None:
+    def dismiss(self, request: Request, reason: EndReason, now: float) -> None:
         """Nothing more comes of an answer that a worker is still at: tell a gmdp client why."""
         client = request.client
-        if request.terms.frame and client is not None and not client.gone:
+        status = STATUS_OF_REASON[reason]
+        if status is not None and request.terms.frame and client is not None and not client.gone:
             # Not as the request's own: whatever else of that is on its way is dropped.
             self.tell(self._frames(request, _NOTHING, status), now)
         self.abandon(request, reason, now)
@@ -216,7 +218,7 @@ class Replies:
         size = weight(body) + (FRAME_COST if request.joined else 0)
         if not self.has_room(client, size):
             self._ledger.counters.count("drops", "reply_too_large")
-            self.dismiss(request, Status.TOO_LARGE, "too_large", now)
+            self.dismiss(request, EndReason.TOO_LARGE, now)
             return
         if request.joined is None:
             request.joined = []
@@ -231,7 +233,7 @@ class Replies:
             request.joined = None
             request.joined_size = 0
 
-    def abandon(self, request: Request, reason: str, now: float) -> None:
+    def abandon(self, request: Request, reason: EndReason, now: float) -> None:
         """Nobody waits for this answer any more, or it cannot be sent whole.
 
         The worker that has it is told, if it understands that.
@@ -294,9 +296,9 @@ class Replies:
             self._ledger.timers.arm(backlog, now + backlog.delay)
             self._hold(backlog, outgoing, backlog.returned, now)
             return
-        self._drop(outgoing, "client_gone", now)
+        self._drop(outgoing, EndReason.CLIENT_GONE, "client_gone", now)
         if backlog is not None:
-            self._end_backlog(backlog, "client_gone", now)
+            self._end_backlog(backlog, EndReason.CLIENT_GONE, "client_gone", now)
         self.forget(client)
 
     def due(self, backlog: Backlog, now: float) -> None:
@@ -318,7 +320,7 @@ class Replies:
             message = waiting.popleft()
             self._charge(backlog.client, -weight(message.frames))
             if isinstance(message.target, Request) and now > message.target.deadline:
-                self._drop(message, "late", now)
+                self._drop(message, EndReason.DEADLINE, "late", now)
             else:
                 self._ledger.outbox.append(message)
         self._ledger.timers.arm(backlog, now + FIRST_RETRY)
@@ -328,17 +330,17 @@ class Replies:
         backlog.client.backlog = None
         self.backlogs -= 1
 
-    def _end_backlog(self, backlog: Backlog, reason: str, now: float) -> None:
+    def _end_backlog(self, backlog: Backlog, reason: EndReason, counted_as: str, now: float) -> None:
         """Drop what waits for a client that will not read it."""
         self._end(backlog)
         for message in (*backlog.returned, *backlog.waiting):
             self._charge(backlog.client, -weight(message.frames))
-            self._drop(message, reason, now)
+            self._drop(message, reason, counted_as, now)
 
     def _hold(self, backlog: Backlog, outgoing: Outgoing, where: deque[Outgoing] | list[Outgoing], now: float) -> None:
         size = weight(outgoing.frames)
         if not self.has_room(backlog.client, size):
-            self._drop(outgoing, "client_full", now)
+            self._drop(outgoing, EndReason.CLIENT_FULL, "client_full", now)
             request = outgoing.target
             if not isinstance(request, Request) or not request.terms.frame:
                 return
@@ -349,8 +351,8 @@ class Replies:
         where.append(outgoing)
         self._charge(backlog.client, size)
 
-    def _drop(self, outgoing: Outgoing, reason: str, now: float) -> None:
-        self._ledger.counters.count("drops", reason)
+    def _drop(self, outgoing: Outgoing, reason: EndReason, counted_as: str, now: float) -> None:
+        self._ledger.counters.count("drops", counted_as)
         # An answer with a hole in it is worse than none: the rest is dropped, too.
         if isinstance(outgoing.target, Request):
             self.abandon(outgoing.target, reason, now)

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY
-from ...protocol.extension import Status
+from ..outcomes import Outcome
 from .connector import Connection
 
 
@@ -38,38 +38,6 @@ class CallState(enum.Enum):
     WAITING = "waiting"
     SENT = "sent"
     DONE = "done"
-
-
-class Outcome(enum.Enum):
-    """How a call ended without its answer."""
-
-    TIMEOUT = "timeout"
-    BROKER_LOST = "broker lost"
-    UNSUPPORTED = "unsupported broker"
-    DENIED = "authentication failed"
-    OVERFLOW = "overflow"
-    CANCELLED = "cancelled"
-    CLOSED = "closed"
-    NO_WORKER = "no worker"
-    EXPIRED = "expired in the queue"
-    OVERLOADED = "overloaded"
-    WORKER_LOST = "worker lost"
-    HANDLER_FAILED = "handler failed"
-    NOT_ALLOWED = "not allowed"
-    TOO_LARGE = "too large"
-    SHUTTING_DOWN = "broker shutting down"
-
-
-OUTCOME_OF: dict[int, Outcome] = {
-    Status.NO_WORKER: Outcome.NO_WORKER,
-    Status.EXPIRED: Outcome.EXPIRED,
-    Status.OVERLOADED: Outcome.OVERLOADED,
-    Status.WORKER_LOST: Outcome.WORKER_LOST,
-    Status.HANDLER_FAILED: Outcome.HANDLER_FAILED,
-    Status.NOT_ALLOWED: Outcome.NOT_ALLOWED,
-    Status.TOO_LARGE: Outcome.TOO_LARGE,
-    Status.SHUTTING_DOWN: Outcome.SHUTTING_DOWN,
-}
 
 
 class Call:

@@ -28,8 +28,9 @@ from typing import Any
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command, Dialect
 from ...protocol.extension import Status
+from ..outcomes import OUTCOME_OF_STATUS, Outcome
 from ..snapshots import ClientCounters, ClientStatistics, counted
-from .calls import OUTCOME_OF, Call, CallState, ClientConnection, Ended, Outcome, Part
+from .calls import Call, CallState, ClientConnection, Ended, Part
 from .connector import NOT_EXTENDED, Connector, Phase, Send
 from .reconnect import Reconnect
 
@@ -187,7 +188,7 @@ class ClientCore(Connector[ClientConnection]):
             return
         command, service, body = parsed
         final = command is Command.FINAL
-        outcome = OUTCOME_OF.get(told.status)
+        outcome = OUTCOME_OF_STATUS.get(told.status)
         right = told.status in (Status.OK, Status.PARTIAL) or (final and outcome is not None)
         if service != call.service or not right or (told.status == Status.PARTIAL) is final:
             self.counters.malformed += 1

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from typing import Any
 
-from ...core.peer.calls import Outcome, Part
+from ...core.outcomes import Outcome
+from ...core.peer.calls import Part
 from ...protocol.dialects import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
 from ...protocol.extension import FAIL_WITHOUT_WORKER, PRIORITIES, call_frame, request_id, session_frame
 from ...worker.handlers import Request

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...core.peer.calls import Call, Ended, Outcome, Part
+from ...core.outcomes import Outcome
+from ...core.peer.calls import Call, Ended, Part
 from ...core.peer.client import ClientCore
 from ...core.peer.reconnect import Reconnect
 from ...core.snapshots import ClientCounters
@@ -25,7 +26,7 @@ class SimulatedCall:
         self.began = began
         #: The parts of the answer that came.
         self.parts: list[list[bytes]] = []
-        #: How it ended: "reply", an :class:`~gmdp.core.peer.client.Outcome`, or None if it has not.
+        #: How it ended: "reply", an :class:`~gmdp.core.outcomes.Outcome`, or None if it has not.
         self.outcome: str | Outcome | None = None
         #: What came with a failure.
         self.failure: list[bytes] = []

@@ -31,7 +31,8 @@ from gmdp.core import timers
 from gmdp.core.broker import fairqueue
 from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.options import BrokerOptions
-from gmdp.core.peer.calls import Call, Outcome
+from gmdp.core.outcomes import Outcome
+from gmdp.core.peer.calls import Call
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Open, Phase
 from gmdp.core.peer.reconnect import Reconnect

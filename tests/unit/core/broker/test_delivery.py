@@ -561,6 +561,20 @@ def test_B3_what_nobody_waits_for_any_more_is_dropped_from_the_backlog():
     assert broker.core.counters.drops == {"late": 1}
 
 
+def test_B3_a_late_answer_in_a_backlog_ends_its_call_at_the_deadline():
+    """The rest of a streamed answer is dropped; once its worker is lost, the request ended at its deadline."""
+    broker = Slow()
+    broker.register(b"W", 1)
+    broker.socket.room[b"slow"] = 0
+    broker.call(b"slow", 1, time_left=1.0)
+    ((address, _),) = broker.requests(b"W").values()
+    broker.session(b"W", 1, b"\x03", address, b"", b"part")
+    broker.advance(2.0)
+    assert broker.core.counters.drops == {"late": 1}
+    broker.feed(b"W", MDP02.disconnect)
+    assert broker.core.counters.ended == {"deadline": 1}
+
+
 def test_B3_a_long_backlog_is_sent_in_batches():
     """However much waits, a pass sends no more than a batch of it."""
     broker = Slow(max_in_flight=10_000)

@@ -5,7 +5,8 @@ import math
 import pytest
 from cores import MDP02, ManualClient
 
-from gmdp.core.peer.calls import Call, CallState, Ended, Outcome, Part
+from gmdp.core.outcomes import Outcome
+from gmdp.core.peer.calls import Call, CallState, Ended, Part
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Phase, Send
 from gmdp.core.peer.reconnect import Reconnect

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from models import DIALECTS, client_reply, worker_command
 
 from gmdp.core.liveness import Gap, Pulse
-from gmdp.core.peer.calls import Call, CallState, Outcome
+from gmdp.core.outcomes import Outcome
+from gmdp.core.peer.calls import Call, CallState
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Phase
 from gmdp.core.peer.reconnect import MAX_FACTOR, Reconnect
