@@ -1,24 +1,25 @@
-"""The command ``gmdp``: what has to be so before anything is imported."""
+"""The command ``gmdp``: what must be settled before anything is imported."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 
 
 def main() -> None:
     """Run the command line and exit."""
-    # Where a standard stream is closed, nothing else may come to have its number.
+    # A closed standard stream leaves its number to the next file that is opened.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
-    # Until there is somebody to handle it, an interrupt ends the process without a traceback.
+    # While modules are imported, an interrupt ends the process without a traceback.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from gmdp import cli
 
-    run = cli.load()
+    run = cli.load(sys.argv[1:])
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main(run)

@@ -6,26 +6,36 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+#: What the extra ``cli`` installs.
+EXTRA = ("click", "rich", "tomli")
 
-def load() -> Callable[[Sequence[str]], int]:
-    """What runs the command line; it needs the extra ``cli``, and exits where that is not there."""
+
+def load(arguments: Sequence[str]) -> Callable[[Sequence[str]], int]:
+    """Import what the command line `arguments` needs; returns the function that runs it.
+
+    Exits with one line if the extra ``cli`` is not installed.
+    """
     try:
-        from .commands import run
+        from .group import import_command, run
+
+        if arguments:
+            import_command(arguments[0])
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich", "tomli"):
+        if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         sys.exit("gmdp: the command line needs more packages: pip install 'gmdp[cli]'")
     return run
 
 
 def main(run: Callable[[Sequence[str]], int] | None = None) -> None:
-    """Run the command line (with what :func:`load` returned) and exit."""
-    status = (run or load())(sys.argv[1:])
+    """Run the command line and exit; `run` is what :func:`load` returned, if it was called before."""
+    arguments = sys.argv[1:]
+    status = (run or load(arguments))(arguments)
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        # What cannot be written now cannot at exit either: let it go.
+        # Python flushes once more at exit; that must not fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not status and not isinstance(error, BrokenPipeError):
             print(f"gmdp: standard output: {error.strerror}", file=sys.stderr)

@@ -380,18 +380,19 @@ import runpy, sys
 
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == sys.argv[1]:
+        if name.partition(".")[0] == package:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
+package = sys.argv.pop(1)
 sys.meta_path.insert(0, NotInstalled())
 runpy.run_module("gmdp", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("package", ["click", "rich"])
-def test_without_the_extra_one_line_tells_what_to_install(package):
-    with Process(command=(sys.executable, "-c", WITHOUT, package)) as process:
+@pytest.mark.parametrize(("package", "arguments"), [("click", []), ("rich", ["services"])])
+def test_without_the_extra_one_line_tells_what_to_install(package, arguments):
+    with Process(package, *arguments, command=(sys.executable, "-c", WITHOUT)) as process:
         ended = process.ended()
     assert ended.status == 1
     assert "pip install 'gmdp[cli]'" in ended.one_line()
@@ -669,7 +670,7 @@ gmdp_command.main()
 """
 
 
-@pytest.mark.parametrize("module", ["gmdp", "gmdp.cli.commands"])
+@pytest.mark.parametrize("module", ["gmdp", "gmdp.cli.group", "gmdp.cli.services"])
 def test_an_interrupt_while_it_starts_is_no_traceback(module):
     ended = gmdp(module, "ping", command=(sys.executable, "-c", INTERRUPTED))
     assert ended == (-signal.SIGINT, b"", b"")

@@ -103,11 +103,11 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 
 def test_the_commands_of_the_readme_exist():
-    from gmdp.cli.commands import cli
+    from gmdp.cli.group import COMMANDS
 
     block = re.search(r"## The command line.*?## What the broker", README, re.S)[0]
     named = set(re.findall(r"^    gmdp (\w+)", block, re.M))
-    assert named == set(cli.commands)
+    assert named == set(COMMANDS)
 
 
 def test_the_errors_in_the_tree_are_the_errors_there_are():

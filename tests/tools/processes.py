@@ -186,7 +186,11 @@ def gmdp(*arguments, timeout=DEADLINE, **options):
 _MANY = """
 import json, os, runpy, signal, sys, tempfile, traceback
 import gevent.monkey, gevent.selectors, gevent.signal, gevent.ssl, gevent.threading
-import gmdp.cli.commands, gmdp.cli.demo, gmdp.cli.targets
+import gmdp.cli.group
+
+for name in gmdp.cli.group.COMMANDS:
+    gmdp.cli.group.import_command(name)
+import gmdp.cli.targets
 
 AT_ONCE = 8
 running = []

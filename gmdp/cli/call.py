@@ -1,0 +1,72 @@
+"""``gmdp call``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from ..client.client import Client
+from ..exceptions import MDPError, RequestTimeout
+from ..protocol.extension import NORMAL_PRIORITY
+from .options import broker_option, endpoints, mdp_option, security_of, security_options, timeout_option
+
+
+@click.command()
+@click.argument("service")
+@click.argument("frames", nargs=-1, metavar="[FRAME]...")
+@broker_option
+@timeout_option(30.0)
+@click.option("--retries", default=0, show_default=True, help="Further tries, each with its share of the time.")
+@click.option("--when-no-worker", type=click.Choice(["wait", "fail"]), default="wait", show_default=True)
+@click.option("--priority", default=NORMAL_PRIORITY, show_default=True, help="From 0 to 3, more urgent ones higher.")
+@security_options
+@mdp_option
+def call(
+    service: str,
+    frames: tuple[str, ...],
+    endpoint: str,
+    timeout: float,
+    retries: int,
+    when_no_worker: str,
+    priority: int,
+    mdp: str,
+    **security: Any,
+) -> None:
+    """Send a request to SERVICE and print the reply.
+
+    Each FRAME is a frame of the request; without any, standard input is the one
+    frame.  The reply's frames go to standard output as they are, with nothing
+    between them; parts of a streamed reply as soon as they come.  Exit status:
+    0, 1 after an error (one line on standard error), 124 on timeout.
+    """
+    if sys.stdout is None or (sys.stdin is None and not frames):
+        raise MDPError("standard input and output are needed, and one of them is closed")
+    body = [os.fsencode(frame) for frame in frames] or [sys.stdin.buffer.read()]
+    keywords = security_of(security)
+    with Client(endpoints(endpoint), version=mdp, timeout=timeout, retries=retries, **keywords) as client:
+        options: dict[str, Any] = {"when_no_worker": when_no_worker, "priority": priority}
+        try:
+            for part in client.stream(os.fsencode(service), body, deadline=timeout, **options):
+                _write(b"".join(part))
+        except RequestTimeout as error:
+            if client.extensions is not None and _has_no_worker(client, service):
+                raise RequestTimeout(f"{error}: no worker is registered for it") from None
+            raise
+
+
+def _has_no_worker(client: Client, service: str) -> bool:
+    """True if the broker says that no worker serves `service`."""
+    try:
+        return client.request("mmi.service", os.fsencode(service), timeout=1.0, retries=0) == [b"404"]
+    except MDPError:
+        return False
+
+
+def _write(data: bytes) -> None:
+    """Write all of `data` to standard output now; nothing stays in a buffer."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(sys.stdout.fileno(), rest) :]

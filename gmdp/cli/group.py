@@ -1,0 +1,133 @@
+"""The group of all commands, and how a command line ends.
+
+The rules:
+
+* A command's module is imported when the command runs.  A broker's process loads neither
+  the benchmark nor what draws tables.
+* An error is one line on standard error, never a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+import gevent
+
+from ..exceptions import ConfigurationError, MDPError, RequestTimeout
+from ..version import __version__
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_TIMEOUT = 124
+EXIT_INTERRUPTED = 130
+
+
+class Entry(NamedTuple):
+    """A command that is not imported yet."""
+
+    #: The module that has the command, under the command's name.
+    module: str
+    #: Its line in the help of ``gmdp``: the first sentence of its own help.
+    help: str
+
+
+#: All commands, by name.
+COMMANDS = {
+    "bench": Entry(".bench.command", "Measure how fast broker, worker and client are on this machine."),
+    "broker": Entry(".broker", "Run a broker."),
+    "call": Entry(".call", "Send a request to SERVICE and print the reply."),
+    "demo": Entry(".demo", "Hash every file of FOLDER through a broker and four worker processes."),
+    "gateway": Entry(".gateway", "Expose services over HTTP."),
+    "keygen": Entry(".keys", "Make a pair of CURVE keys: NAME.key and NAME.key_secret."),
+    "passwd": Entry(".keys", "Set USER's password in FILE, for a broker's --plain-users."),
+    "ping": Entry(".services", "Tell whether a broker answers, what it is, and how fast it is."),
+    "services": Entry(".services", "List the services a broker knows, their workers and queues."),
+    "worker": Entry(".worker", "Run a worker for SERVICE."),
+}
+
+
+def import_command(name: str) -> click.Command | None:
+    """Import the command `name`; None if there is no such command."""
+    entry = COMMANDS.get(name)
+    if entry is None:
+        return None
+    command: click.Command = getattr(import_module(entry.module, __package__), name)
+    return command
+
+
+class LazyGroup(click.Group):
+    """The commands of COMMANDS; help lists them without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, in order."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command `cmd_name`; None if there is no such command."""
+        return import_command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name].help) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, no_args_is_help=True)
+@click.version_option(__version__, prog_name="gmdp")
+def cli() -> None:
+    """Majordomo (MDP/0.1 and 0.2): a broker, workers, clients.
+
+    Start a broker, start workers, send requests:
+
+    \b
+      gmdp broker &
+      gmdp worker upper --exec 'tr a-z A-Z' &
+      gmdp call upper hello
+    """
+
+
+def run(arguments: Sequence[str], command: click.Command = cli, program: str = "gmdp") -> int:
+    """Run the command line `arguments` of `command`; returns its exit status.
+
+    `program` is what usage and errors call it.
+    """
+    # An error that ends the command is one line; a warning before it would be another.
+    # Commands that stay configure logging.
+    logging.getLogger("gmdp.connections").addHandler(logging.NullHandler())
+    # An interrupt ends the command; the hub must not print a traceback for it.
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
+    try:
+        status = command.main(args=list(arguments), prog_name=program, standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return EXIT_USAGE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        return _fail(context.command_path if context is not None else program, error.format_message(), EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_ERROR
+    except RequestTimeout as error:
+        return _fail(program, str(error), EXIT_TIMEOUT)
+    except ConfigurationError as error:
+        return _fail(program, str(error), EXIT_USAGE)
+    except OSError as error:
+        file = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(program, f"{file}{error.strerror or error}", EXIT_ERROR)
+    except MDPError as error:
+        return _fail(program, str(error), EXIT_ERROR)
+
+
+def _fail(program: str, message: str, status: int) -> int:
+    # The text of a handler's error may have any number of lines.
+    click.echo(f"{program}: {' '.join(message.split())}", err=True)
+    return status

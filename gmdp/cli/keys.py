@@ -1,0 +1,41 @@
+"""``gmdp keygen`` and ``gmdp passwd``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ..exceptions import MDPError
+from ..security import generate_keys
+from ..security.lists import set_password
+
+
+@click.command()
+@click.argument("name")
+@click.option("--folder", default=".", show_default=True, help="Where to write them.")
+def keygen(name: str, folder: str) -> None:
+    """Make a pair of CURVE keys: NAME.key and NAME.key_secret.
+
+    NAME.key is public.  A client's or worker's belongs into the broker's folder of those who
+    may connect; the broker's belongs to all who connect.  NAME.key_secret is for its owner alone.
+    """
+    public, secret = generate_keys(name, folder)
+    click.echo(f"{public} (public), {secret} (keep it secret)")
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@click.argument("user", metavar="USER")
+def passwd(file: str, user: str) -> None:
+    """Set USER's password in FILE, for a broker's --plain-users.
+
+    A terminal is asked for the password; otherwise it is the first line of standard input.
+    """
+    if sys.stdin is None:
+        raise MDPError("a password is needed, and standard input is closed")
+    if sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    else:
+        password = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape").rstrip("\r\n")
+    set_password(file, user, password)

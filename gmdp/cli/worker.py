@@ -1,0 +1,107 @@
+"""``gmdp worker``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from ..exceptions import ConfigurationError
+from ..worker.worker import Worker
+from .options import (
+    broker_option,
+    endpoints,
+    mdp_option,
+    security_of,
+    security_options,
+    stop_timeout_option,
+    verbose_option,
+)
+from .serving import configure_logging, print_when_registered, serve
+
+
+@click.command()
+@click.argument("service")
+@click.argument("target", metavar="[PACKAGE.MODULE:CALLABLE]", required=False)
+@click.option("--exec", "command", metavar="COMMAND", help="Run a command for each request instead.")
+@broker_option
+@click.option("--concurrency", default=1, show_default=True, help="Requests worked on at once.")
+@click.option("--heartbeat-interval", default=2.5, show_default=True, metavar="SECONDS", help="Between heartbeats.")
+@click.option("--liveness", default=3.0, show_default=True, help="Silent intervals after which a broker is lost.")
+@click.option("--reveal-errors", is_flag=True, help="Send gmdp clients the type and message of a handler's error.")
+@click.option("--enforce-deadline", is_flag=True, help="Stop a handler when nobody waits for its answer any more.")
+@stop_timeout_option
+@click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Run and watch so many worker processes.")
+@click.option("--until-eof", "supervised", is_flag=True, hidden=True)  # for one of these processes: see supervisor.py
+@security_options
+@mdp_option
+@verbose_option
+def worker(
+    service: str,
+    target: str | None,
+    command: str | None,
+    endpoint: str,
+    concurrency: int,
+    heartbeat_interval: float,
+    liveness: float,
+    reveal_errors: bool,
+    enforce_deadline: bool,
+    stop_timeout: float,
+    processes: int | None,
+    supervised: bool,
+    mdp: str,
+    verbose: int,
+    **security: Any,
+) -> int:
+    """Run a worker for SERVICE.
+
+    Requests go to a Python callable (it gets a gmdp.Request and returns bytes, a
+    list of bytes, or an iterator of parts), or with --exec to a command: the
+    request is its standard input, its output the reply.  An exit status other
+    than 0 is a failure: gmdp clients get an error, others the reply "500".  The
+    standard library is monkey-patched for gevent.  Prints "serving SERVICE…" when
+    it is registered.  SIGTERM and SIGINT finish the present request
+    (--stop-timeout) and exit 0; a second signal ends at once.
+
+    With --processes, a process that ends is started again.  SIGHUP replaces one
+    process after another: new code is loaded and no request is lost, for a process
+    that is replaced has all the time it needs for its requests.
+    """
+    if processes is not None and not supervised:
+        from .supervisor import supervise
+
+        configure_logging(verbose)
+        return supervise(sys.argv[sys.argv.index("worker", 1) + 1 :], processes, stop_timeout)
+
+    from gevent import monkey
+
+    monkey.patch_all()
+    from .supervisor import Parent
+    from .targets import Execute, load
+
+    parent = Parent() if supervised else None
+    if (target is None) is (command is None):
+        raise ConfigurationError("name either PACKAGE.MODULE:CALLABLE or --exec COMMAND")
+    configure_logging(verbose)
+    handler = load(target) if target is not None else Execute(command or "")
+    server = Worker(
+        endpoints(endpoint),
+        os.fsencode(service),
+        handler,
+        concurrency,
+        version=mdp,
+        heartbeat_interval=heartbeat_interval,
+        liveness=liveness,
+        reveal_errors=reveal_errors,
+        enforce_deadline=enforce_deadline,
+        **security_of(security),
+    )
+    server.stop_timeout = stop_timeout
+    serve(
+        server,
+        lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
+        parent.ready if parent is not None else print_when_registered,
+    )
+    return 0
