@@ -18,7 +18,7 @@ from ..io.census import Visitors
 from ..io.link import LARGE, Link, milliseconds
 from ..io.owner import Owner
 from ..io.slots import Slot, start_thread
-from ..security.gate import Gate, Refused, who
+from ..security.gate import Gate, RefusedConnection, credential_owner
 from ..tracing import can_trace, tracer
 from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION_REFUSED, Auditor
 
@@ -133,7 +133,7 @@ class BrokerEngine:
         if gate is None:
             core.feed(frames, now)
         elif link is self._asked:
-            gate.asked(frames, now)
+            gate.on_zap_request(frames, now)
             return
         elif not link.secured:
             core.feed(frames, now)
@@ -225,29 +225,30 @@ class BrokerEngine:
 
     # What the gate calls
 
-    def established(self, now: float) -> int:
-        """How many connections have their handshake behind them."""
+    def count_established(self, now: float) -> int:
+        """Return the number of connections whose handshake is complete."""
         self.link.take_stock(now)
         return self._visitors.established(now)
 
-    def answer(self, frames: list[bytes]) -> None:
-        """Send libzmq an answer."""
+    def send_zap_reply(self, frames: list[bytes]) -> None:
+        """Send a reply to libzmq."""
         if self._asked is not None and not self._asked.closed:
             self._asked.send(frames)
 
-    def refused(self, refused: Refused) -> None:
+    def on_connection_refused(self, refused: RefusedConnection) -> None:
         """A connection was refused."""
-        self._core.counters.count("refused_connections", refused.reason)
+        reason = refused.reason.value
+        self._core.counters.count("refused_connections", reason)
         self._auditor.tell(
-            monotonic(), CONNECTION_REFUSED, user=refused.who, address=refused.address, reason=refused.reason
+            monotonic(), CONNECTION_REFUSED, user=refused.claimed_user, address=refused.address, reason=reason
         )
 
-    def later(self, function: Callable[..., Any], *args: Any) -> None:
-        """Have the owner call this."""
+    def post(self, function: Callable[..., Any], *args: Any) -> None:
+        """Have the owner call `function`; from any greenlet."""
         self.owner.post(function, *args)
 
-    def lists_changed(self, revoked: frozenset[str]) -> None:
-        """A list was read anew."""
+    def on_lists_changed(self, revoked: frozenset[str]) -> None:
+        """A list was read again.  `revoked`: the users who lost a key or password."""
         now = monotonic()
         self._core.reconsider(now, revoked)
         self._auditor.tell(now, LIST_RELOADED, reason=f"{len(revoked)} revoked" if revoked else "")
@@ -259,7 +260,7 @@ class BrokerEngine:
             self._auditor.tell(
                 now,
                 REGISTRATION_REFUSED if refusal.action == SERVE else CALL_REFUSED,
-                user=who(link.known_by) if refusal.user == REVOKED else refusal.user,
+                user=credential_owner(link.known_by) if refusal.user == REVOKED else refusal.user,
                 address=link.address,
                 service=refusal.service,
                 reason=refusal.reason,

@@ -1,8 +1,13 @@
-"""Lists of those who may connect, in files that may change at any time.
+"""Lists of the users who may connect, in files that may change at any time.
 
-What cannot be read allows nobody.  Each maps *credentials* (what ZeroMQ is told that a
-connection is: a key, or a name with a mark of its password) to users, so that a new key
-or password under an old name ends what the old one opened.
+The rules of this module:
+
+* A list that cannot be read allows nobody.
+* A list maps *credentials* to users.  libzmq knows a connection by its credential: a key,
+  or a name with a mark of its password.  A new key or password under an old name is thus
+  another credential, and ends the connections of the old one.
+* A change is loaded when it is seen for the second time: a file that is just being written,
+  or put in its place, is left alone.
 """
 
 from __future__ import annotations
@@ -29,42 +34,48 @@ _SUFFIX = ".key"
 
 
 def is_user(name: object) -> bool:
-    """Can this be the name of a user?"""
+    """Return whether `name` can be the name of a user."""
     return isinstance(name, str) and 0 < len(name) <= MAX_USER and name.isprintable()
 
 
-class List(abc.ABC):
-    """A list of those who may connect.  `path`: where it is."""
+class UserList(abc.ABC):
+    """A list of the users who may connect.
 
-    #: By credential, the user; replaced whole.
+    A thread may read it while a greenlet looks at `users` and `hashes`.
+
+    Attributes:
+        path: Where the list is.
+    """
+
+    #: The user of each credential; replaced whole.
     users: Mapping[str, str]
-    #: By user, the hash of the password; replaced whole, before `users`.
+    #: The hash of each user's password; replaced whole, before `users`.
     hashes: Mapping[str, Hash]
-    #: What is worth a line in a log, and was not told yet.
+    #: Lines for the log that have not been logged yet.
     notes: list[str]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.users, self.hashes = {}, {}
         self.notes = []
-        #: What was taken up last, and what was seen last: a stamp, or why it could not be read.
-        self._taken: object = None
-        self._seen: object = None
-        self._noted: list[str] = []
+        #: Of the list as loaded last, and as seen last: its stamp, or why it has none.
+        self._loaded_stamp: object = None
+        self._last_stamp: object = None
+        self._last_notes: list[str] = []
 
     @abc.abstractmethod
     def _stamp(self) -> object:
-        """What differs once it has changed; OSError if it cannot be read."""
+        """Return a value that differs once the list has changed; OSError if it cannot be read."""
 
     @abc.abstractmethod
     def _load(self) -> tuple[bool, list[str]]:
-        """Take it up: (is that all there is to it?, what to note).  OSError, ValueError if it is wrong."""
+        """Load the list.  Returns (complete, notes for the log); OSError or ValueError if it is wrong."""
 
-    def read(self) -> bool:
-        """Look at it; True if what may have changed was taken up.
+    def poll(self) -> bool:
+        """Look at the list, and load it if it has changed.
 
-        That is so when a change is seen for the second time: what is being written, or put
-        in its place, is left alone.  Blocks for as long as the disk does.
+        Returns whether it was loaded.  A change is loaded when it is seen for the second time.
+        Blocks as long as the disk does.
         """
         error: Exception | None = None
         stamp: object
@@ -72,64 +83,64 @@ class List(abc.ABC):
             stamp = self._stamp()
         except OSError as failure:
             error, stamp = failure, failure.strerror or type(failure).__name__
-        settled, self._seen = stamp == self._seen, stamp
-        if stamp == self._taken or not settled:
+        settled, self._last_stamp = stamp == self._last_stamp, stamp
+        if stamp == self._loaded_stamp or not settled:
             return False
-        whole = True
+        complete = True
         notes: list[str] = []
         if error is None:
             try:
-                whole, notes = self._load()
+                complete, notes = self._load()
             except (OSError, ValueError) as failure:
                 error = failure
         if error is not None:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            notes = [f"cannot read {self.path}: {why}: nobody is allowed"]
-            self.forget()
-            whole = not isinstance(error, OSError) or stamp == error.strerror
-        # What could not be read for want of a descriptor, say, is tried again.
-        self._taken = stamp if whole else None
-        self.notes += [note for note in notes if note not in self._noted]
-        self._noted = notes
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            notes = [f"cannot read {self.path}: {reason}: nobody is allowed"]
+            self.clear()
+            complete = not isinstance(error, OSError) or stamp == error.strerror
+        # A list that could not be read for the moment (no descriptor was left, say) is loaded again.
+        self._loaded_stamp = stamp if complete else None
+        self.notes += [note for note in notes if note not in self._last_notes]
+        self._last_notes = notes
         return True
 
-    def settle(self) -> None:
-        """Take it up as it is now."""
-        self.read()
-        self.read()
+    def load_now(self) -> None:
+        """Load the list as it is now, if it has changed."""
+        self.poll()
+        self.poll()
 
-    def forget(self) -> None:
-        """Nobody is on it, until it is read anew."""
+    def clear(self) -> None:
+        """Allow nobody until the list is loaded again."""
         self.hashes, self.users = {}, {}
-        self._taken = None
+        self._loaded_stamp = None
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What differs once a file has changed; OSError if there is none."""
+def _file_stamp(path: Path) -> tuple[int, ...]:
+    """Return a value that differs once a file has changed; OSError if `path` is no file."""
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):  # to read a pipe, say, could take for ever
-        raise OSError(errno.EINVAL, "it is no file")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe, say, could take for ever
+        raise OSError(errno.EINVAL, "not a file")
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
-class KeyFolder(List):
-    """A folder of public keys, ``NAME.key``: whoever has such a key is user NAME.
+class KeyFolder(UserList):
+    """A folder of public keys: the key in the file ``NAME.key`` belongs to the user NAME.
 
-    ConfigurationError if there is no such folder now.
+    Raises ConfigurationError if the folder does not exist.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
         if not self.path.is_dir():
-            raise ConfigurationError(f"curve_clients: {self.path} is no folder of keys")
-        self.settle()
+            raise ConfigurationError(f"curve_clients: {self.path} is not a folder")
+        self.load_now()
 
     def _stamp(self) -> object:
         files: list[tuple[object, ...]] = []
         for name in self._names():
             try:
-                files.append((name, *_stamp(self.path / name)))
-            except OSError as error:  # it is gone by now, or a link to nothing
+                files.append((name, *_file_stamp(self.path / name)))
+            except OSError as error:  # removed meanwhile, or a link to nothing
                 files.append((name, error.strerror))
         return files
 
@@ -139,39 +150,40 @@ class KeyFolder(List):
     def _load(self) -> tuple[bool, list[str]]:
         users: dict[str, str] = {}
         notes = []
-        whole = True
+        complete = True
         for name in self._names():
             path, user = self.path / name, name[: -len(_SUFFIX)]
             try:
-                _stamp(path)
+                _file_stamp(path)
                 key = zmq.auth.load_certificate(path)[0].decode("ascii")
             except (OSError, ValueError, IndexError) as error:
-                why = ""
+                reason = ""
                 if isinstance(error, OSError) and error.errno is not None:
-                    why = f": {error.strerror}"
-                    whole = whole and error.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP, errno.ENOTDIR)
-                notes.append(f"{path} holds no key, and allows nobody{why}")
+                    reason = f": {error.strerror}"
+                    # Any other error may pass without a change of the file.
+                    complete = complete and error.errno in (errno.ENOENT, errno.EINVAL, errno.ELOOP, errno.ENOTDIR)
+                notes.append(f"{path} holds no key and allows nobody{reason}")
                 continue
             if not is_key(key) or not is_user(user):
-                notes.append(f"{path} holds no key in Z85, or its name cannot be a user's: it allows nobody")
+                notes.append(f"{path} holds no key in Z85, or its name cannot be a user's name: it allows nobody")
             elif key in users:
-                notes.append(f"{path} holds the key of {users[key]!r}, too: it is that user's")
+                notes.append(f"{path} holds the key of {users[key]!r}, too: the key stays with that user")
             else:
                 users[key] = user
         self.users = users
-        return whole, notes
+        return complete, notes
 
 
-class UserFile(List):
+class UserFile(UserList):
     """A file of users and the hashes of their passwords (:mod:`~.passwords`).
 
-    ConfigurationError if it cannot be read now, or is wrong.
+    Raises ConfigurationError if the file cannot be read, or is wrong.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
         try:
-            self._taken = self._seen = self._stamp()
+            self._loaded_stamp = self._last_stamp = self._stamp()
             self._load()
         except OSError as error:
             raise ConfigurationError(f"plain_users: cannot read {self.path}: {error.strerror}") from None
@@ -179,7 +191,7 @@ class UserFile(List):
             raise ConfigurationError(f"plain_users: {self.path}: {error}") from None
 
     def _stamp(self) -> object:
-        return _stamp(self.path)
+        return _file_stamp(self.path)
 
     def _load(self) -> tuple[bool, list[str]]:
         hashes: dict[str, Hash] = {}
@@ -193,20 +205,31 @@ class UserFile(List):
             except ValueError:
                 raise ValueError(f"line {number} must be NAME:HASH, as `gmdp passwd` writes it") from None
             if not is_user(user) or user in hashes:
-                raise ValueError(f"line {number}: {user!r} cannot be a user's name, or has a line already")
+                raise ValueError(f"line {number}: {user!r} cannot be a user's name, or is listed above")
             hashes[user] = hashed
         self.hashes = hashes
-        self.users = {credential(user, hashed): user for user, hashed in hashes.items()}
+        self.users = {password_credential(user, hashed): user for user, hashed in hashes.items()}
         return True, []
 
 
 def set_password(path: str | os.PathLike[str], user: str, password: str) -> None:
-    """Set the password of `user` in a file of users, or add both; the file is made if need be.
+    """Set the password of a user in a file of users.
 
-    ConfigurationError if the file is wrong or cannot be written, or one of them makes no sense.
+    A user that is not listed is added, and a file that does not exist is made.
+
+    Args:
+        path: The file of users.
+        user: The user's name.
+        password: The password; 1 to 255 bytes of UTF-8.
+
+    Raises:
+        ConfigurationError: The file is wrong or cannot be written, or the name or the
+            password is not valid.
     """
     if not is_user(user) or ":" in user or user.startswith("#") or user != user.strip():
-        raise ConfigurationError(f"a user's name is printable, has no colon and no blank at its ends: not {user!r}")
+        raise ConfigurationError(
+            f"a user's name must be printable, without a colon and without blanks at its ends, not {user!r}"
+        )
     file = Path(path)
     try:
         line = f"{user}:{hash_password(password)}"
@@ -214,12 +237,12 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> None
         if file.exists():
             UserFile(file)
             lines = file.read_text(encoding="utf-8").splitlines()
-        places = [at for at, old in enumerate(lines) if old.strip().startswith(f"{user}:")]
-        if places:
-            lines[places[0]] = line
+        indices = [index for index, old in enumerate(lines) if old.strip().startswith(f"{user}:")]
+        if indices:
+            lines[indices[0]] = line
         else:
             lines.append(line)
-        # Whole or not at all, and never readable by others than before.
+        # The file is replaced whole or not at all, and nobody can read it who could not before.
         file = file.resolve()
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as new:
             try:
@@ -240,6 +263,6 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> None
         raise ConfigurationError(str(error)) from None
 
 
-def credential(user: str, hashed: Hash) -> str:
-    """What a connection of `user` with the password of this hash is known by."""
+def password_credential(user: str, hashed: Hash) -> str:
+    """Return the credential of `user` with the password of this hash."""
     return f"{hashlib.sha256(str(hashed).encode()).hexdigest()[:16]}:{user}"

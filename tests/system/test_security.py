@@ -506,7 +506,7 @@ def test_S4_many_checks_at_once_are_bounded_and_all_end(keys):
         for client in clients:
             client.send(b"MDPC02", b"\x01", b"mmi.broker", b"")
         assert {client.recv()[3] for client in clients} == {b"200"}
-    assert max(most) <= Gate.calls_at_once
+    assert max(most) <= Gate.max_calls
 
 
 def test_S4_when_the_owner_dies_its_doors_are_closed(keys):
@@ -805,9 +805,9 @@ def test_a_broker_that_was_stopped_amid_checks_checks_again_when_it_starts(keys)
 
     broker = keys.broker(curve_clients=check, handshake_timeout=600)
     with broker, ExitStack() as stack:
-        for _ in range(Gate.calls_at_once + 5):
+        for _ in range(Gate.max_calls + 5):
             stack.enter_context(keys.dealer(broker.endpoint, "client")).send(b"x")
-        wait_until(lambda: len(broker._gate._checks._running) == Gate.calls_at_once)
+        wait_until(lambda: len(broker._gate._checks._running) == Gate.max_calls)
     patience[0] = 0
     with broker, Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
         assert client.request("mmi.broker", b"")[0] == b"200"
@@ -824,7 +824,7 @@ def test_stopping_does_not_wait_for_the_applications_threads(keys):
         with keys.broker() as broker, Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
             assert client.request("mmi.broker", b"")[0] == b"200"
             keys.revoke("client")
-            wait_until(lambda: not broker._gate._names)
+            wait_until(lambda: not broker._gate._users)
         assert broker.closed
     finally:
         for event in blocked:

@@ -7,8 +7,10 @@ import peers
 import zmq
 import zmq.auth
 import zmq.green
+from waiting import wait_until
 
 import gmdp
+from gmdp.security.gate import Gate
 
 INTERVAL = 0.2
 
@@ -100,3 +102,53 @@ def listening(name=""):
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def make_gate(**options):
+    """A gate with defaults for all options that are not given."""
+    defaults = {
+        "curve_key": None,
+        "curve_clients": None,
+        "plain_users": None,
+        "allow": None,
+        "deny": None,
+        "max_connections": 10,
+        "check_timeout": 5.0,
+    }
+    return Gate(**{**defaults, **options})
+
+
+class GateHost:
+    """In place of a broker: opens a gate, and keeps its replies and refusals."""
+
+    def __init__(self, **options):
+        self.connections = 0
+        self.replies = []
+        self.refused = []
+        self.gate = make_gate(**options)
+        self.gate.open(self, 60.0)
+
+    def count_established(self, now):
+        return self.connections
+
+    def send_zap_reply(self, frames):
+        self.replies.append(frames)
+
+    def on_connection_refused(self, refused):
+        self.refused.append(refused)
+
+    def post(self, function, *args):
+        function(*args)
+
+    def on_lists_changed(self, revoked):
+        """No test looks at it."""
+
+    def ask(self, *frames):
+        """Send the gate a ZAP request of these frames; its status code, and the reason of a refusal."""
+        before = len(self.replies)
+        self.gate.on_zap_request([b"route", b"", *frames], 0.0)
+        wait_until(lambda: len(self.replies) > before)
+        (reply,) = self.replies[before:]
+        reason = self.refused.pop().reason.value if reply[4] != b"200" else ""
+        assert self.refused == []
+        return reply[4].decode(), reason
