@@ -7,6 +7,7 @@ import sys
 
 import fuzzing
 import pytest
+import seeds
 
 from gmdp.core.broker import access, delivery, replies
 from gmdp.core.broker import registry as workers
@@ -36,7 +37,7 @@ def test_B4_few_and_small_inputs_are_kept_of_each_target():
 def test_B4_any_bytes_are_an_input(name):
     """B4: none at all, and a few by chance."""
     fuzzing.run_target(name, b"")
-    fuzzing.by_chance(name, 50)
+    fuzzing.by_chance(name, 50, seeds.FIRST)
 
 
 @pytest.mark.slow
@@ -45,7 +46,7 @@ def test_B4_many_hostile_bytes_led_by_what_they_reach():
     """B4: under atheris, if there is one; else by chance."""
     if importlib.util.find_spec("atheris") is None:
         for name in fuzzing.TARGETS:
-            fuzzing.by_chance(name, RUNS)
+            fuzzing.by_chance(name, RUNS, seeds.FIRST)
         return
     command = [sys.executable, fuzzing.__file__, "all", "--runs", str(RUNS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
