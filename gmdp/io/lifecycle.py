@@ -16,8 +16,6 @@ from __future__ import annotations
 import abc
 import contextvars
 import logging
-import os
-import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +27,7 @@ from gevent.queue import Full, Queue
 
 from ..core.states import AT_REST, STARTED, State, StateChange, StateMachine
 from ..exceptions import ConfigurationError, StateError
+from . import forks
 from .owner import Owner
 from .slots import Slot
 
@@ -42,28 +41,6 @@ running_in: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_running_i
 
 #: Seconds after which an owner that does not answer another thread is given up.
 OWNER_TIMEOUT = 5.0
-
-
-#: Every broker, worker and client of this process.
-everything: weakref.WeakSet[Lifecycle] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """In the child: what the parent started is as new here, and its sockets are left alone."""
-    if not everything:
-        return
-    # Before any watcher is touched: the descriptor the hub's loop waits on is the parent's, too.
-    # (libev sees by itself that it was forked, libuv does not.)
-    gevent.reinit()
-    for one in list(everything):
-        try:
-            one._on_fork()
-        except Exception:
-            _log.exception("%s is not as new in the child of a fork", type(one).__name__)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Lifecycle(abc.ABC):
@@ -86,7 +63,7 @@ class Lifecycle(abc.ABC):
         self._given_context = context
         self._owner: Owner | None = None
         self._reset()
-        everything.add(self)
+        forks.register(self)
 
     def _reset(self) -> None:
         self._machine = StateMachine(self._on_change)

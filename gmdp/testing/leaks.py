@@ -45,6 +45,7 @@ from ..client.client import Client
 from ..core.snapshots import BrokerStatistics, ClientStatistics
 from ..exceptions import ConfigurationError
 from ..io import lifecycle
+from ..io.forks import Instance, instances
 from ..io.owner import Owner
 
 #: What is looked for, in the order of a report.
@@ -133,7 +134,7 @@ class Census:
     def __init__(self) -> None:
         gevent.get_hub()
         zmq.green.Context.instance().socket(zmq.DEALER).close(0)
-        there = _everything()
+        there = instances()
         if any(one.started for one in there):
             gevent.sleep(_LOOK)
         self._there = _references(there)
@@ -199,9 +200,9 @@ class Census:
         if leaks:
             raise Leaked(leaks)
 
-    def _still_there(self) -> list[lifecycle.Lifecycle]:
+    def _still_there(self) -> list[Instance]:
         """The brokers, workers and clients that were there before."""
-        return [one for one in _everything() if _is_in(self._there, one)]
+        return [one for one in instances() if _is_in(self._there, one)]
 
     def _owners(self) -> list[Owner]:
         """Those of clients that were there before: they start by themselves."""
@@ -295,18 +296,9 @@ def _is_idle(frame: FrameType | None) -> bool:
     return False
 
 
-def _everything() -> list[lifecycle.Lifecycle]:
-    """Every broker, worker and client of this process."""
-    while True:
-        try:
-            return list(lifecycle.everything)
-        except RuntimeError:  # another thread has just made one
-            continue
-
-
-def _requests(silent: weakref.WeakSet[Owner]) -> Iterator[tuple[lifecycle.Lifecycle, dict[str, int]]]:
+def _requests(silent: weakref.WeakSet[Owner]) -> Iterator[tuple[Instance, dict[str, int]]]:
     """Whatever has requests or calls without an answer, and how many of which; but for the `silent`."""
-    there = [one for one in _everything() if isinstance(one, (Broker, Client)) and not one.closed]
+    there = [one for one in instances() if isinstance(one, (Broker, Client)) and not one.closed]
     for one in sorted(there, key=lambda one: isinstance(one, Client)):  # brokers know more
         now: Any = _statistics(one, silent)
         counts: Counter[str] = Counter()

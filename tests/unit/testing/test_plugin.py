@@ -21,6 +21,7 @@ from waiting import wait_until
 
 import gmdp
 import gmdp_pytest
+from gmdp.io import forks
 from gmdp.testing import deadline, leaks
 from gmdp.testing.deadline import DeadlinePassed
 from gmdp.testing.fixtures import Installation
@@ -815,10 +816,10 @@ def test_another_thread_may_make_a_client_meanwhile(monkeypatch):
                 raise RuntimeError("Set changed size during iteration")
             return super().__iter__()
 
-    everything = Changing(leaks.lifecycle.everything)
-    monkeypatch.setattr(leaks.lifecycle, "everything", everything)
+    changing = Changing(forks.instances())
+    monkeypatch.setattr(forks, "_instances", changing)
     assert Census().leaks(["requests"]) == []
-    assert everything.changes == 0
+    assert changing.changes == 0
 
 
 def test_greenlets_of_other_threads_count_without_their_place():

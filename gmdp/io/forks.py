@@ -1,0 +1,69 @@
+"""Every broker, worker and client of this process, and what becomes of them in the child of a fork.
+
+The rules of this module:
+
+* The parent's objects go on as if nothing had happened.
+* In the child every instance is reset: a broker or worker may be started, a client connects anew.
+* The child never touches the parent's sockets: any use of an inherited socket would never return.
+* The program needs to do nothing for that, provided that it forks in Python (``os.register_at_fork``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from typing import Protocol
+
+import gevent
+
+_log = logging.getLogger("gmdp")
+
+
+class Instance(Protocol):
+    """A broker, worker or client."""
+
+    @property
+    def started(self) -> bool:
+        """True from ``start()`` until stopping begins."""
+
+    @property
+    def closed(self) -> bool:
+        """True while no socket is held."""
+
+    def _on_fork(self) -> None:
+        """In the child: let go of the parent's sockets and calls without touching them."""
+
+
+_instances: weakref.WeakSet[Instance] = weakref.WeakSet()
+
+
+def register(instance: Instance) -> None:
+    """Have `instance` reset in the child of each fork, for as long as it lives."""
+    _instances.add(instance)
+
+
+def instances() -> list[Instance]:
+    """Every broker, worker and client of this process.  Any thread."""
+    while True:
+        try:
+            return list(_instances)
+        except RuntimeError:  # another thread has just registered one
+            continue
+
+
+def _after_fork() -> None:
+    if not _instances:
+        return
+    # First of all, before any watcher is touched: the descriptor that the hub's loop waits
+    # on is the parent's, too.  (libev sees by itself that it was forked, libuv does not.)
+    gevent.reinit()
+    for instance in instances():
+        try:
+            instance._on_fork()
+        except Exception:
+            _log.exception("%s could not be reset in the child of a fork", type(instance).__name__)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
