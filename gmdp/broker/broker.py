@@ -19,9 +19,9 @@ from ..core.broker.core import BrokerCore
 from ..core.broker.options import BrokerOptions
 from ..core.broker.records import DeadLetter
 from ..core.broker.reports import About
+from ..core.broker.statistics import BrokerCounters, BrokerStatistics
 from ..core.numbers import unknown_name
 from ..core.rates import Rates
-from ..core.snapshots import BrokerCounters, BrokerStatistics
 from ..core.states import State
 from ..exceptions import BindError, ConfigurationError
 from ..interfaces import IBroker

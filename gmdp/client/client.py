@@ -19,7 +19,7 @@ from ..core.outcomes import Outcome
 from ..core.peer.calls import Call, Ended, Part
 from ..core.peer.client import ClientCore
 from ..core.peer.reconnect import Reconnect
-from ..core.snapshots import ClientCounters, ClientStatistics
+from ..core.peer.statistics import ClientCounters, ClientStatistics
 from ..core.states import State
 from ..exceptions import ClosedError, ConfigurationError, HubNotRunning, MDPError, StateError
 from ..interfaces import IClient

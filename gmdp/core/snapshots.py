@@ -1,211 +1,75 @@
-"""Counters, and the immutable snapshots others see of them."""
+"""What is counted and measured: how a number is declared, and copied for others to read.
+
+Each counter is declared once, as a field of a counters' class, with its help text and unit.
+A snapshot's class names the same fields, so that type checkers and readers know them, and
+:func:`snapshot_of` takes their declarations over; it refuses a snapshot that lacks a counter
+or has a field nobody declared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple, TypeVar
+
+_MEASURE = "measure"
+
+T = TypeVar("T", bound=type)
 
 
-@dataclass(slots=True)
-class BrokerCounters:
-    """What a broker core counts.  ``requests`` is always the sum of ``replies``,
-    the values of ``ended``, and what is queued or assigned at the moment."""
+class Measure(NamedTuple):
+    """The declaration of one number."""
 
-    #: Requests accepted.
-    requests: int = 0
-    #: Requests answered: a worker's FINAL was accepted.
-    replies: int = 0
-    #: PARTIALs accepted.
-    partials: int = 0
-    #: Requests given to a worker again after another was lost.
-    redeliveries: int = 0
-    #: Handler failures that gmdp workers reported.
-    handler_failures: int = 0
-    #: Retries that joined a request still queued or running.
-    joins: int = 0
-    #: Requests given up after workers were lost over them.
-    dead_letters: int = 0
-    #: How often a client was found not to read its answers.
-    slow_clients: int = 0
-    #: Answers of the management interface (RFC 8).
-    management: int = 0
-    #: Workers registered, ever.
-    registrations: int = 0
-    #: Requests that ended without an answer, by reason.
-    ended: dict[str, int] = field(default_factory=dict)
-    #: Workers lost, by reason.
-    lost_workers: dict[str, int] = field(default_factory=dict)
-    #: Messages dropped, by reason.
-    drops: dict[str, int] = field(default_factory=dict)
-    #: Connections taken by the socket, and those of them whose handshake succeeded.
-    connections_accepted: int = 0
-    handshakes: int = 0
-    #: Connections refused, by reason.
-    refused_connections: dict[str, int] = field(default_factory=dict)
-
-    def count(self, table: str, reason: str, number: int = 1) -> None:
-        """Add to `reason` in one of the tables."""
-        counts: dict[str, int] = getattr(self, table)
-        counts[reason] = counts.get(reason, 0) + number
+    #: "counter": only grows; "gauge": a value of the moment.
+    kind: str
+    #: The help text: what the number tells.
+    text: str
+    #: What is counted, in the plural, or "seconds" or "bytes"; empty for a table of objects.
+    unit: str
+    #: For a table of numbers: what its keys are; else empty.
+    label: str = ""
 
 
-@dataclass(frozen=True)
-class ServiceStatistics:
-    """One service as it is now."""
-
-    workers: int
-    idle: int
-    busy: int
-    #: Requests that wait for a worker.
-    queued: int
-    #: Requests accepted and answered while this service was known.
-    requests: int
-    replies: int
-    #: Seconds the oldest queued request has been waiting since it was accepted.
-    oldest: float
+def counter(text: str, unit: str, label: str = "") -> dict[str, Measure]:
+    """The metadata of a field that counts; with a `label`, of a table of counters."""
+    return {_MEASURE: Measure("counter", text, unit, label)}
 
 
-@dataclass(frozen=True)
-class BrokerStatistics:
-    """A broker as it is now: an immutable copy."""
-
-    #: Seconds since it started.
-    uptime: float
-    services: Mapping[bytes, ServiceStatistics]
-    workers: int
-    idle: int
-    busy: int
-    queued: int
-    queued_bytes: int
-    #: Requests a worker has at the moment.
-    assigned: int
-    #: Clients that do not read their answers at the moment.
-    backlogs: int
-    #: Connections there are, those in their handshake included; inproc is not counted.
-    connections: int
-    requests: int
-    replies: int
-    partials: int
-    redeliveries: int
-    handler_failures: int
-    joins: int
-    dead_letters: int
-    slow_clients: int
-    management: int
-    registrations: int
-    ended: Mapping[str, int]
-    lost_workers: Mapping[str, int]
-    drops: Mapping[str, int]
-    connections_accepted: int
-    handshakes: int
-    refused_connections: Mapping[str, int]
-
-    @property
-    def expiries(self) -> int:
-        """Requests that waited longer than their ``request_ttl``."""
-        return self.ended.get("expired", 0)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain types, as ``mmi.statistics`` sends them; without the services."""
-        return {
-            key: dict(value) if isinstance(value, Mapping) else value
-            for key, value in vars(self).items()
-            if key != "services"
-        }
+def gauge(text: str, unit: str, label: str = "") -> dict[str, Measure]:
+    """The metadata of a field that measures the moment."""
+    return {_MEASURE: Measure("gauge", text, unit, label)}
 
 
-@dataclass(slots=True)
-class WorkerCounters:
-    """What a worker counts."""
-
-    requests: int = 0
-    replies: int = 0
-    partials: int = 0
-    #: Handlers that failed.
-    errors: int = 0
-    #: Connections made after others were lost.
-    reconnects: int = 0
-    #: Requests whose caller was gone, or out of time, while a handler had them.
-    callers_gone: int = 0
-    #: Seconds handlers have run, in all.
-    busy_time: float = 0.0
-    #: Replies that came too late: their connection was gone.
-    late_replies: int = 0
-    #: Messages of the broker that were no command.
-    malformed: int = 0
-    #: Connections that could not be made because no broker lets this worker in.
-    denied: int = 0
+def measures(declared: type) -> dict[str, Measure]:
+    """The declarations in a dataclass, by field; fields without one are not among them."""
+    found = {one.name: one.metadata.get(_MEASURE) for one in fields(declared)}
+    return {name: measure for name, measure in found.items() if measure is not None}
 
 
-@dataclass(frozen=True)
-class WorkerStatistics:
-    """A worker as it is now: an immutable copy."""
+def snapshot_of(counters: type) -> Callable[[T], T]:
+    """Decorate a snapshot's dataclass: its class attribute ``measures`` declares every field.
 
-    uptime: float
-    #: Sockets open.
-    sockets: int
-    #: Sessions there are, registered ones and busy ones.
-    sessions: int
-    registered: int
-    busy: int
-    requests: int
-    replies: int
-    partials: int
-    errors: int
-    reconnects: int
-    callers_gone: int
-    busy_time: float
-    late_replies: int
-    malformed: int
-    denied: int
+    Raises TypeError if the snapshot lacks one of the `counters`, or if a field has no declaration.
+    """
 
+    def check(snapshot: T) -> T:
+        counted, own = measures(counters), measures(snapshot)
+        names = [one.name for one in fields(snapshot)]
+        missing = counted.keys() - set(names)
+        undeclared = set(names) - counted.keys() - own.keys()
+        repeated = counted.keys() & own.keys()
+        if missing or undeclared or repeated:
+            raise TypeError(
+                f"{snapshot.__name__}: missing {sorted(missing)}, undeclared {sorted(undeclared)}, "
+                f"declared twice {sorted(repeated)}"
+            )
+        snapshot.measures = {name: counted.get(name) or own[name] for name in names}  # type: ignore[attr-defined]
+        return snapshot
 
-@dataclass(slots=True)
-class ClientCounters:
-    """What a client counts.  ``requests`` is always the sum of ``replies``,
-    ``timeouts``, ``cancelled``, ``errors``, and what waits or is in flight."""
-
-    requests: int = 0
-    replies: int = 0
-    partials: int = 0
-    timeouts: int = 0
-    retries: int = 0
-    #: Calls whose caller went away.
-    cancelled: int = 0
-    #: Calls that ended in another error.
-    errors: int = 0
-    #: Connections lost after they had been made.
-    disconnects: int = 0
-    #: Answers that came after their call was given up.
-    late_replies: int = 0
-    #: Messages that were no answer to a call.
-    malformed: int = 0
+    return check
 
 
-@dataclass(frozen=True)
-class ClientStatistics:
-    """A client as it is now: an immutable copy."""
-
-    #: Calls sent and not yet answered.
-    in_flight: int
-    #: Calls not yet sent.
-    waiting: int
-    #: Sockets open.
-    sockets: int
-    requests: int
-    replies: int
-    partials: int
-    timeouts: int
-    retries: int
-    cancelled: int
-    errors: int
-    disconnects: int
-    late_replies: int
-    malformed: int
-
-
-def counted(counters: BrokerCounters | WorkerCounters | ClientCounters) -> dict[str, Any]:
-    """The counters as keywords of a snapshot."""
+def copy_counts(counters: Any) -> dict[str, Any]:
+    """The counters as keywords of their snapshot; tables are copied."""
     values = ((name, getattr(counters, name)) for name in type(counters).__slots__)
-    return {name: dict(value) if type(value) is dict else value for name, value in values}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values}

@@ -42,7 +42,8 @@ from gevent.hub import Hub
 
 from ..broker.broker import Broker
 from ..client.client import Client
-from ..core.snapshots import BrokerStatistics, ClientStatistics
+from ..core.broker.statistics import BrokerStatistics
+from ..core.peer.statistics import ClientStatistics
 from ..exceptions import ConfigurationError
 from ..io import lifecycle
 from ..io.forks import Instance, instances

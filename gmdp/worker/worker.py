@@ -19,8 +19,9 @@ from ..core.numbers import MOST_INTERVAL
 from ..core.peer.connector import Close
 from ..core.peer.reconnect import Reconnect
 from ..core.peer.sessions import Failure, Gone, Session, SessionState, Work
+from ..core.peer.statistics import WorkerCounters, WorkerStatistics
 from ..core.peer.worker import WorkerCore
-from ..core.snapshots import WorkerCounters, WorkerStatistics, counted
+from ..core.snapshots import copy_counts
 from ..core.states import State
 from ..exceptions import ConfigurationError, RequestCancelled
 from ..interfaces import IWorker
@@ -146,7 +147,7 @@ class Worker(Lifecycle):
             sessions=len(sessions),
             registered=core.registered if core is not None else 0,
             busy=sum(session.handling for session in sessions),
-            **counted(self._counters),
+            **copy_counts(self._counters),
         )
 
     def __repr__(self) -> str:

@@ -15,7 +15,8 @@ from gevent.pool import Group
 from waiting import wait_until
 
 from gmdp import AsyncClient, Broker, Client, HandlerFailed, State, StateError, Worker
-from gmdp.core.snapshots import BrokerStatistics, ClientStatistics, WorkerStatistics
+from gmdp.core.broker.statistics import BrokerStatistics
+from gmdp.core.peer.statistics import ClientStatistics, WorkerStatistics
 from gmdp.core.states import TRANSITIONS, StateMachine
 
 READERS = 500

@@ -12,8 +12,8 @@ from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Open, Phase, Send
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.sessions import Work
+from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
-from gmdp.core.snapshots import ClientCounters, WorkerCounters
 from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18
 
 NONCE = b"\x00\x01\x02\x03\x04\x05\x06\x07"

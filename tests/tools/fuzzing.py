@@ -38,6 +38,7 @@ from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.options import BrokerOptions
 from gmdp.core.broker.records import DeadLetter, Event, Place, Refusal, weight
 from gmdp.core.broker.reports import About
+from gmdp.core.broker.statistics import BrokerStatistics
 from gmdp.core.outcomes import Outcome
 from gmdp.core.peer import connector as connections
 from gmdp.core.peer.calls import Call, CallState, Ended, Part
@@ -45,8 +46,8 @@ from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Send
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.sessions import Failure, Gone, SessionState, Work
+from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
-from gmdp.core.snapshots import BrokerStatistics, ClientCounters, WorkerCounters
 from gmdp.protocol import extension, token, wire
 from gmdp.protocol.dialects import EXTENDED, MAJORTOMO, RFC7, RFC18, Command
 from gmdp.protocol.extension import CALL_MAGIC, SESSION_MAGIC, Offer, Status

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from ...protocol.extension import Status
 from ...protocol.wire import parse
-from ..snapshots import BrokerCounters, BrokerStatistics, ServiceStatistics, counted
+from ..snapshots import copy_counts
 from . import reports
 from .access import Access
 from .delivery import Delivery
@@ -24,6 +24,7 @@ from .options import BrokerOptions
 from .records import Backlog, Connection, DeadLetter, Event, Ledger, Outgoing, Refusal, Request, Service, Waited, Worker
 from .registry import Workers
 from .replies import Replies
+from .statistics import BrokerCounters, BrokerStatistics, ServiceStatistics
 
 #: Routing ids whose user is remembered before those of which there is nothing are forgotten.
 SWEEP_AT = 10_000
@@ -253,7 +254,7 @@ class BrokerCore:
 
     def statistics(self, now: float, with_services: bool = True) -> BrokerStatistics:
         """Everything as it is now, as an immutable copy."""
-        counts = counted(self.counters)
+        counts = copy_counts(self.counters)
         for table in ("ended", "lost_workers", "drops", "refused_connections"):
             counts[table] = MappingProxyType(counts[table])
         return BrokerStatistics(

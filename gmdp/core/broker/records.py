@@ -12,11 +12,11 @@ from ...protocol.dialects import EMPTY, Command, Dialect
 from ...protocol.extension import NORMAL_PRIORITY
 from ..liveness import Gap, Pulse
 from ..outcomes import EndReason
-from ..snapshots import BrokerCounters
 from ..timers import Timers
 from .access import Access
 from .fairqueue import FairQueue
 from .options import BrokerOptions, ServiceOptions
+from .statistics import BrokerCounters
 
 
 class Place(enum.Enum):

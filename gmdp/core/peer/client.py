@@ -29,10 +29,11 @@ from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command, Dialect
 from ...protocol.extension import Status
 from ..outcomes import OUTCOME_OF_STATUS, Outcome
-from ..snapshots import ClientCounters, ClientStatistics, counted
+from ..snapshots import copy_counts
 from .calls import Call, CallState, ClientConnection, Ended, Part
 from .connector import NOT_EXTENDED, Connector, Phase, Send
 from .reconnect import Reconnect
+from .statistics import ClientCounters, ClientStatistics
 
 
 class ClientCore(Connector[ClientConnection]):
@@ -117,7 +118,7 @@ class ClientCore(Connector[ClientConnection]):
             in_flight=sum(len(connection.calls) for connection in self._connections),
             waiting=len(self._waiting),
             sockets=len(self._connections),
-            **counted(self.counters),
+            **copy_counts(self.counters),
         )
 
     # Connections

@@ -21,10 +21,10 @@ from typing import Any
 from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, Command, Dialect
 from ..liveness import Gap, Pulse
-from ..snapshots import WorkerCounters
 from .connector import Connector, Phase, Send
 from .reconnect import MAX_FACTOR, Reconnect
 from .sessions import Failure, Gone, Session, SessionState, Work, WorkerConnection
+from .statistics import WorkerCounters
 
 #: Bytes of an error's type name or message that are told.
 MAX_TOLD = 4_000

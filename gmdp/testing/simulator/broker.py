@@ -9,7 +9,7 @@ from ...core.broker.core import BrokerCore
 from ...core.broker.options import BrokerOptions
 from ...core.broker.records import DeadLetter
 from ...core.broker.reports import About
-from ...core.snapshots import BrokerCounters
+from ...core.broker.statistics import BrokerCounters
 from ...protocol.token import NONCE_SIZE
 from .network import Network, Wire
 from .node import Node

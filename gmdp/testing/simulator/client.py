@@ -10,7 +10,7 @@ from ...core.outcomes import Outcome
 from ...core.peer.calls import Call, Ended, Part
 from ...core.peer.client import ClientCore
 from ...core.peer.reconnect import Reconnect
-from ...core.snapshots import ClientCounters
+from ...core.peer.statistics import ClientCounters
 from ...protocol.dialects import Dialect
 from ...validation import check_body
 from .network import Network

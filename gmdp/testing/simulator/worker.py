@@ -7,8 +7,8 @@ from typing import Any
 
 from ...core.peer.reconnect import Reconnect
 from ...core.peer.sessions import Failure, Session, Work
+from ...core.peer.statistics import WorkerCounters
 from ...core.peer.worker import WorkerCore
-from ...core.snapshots import WorkerCounters
 from ...protocol.dialects import Dialect
 from ...validation import check_body
 from ...worker.handlers import Handler, Request, request_of

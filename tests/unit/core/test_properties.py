@@ -37,8 +37,8 @@ from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Open, Phase
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.sessions import SessionState
+from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
-from gmdp.core.snapshots import ClientCounters, WorkerCounters
 from gmdp.protocol import token, wire
 from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18, Command
 

@@ -10,7 +10,7 @@ from gmdp.core.peer.calls import Call, CallState, Ended, Part
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Phase, Send
 from gmdp.core.peer.reconnect import Reconnect
-from gmdp.core.snapshots import ClientCounters
+from gmdp.core.peer.statistics import ClientCounters
 from gmdp.protocol import extension
 from gmdp.protocol.dialects import RFC7, RFC18
 from gmdp.protocol.extension import CANCEL, Offer, Status, answered, offer_body

@@ -16,8 +16,8 @@ from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Phase
 from gmdp.core.peer.reconnect import MAX_FACTOR, Reconnect
 from gmdp.core.peer.sessions import SessionState
+from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
-from gmdp.core.snapshots import ClientCounters, WorkerCounters
 from gmdp.protocol.dialects import RFC7, RFC18, Command
 from gmdp.testing import Simulation
 
