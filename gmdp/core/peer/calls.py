@@ -35,9 +35,30 @@ from .connector import Connection
 class CallState(enum.Enum):
     """Where a call is; see the table above."""
 
+    __hash__ = object.__hash__  # Enum's own is slow, and each call changes its state twice
+
     WAITING = "waiting"
     SENT = "sent"
     DONE = "done"
+
+
+#: Every change of state, and when it happens.
+TRANSITIONS: dict[CallState, frozenset[CallState]] = {
+    CallState.WAITING: frozenset(
+        {
+            CallState.SENT,  # a connection is free
+            CallState.DONE,  # time is up, cancelled, closed, too large, or no broker lets the client in
+        }
+    ),
+    CallState.SENT: frozenset(
+        {
+            CallState.WAITING,  # the connection is lost or the broker stops, and a try is left
+            CallState.SENT,  # the broker is silent: sent again, under its old id, on an extended connection
+            CallState.DONE,  # its FINAL came, or its last try failed
+        }
+    ),
+    CallState.DONE: frozenset(),
+}
 
 
 class Call:
@@ -111,6 +132,12 @@ class Call:
         self.connection: ClientConnection | None = None
         self.try_until = math.inf
         self.timer: list[Any] | None = None
+
+    def become(self, state: CallState) -> None:
+        """Go to `state`; ValueError if :data:`TRANSITIONS` does not allow it."""
+        if state not in TRANSITIONS[self.state]:
+            raise ValueError(f"no change from {self.state.value} to {state.value}")
+        self.state = state
 
 
 class ClientConnection(Connection):

@@ -291,7 +291,7 @@ class ClientCore(Connector[ClientConnection]):
             frames = self.dialect.request(call.service, call.body)
         connection.calls[call.number] = call
         call.connection = connection
-        call.state = CallState.SENT
+        call.become(CallState.SENT)
         self.actions.append(Send(connection, frames))
 
     def _due(self, item: Any, now: float, jitter: float) -> None:
@@ -336,7 +336,7 @@ class ClientCore(Connector[ClientConnection]):
 
     def _retry(self, call: Call, now: float) -> None:
         self.counters.retries += 1
-        call.state = CallState.WAITING
+        call.become(CallState.WAITING)
         self._try(call, now)
         self._waiting[call] = None
         self._waiting.move_to_end(call, last=False)
@@ -372,7 +372,7 @@ class ClientCore(Connector[ClientConnection]):
             self._shut(connection, "the broker stops", after_sending=True)
 
     def _finish(self, call: Call) -> None:
-        call.state = CallState.DONE
+        call.become(CallState.DONE)
         self._timers.disarm(call)
 
     def _end(self, call: Call, outcome: Outcome, detail: str, body: Sequence[bytes] = ()) -> None:

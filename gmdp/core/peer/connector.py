@@ -54,11 +54,35 @@ TELLING_FAILURES = 3
 class Phase(enum.Enum):
     """Where a connection is; see the table above."""
 
+    __hash__ = object.__hash__  # Enum's own is slow, and each message asks USABLE
+
     CONNECTING = "connecting"
     PROBING = "probing"
     STRICT = "strict"
     EXTENDED = "extended"
     CLOSED = "closed"
+
+
+#: Every change of phase, and when it happens.
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    Phase.CONNECTING: frozenset(
+        {
+            Phase.PROBING,  # the socket is connected
+            Phase.STRICT,  # the socket is connected, and its broker is known to speak an RFC only
+            Phase.CLOSED,  # it failed, took too long, or is not needed any more
+        }
+    ),
+    Phase.PROBING: frozenset(
+        {
+            Phase.EXTENDED,  # the broker answered with its offer
+            Phase.STRICT,  # the broker answered anything else, or nothing in time
+            Phase.CLOSED,  # lost, not needed any more, or extensions are required and there are none
+        }
+    ),
+    Phase.STRICT: frozenset({Phase.CLOSED}),  # lost, or not needed any more
+    Phase.EXTENDED: frozenset({Phase.CLOSED}),  # the same
+    Phase.CLOSED: frozenset(),
+}
 
 
 #: Phases in which a connection can be used.
@@ -79,6 +103,12 @@ class Connection:
         self.timer: list[Any] | None = None
         #: The owner's socket.
         self.handle: Any = None
+
+    def become(self, phase: Phase) -> None:
+        """Go to `phase`; ValueError if :data:`TRANSITIONS` does not allow it."""
+        if phase not in TRANSITIONS[self.phase]:
+            raise ValueError(f"no change from {self.phase.value} to {phase.value}")
+        self.phase = phase
 
     def takes(self, frames: list[bytes]) -> bool:
         """Is this message within the limits that the broker told?"""
@@ -206,7 +236,7 @@ class Connector(abc.ABC, Generic[C]):
         if known or not self.extended.extended:
             self._becomes(connection, Phase.STRICT, now)
             return
-        connection.phase = Phase.PROBING
+        connection.become(Phase.PROBING)
         self._timers.arm(connection, now + self.probe_timeout)
         self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, [EMPTY])))
 
@@ -270,7 +300,7 @@ class Connector(abc.ABC, Generic[C]):
 
     def _becomes(self, connection: C, phase: Phase, now: float) -> None:
         self._pending -= 1
-        connection.phase = phase
+        connection.become(phase)
         self._timers.disarm(connection)
         if connection.epoch == self._epoch:
             self._mode = phase
@@ -310,7 +340,7 @@ class Connector(abc.ABC, Generic[C]):
         """Close a connection that is not needed, or is gone."""
         if connection.phase not in USABLE:
             self._pending -= 1
-        connection.phase = Phase.CLOSED
+        connection.become(Phase.CLOSED)
         self._connections.discard(connection)
         self._timers.disarm(connection)
         self.actions.append(Close(connection, reason, after_sending))

@@ -7,15 +7,17 @@ state           left when                              for
 ==============  =====================================  ========================
 detached        a connection has room, no handler      idle: READY sent
                 runs any more, the delay is over
+                the worker closes, or drains           closed
 idle            REQUEST                                busy
                 DISCONNECT, or its connection is lost  detached
-busy            FINAL sent                             idle, or closed if
-                                                       draining
+                the worker closes, or drains:          detached, then closed
+                DISCONNECT sent
+busy            FINAL sent                             idle; detached, then
+                                                       closed, if draining
                 DISCONNECT, or its connection is lost  detached; the handler
                                                        runs on, its reply is
                                                        dropped
-any             close, or drain when not busy:         closed
-                DISCONNECT sent
+                the worker closes: DISCONNECT sent     detached, then closed
 ==============  =====================================  ========================
 """
 
@@ -41,11 +43,26 @@ class SessionState(enum.Enum):
     CLOSED = "closed"
 
 
-#: Every change there is.
+#: Every change of state, and when it happens.
 TRANSITIONS: dict[SessionState, frozenset[SessionState]] = {
-    SessionState.DETACHED: frozenset({SessionState.IDLE, SessionState.CLOSED}),
-    SessionState.IDLE: frozenset({SessionState.BUSY, SessionState.DETACHED, SessionState.CLOSED}),
-    SessionState.BUSY: frozenset({SessionState.IDLE, SessionState.DETACHED, SessionState.CLOSED}),
+    SessionState.DETACHED: frozenset(
+        {
+            SessionState.IDLE,  # a connection has room: READY is sent
+            SessionState.CLOSED,  # the worker drains or closes; a registered session is detached first
+        }
+    ),
+    SessionState.IDLE: frozenset(
+        {
+            SessionState.BUSY,  # REQUEST
+            SessionState.DETACHED,  # DISCONNECT, either way, or the connection is lost
+        }
+    ),
+    SessionState.BUSY: frozenset(
+        {
+            SessionState.IDLE,  # FINAL is sent
+            SessionState.DETACHED,  # DISCONNECT, either way, or the connection is lost; the handler runs on
+        }
+    ),
     SessionState.CLOSED: frozenset(),
 }
 
@@ -115,7 +132,7 @@ class Session:
         return self.state is SessionState.IDLE or self.state is SessionState.BUSY
 
     def become(self, state: SessionState) -> None:
-        """Go to `state`; ValueError if the table above does not allow it."""
+        """Go to `state`; ValueError if :data:`TRANSITIONS` does not allow it."""
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"no change from {self.state.value} to {state.value}")
         self.state = state
