@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from gevent.queue import Queue
@@ -16,6 +16,7 @@ from ..protocol.extension import NORMAL_PRIORITY
 from ..validation import check_number, check_service
 from .answers import Future, FutureAnswer
 from .client import Client
+from .options import CallOptions
 
 
 @implementer(IAsyncClient)
@@ -47,10 +48,14 @@ class AsyncClient(Client):
         Its ``get`` raises what `request` raises; its ``cancel`` cancels the call.
         Arguments as for `request`; a wrong one raises here.
         """
-        answer = FutureAnswer()
-        whole = self.timeout if timeout is None else timeout
-        self._begin(answer, service, body, timeout, whole, retries, when_no_worker, priority, traceparent)
-        return answer.future
+        options = self._defaults.override(
+            timeout=timeout,
+            retries=retries,
+            when_no_worker=when_no_worker,
+            priority=priority,
+            traceparent=traceparent,
+        )
+        return self._submit(service, body, options)
 
     def map(
         self,
@@ -74,25 +79,25 @@ class AsyncClient(Client):
         for `request`, per call.
         """
         check_number("in_flight", in_flight, at_least=1, whole=True)
-        check_service(service)
+        options = self._defaults.override(
+            timeout=timeout,
+            retries=retries,
+            when_no_worker=when_no_worker,
+            priority=priority,
+            traceparent=traceparent,
+        )
+        return self._map(check_service(service), iter(bodies), options, in_flight, ordered)
 
-        def submit(body: bytes | Sequence[bytes]) -> Future:
-            return self.submit(
-                service,
-                body,
-                timeout=timeout,
-                retries=retries,
-                when_no_worker=when_no_worker,
-                priority=priority,
-                traceparent=traceparent,
-            )
-
-        return self._map(submit, iter(bodies), in_flight, ordered)
+    def _submit(self, service: str | bytes, body: bytes | Sequence[bytes], options: CallOptions) -> Future:
+        answer = FutureAnswer()
+        self._begin(answer, service, body, options, options.timeout)
+        return answer.future
 
     def _map(
         self,
-        submit: Callable[[bytes | Sequence[bytes]], Future],
+        service: bytes,
         bodies: Iterator[bytes | Sequence[bytes]],
+        options: CallOptions,
         in_flight: int,
         ordered: bool,
     ) -> Iterator[list[bytes]]:
@@ -101,7 +106,7 @@ class AsyncClient(Client):
         try:
             while True:
                 for body in itertools.islice(bodies, in_flight - len(open_calls)):
-                    future = submit(body)
+                    future = self._submit(service, body, options)
                     open_calls.append(future)
                     if not ordered:
                         future.rawlink(done.put_nowait)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import math
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -21,14 +22,13 @@ from ..core.peer.client import ClientCore
 from ..core.peer.reconnect import Reconnect
 from ..core.peer.statistics import ClientCounters, ClientStatistics
 from ..core.states import State
-from ..exceptions import ClosedError, ConfigurationError, HubNotRunning, MDPError, StateError
+from ..exceptions import ClosedError, HubNotRunning, MDPError, StateError
 from ..interfaces import IClient
 from ..io.connector import EXTENSION_LABELS, ConnectorEngine
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
 from ..io.owner import Owner
 from ..io.slots import Slot, allocate_lock, get_hub_if_exists, start_thread
-from ..protocol.dialects import EMPTY
-from ..protocol.extension import CLIENT_NONCE_SIZE, FAIL_WITHOUT_WORKER, NORMAL_PRIORITY, PRIORITIES, is_traceparent
+from ..protocol.extension import CLIENT_NONCE_SIZE, NORMAL_PRIORITY
 from ..security.credentials import credentials
 from ..security.keys import Key
 from ..tracing import traceparent as current_traceparent
@@ -36,9 +36,7 @@ from ..tracing import tracer
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
 from .answers import Answer, Stream
 from .errors import error_of
-
-_WHEN_NO_WORKER = {"wait": 0, "fail": FAIL_WITHOUT_WORKER}
-
+from .options import FLAGS, CallOptions, check_retries, check_timeout, check_when_no_worker
 
 #: Clients that have had a thread of their own.
 _threaded: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -126,11 +124,10 @@ class Client(Lifecycle):
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
         self._credentials = credentials(self.endpoints, curve_key, server_key, username, password)
-        self.timeout: float = check_number("timeout", timeout, above=0)
-        self.retries: int = check_number("retries", retries, at_least=0, whole=True)
+        self._defaults = CallOptions(
+            check_timeout(timeout), check_retries(retries), check_when_no_worker(when_no_worker)
+        )
         self.max_in_flight: int = check_number("max_in_flight", max_in_flight, at_least=1, whole=True)
-        check_when_no_worker(when_no_worker)
-        self.when_no_worker = when_no_worker
         self.version = version
         self._dialect = check_version(version)
         self.require_extensions: bool = check_flag("require_extensions", require_extensions)
@@ -139,6 +136,33 @@ class Client(Lifecycle):
         self._reset_after_fork()
         if not threaded:
             self._home = gevent.get_hub()
+
+    @property
+    def timeout(self) -> float:
+        """Seconds a call may take unless it says otherwise."""
+        return self._defaults.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._defaults = self._defaults._replace(timeout=check_timeout(seconds))
+
+    @property
+    def retries(self) -> int:
+        """Further tries of a call unless it says otherwise."""
+        return self._defaults.retries
+
+    @retries.setter
+    def retries(self, tries: int) -> None:
+        self._defaults = self._defaults._replace(retries=check_retries(tries))
+
+    @property
+    def when_no_worker(self) -> str:
+        """ "wait" or "fail", unless a call says otherwise."""
+        return self._defaults.when_no_worker
+
+    @when_no_worker.setter
+    def when_no_worker(self, value: str) -> None:
+        self._defaults = self._defaults._replace(when_no_worker=check_when_no_worker(value))
 
     @property
     def endpoint(self) -> str:
@@ -173,9 +197,15 @@ class Client(Lifecycle):
         TypeError for a wrong argument.  Any greenlet, any thread.  A greenlet that
         is killed here, or whose own timeout fires, cancels the call.
         """
-        whole = self.timeout if timeout is None else timeout
+        options = self._defaults.override(
+            timeout=timeout,
+            retries=retries,
+            when_no_worker=when_no_worker,
+            priority=priority,
+            traceparent=traceparent,
+        )
         answer = Answer(self.stream_buffer, self.stream_bytes)
-        self._begin(answer, service, body, timeout, whole, retries, when_no_worker, priority, traceparent)
+        self._begin(answer, service, body, options, options.timeout)
         return list(itertools.chain.from_iterable(answer))
 
     def stream(
@@ -199,8 +229,16 @@ class Client(Lifecycle):
         ClosedError.  Closing the iterator cancels the call.  Other arguments as for
         `request`.  Any greenlet, any thread; the iterator in the one that began.
         """
+        options = self._defaults.override(
+            timeout=timeout,
+            retries=retries,
+            when_no_worker=when_no_worker,
+            priority=priority,
+            traceparent=traceparent,
+        )
+        until = math.inf if deadline is None else check_number("deadline", deadline, above=0)
         answer = Answer(self.stream_buffer, self.stream_bytes)
-        self._begin(answer, service, body, timeout, deadline, retries, when_no_worker, priority, traceparent)
+        self._begin(answer, service, body, options, until)
         return Stream(answer)
 
     def statistics(self) -> ClientStatistics:
@@ -311,28 +349,23 @@ class Client(Lifecycle):
         sink: Answer,
         service: str | bytes,
         body: bytes | Sequence[bytes],
-        timeout: float | None,
-        deadline: float | None,
-        retries: int | None,
-        when_no_worker: str | None,
-        priority: int,
-        traceparent: str | None,
-    ) -> Answer:
-        """Begin a call whose answer goes to `sink`."""
+        options: CallOptions,
+        deadline: float,
+    ) -> None:
+        """Begin a call whose answer goes to `sink`; `deadline`: seconds in all."""
         call = Call(
             check_service(service),
             check_body(body),
-            timeout=self.timeout if timeout is None else check_number("timeout", timeout, above=0),
-            retries=self.retries if retries is None else check_number("retries", retries, at_least=0, whole=True),
-            flags=check_when_no_worker(self.when_no_worker if when_no_worker is None else when_no_worker),
-            priority=priority if priority is NORMAL_PRIORITY else _check_priority(priority),
-            traceparent=EMPTY if traceparent is None else _check_traceparent(traceparent),
+            timeout=options.timeout,
+            deadline=deadline,
+            retries=options.retries,
+            flags=FLAGS[options.when_no_worker],
+            priority=options.priority,
             owner=sink,
         )
-        if deadline is not None:
-            call.deadline = self.timeout if deadline is self.timeout else check_number("deadline", deadline, above=0)
         sink.call = call
         sink.engine = engine = self._running_engine(call.timeout)
+        traceparent = options.traceparent
         traced = tracer()
         if traced is not None:
             sink.span, traceparent = traced.call(call.service, traceparent) or (None, traceparent)
@@ -341,7 +374,6 @@ class Client(Lifecycle):
         if traceparent is not None:
             call.traceparent = traceparent.encode()
         engine.owner.post(engine.submit, call)
-        return sink
 
     def _running_engine(self, timeout: float) -> _ClientEngine:
         if self._owner is None:
@@ -466,26 +498,3 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
             call.owner.fail(self._closed_error())
             return
         call.owner.fail(error_of(ended, now))
-
-
-def check_when_no_worker(value: str) -> int:
-    """The flags for "wait" or "fail"; else ConfigurationError."""
-    if not isinstance(value, str) or value not in _WHEN_NO_WORKER:
-        raise ConfigurationError(f'when_no_worker must be "wait" or "fail", not {value!r}')
-    return _WHEN_NO_WORKER[value]
-
-
-def _check_priority(value: int) -> int:
-    """A priority; ConfigurationError if it is none."""
-    priority: int = check_number("priority", value, at_least=PRIORITIES[0], whole=True, at_most=PRIORITIES[-1])
-    return priority
-
-
-def _check_traceparent(value: str) -> bytes:
-    """A ``traceparent`` as bytes; ConfigurationError if it is none."""
-    encoded = value.encode("utf-8", "replace") if isinstance(value, str) else b""
-    if not is_traceparent(encoded):
-        raise ConfigurationError(
-            f"traceparent must look like 00-<32 hex digits>-<16>-<2>, in lower case, not {value!r}"
-        )
-    return encoded

@@ -15,7 +15,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from ..client.client import Client, check_when_no_worker
+from ..client.client import Client
+from ..client.options import check_when_no_worker
 from ..exceptions import ConfigurationError, MDPError, NotAllowed
 from ..protocol.dialects import MAX_SERVICE_NAME
 from ..protocol.extension import NORMAL_PRIORITY, PRIORITIES, is_traceparent
@@ -83,8 +84,7 @@ class Gateway:
         self._exposed = [(pattern.startswith("mmi."), re.compile(translate(pattern))) for pattern in self.services]
         self.timeout: float = check_number("timeout", timeout, above=0)
         self.max_body: int = check_number("max_body", max_body, at_least=0, whole=True)
-        check_when_no_worker(when_no_worker)
-        self.when_no_worker = when_no_worker
+        self.when_no_worker = check_when_no_worker(when_no_worker)
         self.ready_services = tuple(check_service(name) for name in _names("ready_services", ready_services))
 
     @property

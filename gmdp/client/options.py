@@ -1,0 +1,89 @@
+"""The options of a call: checked once, then passed on as one object.
+
+A client has one object of them for its calls without options.  A call with options makes
+one more, in :meth:`CallOptions.override`.  An option that is added to this module is
+thereby known everywhere between a client's methods and its core.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..exceptions import ConfigurationError
+from ..protocol.extension import FAIL_WITHOUT_WORKER, NORMAL_PRIORITY, PRIORITIES, is_traceparent
+from ..validation import check_number
+
+#: Flags of a call frame for each value of `when_no_worker`.
+FLAGS = {"wait": 0, "fail": FAIL_WITHOUT_WORKER}
+
+
+class CallOptions(NamedTuple):
+    """What a call asks of the client and the broker; each value has been checked."""
+
+    #: Seconds in all; of a stream, per part.
+    timeout: float
+    #: Tries after the first one.
+    retries: int
+    #: "wait" or "fail".
+    when_no_worker: str
+    #: From 0 to 3; more urgent ones are higher.
+    priority: int = NORMAL_PRIORITY
+    #: Of W3C Trace Context; None: that of the request the caller works on.
+    traceparent: str | None = None
+
+    def override(
+        self,
+        *,
+        timeout: float | None = None,
+        retries: int | None = None,
+        when_no_worker: str | None = None,
+        priority: int = NORMAL_PRIORITY,
+        traceparent: str | None = None,
+    ) -> CallOptions:
+        """These options, but for those that are given.  Raises ConfigurationError for a wrong one."""
+        if (
+            timeout is None
+            and retries is None
+            and when_no_worker is None
+            and priority is NORMAL_PRIORITY
+            and traceparent is None
+        ):
+            return self  # most calls have no options
+        return CallOptions(
+            self.timeout if timeout is None else check_timeout(timeout),
+            self.retries if retries is None else check_retries(retries),
+            self.when_no_worker if when_no_worker is None else check_when_no_worker(when_no_worker),
+            priority if priority is NORMAL_PRIORITY else check_priority(priority),
+            None if traceparent is None else check_traceparent(traceparent),
+        )
+
+
+def check_timeout(value: float) -> float:
+    """`value`, if a call may take so many seconds; else ConfigurationError."""
+    return check_number("timeout", value, above=0)
+
+
+def check_retries(value: int) -> int:
+    """`value`, if it is a number of retries; else ConfigurationError."""
+    return check_number("retries", value, whole=True)
+
+
+def check_when_no_worker(value: str) -> str:
+    """`value`, if it is "wait" or "fail"; else ConfigurationError."""
+    if not isinstance(value, str) or value not in FLAGS:
+        raise ConfigurationError(f'when_no_worker must be "wait" or "fail", not {value!r}')
+    return value
+
+
+def check_priority(value: int) -> int:
+    """`value`, if it is a priority; else ConfigurationError."""
+    return check_number("priority", value, at_least=PRIORITIES[0], at_most=PRIORITIES[-1], whole=True)
+
+
+def check_traceparent(value: str) -> str:
+    """`value`, if it is a ``traceparent``; else ConfigurationError."""
+    if not isinstance(value, str) or not is_traceparent(value.encode("utf-8", "replace")):
+        raise ConfigurationError(
+            f"traceparent must look like 00-<32 hex digits>-<16>-<2>, in lower case, not {value!r}"
+        )
+    return value
