@@ -1,0 +1,21 @@
+"""The installation that the plugin's fixtures share."""
+
+import pytest
+
+import gmdp
+from gmdp.testing.fixtures import Installation
+
+
+def test_an_unknown_transport_is_refused():
+    with pytest.raises(gmdp.ConfigurationError, match="tcp or inproc, not 'udp'"):
+        Installation(transport="udp", options={}, seconds=1)
+
+
+def test_a_worker_that_cannot_register_is_told(monkeypatch):
+    monkeypatch.setattr("gmdp.testing.fixtures.REGISTRATION", 0.2)
+    installation = Installation(options={"max_workers": 1}, seconds=30)
+    installation.begin()
+    installation.worker("echo", bytes)
+    with pytest.raises(AssertionError, match=r"not registered within 0\.2 s: <Worker .*b'echo'"):
+        installation.worker("echo", bytes)
+    assert installation.end() == []

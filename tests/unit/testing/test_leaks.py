@@ -1,0 +1,186 @@
+"""Leaks: which are found, and which things are none."""
+
+import gc
+import os
+import re
+import socket
+import threading
+import time
+
+import gevent
+import gevent.socket
+import pytest
+from gevent.threadpool import ThreadPool
+from waiting import wait_until
+
+import gmdp
+from gmdp.io import forks
+from gmdp.testing import leaks
+from gmdp.testing.leaks import Census, Leaked, no_leaks
+
+
+def test_no_leaks_raises_what_was_left():
+    with pytest.raises(Leaked) as raised, no_leaks(patience=0.05):
+        left = gevent.spawn(gevent.sleep, 1000)
+    (leak,) = raised.value.leaks
+    assert leak.kind == "greenlets"
+    assert re.search(r"spawned at .*test_leaks\.py:\d+ in test_no_leaks_raises", leak.what)
+    assert isinstance(raised.value, AssertionError)
+    left.kill()
+
+
+def test_no_leaks_looks_at_nothing_after_an_error_and_at_nothing_allowed():
+    kept = []
+
+    def fail():
+        kept.append(gevent.spawn(gevent.sleep, 1000))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), no_leaks(patience=0.05):
+        fail()
+    with no_leaks(allowed=["greenlets"], patience=0.05), no_leaks(allowed="greenlets", patience=0.05):
+        kept.append(gevent.spawn(gevent.sleep, 1000))
+    with pytest.raises(gmdp.ConfigurationError, match="'sockets' is no kind of leak"), no_leaks(allowed=["sockets"]):
+        pass
+    gevent.killall(kept)
+
+
+def test_what_only_the_garbage_collector_frees_is_not_left():
+    gc.collect()
+    with no_leaks():
+        cycle = [os.fdopen(os.open(os.devnull, os.O_RDONLY))]
+        cycle.append(cycle)
+        del cycle
+
+
+def test_a_closed_descriptor_whose_number_is_used_again_is_told():
+    old = os.open(os.devnull, os.O_RDONLY)
+    census = Census()
+    os.close(old)
+    new = os.open("/dev/zero", os.O_RDONLY)
+    assert new == old
+    assert [leak.what for leak in census.leaks(["descriptors"])] == [f"{new} -> /dev/zero"]
+    os.close(new)
+
+
+def test_the_idle_threads_of_the_hubs_own_pool_are_no_leak_but_busy_ones_are():
+    pool, go_on = gevent.get_hub().threadpool, threading.Event()
+    with no_leaks():
+        pool.spawn(int).get()
+    census = Census()
+    task = pool.spawn(go_on.wait, 60)
+    gevent.sleep(0.05)
+    (leak,) = census.leaks()
+    assert leak.kind == "threads"
+    assert "in wait" in leak.what
+    go_on.set()
+    task.get()
+    census.check()
+
+
+def test_a_pool_that_is_killed_leaves_nothing():
+    with no_leaks():
+        pool = ThreadPool(2)
+        pool.spawn(int).get()
+        pool.kill()
+
+
+def test_requests_that_were_there_before_do_not_count():
+    with gmdp.Broker("inproc://before") as broker, gmdp.AsyncClient(broker.endpoint) as client:
+        client.submit("nobody", b"")
+        gevent.sleep(0.05)
+        with no_leaks():
+            pass
+        with pytest.raises(Leaked, match=r"service b'nobody': 2 queued(.|\n)*calls in flight: 2"):
+            with no_leaks(patience=0.05):
+                client.submit("nobody", b"")
+
+
+def test_what_was_begun_just_before_does_not_count(unused_endpoint):
+    with gmdp.AsyncClient(unused_endpoint) as client:
+        client.submit("nobody", b"")
+        with no_leaks(patience=0.05):
+            pass
+
+
+def test_what_python_holds_counts_beside_what_may_be_zeromqs(unused_endpoint):
+    with gmdp.Client(unused_endpoint):
+        for make in (socket.socket, gevent.socket.socket):
+            census = Census()
+            theirs, ours = os.eventfd(0), make()
+            assert [leak.what.split()[0] for leak in census.leaks()] == [str(ours.fileno())]
+            os.close(theirs)
+            ours.close()
+    census = Census()
+    others = os.eventfd(0)
+    assert [leak.what for leak in census.leaks()] == [f"{others} -> anon_inode:[eventfd]"]
+    os.close(others)
+
+
+def test_what_belongs_to_a_hub_that_does_not_run_is_not_waited_for(monkeypatch):
+    def run():
+        made.append(gmdp.AsyncClient("tcp://127.0.0.1:1"))
+        made[-1].start()
+        made[-1].submit("nobody", b"")
+        until.wait(60)
+
+    monkeypatch.setattr(leaks, "ANSWER", 0.3)
+    made, until = [], threading.Event()
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: made and made[0].started)
+    begun = time.monotonic()
+    census = Census()
+    for _ in range(10):
+        assert census.leaks(["requests"]) == []
+    until.set()
+    thread.join()
+    for _ in range(10):
+        assert Census().leaks(["requests"]) == []
+    assert time.monotonic() < begun + 2
+    assert not made[0].closed
+
+
+def test_calls_of_a_client_with_a_hub_of_its_own_count(unused_endpoint):
+    with gmdp.Client(unused_endpoint, threaded=True) as client:
+        census = Census()
+        stream = client.stream("nobody", b"")
+        (leak,) = census.leaks(["requests"])
+        assert leak.what.startswith("calls not yet sent: 1\n")
+        assert Census().leaks(["requests"]) == []
+        stream.close()
+
+
+def test_another_thread_may_make_a_client_meanwhile(monkeypatch):
+    class Changing(list):
+        changes = 2
+
+        def __iter__(self):
+            if self.changes:
+                self.changes -= 1
+                raise RuntimeError("Set changed size during iteration")
+            return super().__iter__()
+
+    changing = Changing(forks.instances())
+    monkeypatch.setattr(forks, "_instances", changing)
+    assert Census().leaks(["requests"]) == []
+    assert changing.changes == 0
+
+
+def test_greenlets_of_other_threads_count_without_their_place():
+    def run():
+        there = gevent.spawn(gevent.sleep, 60)
+        until.wait(60)
+        there.kill()
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    until = threading.Event()
+    census = Census()
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not census.leaks(["greenlets"]):
+        gevent.sleep(0.001)
+    assert "in another thread" in census.leaks(["greenlets"])[0].what
+    until.set()
+    thread.join()
+    census.check()
