@@ -44,6 +44,8 @@ QUEUED = 1_000_000
 CLIENTS = 5_000
 MIB = 1024 * 1024
 
+PEER_STACKS = Path(__file__).parents[2] / "bench" / "peer_stacks.py"
+
 
 def call(number: int, service: bytes, body: bytes) -> list[bytes]:
     """A gmdp client's request."""
@@ -238,7 +240,7 @@ def bodies() -> float:
     for size, count in ((MIB, 400), (16 * MIB, 40)):
         rates: dict[str, list[float]] = {"proxy": [], "gmdp": []}
         for _ in range(3):
-            with Process("the proxy", [sys.executable, "-m", "gmdp.cli.bench.stacks", "proxy"]) as process:
+            with Process("the proxy", [sys.executable, str(PEER_STACKS), "proxy"]) as process:
                 front, back = process.line(PATIENCE).split()[-1].split(",")
                 rates["proxy"].append(_rate(front, back, [], [], size, count))
             with broker() as (_, endpoint):
@@ -313,7 +315,7 @@ def pause() -> tuple[float, float]:
         module = [sys.executable, "-m", "gmdp"]
         endpoint = broker.endpoint
         worker = [*module, "worker", "echo", "gmdp.cli.bench.stacks:echo", "--broker", endpoint, "--concurrency", "64"]
-        load = [sys.executable, "-m", "gmdp.cli.bench.load"]
+        load = [sys.executable, "-m", "gmdp.cli.bench.stacks"]
         load.append(json.dumps(["gmdp", "0.2", 64, 64, 3600.0, 1.0, 60.0, endpoint, "echo"]))
         flood = [sys.executable, __file__, "--flood", endpoint]
         children = [subprocess.Popen(each, stdout=subprocess.DEVNULL) for each in (worker, load, load, flood)]

@@ -1,21 +1,21 @@
-"""The process that calls: ``python -m gmdp.cli.bench.load`` and one argument, JSON.
+"""The client process: it makes the calls and prints lines of JSON.
 
-It prints lines of JSON: ``{"began": true}`` after the warm-up, ``{"requests": N}`` a few
-times a second, and at last the :class:`Measured` figures.
+``{"began": true}`` comes after the warm-up, ``{"requests": N}`` a few times a second,
+and at last the fields of :class:`Measured`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
+from collections.abc import Callable
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 import gevent
 
-#: Seconds between two lines that tell how far it is.
+#: Seconds between two lines that tell how many requests were answered.
 REPORT = 0.2
 
 
@@ -28,7 +28,7 @@ class Point(NamedTuple):
     size: int
     #: Calls at a time.
     concurrency: int
-    #: Seconds, also before that.
+    #: Seconds to measure, and seconds of calls before that.
     seconds: float
     warm_up: float
     #: Seconds after which a call has failed.
@@ -36,8 +36,9 @@ class Point(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What came of it."""
+    """What the client process found."""
 
+    #: Requests that were answered.
     requests: int
     #: Errors by their type.
     errors: dict[str, int]
@@ -46,7 +47,7 @@ class Measured(NamedTuple):
     p50: float
     p99: float
     max: float
-    #: Seconds of the calling process's CPU.
+    #: Seconds of the client process's CPU.
     cpu: float
 
 
@@ -58,57 +59,76 @@ def percentile(ordered: list[float], part: float) -> float:
 
 
 class Meter:
-    """What callers report to.  `warm` and `until` are set by :func:`drive`."""
+    """Where callers record how their calls ended."""
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
         self.errors: Counter[str] = Counter()
+        #: True while calls count: from the end of the warm-up on.
         self.warm = False
+        #: False once callers must stop.
         self.running = True
 
-    def answered(self, began: float) -> None:
-        """A call that began then (perf_counter) was answered."""
+    def record_reply(self, began: float) -> None:
+        """Record the reply of a call that began at `began` (perf_counter)."""
         if self.warm:
             self.latencies.append(perf_counter() - began)
 
-    def failed(self, error: BaseException) -> None:
-        """A call failed."""
+    def record_error(self, error: BaseException) -> None:
+        """Record the error of a call."""
         if self.warm:
             self.errors[type(error).__name__] += 1
 
 
-def tell(**what: Any) -> None:
-    """One line of JSON, at once."""
-    print(json.dumps(what), flush=True)
+def print_line(**fields: Any) -> None:
+    """Print one line of JSON now."""
+    print(json.dumps(fields), flush=True)
 
 
-def drive(meter: Meter, point: Point, sleep: Any = gevent.sleep) -> Measured:
-    """Let callers, who run already, call for as long as `point` says."""
+def measure_callers(meter: Meter, point: Point, sleep: Callable[[float], Any] = gevent.sleep) -> Measured:
+    """Let the callers, which run already, call for as long as `point` says; returns what `meter` recorded."""
     sleep(point.warm_up)
-    tell(began=True)
+    print_line(began=True)
     cpu, began = process_time(), perf_counter()
     meter.warm = True
-    while (left := began + point.seconds - perf_counter()) > 0:
-        sleep(min(left, REPORT))
-        tell(requests=len(meter.latencies))
+    while (remaining := began + point.seconds - perf_counter()) > 0:
+        sleep(min(remaining, REPORT))
+        print_line(requests=len(meter.latencies))
     meter.warm = False
     seconds, cpu = perf_counter() - began, process_time() - cpu
     meter.running = False
     ordered = sorted(meter.latencies)
-    p50, p99, most = (1000 * percentile(ordered, part) for part in (0.5, 0.99, 1.0))
-    return Measured(len(ordered), dict(meter.errors), seconds, p50, p99, most, cpu)
+    p50, p99, longest = (1000 * percentile(ordered, part) for part in (0.5, 0.99, 1.0))
+    return Measured(len(ordered), dict(meter.errors), seconds, p50, p99, longest, cpu)
 
 
-def main() -> None:
-    """Measure one point."""
-    from .stacks import STACKS
+def call_in_greenlets(point: Point, call: Callable[[bytes], Any]) -> Measured:
+    """Measure callers that are greenlets; `call` sends one body and waits for its reply."""
+    meter = Meter()
+    body = b"x" * point.size
 
-    *fields, endpoint, service = json.loads(sys.argv[1])
-    point = Point(*fields)
-    measured = STACKS[point.stack].call(point, endpoint, service)
-    tell(**measured._asdict())
-    os._exit(0)  # threads may still wait for an answer, and would say that they got none
+    def run_caller() -> None:
+        while meter.running:
+            began = perf_counter()
+            try:
+                call(body)
+            except Exception as error:
+                meter.record_error(error)
+                gevent.sleep(0.01)  # a call that fails at once must not spin
+            else:
+                meter.record_reply(began)
+
+    callers = [gevent.spawn(run_caller) for _ in range(point.concurrency)]
+    measured = measure_callers(meter, point)
+    gevent.killall(callers)
+    return measured
 
 
-if __name__ == "__main__":
-    main()
+def run(call: Callable[[Point, str, str], Measured], argument: str) -> None:
+    """Measure one point by ``call(point, endpoint, service)``, print the result, and end the process.
+
+    `argument` is JSON: the fields of the point, the endpoint, the service.
+    """
+    *fields, endpoint, service = json.loads(argument)
+    print_line(**call(Point(*fields), endpoint, service)._asdict())
+    os._exit(0)  # threads that still wait for a reply would print their errors

@@ -1,4 +1,4 @@
-"""Starts the processes of a stack, and measures one point after the other."""
+"""Start the processes of a stack and measure one point after another."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 import os
 import select
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ...exceptions import MDPError
 from .load import Measured, Point
-from .stacks import STACKS, Stack
+from .stacks import GMDP, Stack
 
 #: Seconds a process has to start, and beyond its time to end.
 PATIENCE = 60.0
@@ -27,7 +26,7 @@ class Result(NamedTuple):
 
     point: Point
     measured: Measured
-    #: Seconds of CPU; None where the system does not tell, or the process is not ours.
+    #: Seconds of CPU; None where the system does not tell, or where the process was not started here.
     broker_cpu: float | None
     worker_cpu: float | None
 
@@ -37,7 +36,7 @@ class Result(NamedTuple):
         return self.measured.requests / self.measured.seconds
 
     def cpu_per_request(self, seconds: float | None) -> float | None:
-        """Microseconds."""
+        """Microseconds of CPU per request, given the `seconds` of CPU of them all."""
         return None if seconds is None or not self.measured.requests else 1e6 * seconds / self.measured.requests
 
 
@@ -66,20 +65,20 @@ class Process:
             self._child.stdout.close()
 
     def line(self, timeout: float) -> str:
-        """Its next line; MDPError if it ends, or says nothing for `timeout` seconds."""
+        """Wait for the next line; MDPError if the process ends, or prints nothing for `timeout` seconds."""
         until = monotonic() + timeout
         while b"\n" not in self._rest:
             ready, _, _ = select.select([self._out], [], [], max(until - monotonic(), 0))
             data = os.read(self._out, 65536) if ready else None
             if not data:
-                ended = "ended" if data is not None else f"said nothing for {timeout:g} seconds"
-                raise MDPError(f"{self.name} {ended}")
+                reason = "ended" if data is not None else f"said nothing for {timeout:g} seconds"
+                raise MDPError(f"{self.name} {reason}")
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
 
     def cpu(self) -> float | None:
-        """Seconds of CPU, of all its threads; None where the system does not tell (Linux does)."""
+        """Seconds of CPU of all its threads; None where the system does not tell (Linux does)."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -87,7 +86,7 @@ class Process:
             return None
 
 
-def _cpu(processes: Sequence[Process]) -> float | None:
+def _sum_cpu(processes: Sequence[Process]) -> float | None:
     seconds = [process.cpu() for process in processes]
     return None if not seconds or None in seconds else sum(filter(None, seconds))
 
@@ -95,15 +94,18 @@ def _cpu(processes: Sequence[Process]) -> float | None:
 class Servers:
     """The servers of one stack, for one version."""
 
-    def __init__(self, name: str, mdp: str, broker: str | None, processes: int, concurrency: int) -> None:
-        self.stack: Stack = STACKS[name]
+    def __init__(
+        self, name: str, stack: Stack, mdp: str, broker: str | None, worker_processes: int, worker_concurrency: int
+    ) -> None:
         self.name = name
+        self.stack = stack
         self.mdp = mdp
         self.service = f"gmdp.bench.{os.getpid()}"
         self.endpoint = broker or ""
-        self._processes = processes
-        self._concurrency = concurrency
-        self._opened = ExitStack()
+        #: Where there is no broker, callers call the one worker.
+        self._worker_count = worker_processes if stack.broker is not None else 1
+        self._worker_concurrency = worker_concurrency
+        self._started = ExitStack()
         self.brokers: list[Process] = []
         self.workers: list[Process] = []
 
@@ -113,62 +115,60 @@ class Servers:
                 process = self._start("the broker", self.stack.broker())
                 self.brokers.append(process)
                 self.endpoint = process.line(PATIENCE).split()[-1]
-            # Where there is no broker, the one worker is what is called.
-            count = self._processes if self.stack.broker is not None else 1
-            for _ in range(count):
-                command = self.stack.worker(self.endpoint, self.service, self.mdp, self._concurrency)
+            for _ in range(self._worker_count):
+                command = self.stack.worker(self.endpoint, self.service, self.mdp, self._worker_concurrency)
                 process = self._start("a worker", command)
                 self.workers.append(process)
                 words = process.line(PATIENCE).split()
                 self.endpoint = self.endpoint or words[-1]
         except BaseException:
-            self._opened.close()
+            self._started.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self._started.close()
 
-    def _start(self, what: str, command: list[str]) -> Process:
-        return self._opened.enter_context(Process(f"{what} of {self.name}", command))
+    def _start(self, role: str, command: list[str]) -> Process:
+        return self._started.enter_context(Process(f"{role} of {self.name}", command))
 
     def measure(self, point: Point, progress: Callable[[int], None]) -> Result:
-        """One point; `progress` hears how many requests were answered so far."""
-        arguments = json.dumps([*point, self.endpoint, self.service])
-        with Process(f"the client of {self.name}", [sys.executable, "-m", "gmdp.cli.bench.load", arguments]) as client:
+        """Measure one point; `progress` gets the number of requests that were answered so far."""
+        argument = json.dumps([*point, self.endpoint, self.service])
+        with Process(f"the client of {self.name}", [*self.stack.client, argument]) as client:
             before: tuple[float | None, float | None] = (None, None)
             while True:
-                told: dict[str, Any] = json.loads(client.line(point.warm_up + point.timeout + PATIENCE))
-                now = (_cpu(self.brokers), _cpu(self.workers))
-                if "began" in told:
+                report: dict[str, Any] = json.loads(client.line(point.warm_up + point.timeout + PATIENCE))
+                now = (_sum_cpu(self.brokers), _sum_cpu(self.workers))
+                if "began" in report:
                     before = now
-                elif "seconds" in told:
+                elif "seconds" in report:
                     break
                 else:
-                    progress(told["requests"])
+                    progress(report["requests"])
         spent = [None if a is None or b is None else b - a for a, b in zip(before, now, strict=True)]
-        return Result(point, Measured(**told), *spent)
+        return Result(point, Measured(**report), *spent)
 
 
 class Plan(NamedTuple):
-    """What to measure."""
+    """All points to measure."""
 
-    stacks: Sequence[str]
+    stacks: Mapping[str, Stack]
+    #: The protocol versions, for gmdp alone.
     versions: Sequence[str]
     sizes: Sequence[int]
     concurrencies: Sequence[int]
     seconds: float
     warm_up: float
     timeout: float
-    #: A broker that runs already, for gmdp alone.
+    #: The endpoint of a broker that runs already, for gmdp alone.
     broker: str | None
     worker_processes: int
     worker_concurrency: int
 
     def points(self, name: str) -> dict[str, list[Point]]:
-        """By version."""
-        ours = STACKS[name].ours
-        versions = self.versions if ours else STACKS[name].versions
+        """The points of one stack, by version."""
+        versions = self.versions if name == GMDP else self.stacks[name].versions
         return {
             mdp: [
                 Point(name, mdp, size, concurrency, self.seconds, self.warm_up, self.timeout)
@@ -179,15 +179,19 @@ class Plan(NamedTuple):
         }
 
     def total(self) -> int:
-        """How many points there are."""
+        """The number of points."""
         return sum(len(points) for name in self.stacks for points in self.points(name).values())
 
     def measure(self, progress: Callable[[Point, int | None], None]) -> Iterator[Result]:
-        """All of them; `progress` hears of each with None when it begins."""
-        for name in self.stacks:
-            broker = self.broker if STACKS[name].ours else None
+        """Measure all points.
+
+        `progress` gets a point with None when the point begins, later with the number of
+        requests that were answered so far.
+        """
+        for name, stack in self.stacks.items():
+            broker = self.broker if name == GMDP else None
             for mdp, points in self.points(name).items():
-                with Servers(name, mdp, broker, self.worker_processes, self.worker_concurrency) as servers:
+                with Servers(name, stack, mdp, broker, self.worker_processes, self.worker_concurrency) as servers:
                     for point in points:
                         progress(point, None)
                         yield servers.measure(point, functools.partial(progress, point))

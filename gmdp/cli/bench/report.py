@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON, as a picture."""
+"""The results as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from rich.table import Table
 from ...exceptions import ConfigurationError
 from ...version import __version__
 from .measuring import Result
+from .stacks import GMDP
 
-#: What `--plot` can write.
+#: The kinds of files that `--plot` can write.
 PICTURES = (".png", ".svg")
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """The versions and the machine the results belong to."""
     versions = {name: metadata.version(name) for name in ("gevent", "pyzmq", "zope.interface")}
     return {
         "gmdp": __version__,
@@ -36,7 +37,10 @@ def _rounded(value: float | None) -> float | None:
 
 
 def as_dict(result: Result, ours: Result | None) -> dict[str, Any]:
-    """Plain types; `ours`: gmdp's result for the same size and number of callers, if there is one."""
+    """The result as plain types.
+
+    `ours` is gmdp's result for the same size and number of callers, if the two are compared.
+    """
     point, measured = result.point, result.measured
     row = {
         "stack": point.stack,
@@ -59,25 +63,29 @@ def as_dict(result: Result, ours: Result | None) -> dict[str, Any]:
     return row
 
 
-def rows(results: Sequence[Result], compare: bool) -> list[dict[str, Any]]:
-    """All results; where peers were measured, with how many times as many requests gmdp carried."""
-    return [as_dict(result, _ours(result, results) if compare else None) for result in results]
+def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """All results as plain types.
+
+    Where others were measured beside gmdp, each has ``gmdp_ratio``: how many times as many
+    requests gmdp carried.
+    """
+    compared = any(result.point.stack != GMDP for result in results)
+    return [as_dict(result, _find_ours(result, results) if compared else None) for result in results]
 
 
-def _ours(result: Result, results: Sequence[Result]) -> Result | None:
-    """gmdp's in the same version, else in the latest."""
+def _find_ours(result: Result, results: Sequence[Result]) -> Result | None:
+    """gmdp's result for the same size and number of callers: in the same version, else in the last one."""
     point = result.point
-    same = [
+    ours = [
         other
         for other in results
-        if other.point.stack == "gmdp"
-        and (other.point.size, other.point.concurrency) == (point.size, point.concurrency)
+        if other.point.stack == GMDP and (other.point.size, other.point.concurrency) == (point.size, point.concurrency)
     ]
-    return next((other for other in same if other.point.mdp == point.mdp), same[-1] if same else None)
+    return next((other for other in ours if other.point.mdp == point.mdp), ours[-1] if ours else None)
 
 
-def table(found: Sequence[dict[str, Any]]) -> Table:
-    """For people."""
+def table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The table for people."""
     columns = {
         "stack": "stack",
         "mdp": "mdp",
@@ -92,17 +100,17 @@ def table(found: Sequence[dict[str, Any]]) -> Table:
         "client_cpu_us": "client µs",
         "errors": "errors",
     }
-    if any("gmdp_ratio" in row for row in found):
+    if any("gmdp_ratio" in row for row in rows):
         columns["gmdp_ratio"] = "gmdp carries"
-    made = Table(caption="µs: CPU per request")
+    table = Table(caption="µs: CPU per request")
     for key, title in columns.items():
-        made.add_column(title, justify="left" if key in ("stack", "errors") else "right")
-    for row in found:
-        made.add_row(*(_shown(key, row.get(key)) for key in columns))
-    return made
+        table.add_column(title, justify="left" if key in ("stack", "errors") else "right")
+    for row in rows:
+        table.add_row(*(_text(key, row.get(key)) for key in columns))
+    return table
 
 
-def _shown(key: str, value: Any) -> str:
+def _text(key: str, value: Any) -> str:
     if value is None:
         return "-"
     if key == "errors":
@@ -115,7 +123,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def check_picture(file: Path) -> None:
-    """ConfigurationError unless `plot` can write it."""
+    """Raise ConfigurationError unless `plot` can write `file`."""
     if file.suffix not in PICTURES:
         raise ConfigurationError(f"--plot writes {' or '.join(PICTURES)}, not {file.name}")
     if not os.access(file.parent, os.W_OK):
@@ -126,14 +134,14 @@ def check_picture(file: Path) -> None:
         raise ConfigurationError("--plot needs matplotlib: pip install 'gmdp[plot]'") from None
 
 
-def plot(found: Sequence[dict[str, Any]], file: Path) -> None:
-    """Throughput, and latency percentiles, over the number of callers."""
+def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw throughput and latency percentiles over the number of callers."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     series: dict[str, list[dict[str, Any]]] = {}
-    for row in found:
+    for row in rows:
         version = f" {row['mdp']}" if row["mdp"] else ""
         series.setdefault(f"{row['stack']}{version}, {row['size']} bytes", []).append(row)
     for at, (name, points) in enumerate(series.items()):
