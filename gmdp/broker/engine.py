@@ -14,8 +14,9 @@ import zmq.green
 from ..core.broker.access import REVOKED, SERVE
 from ..core.broker.core import BrokerCore
 from ..core.broker.records import DeadLetter, Waited
-from ..io.census import Visitors
-from ..io.link import LARGE, Link, milliseconds
+from ..io.census import PeerCensus
+from ..io.frames import LARGE
+from ..io.link import Link, milliseconds
 from ..io.owner import Owner
 from ..io.slots import Slot, start_thread
 from ..security.gate import Gate, RefusedConnection, credential_owner
@@ -66,7 +67,7 @@ class BrokerEngine:
         self._core = core
         self._gate = gate
         self._auditor = Auditor(shell.audit)
-        self._visitors = Visitors(core.options.handshake_timeout)
+        self._census = PeerCensus(core.options.handshake_timeout)
         self._until: float | None = None
         if can_trace():
             core.trace()
@@ -103,11 +104,11 @@ class BrokerEngine:
         socket.set(zmq.HANDSHAKE_IVL, milliseconds(options.handshake_timeout))
         if ipv6:
             socket.set(zmq.IPV6, 1)
-        self.link.watch_visitors(self._visitors)
+        self.link.watch_peers(self._census)
         if gate is not None:
             self._asked = owner.add_link(gate.secure(socket, context), _QUESTION_FRAMES)
             self._links.append(self._asked)
-            self.link.secured = gate.authenticates
+            self.link.has_users = gate.authenticates
             gate.open(self, options.heartbeat_interval)
 
     def end(self) -> None:
@@ -135,25 +136,25 @@ class BrokerEngine:
         elif link is self._asked:
             gate.on_zap_request(frames, now)
             return
-        elif not link.secured:
+        elif not link.has_users:
             core.feed(frames, now)
         else:
-            if self._visitors.spoke(link.descriptor, frames[0]):
+            if self._census.on_message(link.descriptor, frames[0]):
                 core.gone(frames[0], now)
-            core.feed(frames, now, gate.user_of(link.known_by))
+            core.feed(frames, now, gate.user_of(link.user_id))
         if core.refusals:
             self._tell_refusals(link, now)
 
     def on_caught_up(self, now: float) -> None:
         """There was nothing more to read: now it is known who is gone."""
-        core, visitors = self._core, self._visitors
+        core, census = self._core, self._census
         core.caught_up(now)
-        if visitors.changed:
-            visitors.changed = False
-            for routing_id in visitors.gone():
+        if census.changed:
+            census.changed = False
+            for routing_id in census.take_gone():
                 core.gone(routing_id, now)
             self._count_connections(now)
-            core.connections = len(visitors)
+            core.connections = len(census)
 
     def on_connected(self, link: Link, now: float) -> None:
         """Bound sockets do not connect."""
@@ -227,8 +228,8 @@ class BrokerEngine:
 
     def count_established(self, now: float) -> int:
         """Return the number of connections whose handshake is complete."""
-        self.link.take_stock(now)
-        return self._visitors.established(now)
+        self.link.poll_peers(now)
+        return self._census.established(now)
 
     def send_zap_reply(self, frames: list[bytes]) -> None:
         """Send a reply to libzmq."""
@@ -260,7 +261,7 @@ class BrokerEngine:
             self._auditor.tell(
                 now,
                 REGISTRATION_REFUSED if refusal.action == SERVE else CALL_REFUSED,
-                user=credential_owner(link.known_by) if refusal.user == REVOKED else refusal.user,
+                user=credential_owner(link.user_id) if refusal.user == REVOKED else refusal.user,
                 address=link.address,
                 service=refusal.service,
                 reason=refusal.reason,
@@ -268,11 +269,11 @@ class BrokerEngine:
         self._core.refusals.clear()
 
     def _count_connections(self, now: float) -> None:
-        visitors, counters = self._visitors, self._core.counters
-        counters.connections_accepted += visitors.accepted
-        counters.handshakes += visitors.handshakes
-        visitors.accepted = visitors.handshakes = 0
-        for reason, count in visitors.failures.items():
+        census, counters = self._census, self._core.counters
+        counters.connections_accepted += census.accepted
+        counters.handshakes += census.handshakes
+        census.accepted = census.handshakes = 0
+        for reason, count in census.failures.items():
             counters.count("refused_connections", reason, count)
             self._auditor.tell(now, CONNECTION_REFUSED, count=count, reason=reason)
-        visitors.failures.clear()
+        census.failures.clear()

@@ -128,15 +128,16 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
     def on_message(self, link: Link, frames: list[bytes], now: float) -> None:
         """One whole message was read."""
-        self.core.feed(link.tag, frames, now, random.random())
+        self.core.feed(link.connection, frames, now, random.random())
 
     def on_connected(self, link: Link, now: float) -> None:
         """A connection stands."""
-        self.core.connected(link.tag, now)
+        self.core.connected(link.connection, now)
 
     def on_disconnected(self, link: Link, reason: str, now: float) -> None:
         """A connection is gone, or could not be made."""
-        connection: Connection = link.tag
+        connection = link.connection
+        assert connection is not None  # every link here was made for one
         if connection.handle.closing:
             self._close(connection)
         self.core.disconnected(connection, reason, now, random.random())

@@ -19,8 +19,10 @@ import zmq
 import zmq.green
 from gevent.hub import Waiter
 
+from ..core.peer.connector import Connection
 from ..exceptions import OwnerDied
-from .link import POLLIN, POLLOUT, Link
+from .frames import POLLIN, POLLOUT
+from .link import Link
 from .slots import Slot, get_hub_if_exists
 
 _log = logging.getLogger("gmdp.owner")
@@ -146,15 +148,23 @@ class Owner:
 
     # From the owner and its engine
 
-    def add_link(self, socket: zmq.green.Socket[bytes], max_frames: int, tag: Any = None) -> Link:
-        """Take a socket over."""
-        link = Link(self, socket, max_frames, tag)
+    def add_link(self, socket: zmq.green.Socket[bytes], max_frames: int, connection: Connection | None = None) -> Link:
+        """Take a socket over, neither bound nor connected yet; returns its link."""
+        link = Link(
+            socket,
+            max_frames,
+            connection,
+            loop=self.loop,
+            ready=self.ready,
+            touched=self.touched,
+            wake=self.wake,
+            on_closed=self._on_link_closed,
+        )
         self._links.append(link)
         self.ready.add(link)
         return link
 
-    def forget(self, link: Link) -> None:
-        """A link is closed."""
+    def _on_link_closed(self, link: Link) -> None:
         self._links.remove(link)
         self.ready.discard(link)
         self.touched.discard(link)
@@ -275,16 +285,18 @@ class Owner:
             engine.on_message(link, frames, now)
             if link.closed:
                 break
-            if count == 1 and link.is_empty():
-                # Where little goes on there is one message at a time; then to try in vain
-                # costs more than the message (an exception, which pyzmq imports first).
+            if count == 1 and not link.events() & POLLIN:
+                # With little traffic there is one message at a time.  To receive in vain would
+                # cost more than the message: an exception, which pyzmq imports first.
+                if not link.blocked and not link.inproc:
+                    self.touched.discard(link)  # its EVENTS were read just now
                 self._after_reading(link, now)
                 break
         return count
 
     def _after_reading(self, link: Link, now: float) -> None:
         self.ready.discard(link)
-        stands, gone = link.news(now)
+        stands, gone = link.poll_connection(now)
         if stands:
             self._engine.on_connected(link, now)
         if gone and not link.closed:
@@ -292,7 +304,7 @@ class Owner:
             while not link.closed and (frames := link.receive()) is not None:
                 self._engine.on_message(link, frames, now)
             if not link.closed:
-                self._engine.on_disconnected(link, link.lost or "no connection could be made", now)
+                self._engine.on_disconnected(link, link.loss or "no connection could be made", now)
 
     def _look_again(self) -> None:
         """The descriptor is edge-triggered: before a wait, see what has come since."""

@@ -1,7 +1,6 @@
 """Large frames pass through a broker as ZeroMQ holds them: what is looked at, and what is given to others, is bytes."""
 
 import itertools
-from types import SimpleNamespace
 
 import peers
 import pytest
@@ -11,7 +10,7 @@ from cores import MDP01, MDP02, Majortomo, ManualBroker
 from waiting import wait_until
 
 from gmdp import Broker, Client, Worker
-from gmdp.io.link import LARGE, Large, Link
+from gmdp.io.frames import LARGE, Large
 from gmdp.io.owner import Owner
 from gmdp.protocol import extension
 
@@ -31,11 +30,10 @@ def test_a_large_frame_is_like_its_bytes():
 @pytest.mark.parametrize("size", [LARGE - 1, LARGE, LARGE + 1, 1_000_000])
 @pytest.mark.parametrize("kept", [True, False])
 def test_where_it_is_asked_for_large_frames_are_not_copied(size, kept):
-    owner = SimpleNamespace(touched=set(), loop=Owner(None, "none").loop, ready=set(), wake=lambda: None)
-    owner.forget = lambda link: None
+    owner = Owner(None, "none")
     context = zmq.green.Context.instance()
     with context.socket(zmq.DEALER) as peer:
-        link = Link(owner, context.socket(zmq.ROUTER), 100, None)
+        link = owner.add_link(context.socket(zmq.ROUTER), 100)
         if kept:
             link.large = LARGE
         peer.connect(link.listen("tcp://127.0.0.1:*"))

@@ -571,7 +571,7 @@ def test_draining_sends_the_end_of_an_answer_that_found_no_room(broker, client, 
     real = Link.send
 
     def send(link, frames):
-        if full and isinstance(link.tag, WorkerConnection):
+        if full and isinstance(link.connection, WorkerConnection):
             refused.append(frames)
             return "full"
         return real(link, frames)

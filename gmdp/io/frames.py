@@ -1,0 +1,179 @@
+"""Whole messages on a ZeroMQ socket: the path that every frame of every message takes.
+
+The rules of this module:
+
+* No call waits: a message is sent, or received, at once or not at all.
+* A message is sent as a whole or fails at its first frame.
+* Frames of :attr:`MessageSocket.large` bytes and more are received as :class:`Large`: they are never copied.
+* The code is written for speed.  Calls go to the functions of pyzmq's backend, with flags that are plain
+  integers: a frame costs half as much so, and the methods of zmq.green wait where an owner must not.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import zmq
+import zmq.green
+
+DONTWAIT = int(zmq.DONTWAIT)
+_DONTWAIT_SNDMORE = int(zmq.DONTWAIT | zmq.SNDMORE)
+_EVENTS = int(zmq.EVENTS)
+POLLIN = int(zmq.POLLIN)
+POLLOUT = int(zmq.POLLOUT)
+_SRCFD = int(zmq.SRCFD)
+_send = zmq.backend.Socket.send
+receive_frame = _receive = zmq.backend.Socket.recv
+get_option = _get = zmq.backend.Socket.get
+
+#: The size in bytes from which on a frame that only passes through is not copied.
+LARGE = 8192
+
+
+class Large:
+    """A frame as ZeroMQ holds it, so that a frame which only passes through is never copied.
+
+    ``len()`` gives its size, ``bytes()`` its content; an index or a slice gives what the
+    bytes would give.  A frame is equal to nothing but itself.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __bytes__(self) -> bytes:
+        return bytes(memoryview(self.data))
+
+    def __getitem__(self, at: Any) -> Any:
+        found = memoryview(self.data)[at]
+        return found if isinstance(found, int) else bytes(found)
+
+
+class MessageSocket:
+    """A ZeroMQ socket that sends and receives whole messages.
+
+    `max_frames`: frames of a message that are kept, and one more to show that there were
+    more.  `touched`: the set to which the socket adds itself whenever it is used.
+    """
+
+    __slots__ = (
+        "_is_router",
+        "_kept_frames",
+        "_touched",
+        "blocked",
+        "has_users",
+        "large",
+        "last_frame",
+        "socket",
+    )
+
+    def __init__(self, socket: zmq.green.Socket[bytes], max_frames: int, touched: set[Any]) -> None:
+        self.socket = socket
+        self._is_router = socket.type == zmq.ROUTER
+        #: Counts the frames that are kept beside those read first (on a ROUTER two, else one).
+        self._kept_frames = range(max_frames - 1 if self._is_router else max_frames)
+        self._touched = touched
+        #: Bytes from which on a frame is received as :class:`Large`.
+        self.large = sys.maxsize
+        #: True from a message that found no room until there is some.
+        self.blocked = False
+        #: True if connections have users: :attr:`last_frame` is kept then.
+        self.has_users = False
+        #: The last frame of the message received last.
+        self.last_frame: zmq.Frame | None = None
+
+    def send(self, frames: list[bytes]) -> str | None:
+        """Send one whole message at once.  Returns None, or why that failed: "full" or "gone"."""
+        socket = self.socket
+        self._touched.add(self)
+        last = frames.pop()  # cheaper than to count
+        try:
+            for frame in frames:
+                try:
+                    _send(socket, frame, _DONTWAIT_SNDMORE)
+                except TypeError:  # a Large; to look at each frame's type costs more
+                    _send(socket, frame.data, _DONTWAIT_SNDMORE)  # type: ignore[attr-defined]
+            try:
+                _send(socket, last, DONTWAIT)
+            except TypeError:
+                _send(socket, last.data, DONTWAIT)  # type: ignore[attr-defined]
+        except zmq.Again:
+            self.blocked = True
+            return "full"
+        except zmq.ZMQError:
+            return "gone"
+        finally:
+            frames.append(last)
+        self.blocked = False
+        return None
+
+    def receive(self) -> list[bytes] | None:
+        """Receive one whole message; None if there is none."""
+        socket = self.socket
+        # A frame that is not copied knows whether more follow; to ask the socket costs more.
+        # A ROUTER reads a routing id first, and something always follows: to copy that
+        # frame at once costs a fifth.
+        try:
+            if self._is_router:
+                frames = [_receive(socket, DONTWAIT)]
+                frame = _receive(socket, DONTWAIT, False)
+                frames.append(frame.bytes)
+            else:
+                frame = _receive(socket, DONTWAIT, False)
+                frames = [frame.bytes]
+        except zmq.ZMQError:
+            return None
+        large = self.large
+        for _ in self._kept_frames:
+            if not frame.more:
+                break
+            frame = _receive(socket, DONTWAIT, False)
+            frames.append(frame.bytes if len(frame) < large else Large(frame))  # type: ignore[arg-type]
+        else:
+            while frame.more:  # more than the limit allows: read and dropped
+                frame = _receive(socket, DONTWAIT, False)
+        if self.has_users:
+            self.last_frame = frame
+        return frames
+
+    def events(self) -> int:
+        """The socket's EVENTS.  Reading them re-arms its descriptor, which is edge-triggered."""
+        return int(_get(self.socket, _EVENTS))
+
+    # Of the message received last, where connections have users
+
+    @property
+    def user_id(self) -> str:
+        """The User-Id that the gate gave to the connection of the last message; empty if there is none."""
+        return str(self._metadata("User-Id", ""))
+
+    @property
+    def address(self) -> str:
+        """The IP address from which the last message came; empty if ZeroMQ knows none."""
+        return str(self._metadata("Peer-Address", ""))
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of the last message's connection, by which monitors know it; -1 if there is none."""
+        return int(self._metadata(_SRCFD, -1))
+
+    def _metadata(self, name: str | int, default: Any) -> Any:
+        try:
+            return self.last_frame.get(name) if self.last_frame is not None else default
+        except zmq.ZMQError:  # this connection has no such property
+            return default
+
+
+def stop_green_watcher(socket: zmq.green.Socket[bytes]) -> None:
+    """Stop the watcher that zmq.green has for its blocking calls, which no owner uses.
+
+    Otherwise every message would wake two watchers.
+    """
+    watcher = getattr(socket, "_state_event", None)
+    if watcher is not None:
+        watcher.stop()

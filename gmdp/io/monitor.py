@@ -1,0 +1,153 @@
+"""What ZeroMQ's monitors report of a socket's connections.
+
+The rules of this module:
+
+* A monitor is a PAIR socket of its own, without a bound: an undrained monitor that is full
+  stops all traffic of the socket it watches.
+* A monitor is disabled before the socket that reads it is closed.
+* A connecting socket has one connection at most.  Its end may be reported before the last
+  message can be read.  When a further attempt is reported as planned, everything can be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import itertools
+import operator
+import os
+from collections.abc import Iterator
+from time import monotonic
+
+import zmq
+import zmq.green
+
+from ..core.peer.connector import HANDSHAKE, MISMATCH, REFUSED
+from .census import PeerCensus
+from .frames import DONTWAIT, receive_frame, stop_green_watcher
+
+_HANDSHAKE_SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+
+# A connecting socket's events
+_RETRY_PLANNED = int(zmq.EVENT_CONNECT_RETRIED)
+_HUNG_UP = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+#: Events after which the connection is gone, but may still have messages to be read.
+_ENDED = {
+    int(zmq.EVENT_DISCONNECTED): "the connection was closed",
+    int(zmq.EVENT_CLOSED): "connection refused",
+}
+#: Events after which the connection never stood.
+_NEVER_STOOD = {
+    _HUNG_UP: "the connection was closed in the handshake",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): MISMATCH,
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): REFUSED,
+}
+_CONNECTING_EVENTS = functools.reduce(operator.or_, [*_ENDED, *_NEVER_STOOD], _HANDSHAKE_SUCCEEDED | _RETRY_PLANNED)
+
+# A bound socket's events
+_ACCEPTED = int(zmq.EVENT_ACCEPTED)
+_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+_HANDSHAKE_FAILED = {
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "handshake",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "protocol",
+}
+_BOUND_EVENTS = functools.reduce(operator.or_, _HANDSHAKE_FAILED, _ACCEPTED | _DISCONNECTED | _HANDSHAKE_SUCCEEDED)
+
+LISTENER_CLOSED = int(zmq.EVENT_CLOSED)
+
+_names = itertools.count(1)
+
+
+class Monitor:
+    """A socket that receives the `events` of the connections of `watched`.
+
+    ZMQError if there are no descriptors left.
+    """
+
+    def __init__(self, watched: zmq.green.Socket[bytes], events: int) -> None:
+        name = f"inproc://gmdp-monitor-{os.getpid()}-{next(_names)}"
+        self._watched = watched
+        self.socket: zmq.green.Socket[bytes] = watched.context.socket(zmq.PAIR)
+        stop_green_watcher(self.socket)
+        self.socket.set(zmq.RCVHWM, 0)
+        self.socket.set(zmq.LINGER, 0)
+        try:
+            watched.monitor(name, events)
+            self.socket.connect(name)
+        except zmq.ZMQError:
+            watched.disable_monitor()  # it would wait for a reader
+            self.socket.close(0)
+            raise
+
+    def read(self) -> Iterator[tuple[int, int]]:
+        """Everything that was reported since the last time, as (event, value)."""
+        while True:
+            try:
+                report = receive_frame(self.socket, DONTWAIT)
+                receive_frame(self.socket, DONTWAIT)  # the endpoint
+            except zmq.ZMQError:
+                return
+            yield int.from_bytes(report[:2], "little"), int.from_bytes(report[2:6], "little")
+
+    def close(self) -> None:
+        """End the reports, and close."""
+        try:
+            self._watched.disable_monitor()
+        except zmq.ZMQError:
+            pass
+        self.socket.close(0)
+
+
+class ConnectionMonitor(Monitor):
+    """Watches the one connection of a connecting socket.
+
+    `patience`: seconds that ZeroMQ's thread may take to report all about a lost connection.
+    """
+
+    def __init__(self, watched: zmq.green.Socket[bytes], patience: float) -> None:
+        super().__init__(watched, _CONNECTING_EVENTS)
+        self._patience = patience
+        #: Until when the connection counts as new.
+        self._new_until = monotonic() + patience
+        #: Why the connection ended, once it has; it may still have messages to be read.
+        self.loss = ""
+        self._lost_at = 0.0
+
+    def poll(self, now: float) -> tuple[bool, bool]:
+        """What became of the connection since the last time: (it stands, it is gone and all was reported)."""
+        stands = gone = False
+        for event, value in self.read():
+            stands = stands or event == _HANDSHAKE_SUCCEEDED
+            gone = gone or event == _RETRY_PLANNED or event in _NEVER_STOOD
+            if not self.loss:
+                self.loss = _ENDED.get(event, "") or _NEVER_STOOD.get(event, "")
+                if event == _HUNG_UP and value == errno.EPIPE and now < self._new_until:
+                    # The broker has read our handshake, and hung up at once.  A proxy without
+                    # a broker behind it does not read; a broker that is full is slow.
+                    self.loss = HANDSHAKE
+                self._lost_at = monotonic()
+        if self.loss and not gone:
+            # Past this time no further attempt is planned, and none will be reported.
+            gone = monotonic() > self._lost_at + self._patience
+        return stands, gone
+
+
+class PeerMonitor(Monitor):
+    """Watches the connections of a bound socket for a census."""
+
+    def __init__(self, watched: zmq.green.Socket[bytes], census: PeerCensus) -> None:
+        super().__init__(watched, _BOUND_EVENTS)
+        self._census = census
+
+    def poll(self, now: float) -> None:
+        """Tell the census what was reported since the last time."""
+        census = self._census
+        for event, value in self.read():
+            if event == _ACCEPTED:
+                census.on_accepted(value, now)
+            elif event == _DISCONNECTED:
+                census.on_closed(value)
+            elif event == _HANDSHAKE_SUCCEEDED:
+                census.on_handshake(now)
+            elif event in _HANDSHAKE_FAILED:
+                census.on_handshake_failed(_HANDSHAKE_FAILED[event])
