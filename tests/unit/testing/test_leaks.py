@@ -64,12 +64,17 @@ def test_a_closed_descriptor_whose_number_is_used_again_is_told():
 
 
 def test_the_idle_threads_of_the_hubs_own_pool_are_no_leak_but_busy_ones_are():
-    pool, go_on = gevent.get_hub().threadpool, threading.Event()
+    pool, begun, go_on = gevent.get_hub().threadpool, threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        go_on.wait(60)
+
     with no_leaks():
         pool.spawn(int).get()
     census = Census()
-    task = pool.spawn(go_on.wait, 60)
-    gevent.sleep(0.05)
+    task = pool.spawn(work)
+    wait_until(begun.is_set)
     (leak,) = census.leaks()
     assert leak.kind == "threads"
     assert "in wait" in leak.what
@@ -88,12 +93,14 @@ def test_a_pool_that_is_killed_leaves_nothing():
 def test_requests_that_were_there_before_do_not_count():
     with gmdp.Broker("inproc://before") as broker, gmdp.AsyncClient(broker.endpoint) as client:
         client.submit("nobody", b"")
-        gevent.sleep(0.05)
+        wait_until(lambda: broker.statistics().queued == 1)
         with no_leaks():
             pass
+        census = Census()
+        client.submit("nobody", b"")
+        wait_until(lambda: broker.statistics().queued == 2)
         with pytest.raises(Leaked, match=r"service b'nobody': 2 queued(.|\n)*calls in flight: 2"):
-            with no_leaks(patience=0.05):
-                client.submit("nobody", b"")
+            census.check(patience=0.05)
 
 
 def test_what_was_begun_just_before_does_not_count(unused_endpoint):
@@ -178,8 +185,7 @@ def test_greenlets_of_other_threads_count_without_their_place():
     census = Census()
     thread = threading.Thread(target=run)
     thread.start()
-    while not census.leaks(["greenlets"]):
-        gevent.sleep(0.001)
+    wait_until(lambda: census.leaks(["greenlets"]))
     assert "in another thread" in census.leaks(["greenlets"])[0].what
     until.set()
     thread.join()

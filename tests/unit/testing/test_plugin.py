@@ -14,10 +14,18 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[3]
 
-#: In the runs below: what is left for good need not be waited for long.
-CONFTEST = "from gmdp.testing import deadline, leaks\nleaks.PATIENCE = 0.3\ndeadline.GRACE = 0.3\n"
-#: The same, and a hub that is blocked is not waited for long either.
-HASTY = CONFTEST + "deadline.GRACE = 0.1\n"
+#: The runs below need not wait long for a leak that stays, or for a hub that is blocked.
+#: Their tests call `soon` once everything is set up: then the deadline passes in 0.2 s.
+CONFTEST = """if True:
+    import gmdp_pytest, pytest
+    from gmdp.testing import deadline, leaks
+
+    leaks.PATIENCE = deadline.GRACE = 0.3
+
+    @pytest.fixture
+    def soon(request):
+        return lambda: request.config.stash[gmdp_pytest._installation].deadline.start(0.2)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -165,8 +173,8 @@ def test_the_fixtures_work_in_a_monkey_patched_program(run):
         def test_thread(gmdp_broker):
             threading.Thread(target=time.sleep, args=(1000,), name="sleeper", daemon=True).start()
 
-        @pytest.mark.gmdp_deadline(0.5)
-        def test_deadline(gmdp_broker):
+        def test_deadline(gmdp_broker, soon):
+            soon()
             time.sleep(1000)
         """,
         conftest="from gevent import monkey\nmonkey.patch_all()\n" + CONFTEST,
@@ -174,7 +182,7 @@ def test_the_fixtures_work_in_a_monkey_patched_program(run):
     result.assert_outcomes(passed=2, failed=1, errors=1)
     told = sections(result)
     assert re.search(r"greenlets:\n +<Greenlet.*sleeper", told["ERROR at teardown of test_thread"])
-    assert "Failed: the deadline of 0.5 s passed" in told["test_deadline"]
+    assert "Failed: the deadline of 0.2 s passed" in told["test_deadline"]
 
 
 LEAKY = """
@@ -279,12 +287,13 @@ def test_a_test_that_hangs_fails_and_tells_what_everybody_did(run):
         def nothing_happens():
             gevent.sleep(1000)
 
-        @pytest.mark.gmdp_deadline(0.5)
-        def test_waits(gmdp_worker, gmdp_client):
+        def test_waits(gmdp_worker, gmdp_client, soon):
             gmdp_worker("slow", lambda request: nothing_happens())
-            gmdp_client.request("slow", b"")
+            soon()
+            gmdp_client.request("slow", b"now")
 
-        def test_swallows(gmdp_broker):
+        def test_swallows(gmdp_broker, soon):
+            soon()
             while True:
                 try:
                     gevent.sleep(0.01)
@@ -292,31 +301,33 @@ def test_a_test_that_hangs_fails_and_tells_what_everybody_did(run):
                 except Exception:
                     pass
 
-        @pytest.mark.gmdp_deadline(0.5)
-        def test_handler_blocks(gmdp_worker, gmdp_client):
+        def test_handler_blocks(gmdp_worker, gmdp_client, soon):
             def compute(request):
                 while True: pass
             gmdp_worker("busy", compute)
+            soon()
             gmdp_client.request("busy", b"")
 
-        def test_sleeps(gmdp_broker):
+        def test_sleeps(gmdp_broker, soon):
+            soon()
             time.sleep(1000)
 
         @pytest.fixture
-        def hangs(gmdp_broker):
+        def hangs(gmdp_broker, soon):
             yield
+            soon()
             gevent.sleep(1000)
 
         def test_fixture_hangs(hangs):
             pass
 
-        @pytest.mark.gmdp_deadline(30)
         def test_in_time(gmdp_broker):
             gevent.sleep(0.3)
 
         @pytest.fixture
-        def blocks(gmdp_broker):
+        def blocks(gmdp_broker, soon):
             yield
+            soon()
             time.sleep(1000)
 
         def test_fixture_blocks(blocks):
@@ -324,15 +335,13 @@ def test_a_test_that_hangs_fails_and_tells_what_everybody_did(run):
 
         def test_never_begun():
             pass
-        """,
-        "-o",
-        "gmdp_deadline=0.2",
+        """
     )
     result.assert_outcomes(passed=3, failed=4, errors=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     told = sections(result)
     waits, errors = told["test_waits"], {name for name in told if name.startswith("ERROR")}
-    assert "Failed: the deadline of 0.5 s passed; greenlets alive: " in waits
+    assert "Failed: the deadline of 0.2 s passed; greenlets alive: " in waits
     assert re.search(r"at .* in nothing_happens: gevent.sleep\(1000\)", waits)
     assert re.search(r'File ".*", line \d+, in nothing_happens', waits.partition("Captured stderr")[2])
     assert '<Greenlet "gmdp-broker' in waits.partition("Captured stderr")[2]
@@ -340,7 +349,7 @@ def test_a_test_that_hangs_fails_and_tells_what_everybody_did(run):
     assert "the deadline of 0.2 s passed" in told["test_swallows"]
     for name, what in (("test_handler_blocks", "while True"), ("test_sleeps", r"time\.sleep")):
         assert re.search(rf">  .*{what}.*\n(?: +\^+\n)?E +KeyboardInterrupt", told[name])
-        assert re.search(r"Failed: the deadline of 0\.[25] s passed, and the hub was blocked", told[name])
+        assert re.search(r"Failed: the deadline of 0\.2 s passed, and the hub was blocked", told[name])
         assert "the hub has not run for 0.3 s since" in told[name]
     assert errors == {"ERROR at teardown of test_fixture_hangs"}
     assert "Failed: the deadline of 0.2 s passed; " in told["ERROR at teardown of test_fixture_hangs"]
@@ -405,98 +414,125 @@ def test_what_interrupts_a_phase_of_a_test_ends_nothing_else(run):
     """Also where asyncio has a handler of its own for SIGINT, and in a TestCase."""
     result = run(
         """
-        import asyncio, time, unittest, gevent, pytest, gmdp
+        import asyncio, time, unittest, gevent, pytest, gmdp, gmdp_pytest
 
         @pytest.fixture
-        def blocks(gmdp_broker):
+        def blocks(gmdp_broker, soon):
+            soon()
             time.sleep(1000)
 
         def test_setup_blocks(blocks):
             pass
 
-        def test_slowly_reported(gmdp_broker):
-            pass
-
-        def test_coroutine_blocks(gmdp_broker):
+        def test_coroutine_blocks(gmdp_broker, soon):
             async def block():
+                soon()
                 time.sleep(1000)
             asyncio.run(block())
 
-        def test_coroutine_waits(gmdp_broker):
+        def test_coroutine_waits(gmdp_broker, soon):
+            soon()
             asyncio.run(asyncio.sleep(1000))
 
         class TestOld(unittest.TestCase):
             @pytest.fixture(autouse=True)
-            def _there(self, gmdp_client):
-                self.client = gmdp_client
+            def _there(self, gmdp_client, soon):
+                self.client, self.soon = gmdp_client, soon
 
             def test_hangs(self):
+                self.soon()
                 gevent.sleep(1000)
 
             def test_blocks(self):
+                self.soon()
                 time.sleep(1000)
 
         class TestLast:
-            brokers = []
+            kept = []
 
             @pytest.fixture
             def ends_badly(self, gmdp_broker):
                 yield
                 raise SystemExit
 
-            def test_torn_down_no_further(self, ends_badly, gmdp_broker):
-                self.brokers.append(gmdp_broker)
+            def test_torn_down_no_further(self, request, ends_badly, gmdp_broker):
+                self.kept.append(request.config.stash[gmdp_pytest._installation])
 
             def test_closed_all_the_same(self):
-                assert self.brokers[0].state is gmdp.State.CLOSED
-                gevent.sleep(0.4)
-        """,
-        "-o",
-        "gmdp_deadline=0.3",
-        conftest=HASTY
-        + """if True:
-        import time
-        def pytest_runtest_makereport(item, call):
-            if item.name == "test_slowly_reported":
-                time.sleep(0.5)
+                (installation,) = self.kept
+                assert installation.broker.state is gmdp.State.CLOSED
+                assert not installation.deadline.running
         """,
     )
     told = sections(result)
-    result.assert_outcomes(passed=3, failed=4, errors=2)
-    blocked = r"Failed: the deadline of 0\.3 s passed, and the hub was blocked"
+    result.assert_outcomes(passed=2, failed=4, errors=2)
+    blocked = r"Failed: the deadline of 0\.2 s passed, and the hub was blocked"
     assert re.search(blocked, told["ERROR at setup of test_setup_blocks"])
     for name in ("test_coroutine_blocks", "test_coroutine_waits", "TestOld.test_blocks"):
         assert re.search(blocked, told[name]), name
         assert told[name].count("the hub has not run for") == 1
-    assert "Failed: the deadline of 0.3 s passed; " in told["TestOld.test_hangs"]
+    assert "Failed: the deadline of 0.2 s passed; " in told["TestOld.test_hangs"]
     assert "SystemExit" in told["ERROR at teardown of TestLast.test_torn_down_no_further"]
+
+
+def test_between_the_phases_of_a_test_its_deadline_does_not_run(run):
+    result = run(
+        """
+        import pytest, gmdp_pytest
+
+        def test_by_ini(request, gmdp_broker):
+            assert request.config.stash[gmdp_pytest._installation].deadline.seconds == 20
+            assert request.config.stash[gmdp_pytest._installation].deadline.running
+
+        @pytest.mark.gmdp_deadline(10)
+        def test_by_marker(request, gmdp_broker):
+            assert request.config.stash[gmdp_pytest._installation].deadline.seconds == 10
+            assert request.config.stash[gmdp_pytest._installation].deadline.running
+        """,
+        *("-o", "gmdp_deadline=20"),
+        conftest=CONFTEST
+        + """
+    def pytest_runtest_makereport(item, call):
+        assert (installation := item.stash.get(gmdp_pytest._installation, None)) or call.when == "teardown"
+        assert installation is None or not installation.deadline.running
+""",
+    )
+    result.assert_outcomes(passed=2)
 
 
 def test_a_debugger_has_all_the_time_it_wants(run, pytester):
     pytester.makepyfile(
         patient="""
-        import pdb, time
+        import pdb, gmdp_pytest
 
         class Patient(pdb.Pdb):
+            config = None
+
             def interaction(self, *args, **keywords):
-                time.sleep(0.5)
+                assert not self.config.stash[gmdp_pytest._installation].deadline.running
                 print("had its time")
                 self.set_continue()
         """
     )
     result = run(
         """
-        import gevent
+        import gmdp_pytest
 
-        def test_breakpoint(gmdp_broker):
+        def test_breakpoint(request, gmdp_broker):
+            assert request.config.stash[gmdp_pytest._installation].deadline.running
             breakpoint()
-            gevent.sleep(0.05)
+            assert not request.config.stash[gmdp_pytest._installation].deadline.running
 
         def test_fails(gmdp_broker):
             assert False, "on its own account"
         """,
-        *("-s", "--pdb", "--pdbcls=patient:Patient", "-o", "gmdp_deadline=0.3"),
-        conftest=HASTY,
+        *("-s", "--pdb", "--pdbcls=patient:Patient"),
+        conftest=CONFTEST
+        + """
+    def pytest_configure(config):
+        import patient
+        patient.Patient.config = config
+""",
     )
     result.assert_outcomes(passed=1, failed=1)
     assert result.stdout.str().count("had its time") == 2
@@ -614,8 +650,8 @@ def test_under_xdist(run):
         def test_leaks(gmdp_broker):
             os.open(os.devnull, os.O_RDONLY)
 
-        @pytest.mark.gmdp_deadline(0.2)
-        def test_blocks(gmdp_broker):
+        def test_blocks(gmdp_broker, soon):
+            soon()
             time.sleep(1000)
         """,
         *("-p", "xdist", "-n", "2"),
