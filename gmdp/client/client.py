@@ -422,27 +422,7 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
         """Nothing of a client's waits for that."""
 
     def flush(self, now: float) -> None:
-        core = self.core
-        while True:
-            self.perform_actions(now)
-            if not core.events:
-                return
-            events, core.events = core.events, []
-            rest = iter(events)
-            try:
-                for event in rest:
-                    answer: Answer = event.call.owner
-                    if answer.span is not None and (isinstance(event, Ended) or event.final):
-                        self._end_span(answer, event)
-                    if isinstance(event, Ended):
-                        self._tell_end(event, now)
-                    elif not answer.part(event, now):
-                        core.cancel(event.call, Outcome.OVERFLOW, now)
-            except BaseException as error:
-                # Nobody is to wait for ever for what a defect has kept from him.
-                answer.fail(ClosedError(f"the client ends by a defect: {error!r}"))
-                core.events = [*rest, *core.events]
-                raise
+        self.perform_actions(now)
 
     def on_owner_died(self, error: BaseException) -> None:
         self.end(error if isinstance(error, MDPError) else ClosedError(str(error)), error)
@@ -474,8 +454,23 @@ class _ClientEngine(ConnectorEngine[ClientCore]):
 
     # Carrying out
 
-    def _perform(self, action: Any, now: float) -> None:
-        """A client's core decides about nothing but sockets."""
+    def _on_events(self, events: list[Part | Ended], now: float) -> None:
+        core = self.core
+        rest = iter(events)
+        try:
+            for event in rest:
+                answer: Answer = event.call.owner
+                if answer.span is not None and (isinstance(event, Ended) or event.final):
+                    self._end_span(answer, event)
+                if isinstance(event, Ended):
+                    self._tell_end(event, now)
+                elif not answer.part(event, now):
+                    core.cancel(event.call, Outcome.OVERFLOW, now)
+        except BaseException as error:
+            # A bug here must not leave any caller waiting.
+            answer.fail(ClosedError(f"the client ends by a defect: {error!r}"))
+            core.events = [*rest, *core.events]
+            raise
 
     def _closed_error(self) -> MDPError:
         """Why it is closed: an error for each caller, since a traceback is added to it."""

@@ -95,7 +95,7 @@ class SendQueue:
         self.link.close(linger)
 
 
-K = TypeVar("K", bound=Connector[Any])
+K = TypeVar("K", bound=Connector[Any, Any])
 
 
 class ConnectorEngine(abc.ABC, Generic[K]):
@@ -151,8 +151,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         for line in list(self._stuck):
             self._unstick(line)
         core = self.core
-        while core.actions:
-            actions, core.actions = core.actions, []
+        while core.actions or core.events:
+            actions, events = core.take()
             for action in actions:
                 if type(action) is Send:
                     connection, frames = action
@@ -172,8 +172,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                     else:
                         self._close(action.connection)
                         self._closed(action)
-                else:
-                    self._perform(action, now)
+            if events:
+                self._on_events(events, now)
         if not self._told_strict and core.speaks_extension is False:
             self._told_strict = True
             _log.info("%s: %s speaks the RFC's protocol only, without gmdp's extension", self.owner.name, core.endpoint)
@@ -187,8 +187,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     # For subclasses
 
     @abc.abstractmethod
-    def _perform(self, action: Any, now: float) -> None:
-        """Carry out a decision that is not about sockets."""
+    def _on_events(self, events: list[Any], now: float) -> None:
+        """Pass on to callers or handlers what the core decided for them."""
 
     def _log_unreachable(self) -> None:
         """Where no broker can be reached, say so once for as long as that lasts."""

@@ -396,11 +396,12 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
         self.perform_actions(now)
         self.close_stuck()
 
-    def _perform(self, action: Any, now: float) -> None:
-        if type(action) is Work:
-            action.session.tag.begin(action)
-        else:
-            action.work.session.tag.gone(action, self.shell.enforce_deadline)
+    def _on_events(self, events: list[Work | Gone], now: float) -> None:
+        for event in events:
+            if isinstance(event, Work):
+                event.session.tag.begin(event)
+            else:
+                event.work.session.tag.gone(event, self.shell.enforce_deadline)
 
     def _closed(self, action: Close) -> None:
         self._reason = action.reason

@@ -318,7 +318,7 @@ class ManualWorker:
         self.now = end
 
     def take(self):
-        """The actions since the last time."""
+        """The actions and events since the last time."""
         actions = [action for _, action in self.log[self._taken :]]
         self._taken = len(self.log)
         return actions
@@ -330,12 +330,12 @@ class ManualWorker:
         return [action.frames for action in actions]
 
     def _collect(self):
-        for action in self.core.actions:
+        actions, events = self.core.take()
+        for action in (*actions, *events):
             if isinstance(action, Open):
                 self.connection = action.connection
             if not is_probe(self.mdp, action):
                 self.log.append((self.now, action))
-        self.core.actions.clear()
 
 
 def refuses(mdp, frames):
@@ -356,6 +356,7 @@ class ManualClient:
     def __init__(self, mdp, connections=4, endpoints=("tcp://one",)):
         self.now = START
         self.mdp = mdp
+        self._events = []
         self.core = ClientCore(
             mdp.dialect,
             Reconnect(endpoints, 0.5),
@@ -405,10 +406,12 @@ class ManualClient:
 
     def take(self):
         """The actions since the last time, but for the probes."""
-        actions, self.core.actions[:] = self.core.actions[:], []
+        actions, events = self.core.take()
+        self._events += events
         return [action for action in actions if not is_probe(self.mdp, action)]
 
     def events(self):
         """What callers heard since the last time."""
-        events, self.core.events[:] = self.core.events[:], []
+        events, self._events = [*self._events, *self.core.events], []
+        self.core.events.clear()
         return events

@@ -1079,8 +1079,8 @@ class PeerRun:
     def says(self, connection) -> list[bytes]:
         raise NotImplementedError
 
-    def act(self, action) -> None:
-        raise AssertionError(f"nobody knows {action}")
+    def on_event(self, event) -> None:
+        raise NotImplementedError
 
     def sent(self, connection, frames) -> None:
         """It was sent."""
@@ -1092,10 +1092,10 @@ class PeerRun:
     def carry_out(self) -> None:
         core = self.core
         rounds = 0
-        while core.actions:
+        while core.actions or core.events:
             rounds += 1
             assert rounds < 100, "there is always more to do"
-            actions, core.actions = core.actions, []
+            actions, events = core.take()
             for action in actions:
                 if type(action) is Send:
                     assert action.connection in self.open, "sent to nobody"
@@ -1105,10 +1105,11 @@ class PeerRun:
                 elif type(action) is Open:
                     self.connections.append(action.connection)
                     self.open.add(action.connection)
-                elif type(action) is Close:
-                    self.open.remove(action.connection)
                 else:
-                    self.act(action)
+                    assert type(action) is Close
+                    self.open.remove(action.connection)
+            for event in events:
+                self.on_event(event)
         assert self.open == core._connections
         pending = sum(one.phase in (connections.Phase.CONNECTING, connections.Phase.PROBING) for one in self.open)
         assert core._pending == pending
@@ -1218,13 +1219,13 @@ class WorkerRun(PeerRun):
         frames += command(dialect, which, *rest)
         return changed(source, frames) if kind >= 224 else frames
 
-    def act(self, action) -> None:
-        if type(action) is Work:
-            assert all(work.session is not action.session for work in self.running), "two handlers of one session"
-            self.running.append(action)
+    def on_event(self, event) -> None:
+        if type(event) is Work:
+            assert all(work.session is not event.session for work in self.running), "two handlers of one session"
+            self.running.append(event)
         else:
-            assert type(action) is Gone
-            assert action.work in self.running
+            assert type(event) is Gone
+            assert event.work in self.running
 
     def some_work(self) -> Work | None:
         said = self.source.byte()
@@ -1378,21 +1379,17 @@ class ClientRun(PeerRun):
             frames = [frame, *self.reply(self.core.extended, service, body, final)]
         return changed(source, frames) if kind >= 224 else frames
 
-    def carry_out(self) -> None:
-        super().carry_out()
-        core = self.core
-        events, core.events = core.events, []
-        for event in events:
-            assert event.call not in self.ended, "something comes after the end"
-            if type(event) is Part:
-                assert event.body
-                ended = event.final
-            else:
-                assert type(event) is Ended
-                ended = True
-            if ended:
-                self.ended.add(event.call)
-                self.calls.remove(event.call)
+    def on_event(self, event) -> None:
+        assert event.call not in self.ended, "something comes after the end"
+        if type(event) is Part:
+            assert event.body
+            ended = event.final
+        else:
+            assert type(event) is Ended
+            ended = True
+        if ended:
+            self.ended.add(event.call)
+            self.calls.remove(event.call)
 
     def close(self) -> None:
         super().close()

@@ -36,12 +36,12 @@ from .reconnect import Reconnect
 from .statistics import ClientCounters, ClientStatistics
 
 
-class ClientCore(Connector[ClientConnection]):
+class ClientCore(Connector[ClientConnection, Part | Ended]):
     """All calls of one client.
 
-    Decisions are appended to :attr:`actions` (for sockets) and :attr:`events`
-    (for callers).  `nonce`: 16 bytes never used before; `max_connections`: to a
-    strict broker; `max_in_flight`: calls on an extended connection.
+    Its events are :class:`~.calls.Part` and :class:`~.calls.Ended`.  `nonce`: 16 bytes
+    never used before; `max_connections`: to a strict broker; `max_in_flight`: calls on an
+    extended connection.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class ClientCore(Connector[ClientConnection]):
     ) -> None:
         super().__init__(dialect, reconnect, require_extensions)
         self.counters = counters
-        self.events: list[Part | Ended] = []
         self._nonce = nonce
         self._numbers = 0
         self._max_connections = max_connections

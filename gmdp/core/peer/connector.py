@@ -122,30 +122,36 @@ class Connection:
 class Open(NamedTuple):
     """Open a new socket and connect it."""
 
-    connection: Any
+    connection: Connection
 
 
 class Send(NamedTuple):
     """Send these frames."""
 
-    connection: Any
+    connection: Connection
     frames: list[bytes]
 
 
 class Close(NamedTuple):
     """Close this socket."""
 
-    connection: Any
+    connection: Connection
     reason: str
     #: True if what was decided before is to be sent first.
     after_sending: bool = False
 
 
+#: What is to be done with sockets.
+Action = Open | Send | Close
 C = TypeVar("C", bound=Connection)
+E = TypeVar("E")
 
 
-class Connector(abc.ABC, Generic[C]):
-    """What opens, probes and loses connections; decisions are appended to :attr:`actions`.
+class Connector(abc.ABC, Generic[C, E]):
+    """What opens, probes and loses connections.
+
+    Decisions are appended to :attr:`actions` (for sockets) and :attr:`events` (for
+    callers or handlers), until :meth:`take` hands them over.
 
     ``jitter`` arguments are random numbers from 0 to 1.
     """
@@ -160,7 +166,8 @@ class Connector(abc.ABC, Generic[C]):
         self.dialect = dialect
         #: The same dialect in the extension; one that has none is spoken to nobody but strict brokers.
         self.extended = EXTENDED.get(dialect, dialect)
-        self.actions: list[Any] = []
+        self.actions: list[Action] = []
+        self.events: list[E] = []
         self._reconnect = reconnect
         self._require_extensions = require_extensions
         self._timers = Timers()
@@ -215,6 +222,12 @@ class Connector(abc.ABC, Generic[C]):
         """When :meth:`tick` is needed next; infinity if never."""
 
     # What the owner calls
+
+    def take(self) -> tuple[list[Action], list[E]]:
+        """Return what was decided since the last call, (actions, events), and clear it."""
+        decided = self.actions, self.events
+        self.actions, self.events = [], []
+        return decided
 
     @property
     def endpoint(self) -> str:

@@ -30,11 +30,10 @@ from .statistics import WorkerCounters
 MAX_TOLD = 4_000
 
 
-class WorkerCore(Connector[WorkerConnection]):
+class WorkerCore(Connector[WorkerConnection, Work | Gone]):
     """All sessions of one worker.
 
-    Decisions are appended to :attr:`actions`: those of :mod:`~.connections`,
-    :class:`Work` and :class:`Gone`.  `concurrency`: how many sessions; `gap` is
+    Its events are :class:`~.sessions.Work` and :class:`~.sessions.Gone`.  `concurrency`: how many sessions; `gap` is
     told when its owner runs; `error_reply`: what a strict client gets when a handler
     fails; `reveal_errors`: gmdp clients get its type and message;
     `enforce_deadline`: say :class:`Gone` when a caller's time is up.
@@ -400,13 +399,13 @@ class WorkerCore(Connector[WorkerConnection]):
         self.counters.requests += 1
         told = token.read(address)
         session.work = Work(session, address, body, told)
-        self.actions.append(session.work)
+        self.events.append(session.work)
         if self._enforce_deadline and told is not None and told.time_left is not None:
             self._timers.arm(session, now + told.time_left)
 
     def _gone(self, work: Work, reason: str) -> None:
         self.counters.callers_gone += 1
-        self.actions.append(Gone(work, reason))
+        self.events.append(Gone(work, reason))
 
     def _told(self, failure: Failure) -> list[bytes]:
         """The body that tells a gmdp client of a failure."""

@@ -109,24 +109,21 @@ class ClientNode(PeerNode[ClientCore]):
             asked.outcome = "crashed"
         self.open_calls.clear()
 
-    def flush(self, now: float) -> None:
-        """Carry out what was decided, and hear what came."""
-        super().flush(now)
-        events, self.core.events = self.core.events, []
-        for event in events:
-            asked: SimulatedCall = event.call.owner
-            if asked.outcome is not None:
-                raise AssertionError(f"{asked!r} had ended before")
-            if isinstance(event, Ended):
-                asked.outcome = event.outcome
-                asked.failure = list(event.body)
-            else:
-                asked.parts.append(event.body)
-                if self.on_part is not None:
-                    self.on_part(asked, event)
-                if not event.final:
-                    continue
-                asked.outcome = "reply"
-            asked.ended = now
-            del self.open_calls[asked]
-            self.schedule.tell(self, f"{asked!r}")
+    def on_event(self, event: Part | Ended, now: float) -> None:
+        """A part came for a caller, or a call ended."""
+        asked: SimulatedCall = event.call.owner
+        if asked.outcome is not None:
+            raise AssertionError(f"{asked!r} had ended before")
+        if isinstance(event, Ended):
+            asked.outcome = event.outcome
+            asked.failure = list(event.body)
+        else:
+            asked.parts.append(event.body)
+            if self.on_part is not None:
+                self.on_part(asked, event)
+            if not event.final:
+                return
+            asked.outcome = "reply"
+        asked.ended = now
+        del self.open_calls[asked]
+        self.schedule.tell(self, f"{asked!r}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from ...core.peer.connector import Close, Connector, Open, Send
+from ...core.peer.connector import Connector, Open, Send
 from ...protocol.dialects import Dialect
 from .network import Network, Wire
 from .node import Node
 
-K = TypeVar("K", bound=Connector[Any])
+K = TypeVar("K", bound=Connector[Any, Any])
 
 
 class PeerNode(Node, Generic[K]):
@@ -67,8 +67,8 @@ class PeerNode(Node, Generic[K]):
     def flush(self, now: float) -> None:
         """Carry out what was decided."""
         core = self.core
-        while core.actions:
-            actions, core.actions = core.actions, []
+        while core.actions or core.events:
+            actions, events = core.take()
             for action in actions:
                 if isinstance(action, Send):
                     if self.watch is not None:
@@ -77,10 +77,10 @@ class PeerNode(Node, Generic[K]):
                 elif isinstance(action, Open):
                     wire = action.connection.handle = self.network.connect(self, action.connection)
                     self.wires = [*(wire for wire in self.wires if wire.open), wire]
-                elif isinstance(action, Close):
-                    action.connection.handle.close()
                 else:
-                    self.act(action)
+                    action.connection.handle.close()
+            for event in events:
+                self.on_event(event, now)
 
-    def act(self, action: Any) -> None:
-        """Carry out a decision that is not about connections."""
+    def on_event(self, event: Any, now: float) -> None:
+        """Take what the core decided for a caller or handler."""

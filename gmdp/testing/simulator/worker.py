@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from ...core.peer.reconnect import Reconnect
-from ...core.peer.sessions import Failure, Session, Work
+from ...core.peer.sessions import Failure, Gone, Session, Work
 from ...core.peer.statistics import WorkerCounters
 from ...core.peer.worker import WorkerCore
 from ...protocol.dialects import Dialect
@@ -91,16 +90,16 @@ class WorkerNode(PeerNode[WorkerCore]):
             self.schedule.tell(self, "drains")
             self.post(self.core.drain, self.schedule.now)
 
-    def act(self, action: Any) -> None:
+    def on_event(self, event: Work | Gone, now: float) -> None:
         """Run the handler, or tell it that its caller has gone."""
-        if isinstance(action, Work):
-            self._begin(action)
+        if isinstance(event, Work):
+            self._begin(event)
             return
-        run = self._runs.get(action.work.session)
-        if run is not None and run.work is action.work:
+        run = self._runs.get(event.work.session)
+        if run is not None and run.work is event.work:
             run.request.give_up()
             if self.enforce_deadline:
-                failure = Failure("RequestCancelled", action.reason)
+                failure = Failure("RequestCancelled", event.reason)
                 self.schedule.after(0, self.post, self._final, run, None, failure)
 
     def _begin(self, work: Work) -> None:

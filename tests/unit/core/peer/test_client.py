@@ -31,7 +31,7 @@ class Bench:
         self.sent = []
 
     def act(self):
-        actions, self.core.actions = self.core.actions, []
+        actions, events = self.core.take()
         for action in actions:
             if isinstance(action, Open):
                 self.opened.append(action.connection)
@@ -39,7 +39,6 @@ class Bench:
                 self.closed.append(action.connection)
             elif isinstance(action, Send) and b"mmi.gmdp" not in action.frames:
                 self.sent.append((action.connection, action.frames))
-        events, self.core.events = self.core.events, []
         return events
 
     def connected(self, connection, now):
