@@ -17,8 +17,8 @@ from .broker.deadletters import ForwardDeadLetters, LogDeadLetters
 from .client.answers import Future
 from .client.async_client import AsyncClient
 from .client.client import Client
+from .core.broker.decisions import DeadLetter
 from .core.broker.options import BrokerOptions
-from .core.broker.records import DeadLetter
 from .core.states import State, StateChange
 from .exceptions import (
     AuthenticationFailed,

@@ -16,8 +16,8 @@ from zope.interface import implementer
 
 from ..core.broker.access import Access, Policy, Rules
 from ..core.broker.core import BrokerCore
+from ..core.broker.decisions import DeadLetter
 from ..core.broker.options import BrokerOptions
-from ..core.broker.records import DeadLetter
 from ..core.broker.reports import About
 from ..core.broker.statistics import BrokerCounters, BrokerStatistics
 from ..core.numbers import unknown_name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
-from ..core.broker.records import DeadLetter
+from ..core.broker.decisions import DeadLetter
 from ..core.broker.reports import text
 from ..interfaces import IDeadLetterHook
 from ..validation import check_service

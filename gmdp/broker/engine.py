@@ -13,7 +13,7 @@ import zmq.green
 
 from ..core.broker.access import REVOKED, SERVE
 from ..core.broker.core import BrokerCore
-from ..core.broker.records import DeadLetter, Waited
+from ..core.broker.decisions import DeadLetter, Waited
 from ..io.census import PeerCensus
 from ..io.frames import LARGE
 from ..io.link import Link, milliseconds

@@ -35,8 +35,9 @@ if __name__ == "__main__" and sys.argv[1:2] not in ([], ["all"], ["-h"], ["--hel
 
 from gmdp.core.broker.access import CALL, REVOKED, SERVE, Access, Rules
 from gmdp.core.broker.core import BrokerCore
+from gmdp.core.broker.decisions import DeadLetter, Event, Refusal
 from gmdp.core.broker.options import BrokerOptions
-from gmdp.core.broker.records import DeadLetter, Event, Place, Refusal, weight
+from gmdp.core.broker.records import Place, weight
 from gmdp.core.broker.reports import About
 from gmdp.core.broker.statistics import BrokerStatistics
 from gmdp.core.outcomes import Outcome

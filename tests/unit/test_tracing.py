@@ -12,7 +12,7 @@ from gevent.threadpool import ThreadPool
 from waiting import wait_until
 
 from gmdp import AsyncClient, HandlerFailed, Worker, tracing
-from gmdp.core.broker.records import Waited
+from gmdp.core.broker.decisions import Waited
 from gmdp.protocol import extension
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

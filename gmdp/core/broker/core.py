@@ -18,12 +18,14 @@ from ...protocol.wire import parse
 from ..snapshots import copy_counts
 from . import reports
 from .access import Access
+from .decisions import DeadLetter, Event, Outgoing, Refusal, Waited
 from .delivery import Delivery
 from .intake import Clients
 from .options import BrokerOptions
-from .records import Backlog, Connection, DeadLetter, Event, Ledger, Outgoing, Refusal, Request, Service, Waited, Worker
+from .records import Backlog, Connection, Request, Service, Worker
 from .registry import Workers
 from .replies import Replies
+from .state import Ledger
 from .statistics import BrokerCounters, BrokerStatistics, ServiceStatistics
 
 #: Routing ids whose user is remembered before those of which there is nothing are forgotten.

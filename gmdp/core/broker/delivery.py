@@ -47,22 +47,10 @@ from ...protocol import token
 from ...protocol.dialects import EMPTY
 from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
 from .access import CALL, Access
-from .records import (
-    ANSWERED,
-    ASSIGNED,
-    QUEUED,
-    Connection,
-    DeadLetter,
-    Ledger,
-    Outgoing,
-    Place,
-    Request,
-    Service,
-    Waited,
-    Worker,
-    new_tuple,
-)
+from .decisions import DeadLetter, Outgoing, Waited, new_tuple
+from .records import ANSWERED, ASSIGNED, QUEUED, Connection, Place, Request, Service, Worker
 from .replies import Replies
+from .state import Ledger
 
 #: What follows most tokens' prefix.
 _FIRST_ATTEMPT = token.tail(1)

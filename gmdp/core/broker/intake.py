@@ -26,7 +26,9 @@ from ...protocol.extension import CallFrame, Status
 from ...protocol.wire import Message
 from ..outcomes import EndReason
 from . import access, reports
-from .records import Ledger, Place, Refusal, Request, Terms, new_tuple
+from .decisions import Refusal, new_tuple
+from .records import Place, Request, Terms
+from .state import Ledger
 
 if TYPE_CHECKING:
     from .core import BrokerCore

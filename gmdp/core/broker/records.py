@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 
 from ...protocol.dialects import EMPTY, Command, Dialect
 from ...protocol.extension import NORMAL_PRIORITY
-from ..liveness import Gap, Pulse
+from ..liveness import Pulse
 from ..outcomes import EndReason
-from ..timers import Timers
-from .access import Access
+from .decisions import Outgoing, Target
 from .fairqueue import FairQueue
-from .options import BrokerOptions, ServiceOptions
-from .statistics import BrokerCounters
+from .options import ServiceOptions
 
 
 class Place(enum.Enum):
@@ -43,9 +41,6 @@ MOVES: dict[Place | None, frozenset[Place]] = {
 # For what happens to each request: a member of an Enum is slow to look up in Python 3.11.
 QUEUED, ASSIGNED, ANSWERED = Place.QUEUED, Place.ASSIGNED, Place.ANSWERED
 
-#: What makes a NamedTuple of a tuple of all its fields.
-new_tuple = tuple.__new__
-
 #: What a frame beyond the first of a body counts besides its bytes: a body of many
 #: empty frames takes memory, too.
 FRAME_COST = 64
@@ -56,106 +51,6 @@ def weight(body: list[bytes]) -> int:
     if len(body) == 1:
         return len(body[0])
     return sum(map(len, body)) + FRAME_COST * (len(body) - 1)
-
-
-class Outgoing(NamedTuple):
-    """One message to send.  Those of every request are made by `new_tuple`, for a third of the price."""
-
-    frames: list[bytes]
-    #: Whom it concerns if it cannot be sent.
-    target: Worker | Connection | Request | None
-    #: False if a peer with no room for it may do without.
-    essential: bool
-
-
-class Event(NamedTuple):
-    """Something worth a line in a log."""
-
-    #: "registered" or "lost": a worker, or several of one connection.
-    kind: str
-    service: bytes
-    reason: str
-
-
-class Refusal(NamedTuple):
-    """Something a broker did not let a user do."""
-
-    #: "serve", "call" or "inspect".
-    action: str
-    #: Whoever's connection it came on; empty if that is not known.
-    user: str
-    service: bytes
-    #: "not_allowed" (by the policy), "revoked" (no longer a user), "rate_full",
-    #: "user_services_full", "user_workers_full".
-    reason: str
-
-
-class DeadLetter(NamedTuple):
-    """A request that workers were lost over, and that ended without an answer."""
-
-    service: bytes
-    body: list[bytes]
-    #: How often a worker had it.
-    attempts: int
-    #: "attempts" (there are no more), "worker_lost" (part of its answer had gone
-    #: out) or "expired" (waiting for its next attempt).
-    reason: str
-    #: Seconds since it was accepted.
-    age: float
-    #: The user it came from; empty if that is not known.
-    user: str
-
-
-class Waited(NamedTuple):
-    """A request whose caller traces it was given to a worker."""
-
-    service: bytes
-    traceparent: bytes
-    #: Seconds since it was accepted.
-    seconds: float
-    #: How often a worker had it, this time included.
-    attempt: int
-
-
-class Ledger:
-    """What the parts of a broker's core share."""
-
-    __slots__ = (
-        "access",
-        "counters",
-        "draining",
-        "events",
-        "gap",
-        "held_bytes",
-        "options",
-        "outbox",
-        "refusals",
-        "timers",
-        "traced",
-        "users",
-    )
-
-    def __init__(self, options: BrokerOptions, counters: BrokerCounters, now: float, access: Access | None) -> None:
-        self.options = options
-        self.counters = counters
-        #: Who may do what; None: everybody everything.
-        self.access = access
-        #: Who spoke last under a routing id, where users are known.
-        self.users: dict[bytes, str] = {}
-        #: What was not allowed, to be told.
-        self.refusals: list[Refusal] = []
-        self.timers = Timers()
-        self.gap = Gap(options.heartbeat_interval, options.expiry, now)
-        #: What to send, in order.
-        self.outbox: list[Outgoing] = []
-        #: What to tell, in order.
-        self.events: list[Event | DeadLetter | Waited] = []
-        #: True if somebody wants to hear of :class:`Waited`.
-        self.traced = False
-        #: Bytes of bodies queued or assigned, of replies being joined, and of messages
-        #: that wait for slow clients.
-        self.held_bytes = 0
-        self.draining = False
 
 
 class Service:
@@ -240,7 +135,7 @@ class Terms(NamedTuple):
 STRICT = Terms(EMPTY, None, False, EMPTY, 0)
 
 
-class Request:
+class Request(Target):
     """One accepted request."""
 
     __slots__ = (
@@ -332,7 +227,7 @@ class Request:
         self.place = place
 
 
-class Connection:
+class Connection(Target):
     """A worker's connection.  A strict one has one worker; an extended one has a
     worker for each session, and may have none."""
 
@@ -376,7 +271,7 @@ class Connection:
         return [*self.address, *self.plain.worker(command)]
 
 
-class Worker:
+class Worker(Target):
     """One registered worker, by the RFCs: it has one service and one request at a time."""
 
     __slots__ = (

@@ -47,9 +47,11 @@ from ...protocol.dialects import EMPTY, EXTENDED, MMI_PREFIX, Command, Dialect
 from ...protocol.extension import Status
 from ...protocol.wire import Message
 from . import access
+from .decisions import Event, Outgoing, Refusal
 from .delivery import Delivery
-from .records import Connection, Event, Ledger, Outgoing, Refusal, Request, Worker
+from .records import Connection, Request, Worker
 from .replies import Replies
+from .state import Ledger
 
 #: Peers that were told DISCONNECT and hear nothing more until READY; past this
 #: number the longest known is forgotten (and may hear a second DISCONNECT).

@@ -27,7 +27,9 @@ from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command
 from ...protocol.extension import CALLER_GONE, Status
 from ..outcomes import STATUS_OF_REASON, EndReason
-from .records import FRAME_COST, Backlog, Client, Ledger, Outgoing, Request, new_tuple, weight
+from .decisions import Outgoing, new_tuple
+from .records import FRAME_COST, Backlog, Client, Request, weight
+from .state import Ledger
 
 #: Seconds until a message is tried again: the first time, and at most.
 FIRST_RETRY = 0.002

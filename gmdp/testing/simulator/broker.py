@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 from ...core.broker.core import BrokerCore
+from ...core.broker.decisions import DeadLetter
 from ...core.broker.options import BrokerOptions
-from ...core.broker.records import DeadLetter
 from ...core.broker.reports import About
 from ...core.broker.statistics import BrokerCounters
 from ...protocol.token import NONCE_SIZE

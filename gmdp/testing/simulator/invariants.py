@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ...core.broker.records import Outgoing, Place, Request, Service, Worker, weight
+from ...core.broker.decisions import Outgoing
+from ...core.broker.records import Place, Request, Service, Worker, weight
 from ...core.peer.calls import CallState
 from ...core.peer.sessions import SessionState
 from ...protocol import extension

@@ -6,7 +6,7 @@ from cores import MDP01, MDP02, ManualBroker
 from gmdp.core import rates
 from gmdp.core.broker import access
 from gmdp.core.broker.access import CALL, INSPECT, REVOKED, SERVE, Access, Rules
-from gmdp.core.broker.records import Refusal
+from gmdp.core.broker.decisions import Refusal
 from gmdp.protocol import extension
 from gmdp.protocol.extension import Status
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, Majortomo, ManualBroker
 
-from gmdp.core.broker.records import DeadLetter, Outgoing, Place
+from gmdp.core.broker.decisions import DeadLetter, Outgoing
+from gmdp.core.broker.records import Place
 from gmdp.protocol import token
 
 DIALECTS = [MDP01, MDP02, Majortomo]

@@ -3,7 +3,8 @@
 import pytest
 from cores import EXPIRY, INTERVAL, MDP02, START, ManualBroker
 
-from gmdp.core.broker.records import DeadLetter, Request
+from gmdp.core.broker.decisions import DeadLetter
+from gmdp.core.broker.records import Request
 from gmdp.core.broker.replies import BATCH, FIRST_RETRY, LAST_RETRY
 from gmdp.protocol import extension, token
 from gmdp.protocol.extension import CANCEL, FAIL_WITHOUT_WORKER, Status
