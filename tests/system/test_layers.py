@@ -23,7 +23,6 @@ ALLOWED = (
     ("gmdp.cli.bench", "zmq"),
     ("circle: gmdp.broker", ""),
     ("circle: gmdp.cli.bench", ""),
-    ("circle: gmdp.core.broker", ""),
     ("circle: gmdp.io", ""),
     ("circle: gmdp.testing.simulator", ""),
 )

@@ -26,7 +26,7 @@ from .records import Backlog, Connection, Request, Service, Worker
 from .registry import Workers
 from .replies import Replies
 from .state import Ledger
-from .statistics import BrokerCounters, BrokerStatistics, ServiceStatistics
+from .statistics import BrokerCounters, BrokerStatistics
 
 #: Routing ids whose user is remembered before those of which there is nothing are forgotten.
 SWEEP_AT = 10_000
@@ -65,9 +65,7 @@ class BrokerCore:
         self._replies = Replies(self._ledger)
         self._delivery = Delivery(self._ledger, self._replies, nonce)
         self._workers = Workers(self._ledger, self._delivery, self._replies, self.about.max_sessions)
-        #: Reports of the management interface that were made a moment ago, and when.
-        self.reports: dict[bytes, tuple[float, bytes]] = {}
-        self._clients = Clients(self, self._ledger, self._delivery, self._replies)
+        self._clients = Clients(reports.Reports(self), self._ledger, self._delivery, self._replies)
         # What is looked up for each message.
         self._has_users = access is not None
         self._max_frames = options.max_frames
@@ -239,29 +237,15 @@ class BrokerCore:
         """What counts in ``max_queue_bytes``."""
         return self._ledger.held_bytes
 
-    def service_statistics(self, services: Iterable[Service], now: float) -> dict[bytes, ServiceStatistics]:
-        """Each service as it is now."""
-        return {
-            service.name: ServiceStatistics(
-                workers=service.workers,
-                idle=len(service.idle),
-                busy=service.workers - len(service.idle),
-                queued=len(service.queue),
-                requests=service.requests,
-                replies=service.replies,
-                oldest=max((now - request.accepted for request in service.queue.heads()), default=0.0),
-            )
-            for service in services
-        }
-
     def statistics(self, now: float, with_services: bool = True) -> BrokerStatistics:
         """Everything as it is now, as an immutable copy."""
+        services = {name: service.statistics(now) for name, service in self.services.items()} if with_services else {}
         counts = copy_counts(self.counters)
         for table in ("ended", "lost_workers", "drops", "refused_connections"):
             counts[table] = MappingProxyType(counts[table])
         return BrokerStatistics(
             uptime=now - self.started,
-            services=MappingProxyType(self.service_statistics(self.services.values() if with_services else (), now)),
+            services=MappingProxyType(services),
             workers=self.worker_count,
             idle=self.worker_count - self.assigned,
             busy=self.assigned,

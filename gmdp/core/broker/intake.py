@@ -18,22 +18,19 @@ The rules of this module:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, MMI_PREFIX, RFC18
 from ...protocol.extension import CallFrame, Status
 from ...protocol.wire import Message
 from ..outcomes import EndReason
-from . import access, reports
+from . import access
 from .decisions import Refusal, new_tuple
+from .delivery import Delivery
 from .records import Place, Request, Terms
+from .replies import Replies
+from .reports import FORBIDDEN, Reports
 from .state import Ledger
-
-if TYPE_CHECKING:
-    from .core import BrokerCore
-    from .delivery import Delivery
-    from .replies import Replies
 
 _NOTHING = [EMPTY]
 
@@ -41,8 +38,8 @@ _NOTHING = [EMPTY]
 class Clients:
     """Requests on their way in."""
 
-    def __init__(self, core: BrokerCore, ledger: Ledger, delivery: Delivery, replies: Replies) -> None:
-        self._core = core
+    def __init__(self, reports: Reports, ledger: Ledger, delivery: Delivery, replies: Replies) -> None:
+        self._reports = reports
         self._ledger = ledger
         self._delivery = delivery
         self._replies = replies
@@ -68,7 +65,7 @@ class Clients:
         if name.startswith(MMI_PREFIX):
             ledger.counters.management += 1
             body = list(map(bytes, body))
-            self._tell(address, message, reports.answer(self._core, name, body, now), Status.OK, now)
+            self._tell(address, message, self._reports.answer(name, body, now), Status.OK, now)
             return
         if call is not None and call.time_left == 0:
             ledger.counters.count("drops", "late")  # nobody waits any more
@@ -121,7 +118,7 @@ class Clients:
         self._ledger.refusals.append(Refusal(action, user, name, reason))
         if inspects and not message.extra and status is Status.NOT_ALLOWED:
             self._ledger.counters.count("drops", reason)
-            self._tell(address, message, [reports.FORBIDDEN], status, now)
+            self._tell(address, message, [FORBIDDEN], status, now)
         else:
             self.refuse(address, message, reason, status, now)
         return False

@@ -15,6 +15,7 @@ from ..outcomes import EndReason
 from .decisions import Outgoing, Target
 from .fairqueue import FairQueue
 from .options import ServiceOptions
+from .statistics import ServiceStatistics
 
 
 class Place(enum.Enum):
@@ -77,6 +78,18 @@ class Service:
     def workers(self) -> int:
         """How many workers it has."""
         return len(self.members)
+
+    def statistics(self, now: float) -> ServiceStatistics:
+        """The service as it is now."""
+        return ServiceStatistics(
+            workers=self.workers,
+            idle=len(self.idle),
+            busy=self.workers - len(self.idle),
+            queued=len(self.queue),
+            requests=self.requests,
+            replies=self.replies,
+            oldest=max((now - request.accepted for request in self.queue.heads()), default=0.0),
+        )
 
 
 class Client:

@@ -8,47 +8,47 @@ service             request               reply
 ``mmi.workers``     a name, or empty      ``200``, JSON: the workers
 ``mmi.statistics``  anything              ``200``, JSON: the broker's counters
 ``mmi.broker``      anything              ``200``, JSON: what this broker is
-``mmi.gmdp``        anything              ``200``, JSON: what it offers to gmdp
-                                          peers (:mod:`~.extension`)
+``mmi.gmdp``        anything              ``200``, JSON: what the broker offers to
+                                          gmdp peers (:mod:`gmdp.protocol.extension`)
 any other           anything              ``501``
-any but mmi.gmdp    of whom the policy    ``403``; a gmdp client is told that it is
-                    does not allow it     not allowed
+any but mmi.gmdp    from a user whom the  ``403``; a gmdp client hears the status
+                    policy does not       *not allowed*
+                    allow to inspect it
 ==================  ====================  ====================================
 
-Lists hold at most :data:`MAX_ROWS` rows; ``total`` tells how many there are.  A long
-one about everything is made anew after :data:`FRESH` seconds: it costs more than a request.
-Routing ids are never told.
+A list holds at most :data:`MAX_ROWS` rows; ``total`` says how many there are.  A long report
+about everything costs more to make than a request, so it is made anew only after
+:data:`FRESH` seconds.  No report contains a routing id.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ...protocol.extension import PROBE_SERVICE, Offer, offer_body
-
-if TYPE_CHECKING:
-    from .core import BrokerCore
+from .options import BrokerOptions
+from .records import Service, Worker
+from .statistics import BrokerStatistics
 
 FOUND = b"200"
 FORBIDDEN = b"403"
 NOT_FOUND = b"404"
 NOT_IMPLEMENTED = b"501"
 
-#: Rows of a list: what a reply may cost is bounded.
+#: Rows of a list: the cost of a reply is bounded.
 MAX_ROWS = 1_000
-#: Bytes of a report that has cost so much that it is told again, and for how many seconds.
+#: A report of more bytes than this is kept, and sent again for FRESH seconds.
 COSTLY = 10_000
 FRESH = 0.1
 
 
 @dataclass(frozen=True)
 class About:
-    """What a broker says of itself."""
+    """What a broker says about itself."""
 
     name: str = "gmdp"
     version: str = ""
@@ -57,10 +57,47 @@ class About:
 
     @property
     def max_sessions(self) -> int:
-        """Sessions a worker's connection may have: so many that a request for one of them
-        always finds room, whatever else was sent and not yet read.  (ZeroMQ takes note of
-        what was read half a high-water mark at a time.)"""
+        """Sessions that a worker's connection may have.
+
+        So few that a request for one of them always finds room in the socket, whatever else
+        was sent and not yet read: ZeroMQ notices what was read half a high-water mark at a time.
+        """
         return max(1, self.hwm // 2)
+
+
+class BrokerView(Protocol):
+    """What reports read of a broker's core."""
+
+    @property
+    def options(self) -> BrokerOptions:
+        """The options in force."""
+
+    @property
+    def about(self) -> About:
+        """What the broker says about itself."""
+
+    @property
+    def started(self) -> float:
+        """When the broker started (monotonic seconds)."""
+
+    @property
+    def draining(self) -> bool:
+        """True while the broker takes no new work."""
+
+    @property
+    def services(self) -> Mapping[bytes, Service]:
+        """The services there are."""
+
+    @property
+    def workers(self) -> Iterable[Worker]:
+        """The workers that are registered."""
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers are registered."""
+
+    def statistics(self, now: float, with_services: bool = True) -> BrokerStatistics:
+        """All counters and gauges."""
 
 
 def text(name: bytes) -> str:
@@ -68,49 +105,66 @@ def text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def answer(core: BrokerCore, service: bytes, body: list[bytes], now: float) -> list[bytes]:
-    """The body of the reply to a request for an ``mmi.`` service."""
-    if service == b"mmi.service":
-        # RFC 8: "responds with "200" (Found) if there is at least one worker
-        # registered for the service, or "404" (Not found) if there are no workers".
-        known = core.services.get(body[0])
-        return [FOUND] if known is not None and known.workers else [NOT_FOUND]
-    if service == PROBE_SERVICE:
-        options = core.options
-        return offer_body(
-            Offer(
-                options.max_in_flight,
-                core.about.max_sessions,
-                options.max_frames,
-                options.max_frame_size,
-                options.heartbeat_interval,
+class Reports:
+    """Answers for the ``mmi.`` services."""
+
+    def __init__(self, view: BrokerView) -> None:
+        self._view = view
+        #: The costly reports made a moment ago: when, and their JSON, by service.
+        self._recent: dict[bytes, tuple[float, bytes]] = {}
+
+    def answer(self, service: bytes, body: list[bytes], now: float) -> list[bytes]:
+        """The body of the reply to a request for an ``mmi.`` service."""
+        view = self._view
+        if service == b"mmi.service":
+            # RFC 8: "responds with "200" (Found) if there is at least one worker
+            # registered for the service, or "404" (Not found) if there are no workers".
+            found = view.services.get(body[0])
+            return [FOUND] if found is not None and found.workers else [NOT_FOUND]
+        if service == PROBE_SERVICE:
+            options = view.options
+            return offer_body(
+                Offer(
+                    options.max_in_flight,
+                    view.about.max_sessions,
+                    options.max_frames,
+                    options.max_frame_size,
+                    options.heartbeat_interval,
+                )
             )
-        )
-    report = _REPORTS.get(service)
-    if report is None:
-        # RFC 8: "Any unimplemented services in the "mmi." namespace MUST result in
-        # a reply "501" (Not implemented)."
-        return [NOT_IMPLEMENTED]
-    only = body[0]
-    made_at, told = (-math.inf, b"") if only else core.reports.get(service, (-math.inf, b""))
-    if now >= made_at + FRESH:
-        told = json.dumps(report(core, only, now), separators=(",", ":")).encode()
-        if not only and len(told) > COSTLY:
-            core.reports[service] = (now, told)
-    return [FOUND, told]
+        report = _REPORTS.get(service)
+        if report is None:
+            # RFC 8: "Any unimplemented services in the "mmi." namespace MUST result in
+            # a reply "501" (Not implemented)."
+            return [NOT_IMPLEMENTED]
+        name = body[0]
+        if not name and service in self._recent:
+            made_at, encoded = self._recent[service]
+            if now < made_at + FRESH:
+                return [FOUND, encoded]
+        encoded = json.dumps(report(view, name, now), separators=(",", ":")).encode()
+        if not name and len(encoded) > COSTLY:
+            self._recent[service] = (now, encoded)
+        return [FOUND, encoded]
 
 
-def _services(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
-    chosen = [core.services[only]] if only in core.services else [] if only else core.services.values()
-    shown = core.service_statistics(itertools.islice(chosen, MAX_ROWS), now)
-    rows = [{"name": text(name), **asdict(service)} for name, service in shown.items()]
+def _services(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
+    """The service `name`, or all of them."""
+    chosen: Collection[Service] = view.services.values()
+    if name:
+        chosen = [view.services[name]] if name in view.services else []
+    rows = [
+        {"name": text(service.name), **asdict(service.statistics(now))}
+        for service in itertools.islice(chosen, MAX_ROWS)
+    ]
     return {"total": len(chosen), "services": rows}
 
 
-def _workers(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
-    service = core.services.get(only)
-    total = core.worker_count if not only else service.workers if service is not None else 0
-    chosen = service.members if service is not None else core.workers if not only else ()
+def _workers(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
+    """The workers of the service `name`, or all of them."""
+    service = view.services.get(name)
+    total = view.worker_count if not name else service.workers if service is not None else 0
+    chosen = service.members if service is not None else view.workers if not name else ()
     rows = [
         {
             "service": text(worker.service.name),
@@ -126,25 +180,25 @@ def _workers(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
     return {"total": total, "workers": rows}
 
 
-def _statistics(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
-    return core.statistics(now, with_services=False).as_dict()
+def _statistics(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
+    return view.statistics(now, with_services=False).as_dict()
 
 
-def _broker(core: BrokerCore, only: bytes, now: float) -> dict[str, Any]:
+def _broker(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
     return {
-        "name": core.about.name,
-        "version": core.about.version,
-        "state": "draining" if core.draining else "running",
-        "uptime": round(now - core.started, 3),
+        "name": view.about.name,
+        "version": view.about.version,
+        "state": "draining" if view.draining else "running",
+        "uptime": round(now - view.started, 3),
         "protocols": ["MDP/0.1", "MDP/0.2"],
-        "heartbeat_interval": core.options.heartbeat_interval,
-        "liveness": core.options.liveness,
-        "max_frames": core.options.max_frames,
-        "max_frame_size": core.options.max_frame_size,
+        "heartbeat_interval": view.options.heartbeat_interval,
+        "liveness": view.options.liveness,
+        "max_frames": view.options.max_frames,
+        "max_frame_size": view.options.max_frame_size,
     }
 
 
-_REPORTS: dict[bytes, Callable[[BrokerCore, bytes, float], dict[str, Any]]] = {
+_REPORTS: dict[bytes, Callable[[BrokerView, bytes, float], dict[str, Any]]] = {
     b"mmi.services": _services,
     b"mmi.workers": _workers,
     b"mmi.statistics": _statistics,
