@@ -1,44 +1,105 @@
-"""What all tests share: endpoints, waiting for conditions, a look at what is left over."""
+"""What all tests share: a deadline, a look at what is left over, endpoints."""
+
+from __future__ import annotations
 
 import gc
 import logging
 import os
 import random
-import threading
+import signal
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
-import gevent
 import pytest
-from waiting import wait_until
+import zmq
+from gevent.threadpool import ThreadPool
 
 import gmdp
+from gmdp.testing import leaks
+from gmdp.testing.deadline import deadline
+from gmdp.testing.leaks import Census
 
 #: Seconds after which a test is stuck; far more than any takes on a busy machine.
 DEADLINE = 120
 
+#: Folders of tests that make no greenlet, socket or thread: nothing is looked for after them.
+WITHOUT_GREENLETS = ("unit/core/", "unit/protocol/")
+
+_failed: pytest.StashKey[bool] = pytest.StashKey()
+
+
+def pytest_configure() -> None:
+    """Listen to SIGINT, with which a deadline interrupts a blocked hub: a shell's background job ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Make what a process makes only once; spare each census, and the garbage collector, what was imported."""
+    zmq.Context.instance()  # pyzmq's own, beside the green one
+    gc.collect()
+    gc.freeze()
+
+
+def _with_deadline(item: pytest.Item) -> Generator[None, object, object]:
+    """Run one phase of a test, which fails at the deadline, also where it blocks the hub."""
+    marker = item.get_closest_marker("deadline")
+    with deadline(DEADLINE if marker is None else marker.args[0]):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from _with_deadline(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from _with_deadline(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from _with_deadline(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[_failed] = item.stash.get(_failed, False) or report.failed
+    return report
+
 
 @pytest.fixture(autouse=True)
-def _deadline(request):
-    """A test that hangs fails, instead of hanging the run."""
-    marker = request.node.get_closest_marker("deadline")
-    seconds = marker.args[0] if marker is not None else DEADLINE
-    with gevent.Timeout(seconds, AssertionError(f"the test did not end within {seconds} s")):
+def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test fails if it leaves something behind that its marker ``gmdp_allow_leaks`` does not name.
+
+    The traceback of a failed test holds the test's variables.  Therefore nothing is looked for after it.
+    """
+    if any(folder in request.node.nodeid for folder in WITHOUT_GREENLETS):
         yield
+        return
+    allowed = {kind for marker in request.node.iter_markers("gmdp_allow_leaks") for kind in marker.args}
+    census = Census()
+    yield
+    if not request.node.stash.get(_failed, False):
+        census.check([kind for kind in leaks.KINDS if kind not in allowed])
 
 
 class _Criticals(logging.Handler):
-    """Keeps what an owner says when a defect ends it."""
+    """Keeps what an owner logs when a defect ends it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(logging.CRITICAL)
-        self.records = []
+        self.records: list[logging.LogRecord] = []
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
 
 
 @pytest.fixture(autouse=True)
-def _no_defects():
-    """An owner that ends by a defect of gmdp's own fails the test, though nobody waits for it."""
+def _no_defects() -> Iterator[None]:
+    """A defect of gmdp's own that ends an owner fails the test, though nobody waits for that owner."""
     handler = _Criticals()
     logger = logging.getLogger("gmdp.owner")
     logger.addHandler(handler)
@@ -48,49 +109,37 @@ def _no_defects():
 
 
 @pytest.fixture
-def broker():
+def broker() -> Iterator[gmdp.Broker]:
     with gmdp.Broker("tcp://127.0.0.1:*") as broker:
         yield broker
 
 
-class Census:
-    """Greenlets, descriptors and threads of this process."""
+@pytest.fixture
+def thread_pool() -> Iterator[Callable[[int], Any]]:
+    """A function: makes a gevent ThreadPool whose threads end with the test."""
+    pools: list[Any] = []
 
-    def __init__(self):
-        gc.collect()
-        self.greenlets = [
-            one for one in gc.get_objects() if isinstance(one, gevent.Greenlet) and not one.dead and one is not None
-        ]
-        self.descriptors = len(os.listdir("/proc/self/fd"))
-        self.threads = threading.active_count()
+    def make(size: int) -> Any:
+        pools.append(ThreadPool(size))
+        return pools[-1]
 
-    def counts(self):
-        return len(self.greenlets), self.descriptors, self.threads
+    yield make
+    for pool in pools:
+        pool.kill()
 
 
 @pytest.fixture
-def nothing_left():
-    """A function: waits until there are no more greenlets, descriptors and threads than now."""
-    before = Census().counts()
-
-    def check():
-        latest = []
-
-        def same():
-            latest[:] = Census().counts()
-            return all(now <= then for now, then in zip(latest, before, strict=True))
-
-        wait_until(same, message=lambda: f"greenlets, descriptors, threads: {before} before, {latest} now")
-
-    return check
+def nothing_left() -> Callable[[], None]:
+    """A function: fails if there are greenlets, descriptors or threads that were not there before the test."""
+    return Census().check
 
 
 @pytest.fixture
-def unused_endpoint():
+def unused_endpoint() -> str:
     """An endpoint nobody listens on, though one can.
 
-    Below the range from which the system takes ports for outgoing connections:
-    none of these gets it meanwhile, not even a connection to itself.
+    The port lies below the range from which the system takes ports for outgoing connections.
+    No connection gets it meanwhile, not even a connection to itself.
     """
     ports = list(range(20_000, 32_000))
     random.Random(os.getpid()).shuffle(ports)

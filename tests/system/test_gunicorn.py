@@ -21,6 +21,9 @@ try:
 except RuntimeError as too_old:  # that is what it raises for a gevent older than it can use
     pytest.skip(str(too_old), allow_module_level=True)
 
+#: The processes of a fixture of the module are replaced in the tests; so are the pipes from them.
+pytestmark = pytest.mark.gmdp_allow_leaks("descriptors")
+
 #: What may be answered while a worker and the broker are killed.
 DOCUMENTED = {200, 429, 502, 503, 504}
 

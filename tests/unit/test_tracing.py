@@ -8,7 +8,6 @@ import gevent
 import gevent.event
 import pytest
 from cores import MDP02, ManualBroker
-from gevent.threadpool import ThreadPool
 from waiting import wait_until
 
 from gmdp import AsyncClient, HandlerFailed, Worker, tracing
@@ -98,8 +97,10 @@ def test_the_caller_s_context_ends_with_its_call(broker, client):
     assert seen == ["nothing", "nothing"]
 
 
-@pytest.mark.parametrize("spawn", [None, "raw", 3, ThreadPool(1), lambda f, *args: f(*args)], ids=lambda _: "")
-def test_each_handler_has_a_fresh_context(broker, client, spawn):
+@pytest.mark.parametrize(
+    "spawn", [None, "raw", 3, "thread", lambda f, *args: f(*args)], ids=["default", "raw", "pool", "thread", "own"]
+)
+def test_each_handler_has_a_fresh_context(broker, client, thread_pool, spawn):
     seen = []
 
     def handler(request):
@@ -107,7 +108,7 @@ def test_each_handler_has_a_fresh_context(broker, client, spawn):
         mine.set("left over")
         return b""
 
-    with Worker(broker.endpoint, "it", handler, spawn=spawn):
+    with Worker(broker.endpoint, "it", handler, spawn=thread_pool(1) if spawn == "thread" else spawn):
         client.request("it", b"", traceparent=PARENT)
         client.request("it", b"")
     assert [value for value, _ in seen] == ["nothing", "nothing"]

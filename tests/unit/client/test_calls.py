@@ -9,7 +9,6 @@ import peers
 import pytest
 from gevent.event import Event
 from gevent.pool import Group
-from gevent.threadpool import ThreadPool
 from waiting import wait_until
 
 from gmdp import (
@@ -297,7 +296,7 @@ def test_a_handler_is_left_alone_unless_that_was_asked_for(broker, held, client)
     assert set(broker.statistics().drops) <= {"abandoned", "late"}
 
 
-def test_a_thread_cannot_be_stopped_and_may_ask(broker, client):
+def test_a_thread_cannot_be_stopped_and_may_ask(broker, client, thread_pool):
     seen = []
 
     def handler(request):
@@ -308,7 +307,7 @@ def test_a_thread_cannot_be_stopped_and_may_ask(broker, client):
         seen.append(request.remaining())
         return b"stopped by itself"
 
-    with Worker(broker.endpoint, "it", handler, spawn=ThreadPool(1), enforce_deadline=True) as worker:
+    with Worker(broker.endpoint, "it", handler, spawn=thread_pool(1), enforce_deadline=True) as worker:
         future = client.submit("it", b"", timeout=60)
         wait_until(lambda: worker.statistics().busy)
         future.cancel()

@@ -10,7 +10,6 @@ import zmq
 import zmq.green
 from gevent.event import Event
 from gevent.pool import Pool
-from gevent.threadpool import ThreadPool
 from waiting import wait_until
 
 from gmdp import (
@@ -267,7 +266,7 @@ def test_spawn_is_what_gevents_servers_take(broker, client, spawn):
         assert sorted(client.map("it", [b"%d" % n for n in range(20)])) == sorted([[b"%d" % n] for n in range(20)])
 
 
-def test_W7_a_computing_handler_off_the_hub_keeps_its_heartbeats():
+def test_W7_a_computing_handler_off_the_hub_keeps_its_heartbeats(thread_pool):
     """In a ThreadPool a handler may hold its thread far longer than the expiry."""
     gate = gevent.monkey.get_original("threading", "Lock")()
     gate.acquire()
@@ -277,7 +276,7 @@ def test_W7_a_computing_handler_off_the_hub_keeps_its_heartbeats():
         return b"done"
 
     with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.02, busy_timeout=0.5) as broker:
-        worker = Worker(broker.endpoint, "it", compute, spawn=ThreadPool(1), heartbeat_interval=0.02)
+        worker = Worker(broker.endpoint, "it", compute, spawn=thread_pool(1), heartbeat_interval=0.02)
         with worker, AsyncClient(broker.endpoint) as client:
             future = client.submit("it", b"")
             wait_until(lambda: worker.statistics().busy)
@@ -402,12 +401,12 @@ def test_W15_past_the_timeout_the_request_is_delivered_again(broker, client):
 
 
 @pytest.mark.parametrize("spawn", [None, "thread"])
-def test_stop_from_ones_own_handler_returns_at_once(broker, client, spawn):
+def test_stop_from_ones_own_handler_returns_at_once(broker, client, thread_pool, spawn):
     def handler(request):
         worker.stop()
         return b"state %s" % worker.state.value.encode()
 
-    pool = ThreadPool(1) if spawn else None
+    pool = thread_pool(1) if spawn else None
     worker = Worker(broker.endpoint, "it", handler, spawn=pool)
     worker.start()
     assert client.request("it", b"") == [b"state draining"]
