@@ -29,7 +29,7 @@ from ..io.lifecycle import Lifecycle
 from ..io.link import Link
 from ..io.owner import Owner
 from ..protocol.token import NONCE_SIZE
-from ..security.credentials import warn_of_clear
+from ..security.credentials import warn_of_clear_passwords
 from ..security.gate import Gate, KeyCheck, PasswordCheck
 from ..security.keys import Key
 from ..validation import DEFAULT_ENDPOINT, MOST_INT, check_body, check_endpoints, check_number, check_service
@@ -145,7 +145,7 @@ class Broker(Lifecycle):
                 check_timeout=0.8 * self.options.handshake_timeout,
             )
             if plain_users is not None:
-                warn_of_clear(self._bind)
+                warn_of_clear_passwords(self._bind)
         super().__init__(context)
         self._endpoints = self._bind
         self._counters = BrokerCounters()

@@ -29,7 +29,7 @@ from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
 from ..io.owner import Owner
 from ..io.slots import Slot, allocate_lock, get_hub_if_exists, start_thread
 from ..protocol.extension import CLIENT_NONCE_SIZE, NORMAL_PRIORITY
-from ..security.credentials import credentials
+from ..security.credentials import make_credentials
 from ..security.keys import Key
 from ..tracing import traceparent as current_traceparent
 from ..tracing import tracer
@@ -123,7 +123,7 @@ class Client(Lifecycle):
         context: zmq.green.Context[Any] | None = None,
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
-        self._credentials = credentials(self.endpoints, curve_key, server_key, username, password)
+        self._credentials = make_credentials(self.endpoints, curve_key, server_key, username, password)
         self._defaults = CallOptions(
             check_timeout(timeout), check_retries(retries), check_when_no_worker(when_no_worker)
         )

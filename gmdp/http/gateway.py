@@ -20,7 +20,7 @@ from ..client.options import check_when_no_worker
 from ..exceptions import ConfigurationError, MDPError, NotAllowed
 from ..protocol.dialects import MAX_SERVICE_NAME
 from ..protocol.extension import NORMAL_PRIORITY, PRIORITIES, is_traceparent
-from ..security.credentials import credentials
+from ..security.credentials import make_credentials
 from ..validation import DEFAULT_ENDPOINT, MAX_FRAMES, check_endpoints, check_number, check_service
 from . import multipart
 from .answers import Answer, Refused, bad, failure, headers
@@ -413,7 +413,7 @@ def gateway_from_environment(environment: Mapping[str, str] | None = None) -> Ga
         "password": None if username is None else environment.get("GMDP_PASSWORD"),
     }
     # What is wrong is told now, not at the first request.
-    credentials(endpoints, **keys)
+    make_credentials(endpoints, **keys)
 
     def client() -> Client:
         return Client(endpoints, timeout=timeout, retries=retries, **keys)

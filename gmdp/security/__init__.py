@@ -1,4 +1,4 @@
-"""Keys, passwords, and who may connect (CURVE and PLAIN of ZMTP; ZAP, RFC 27)."""
+"""Keys, passwords, and which connections a broker allows (CURVE and PLAIN of ZMTP; ZAP, RFC 27)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where connections may come from."""
+"""Addresses that connections may come from."""
 
 from __future__ import annotations
 
@@ -11,51 +11,57 @@ from ..exceptions import ConfigurationError
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IPC = "ipc"
-#: What ZeroMQ says of a peer on ipc: the ids of its user, group and process.
+#: The address that ZeroMQ gives a peer on ipc: the ids of its user, group and process.
 _IPC_PEER = re.compile(r"(localhost)?:\d+:\d*:\d*\Z")
 
 
 class Addresses:
-    """IP addresses and networks, or "ipc", from which connections may come, and may not.
+    """The addresses that connections may come from, and those they may not come from.
 
-    None: no such list.  What is on both may not; where there is a list, an address that
-    cannot be told may not, either.  ConfigurationError for what is no such list.
+    Where there is a list, an address that cannot be read is refused.
+
+    Args:
+        allowed: IP addresses, networks, or "ipc"; None allows all but `denied`.
+        denied: Addresses in the same form; these are refused even if `allowed` has them.
+
+    Raises:
+        ConfigurationError: A list is empty, or has something else in it.
     """
 
     def __init__(self, allowed: str | Sequence[str] | None, denied: str | Sequence[str] | None) -> None:
-        self._allowed = _addresses("allow", allowed)
-        self._denied = _addresses("deny", denied)
+        self._allowed = _read_list("allow", allowed)
+        self._denied = _read_list("deny", denied)
 
     def allow(self, address: str) -> bool:
-        """May a connection come from here?  `address`: as ZeroMQ tells it."""
+        """Return whether a connection may come from `address`, which is as ZeroMQ writes it."""
         if not self._allowed and not self._denied:
             return True
-        where = _address(address)
-        if where is None or any(_within(where, one) for one in self._denied):
+        source = _read_address(address)
+        if source is None or any(_is_within(source, denied) for denied in self._denied):
             return False
-        return not self._allowed or any(_within(where, one) for one in self._allowed)
+        return not self._allowed or any(_is_within(source, allowed) for allowed in self._allowed)
 
 
-def _addresses(option: str, given: str | Sequence[str] | None) -> list[_Network | str]:
+def _read_list(option: str, given: str | Sequence[str] | None) -> list[_Network | str]:
     if given is None:
         return []
     if isinstance(given, str) or not isinstance(given, Iterable):
         given = [given]
     if not given:
-        raise ConfigurationError(f"{option} lists nobody: leave it out, or say who it is")
-    addresses: list[_Network | str] = []
-    for one in given:
+        raise ConfigurationError(f"{option} is empty: leave it out, or list addresses")
+    listed: list[_Network | str] = []
+    for text in given:
         try:
-            addresses.append(_IPC if one == _IPC else _network(str(one)))
+            listed.append(_IPC if text == _IPC else _read_network(str(text)))
         except ValueError:
             raise ConfigurationError(
-                f"{option}: an address must be like '192.0.2.1', '192.0.2.0/24' or '{_IPC}', not {one!r}"
+                f"{option}: an address must be like '192.0.2.1', '192.0.2.0/24' or '{_IPC}', not {text!r}"
             ) from None
-    return addresses
+    return listed
 
 
-def _network(text: str) -> _Network:
-    """The network of this text; that of mapped IPv4 addresses as what it is."""
+def _read_network(text: str) -> _Network:
+    """Return the network in `text`; a network of mapped IPv4 addresses becomes one of IPv4."""
     network = ipaddress.ip_network(text)
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped is None or network.prefixlen < 96:
@@ -63,8 +69,8 @@ def _network(text: str) -> _Network:
     return ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 
-def _address(text: str) -> _Address | str | None:
-    """What ZeroMQ says a peer's address is; None if that is none."""
+def _read_address(text: str) -> _Address | str | None:
+    """Return the address that ZeroMQ writes as `text`; None if it is none."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -72,7 +78,7 @@ def _address(text: str) -> _Address | str | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _within(address: _Address | str, listed: _Network | str) -> bool:
+def _is_within(address: _Address | str, listed: _Network | str) -> bool:
     if isinstance(listed, str) or isinstance(address, str):
         return address == listed
     return address in listed

@@ -1,4 +1,11 @@
-"""Checks of connections that take their time: a few at once, and in turn by address."""
+"""Checks of connections that take time: a few run at once, and addresses take turns.
+
+The rules of this module:
+
+* A check waits in the lane of its address, and lanes take turns.  Many connections from one
+  address thus delay a connection from another by one round.
+* When too many checks wait, the newest check of the longest lane is refused.
+"""
 
 from __future__ import annotations
 
@@ -10,45 +17,47 @@ import gevent.pool
 
 
 class Checks:
-    """Runs checks in greenlets of its own: `at_once` at a time; `may_wait` wait.
+    """Runs checks in greenlets of their own.
 
-    Addresses take turns, so that one from which many come delays another's by one round.
-    When too many wait, the newest of the address with most of them gives way.
+    Args:
+        max_running: Checks that run at once.
+        max_waiting: Checks that may wait for their turn.
     """
 
-    def __init__(self, at_once: int, may_wait: int) -> None:
-        self._at_once = at_once
-        self._may_wait = may_wait
+    def __init__(self, max_running: int, max_waiting: int) -> None:
+        self._max_running = max_running
+        self._max_waiting = max_waiting
         self._lanes: OrderedDict[str, deque[tuple[Callable[[], None], Callable[[], None]]]] = OrderedDict()
         self._waiting = 0
         self._running = gevent.pool.Group()
 
     def submit(self, address: str, check: Callable[[], None], refuse: Callable[[], None]) -> None:
-        """Have `check` run, or, if there are too many, `refuse` called."""
+        """Have `check` run in its turn.  If it has to give way, `refuse` is called instead."""
         self._lanes.setdefault(address, deque()).append((check, refuse))
         self._waiting += 1
-        if self._waiting > self._may_wait:
+        if self._waiting > self._max_waiting:
             longest = max(self._lanes, key=lambda lane: len(self._lanes[lane]))
-            _, give_way = self._lanes[longest].pop()
-            self._taken(longest)
-            give_way()
-        if len(self._running) < self._at_once:
-            self._running.spawn(self._run)
+            _, refuse_newest = self._lanes[longest].pop()
+            self._on_removed(longest)
+            refuse_newest()
+        if len(self._running) < self._max_running:
+            self._running.spawn(self._run_waiting)
 
     def close(self) -> None:
-        """End, without waiting for what runs."""
+        """End at once; running checks are not waited for."""
         self._lanes.clear()
         self._running.kill(block=False)
 
-    def _taken(self, address: str) -> None:
+    def _on_removed(self, address: str) -> None:
+        """One check was removed from the lane of `address`."""
         self._waiting -= 1
         if not self._lanes[address]:
             del self._lanes[address]
 
-    def _run(self) -> None:
+    def _run_waiting(self) -> None:
         while self._lanes:
             address, lane = next(iter(self._lanes.items()))
             check, _ = lane.popleft()
             self._lanes.move_to_end(address)
-            self._taken(address)
+            self._on_removed(address)
             check()

@@ -4,9 +4,9 @@ A key is named by
 
 * the path of a file: ``NAME.key`` holds a public key, ``NAME.key_secret`` both;
 * 40 characters of Z85 (ZeroMQ RFC 32), as bytes, or as a str unless a file has that name;
-* ``env:VARIABLE``: whichever of the two is in the environment.
+* ``env:VARIABLE``: the variable holds one of the two.
 
-What may be a secret is in no message, repr or log.
+Nothing that may be a secret is in a message, a repr or a log.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..exceptions import ConfigurationError
 
 _log = logging.getLogger("gmdp.security")
 
-#: How a key is named.
+#: A key as its user names it.
 Key = str | bytes | os.PathLike[str]
 
 _SUFFIX = ".key"
@@ -35,36 +35,41 @@ _ENVIRONMENT = "env:"
 
 
 def public_key(option: str, given: Key) -> bytes:
-    """The public key (Z85) that `given` names; ConfigurationError with the option's name."""
+    """Return the public key (Z85) that `given` names.
+
+    Raises ConfigurationError, with the option's name, if it names none.
+    """
     text, path = _resolve(option, given)
     if path is not None:
         text, _ = _load(option, path)
-    return _checked(option, text, path)
+    return _check(option, text, path)
 
 
 def secret_key(option: str, given: Key) -> tuple[bytes, bytes]:
-    """The key pair (public, secret; Z85) whose secret half `given` names; ConfigurationError
-    with the option's name."""
+    """Return the key pair (public, secret; Z85) whose secret half `given` names.
+
+    Raises ConfigurationError, with the option's name, if it names none.
+    """
     text, path = _resolve(option, given)
     if path is not None:
         _, text = _load(option, path)
         if not text:
-            raise ConfigurationError(f"{option}: {path} holds no secret key; the file {_SECRET_SUFFIX} does")
-    secret = _checked(option, text, path)
+            raise ConfigurationError(f"{option}: {path} holds no secret key; the file NAME{_SECRET_SUFFIX} does")
+    secret = _check(option, text, path)
     if path is not None:
         _warn_if_loose(path)
     return zmq.curve_public(secret), secret
 
 
 def _resolve(option: str, given: Key) -> tuple[bytes, Path | None]:
-    """A key's text, or the file it is in."""
+    """Return (the text of the key, None), or (empty, the file that holds the key)."""
     if isinstance(given, str) and given.startswith(_ENVIRONMENT):
         variable = given[len(_ENVIRONMENT) :]
         value = os.environ.get(variable)
         if not value:
-            # What is no name may be a secret.
-            named = repr(variable) if variable.isidentifier() else "of that name"
-            raise ConfigurationError(f"{option}: the environment has no variable {named}")
+            # A text that cannot be a variable's name may be a secret.
+            shown = repr(variable) if variable.isidentifier() else "of that name"
+            raise ConfigurationError(f"{option}: the environment has no variable {shown}")
         given = value
     if isinstance(given, bytes):
         return given, None
@@ -73,7 +78,7 @@ def _resolve(option: str, given: Key) -> tuple[bytes, Path | None]:
     path = Path(given)
     if path.name.endswith((_SUFFIX, _SECRET_SUFFIX)) or _is_file(path):
         return b"", path
-    # What is no file may be a secret.
+    # A text that names no file may be a secret.
     return b"" if isinstance(given, os.PathLike) else given.encode("utf-8", "surrogatepass"), None
 
 
@@ -85,24 +90,24 @@ def _is_file(path: Path) -> bool:
 
 
 def _load(option: str, path: Path) -> tuple[bytes, bytes]:
-    """What a file of `zmq.auth`'s layout holds: (public, secret or empty)."""
+    """Return (public, secret or empty) from a file in the layout of `zmq.auth`."""
     try:
         with open(path, "rb"):
-            pass  # for an error that says why not
+            pass  # raises an error that says why not; load_certificate does not
         public, secret = zmq.auth.load_certificate(path)
     except OSError as error:
         raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror or error}") from None
     except (ValueError, IndexError):
-        raise _holds_no_key(option, path) from None
+        raise _no_key_error(option, path) from None
     return public, secret or b""
 
 
-def _holds_no_key(option: str, path: Path) -> ConfigurationError:
-    return ConfigurationError(f"{option}: {path} holds no key; `gmdp keygen` writes such files")
+def _no_key_error(option: str, path: Path) -> ConfigurationError:
+    return ConfigurationError(f"{option}: {path} holds no key; `gmdp keygen` writes key files")
 
 
-def _checked(option: str, text: bytes, path: Path | None) -> bytes:
-    """`text`, if it is a key in Z85; `path`: where it is from."""
+def _check(option: str, text: bytes, path: Path | None) -> bytes:
+    """Return `text`, which must be a key in Z85.  `path`: the file it is from."""
     if is_key(text.decode("ascii", "replace")):
         try:
             if len(z85.decode(text)) == 32:
@@ -110,27 +115,37 @@ def _checked(option: str, text: bytes, path: Path | None) -> bytes:
         except (ValueError, struct.error):
             pass
     if path is not None:
-        raise _holds_no_key(option, path)
+        raise _no_key_error(option, path)
     raise ConfigurationError(
-        f"{option}: neither a file nor a key of 40 characters of Z85 (what was given may be a secret: it is not shown)"
+        f"{option}: neither a file nor a key of 40 characters of Z85 (the value may be a secret and is not shown)"
     )
 
 
 def _warn_if_loose(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        _log.warning("%s holds a secret key and others may read it (mode %03o): chmod 600 it", path, mode)
+        _log.warning("%s holds a secret key, and other users may read it (mode %03o): chmod 600 it", path, mode)
 
 
 def generate_keys(name: str, folder: str | os.PathLike[str] = ".") -> tuple[Path, Path]:
-    """Write a new pair: ``NAME.key``, to be given to others, and ``NAME.key_secret``, which
-    its owner alone can read.
+    """Write a new pair of CURVE keys.
 
-    Returns both paths.  ConfigurationError if there are such files already, or `folder`
-    cannot be written to.
+    The files have the layout of ``zmq.auth``.  Existing files are never overwritten.
+
+    Args:
+        name: The key's name; the name of a file, printable.
+        folder: Where the files are written.
+
+    Returns:
+        The paths of ``NAME.key``, the public key, which may be given to anybody, and of
+        ``NAME.key_secret``, which holds both keys and which only its owner can read.
+
+    Raises:
+        ConfigurationError: The name is not valid, a file exists, the folder cannot be
+            written to, or libzmq was built without CURVE.
     """
     if not name or os.sep in name or not name.isprintable():
-        raise ConfigurationError(f"a key's name must be that of a file, and printable, not {name!r}")
+        raise ConfigurationError(f"a key's name must be a file name, and printable, not {name!r}")
     if not zmq.has("curve"):
         raise ConfigurationError("this libzmq was built without CURVE")
     public, secret = (Path(folder, name + suffix) for suffix in (_SUFFIX, _SECRET_SUFFIX))
@@ -139,11 +154,11 @@ def generate_keys(name: str, folder: str | os.PathLike[str] = ".") -> tuple[Path
         for path, mode in ((public, 0o644), (secret, 0o600)):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
             made.append(path)
-        # It writes to what it finds, and leaves the modes as they are.
+        # Writes to the files that exist, and leaves their modes as they are.
         zmq.auth.create_certificates(folder, name)
         made.clear()
     except FileExistsError as error:
-        raise ConfigurationError(f"{error.filename} exists: it is not overwritten") from None
+        raise ConfigurationError(f"{error.filename} exists, and is not overwritten") from None
     except OSError as error:
         raise ConfigurationError(f"cannot write to {os.fspath(folder)!r}: {error.strerror}") from None
     finally:

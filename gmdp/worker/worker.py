@@ -30,7 +30,7 @@ from ..io.lifecycle import Lifecycle, running_in
 from ..io.owner import Owner
 from ..io.slots import Slot
 from ..protocol.dialects import MMI_PREFIX
-from ..security.credentials import credentials
+from ..security.credentials import make_credentials
 from ..security.keys import Key
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
 from .handlers import Handler, Request, request_of, run, spawner
@@ -97,7 +97,7 @@ class Worker(Lifecycle):
         context: zmq.green.Context[Any] | None = None,
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
-        self._credentials = credentials(self.endpoints, curve_key, server_key, username, password)
+        self._credentials = make_credentials(self.endpoints, curve_key, server_key, username, password)
         self.service = check_service(service)
         if self.service.startswith(MMI_PREFIX):
             raise ConfigurationError(

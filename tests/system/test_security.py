@@ -32,7 +32,6 @@ from gmdp import (
     Overloaded,
     Worker,
 )
-from gmdp.security.checks import Checks
 from gmdp.security.gate import Gate
 from gmdp.security.lists import set_password
 
@@ -772,27 +771,6 @@ def test_a_right_password_is_computed_once(tmp_path, monkeypatch):
         before = len(computed)
         connect()
         assert len(computed) == before + 1
-
-
-def test_a_flood_of_wrong_passwords_from_one_address_delays_others_by_a_round():
-    """Addresses take turns; the longest line gives way."""
-    order, refused = [], []
-
-    def check(name):
-        def run():
-            order.append(name)
-            gevent.sleep(0.001)
-
-        return run
-
-    checks = Checks(at_once=1, may_wait=10)
-    for number in range(50):
-        checks.submit("flooder", check(number), lambda number=number: refused.append(number))
-    checks.submit("honest", check("honest"), lambda: refused.append("honest"))
-    wait_until(lambda: len(order) + len(refused) == 51)
-    assert order.index("honest") <= 1
-    assert len(order) == 10
-    assert "honest" not in refused
 
 
 def test_a_broker_that_was_stopped_amid_checks_checks_again_when_it_starts(keys):

@@ -1,9 +1,11 @@
-"""Secured brokers for tests, and bare ZeroMQ peers with keys."""
+"""Secured brokers and gates for tests, bare ZeroMQ peers with keys, and looks for secrets in what is shown."""
 
 import logging
+import traceback
 from contextlib import contextmanager
 
 import peers
+import pytest
 import zmq
 import zmq.auth
 import zmq.green
@@ -14,9 +16,33 @@ from gmdp.security.gate import Gate
 
 INTERVAL = 0.2
 
+# The key pairs of zmq_curve(7).
+PUBLIC, SECRET = b"Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID", b"D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs"
+SERVER_PUBLIC, SERVER_SECRET = b"rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7", b"JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6"
+
+#: Keys by number.
+KEYS = [PUBLIC, SERVER_PUBLIC, b"0" * 40, b"1" * 40]
+
+#: A secret whose last character was not copied.
+TRUNCATED = SECRET[:-1]
+
+PASSWORD = "correct horse battery staple"
+
+#: What files may hold in place of a key.
+JUNK_FILES = {
+    "empty": b"",
+    "words": b"this is no key\n",
+    "binary": bytes(range(256)) * 40,
+    "half": b'curve\n    public-key = "Yne@$w-vo<fVvi]a',
+    "no value": b"curve\n    public-key\n    secret-key\n",
+    "empty values": b'curve\n    public-key = ""\n    secret-key = ""\n',
+    "other characters": b'curve\n    public-key = "' + b"~" * 40 + b'"\n    secret-key = "' + b"\xff" * 40 + b'"\n',
+    "too large for 32 bits": b'curve\n    public-key = "' + b"#" * 40 + b'"\n    secret-key = "' + b"#" * 40 + b'"\n',
+}
+
 
 class Keys:
-    """Pairs of keys in a folder, and a folder of those that are allowed."""
+    """Key pairs in a folder, and a folder of the public keys that are allowed."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -25,7 +51,7 @@ class Keys:
         gmdp.generate_keys("broker", folder)
 
     def make(self, *names, allow=True):
-        """Make pairs; they are allowed unless told otherwise."""
+        """Make key pairs, and allow them unless `allow` is false."""
         for name in names:
             public, _ = gmdp.generate_keys(name, self.folder)
             if allow:
@@ -43,20 +69,20 @@ class Keys:
         return zmq.auth.load_certificate(self.folder / f"{name}.key_secret")
 
     def of(self, name, server="broker"):
-        """The keywords of a client or worker that is `name`."""
+        """The keywords of a client or worker with the keys of `name`."""
         return {
             "curve_key": self.folder / f"{name}.key_secret",
             "server_key": self.folder / f"{server}.key",
         }
 
     def broker(self, *endpoints, **options):
-        """A broker that allows who is allowed."""
+        """A broker that allows the keys of the folder."""
         options.setdefault("heartbeat_interval", INTERVAL)
         options.setdefault("curve_clients", self.allowed)
         return gmdp.Broker(endpoints or "tcp://127.0.0.1:*", curve_key=self.folder / "broker.key_secret", **options)
 
     def dealer(self, endpoint, name, server="broker", routing_id=b"", kind=zmq.DEALER):
-        """A bare ZeroMQ socket that is `name`."""
+        """A bare ZeroMQ socket with the keys of `name`."""
         return BarePeer(kind, endpoint, self.pair(name), self.pair(server)[0], routing_id)
 
 
@@ -75,7 +101,7 @@ class BarePeer(peers.Peer):
 
 
 class Records(logging.Handler):
-    """What a logger was told while this is in force."""
+    """A logging handler that keeps its records."""
 
     def __init__(self):
         super().__init__(logging.DEBUG)
@@ -85,13 +111,13 @@ class Records(logging.Handler):
         self.records.append(record)
 
     def text(self):
-        """All of it, tracebacks and extras included."""
-        return "\n".join(logging.Formatter().format(one) + repr(vars(one)) for one in self.records)
+        """All records as text, with tracebacks and extras."""
+        return "\n".join(logging.Formatter().format(record) + repr(vars(record)) for record in self.records)
 
 
 @contextmanager
 def listening(name=""):
-    """The records of a logger and all below it, from DEBUG on."""
+    """Keep the records of a logger and of all loggers below it, from DEBUG on."""
     handler = Records()
     logger = logging.getLogger(name)
     level = logger.level
@@ -152,3 +178,41 @@ class GateHost:
         reason = self.refused.pop().reason.value if reply[4] != b"200" else ""
         assert self.refused == []
         return reply[4].decode(), reason
+
+
+def write_key_file(path, public=PUBLIC, secret=None, mode=0o600):
+    """Write a file with these keys, as `zmq.auth` writes it."""
+    lines = ["#   ****  a banner  ****", "", "metadata", "curve", f'    public-key = "{public.decode()}"']
+    if secret is not None:
+        lines.append(f'    secret-key = "{secret.decode()}"')
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(mode)
+    return path
+
+
+def replace_file(path, content):
+    """Write another file beside `path`, and move it there."""
+    other = path.with_name(path.name + ".new")
+    other.write_text(content) if isinstance(content, str) else other.write_bytes(content)
+    other.replace(path)
+    return path
+
+
+def refusal_of(function, *args, **kwargs):
+    """The message of the ConfigurationError that the call raises: one line, without a secret."""
+    with pytest.raises(gmdp.ConfigurationError) as caught:
+        function(*args, **kwargs)
+    assert_shows_no_secret(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def assert_shows_no_secret(thing):
+    """S7: nothing that can be printed of `thing` has a secret in it, not even a truncated one."""
+    shown = [str(thing), repr(thing), f"{thing}"]
+    if isinstance(thing, BaseException):
+        shown += [repr(thing.args), *traceback.format_exception(thing)]
+        assert thing.__cause__ is None
+        assert thing.__context__ is None or thing.__suppress_context__
+    for secret in (TRUNCATED.decode(), SERVER_SECRET[:-1].decode(), PASSWORD):
+        assert [text for text in shown if secret in text] == []

@@ -1,14 +1,30 @@
-"""What a gate makes of ZAP requests and of the keys and passwords in them."""
+"""A gate: its options, its replies to ZAP requests, and the users of keys and passwords."""
 
 import gevent
 import pytest
-from secured import GateHost
+import zmq
+import zmq.auth
+import zmq.green
+from secured import (
+    KEYS,
+    PASSWORD,
+    SECRET,
+    SERVER_SECRET,
+    GateHost,
+    assert_shows_no_secret,
+    make_gate,
+    refusal_of,
+    replace_file,
+)
 from waiting import wait_until
 
+from gmdp import Broker
 from gmdp.core.broker.access import REVOKED
+from gmdp.security import generate_keys
 from gmdp.security.gate import Refusal
+from gmdp.security.lists import password_credential
+from gmdp.security.passwords import read_hash
 
-SECRET = b"D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs"
 RAW_KEY = bytes.fromhex("bb88471d65e2659b30c55a5321cebb5aab2b70a398645c26dca2b2fcb43fc518")
 KEY = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"
 
@@ -117,3 +133,167 @@ def test_every_reason_has_a_text_that_a_reply_may_hold():
     assert {reason.value for reason in Refusal if reason.temporary} == {"connections_full", "busy", "check_failed"}
     for reason in Refusal:
         assert 0 < len(reason.text.encode("ascii")) <= 255
+
+
+# Options
+
+
+def test_s2_a_key_without_a_list_of_clients_is_refused():
+    """S2: a list that is left out by mistake does not let everybody in; only "*" does."""
+    for make in (make_gate, Broker):
+        assert refusal_of(make, curve_key=SECRET).startswith("curve_key needs curve_clients")
+        make(curve_key=SECRET, curve_clients="*")
+
+
+WRONG_OPTIONS = {
+    "clients without a key": (
+        {"curve_clients": "*"},
+        "curve_clients needs curve_key",
+    ),
+    "keys and passwords": (
+        {"curve_key": SECRET, "curve_clients": "*", "plain_users": lambda name, password: True},
+        "leave out curve_key or plain_users",
+    ),
+    "key and passwords": (
+        {"curve_key": SECRET, "plain_users": lambda name, password: True},
+        "leave out curve_key or plain_users",
+    ),
+    "clients and passwords": (
+        {"curve_clients": "*", "plain_users": lambda name, password: True},
+        "curve_clients needs curve_key",
+    ),
+    "no name of a folder": (
+        {"curve_key": SECRET, "curve_clients": ""},
+        "curve_clients is empty",
+    ),
+    "no name of a file": ({"plain_users": ""}, "plain_users is empty"),
+    "no folder": ({"curve_key": SECRET, "curve_clients": "nowhere"}, "curve_clients: nowhere "),
+    "clients of another type": (
+        {"curve_key": SECRET, "curve_clients": 5},
+        "not of type int",
+    ),
+    "a list of clients": (
+        {"curve_key": SECRET, "curve_clients": []},
+        "not of type list",
+    ),
+    "no file of users": ({"plain_users": "nowhere"}, "nowhere: No such file or directory"),
+    "passwords": (
+        {"plain_users": {"alice": PASSWORD}},
+        "not of type dict",
+    ),
+    "a client's key": (
+        {"curve_key": SERVER_SECRET, "curve_clients": SECRET},
+        "not of type bytes",
+    ),
+    "no key": (
+        {"curve_key": 5, "curve_clients": "*"},
+        "curve_key must ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_OPTIONS)
+@pytest.mark.parametrize("make", [make_gate, Broker])
+def test_wrong_options_of_a_gate_are_refused(tmp_path, monkeypatch, make, name):
+    monkeypatch.chdir(tmp_path)
+    keywords, fact = WRONG_OPTIONS[name]
+    assert fact in refusal_of(make, **keywords)
+
+
+def test_a_gate_takes_lists_callables_and_paths(folder, users_file, hashes):
+    replace_file(users_file, f"alice:{hashes[0]}\n")
+    check = {}.get
+    for keywords, authenticates in (
+        ({"curve_key": SECRET, "curve_clients": folder.path}, True),
+        ({"curve_key": SECRET, "curve_clients": str(folder.path)}, True),
+        ({"curve_key": SECRET, "curve_clients": check}, True),
+        ({"plain_users": users_file}, True),
+        ({"plain_users": str(users_file)}, True),
+        ({"plain_users": check}, True),
+        ({"allow": ["ipc"]}, False),
+    ):
+        assert make_gate(**keywords).authenticates is authenticates
+        assert Broker("tcp://127.0.0.1:*", **keywords).secured
+    assert not Broker("tcp://127.0.0.1:*").secured
+
+
+def test_a_secured_broker_takes_no_inproc_and_no_context():
+    message = refusal_of(Broker, ["tcp://127.0.0.1:*", "inproc://a"], allow="127.0.0.1")
+    assert "inproc" in message
+    message = refusal_of(Broker, context=zmq.green.Context.instance(), allow="127.0.0.1")
+    assert "leave out context" in message
+
+
+def test_the_user_of_a_credential(folder, users_file, hashes):
+    """The user that is listed, else nobody; without a list, the credential itself."""
+    folder.put("alice.key", KEYS[0])
+    listed = make_gate(curve_key=SECRET, curve_clients=folder.path)
+    assert listed.key_credential(KEYS[0].decode()) == KEYS[0].decode()
+    assert listed.user_of(KEYS[0].decode()) == "alice"
+    assert listed.key_credential(KEYS[1].decode()) == ""
+    assert listed.user_of(KEYS[1].decode()) == REVOKED
+    anybody = make_gate(curve_key=SECRET, curve_clients="*")
+    assert anybody.user_of(anybody.key_credential(KEYS[1].decode())) == KEYS[1].decode()
+    replace_file(users_file, f"alice:{hashes[0]}\n")
+    named = make_gate(plain_users=users_file)
+    assert named.user_of(password_credential("alice", read_hash(hashes[0]))) == "alice"
+    assert named.user_of(password_credential("alice", read_hash(hashes[1]))) == REVOKED
+
+
+@pytest.mark.parametrize(
+    ("answer", "user"),
+    [(True, "the key"), ("alice", "alice"), (None, ""), (False, ""), ("", ""), (0, ""), ([], "")],
+    ids=repr,
+)
+def test_the_answers_of_a_callable(answer, user):
+    checked = make_gate(curve_key=SECRET, curve_clients=lambda key: answer)
+    assert checked.key_credential("the key") == user
+    checked = make_gate(plain_users=lambda name, password: answer)
+    assert checked.password_credential("the key", PASSWORD) == user
+
+
+@pytest.mark.parametrize("answer", [5, 1, b"alice", ["alice"], "a\nb", "\0revoked", "x" * 256], ids=repr)
+def test_an_answer_that_can_be_no_user_is_an_error(answer):
+    with pytest.raises(ValueError, match="must return a user's name, True, or something false"):
+        make_gate(curve_key=SECRET, curve_clients=lambda key: answer).key_credential("the key")
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{"curve_key": SECRET, "curve_clients": "*"}, {"plain_users": lambda name, password: password == PASSWORD}],
+    ids=["keys", "password"],
+)
+def test_s7_a_broker_does_not_show_its_secret(keywords):
+    """S7: nor do its gate, its options and its statistics."""
+    assert_shows_no_secret(make_gate(**keywords))
+    broker = Broker("tcp://127.0.0.1:*", **keywords)
+    assert_shows_no_secret(broker)
+    with broker:
+        assert_shows_no_secret(broker)
+        assert_shows_no_secret(broker.options)
+        assert_shows_no_secret(broker.statistics())
+        assert_shows_no_secret(broker._gate)
+
+
+def test_a_list_that_changed_while_the_broker_was_stopped_is_loaded_at_the_start(tmp_path):
+    """A removed key is not allowed for a moment."""
+    generate_keys("broker", tmp_path)
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    generate_keys("alice", allowed)
+    broker = Broker("tcp://127.0.0.1:*", curve_key=tmp_path / "broker.key_secret", curve_clients=allowed)
+    (allowed / "alice.key").unlink()
+    with broker:
+        assert broker._gate.key_credential(zmq.auth.load_certificate(allowed / "alice.key_secret")[0].decode()) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [("eve", ""), ("", "x"), ("\ufffd", "x"), ("eve", "x\ufffd"), ("a\nb", "x"), ("eve", "x\0"), ("x" * 256, "x")],
+    ids=repr,
+)
+def test_a_callable_is_not_asked_about_odd_names_and_passwords(name, password):
+    """Not about an empty password, which some directories take for anybody's, nor about U+FFFD."""
+    asked = []
+    assert make_gate(plain_users=lambda *both: asked.append(both) or True).password_credential(name, password) == ""
+    assert asked == []
