@@ -168,7 +168,7 @@ REFUSED = ".*the broker refused the connection: this key, password or address is
 OTHER_KEY = ".*the broker hung up in the handshake: it has another server key, or asks for other security"
 #: Whichever end notices it first.
 OTHER_SECURITY = ".*the broker .*asks for other security.*"
-NOT_SHOWN = ": neither a file nor a key of 40 characters of Z85 .*not shown.*"
+NOT_SHOWN = ": .*not shown.*"
 
 WITH_BROKERS = {
     "call with a key": Run(("call", "upper", "hello", "--broker", "{keyed}", *ALICE), None, b"HELLO", 0),
@@ -180,7 +180,7 @@ WITH_BROKERS = {
     ),
     "call with a loose file": Run(
         ("call", "upper", "a", "--broker", "{keyed}", "--curve-key", "loose.key_secret", "--server-key", "broker.key"),
-        r"loose\.key_secret holds a secret key and others may read it \(mode 644\): chmod 600 it",
+        r"loose\.key_secret holds a secret key.*644.*chmod 600.*",
         b"A",
         0,
     ),
@@ -220,14 +220,12 @@ WITH_BROKERS = {
 
 WITHOUT_BROKERS = {
     "keygen": Run(("keygen", "made"), None, b"made.key (public), made.key_secret (keep it secret)\n", 0),
-    "keygen twice, elsewhere": Run(
-        ("keygen", "alice", "--folder", "clients/.."), r"clients/\.\./alice\.key exists: it is not overwritten"
-    ),
+    "keygen twice, elsewhere": Run(("keygen", "alice", "--folder", "clients/.."), r"clients/\.\./alice\.key exists.*"),
     "keygen in a folder that is not there": Run(
         ("keygen", "a", "--folder", "nowhere"), "cannot write to 'nowhere': No such file or directory"
     ),
-    "keygen of a path": Run(("keygen", "clients/a"), "a key's name must be that of a file, .*'clients/a'"),
-    "keygen twice": Run(("keygen", "alice"), "alice.key exists: it is not overwritten"),
+    "keygen of a path": Run(("keygen", "clients/a"), "a key's name must be .*'clients/a'"),
+    "keygen twice": Run(("keygen", "alice"), "alice.key exists.*"),
     "keygen of nothing": Run(("keygen",), ".*[Mm]issing argument 'NAME'.*"),
     "passwd of nothing": Run(("passwd", "new users"), ".*[Mm]issing argument 'USER'.*"),
     "passwd without a password": Run(("passwd", "new users", "bob"), "a password is 1 to 255 bytes of UTF-8"),
@@ -248,7 +246,7 @@ WITHOUT_BROKERS = {
     ),
     "call with a public key": Run(
         ("call", "a", "b", "--curve-key", "alice.key", "--server-key", "broker.key"),
-        "curve_key: alice.key holds no secret key; the file .key_secret does",
+        "curve_key: alice.key holds no secret key.*",
     ),
     "call with a truncated key": Run(
         ("call", "a", "b", "--curve-key", "{truncated}", "--server-key", "broker.key"), "curve_key" + NOT_SHOWN

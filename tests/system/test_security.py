@@ -1,6 +1,7 @@
 """Who gets into a secured broker, what they may do there, and what of it is told: with real sockets (rows S1 to S8)."""
 
 import hashlib
+import itertools
 import json
 import os
 import socket as sockets
@@ -57,6 +58,9 @@ def started(broker):
 class Watched:
     """What becomes of the handshake of a bare socket."""
 
+    #: Endpoints of monitors: one that was used before may not be free yet.
+    numbers = itertools.count()
+
     WORDS = {
         zmq.EVENT_HANDSHAKE_SUCCEEDED: "in",
         zmq.EVENT_HANDSHAKE_FAILED_AUTH: "refused",
@@ -65,7 +69,7 @@ class Watched:
     }
 
     def __init__(self, peer):
-        name = f"inproc://watched-{id(self)}"
+        name = f"inproc://watched-{next(self.numbers)}"
         peer.socket.monitor(name, sum(self.WORDS))
         self._monitor = peers.Peer(zmq.PAIR, name)
 
