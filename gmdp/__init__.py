@@ -14,9 +14,9 @@ MDP/0.2, RFC 8 MMI), to embed in gevent programs::
 from .broker.audit import AuditRecord, LogAudit
 from .broker.broker import Broker
 from .broker.deadletters import ForwardDeadLetters, LogDeadLetters
-from .client.answers import Future
 from .client.async_client import AsyncClient
 from .client.client import Client
+from .client.futures import Future
 from .core.broker.decisions import DeadLetter
 from .core.broker.options import BrokerOptions
 from .core.states import State, StateChange

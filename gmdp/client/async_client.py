@@ -14,8 +14,8 @@ from ..exceptions import ConfigurationError
 from ..interfaces import IAsyncClient
 from ..protocol.extension import NORMAL_PRIORITY
 from ..validation import check_number, check_service
-from .answers import Future, FutureAnswer
 from .client import Client
+from .futures import Future, FutureAnswer
 from .options import CallOptions
 
 

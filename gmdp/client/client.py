@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import math
 import os
-import weakref
 from collections.abc import Iterator, Sequence
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -16,18 +13,17 @@ import zmq
 import zmq.green
 from zope.interface import implementer
 
-from ..core.outcomes import Outcome
-from ..core.peer.calls import Call, Ended, Part
+from ..core.peer.calls import Call
 from ..core.peer.client import ClientCore
 from ..core.peer.reconnect import Reconnect
 from ..core.peer.statistics import ClientCounters, ClientStatistics
 from ..core.states import State
-from ..exceptions import ClosedError, HubNotRunning, MDPError, StateError
+from ..exceptions import ClosedError, HubNotRunning, StateError
 from ..interfaces import IClient
-from ..io.connector import EXTENSION_LABELS, ConnectorEngine
+from ..io.connector import EXTENSION_LABELS
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
 from ..io.owner import Owner
-from ..io.slots import Slot, allocate_lock, get_hub_if_exists, start_thread
+from ..io.slots import Slot, get_hub_if_exists
 from ..protocol.extension import CLIENT_NONCE_SIZE, NORMAL_PRIORITY
 from ..security.credentials import make_credentials
 from ..security.keys import Key
@@ -35,18 +31,9 @@ from ..tracing import traceparent as current_traceparent
 from ..tracing import tracer
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
 from .answers import Answer, Stream
-from .errors import error_of
+from .engine import ClientEngine
 from .options import FLAGS, CallOptions, check_retries, check_timeout, check_when_no_worker
-
-#: Clients that have had a thread of their own.
-_threaded: weakref.WeakSet[Client] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_threaded() -> None:
-    """A thread in the middle of gevent's code does not survive the end of the interpreter."""
-    for client in list(_threaded):
-        client.close()
+from .threaded import ClientThread
 
 
 @implementer(IClient)
@@ -99,11 +86,8 @@ class Client(Lifecycle):
 
     #: The hub of the thread it belongs to; None until there is one.
     _home: Any
-    #: Who waits for a thread of its own to start, and what guards them.
-    _starters: list[Slot]
-    _starting: Any
-    #: Held by its own thread until that ends.
-    _living: Any
+    #: The thread of its own, if it has one.
+    _thread: ClientThread | None
 
     def __init__(
         self,
@@ -256,45 +240,16 @@ class Client(Lifecycle):
 
         Raises StateError while it is closing.
         """
-        if not self.threaded:
+        thread = self._thread
+        if thread is None:
             super().start()
             return
-        slot = Slot()
-        with self._starting:
-            if self.started and self._owner is not None:
-                return
-            self._starters.append(slot)
-            first = len(self._starters) == 1
-        if first:
-            _threaded.add(self)
-            start_thread(self._live, ())
-        if not slot.wait(OWNER_TIMEOUT):  # a wait without end would keep no hub alive
-            raise StateError(f"the client's own thread did not start within {OWNER_TIMEOUT:g} seconds")
-        slot.get()
+        thread.start(self, self._start_here, lambda: self.started and self._owner is not None)
 
-    def _live(self) -> None:
-        """What the thread of its own does."""
-        with self._living:
-            self._live_until_closed()
-
-    def _live_until_closed(self) -> None:
-        hub = gevent.get_hub()
-        error: BaseException | None = None
-        try:
-            super().start()
-        except BaseException as failure:
-            error = failure
-        owner = self._owner
-        with self._starting:
-            starters, self._starters = self._starters, []
-        for slot in starters:
-            if error is None:
-                slot.set(None)
-            else:
-                slot.fail(error)
-        if error is None and owner is not None:
-            owner.greenlet.join()
-        hub.destroy(destroy_loop=True)
+    def _start_here(self) -> Owner | None:
+        """In the thread of its own."""
+        super().start()
+        return self._owner
 
     def stop(self, timeout: float | None = None) -> None:
         """The same as :meth:`close`; `timeout` is accepted for supervisors."""
@@ -302,11 +257,12 @@ class Client(Lifecycle):
 
     def close(self) -> None:
         """Close at once: whoever waits for a reply gets ClosedError."""
-        if self._starters:
-            self.start()  # it is about to: there is nothing to close yet
+        thread = self._thread
+        if thread is not None and thread.starting:
+            self.start()  # it is about to start: there is nothing to close yet
         super().stop(0)
-        if self.threaded and get_hub_if_exists() is not self._home and self._living.acquire(True, OWNER_TIMEOUT):
-            self._living.release()  # an interpreter must not end while that thread does
+        if thread is not None and get_hub_if_exists() is not self._home:
+            thread.join()
 
     def __repr__(self) -> str:
         now = self._core.statistics()
@@ -329,20 +285,20 @@ class Client(Lifecycle):
     def _open(self) -> tuple[Owner, State, str]:
         self._home = gevent.get_hub()
         self._core = self._new_core()
-        self._engine = _ClientEngine(self, self._core)
-        owner = self._engine.owner = Owner(self._engine, f"client of {self.endpoints[0]}")
-        return owner, State.RUNNING, ""
+        engine = self._engine = ClientEngine(
+            self._core, self._context, self.heartbeat_interval, self._credentials, self._on_owner_ended
+        )
+        engine.owner = Owner(engine, f"client of {self.endpoints[0]}")
+        return engine.owner, State.RUNNING, ""
 
     def _reset_after_fork(self) -> None:
         self._counters = ClientCounters()
         self._core = self._new_core()
         self._home = None if self.threaded else get_hub_if_exists()
-        self._starters = []
-        self._starting = allocate_lock()
-        self._living = allocate_lock()
+        self._thread = ClientThread(OWNER_TIMEOUT) if self.threaded else None
 
     def _drain(self, until: float) -> None:
-        self._engine.end(ClosedError("the client was closed before the reply came"))
+        self._engine.close(ClosedError("the client was closed before the reply came"))
 
     def _begin(
         self,
@@ -375,7 +331,7 @@ class Client(Lifecycle):
             call.traceparent = traceparent.encode()
         engine.owner.post(engine.submit, call)
 
-    def _running_engine(self, timeout: float) -> _ClientEngine:
+    def _running_engine(self, timeout: float) -> ClientEngine:
         if self._owner is None:
             if self.state is State.CLOSED:
                 raise ClosedError("the client is closed; start() opens it again")
@@ -401,95 +357,3 @@ class Client(Lifecycle):
             slot.set(None)
         except Exception as error:
             slot.fail(error)
-
-
-class _ClientEngine(ConnectorEngine[ClientCore]):
-    """Between a client's core, its sockets and its callers."""
-
-    def __init__(self, shell: Client, core: ClientCore) -> None:
-        interval = shell.heartbeat_interval
-        super().__init__(core, shell._context, interval, 3 * interval, shell._credentials)
-        self._shell = shell
-        self._error: MDPError | None = None
-        self.deadline = core.deadline
-
-    # What the owner calls
-
-    def on_wake(self, now: float) -> None:
-        """Nothing of a client's depends on when it ran last."""
-
-    def on_caught_up(self, now: float) -> None:
-        """Nothing of a client's waits for that."""
-
-    def flush(self, now: float) -> None:
-        self.perform_actions(now)
-
-    def on_owner_died(self, error: BaseException) -> None:
-        self.end(error if isinstance(error, MDPError) else ClosedError(str(error)), error)
-
-    # What is posted to the owner
-
-    def submit(self, call: Call) -> None:
-        if self._error is not None:
-            answer: Answer = call.owner
-            if answer.span is not None:
-                self._end_span(answer, Ended(call, Outcome.CLOSED, "", ()))
-            answer.fail(self._closed_error())
-        else:
-            self.core.submit(call, monotonic())
-
-    def cancel(self, call: Call) -> None:
-        if self._error is None:
-            self.core.cancel(call, Outcome.CANCELLED, monotonic())
-
-    def end(self, error: MDPError, death: BaseException | None = None) -> None:
-        if self._error is None:
-            self._error = error
-            now = monotonic()
-            self.core.close(now)
-            self.flush(now)
-            self.close_stuck()
-            self.owner.finish()
-            self._shell._on_owner_ended(death)
-
-    # Carrying out
-
-    def _on_events(self, events: list[Part | Ended], now: float) -> None:
-        core = self.core
-        rest = iter(events)
-        try:
-            for event in rest:
-                answer: Answer = event.call.owner
-                if answer.span is not None and (isinstance(event, Ended) or event.final):
-                    self._end_span(answer, event)
-                if isinstance(event, Ended):
-                    self._tell_end(event, now)
-                elif not answer.part(event, now):
-                    core.cancel(event.call, Outcome.OVERFLOW, now)
-        except BaseException as error:
-            # A bug here must not leave any caller waiting.
-            answer.fail(ClosedError(f"the client ends by a defect: {error!r}"))
-            core.events = [*rest, *core.events]
-            raise
-
-    def _closed_error(self) -> MDPError:
-        """Why it is closed: an error for each caller, since a traceback is added to it."""
-        error = type(self._error)(str(self._error)) if self._error is not None else ClosedError("closed")
-        error.__cause__ = self._error.__cause__ if self._error is not None else None
-        return error
-
-    @staticmethod
-    def _end_span(answer: Answer, event: Part | Ended) -> None:
-        span, answer.span = answer.span, None
-        traced = tracer()
-        if traced is not None:
-            traced.ended(span, event.outcome.value if isinstance(event, Ended) else "")
-
-    def _tell_end(self, ended: Ended, now: float) -> None:
-        call = ended.call
-        if ended.outcome is Outcome.CANCELLED:
-            return
-        if ended.outcome is Outcome.CLOSED:
-            call.owner.fail(self._closed_error())
-            return
-        call.owner.fail(error_of(ended, now))

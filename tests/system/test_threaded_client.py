@@ -9,14 +9,14 @@ import gevent
 import pytest
 from waiting import wait_until
 
-import gmdp.client.client
+import gmdp.client.threaded
 import gmdp.io.slots
 from gmdp import AsyncClient, Client, ClosedError, ConfigurationError, Worker
 
 #: What a program without gevent does: eight threads that share a client.
 PROGRAM = """
 import atexit
-atexit.register(lambda: print(client.closed, client._living.locked()))  # after gmdp's own
+atexit.register(lambda: print(client.closed, client._thread.alive))  # after gmdp's own
 import sys, threading, os, gc
 import gmdp
 {more}
@@ -132,18 +132,18 @@ def test_a_client_closed_while_it_starts_is_closed(echo, monkeypatch):
     def start_later(function, args):
         start_thread(lambda: go.acquire() and function(*args), ())
 
-    start_thread = gmdp.client.client.start_thread
-    monkeypatch.setattr("gmdp.client.client.start_thread", start_later)
+    start_thread = gmdp.client.threaded.start_thread
+    monkeypatch.setattr("gmdp.client.threaded.start_thread", start_later)
     client = Client(echo, timeout=20, threaded=True)
     thread = threading.Thread(target=client.start)
     thread.start()
-    wait_until(lambda: client._starters)
+    wait_until(lambda: client._thread._starters)
     gevent.spawn(go.release)  # once this greenlet waits
     client.close()
     gevent.sleep(0)
     thread.join()
     assert client.closed
-    assert not client._living.locked()
+    assert not client._thread.alive
 
 
 def test_nobody_calls_a_client_before_it_has_started(echo, monkeypatch):
@@ -161,7 +161,7 @@ def test_nobody_calls_a_client_before_it_has_started(echo, monkeypatch):
     calls = [gevent.spawn(client.request, "echo", b"first")]
     wait_until(lambda: client.started)
     calls.append(gevent.spawn(client.request, "echo", b"second"))
-    wait_until(lambda: calls[1].dead or len(client._starters) == 2)
+    wait_until(lambda: calls[1].dead or len(client._thread._starters) == 2)
     go.release()
     assert [call.get() for call in calls] == [[b"first"], [b"second"]]
     client.close()
@@ -179,7 +179,7 @@ def test_a_client_closed_at_any_moment_of_its_start_is_closed(echo):
         thread.join()
         client.close()
         assert client.closed
-        assert not client._living.locked()
+        assert not client._thread.alive
 
 
 def test_futures_need_a_hub():

@@ -24,7 +24,8 @@ from gmdp import (
     StreamOverflow,
     Worker,
 )
-from gmdp.client.answers import Answer, FutureAnswer
+from gmdp.client.answers import Answer
+from gmdp.client.futures import FutureAnswer
 from gmdp.core.peer.calls import Part
 
 VERSIONS = ["0.1", "0.2"]
@@ -35,7 +36,7 @@ class Broken(FutureAnswer):
 
     __slots__ = ()
 
-    def part(self, part, now):
+    def add_part(self, part, now):
         """A defect."""
         raise RuntimeError("a defect")
 
@@ -324,13 +325,13 @@ def test_who_has_caught_up_may_fall_behind_again():
     answer = Answer(10_000, 1_000)
     part = Part(None, [b"x" * 600], final=False)
     for now in range(100):
-        assert answer.part(part, float(now))
-        assert answer.part(part, now + 0.5)  # 200 too many
+        assert answer.add_part(part, float(now))
+        assert answer.add_part(part, now + 0.5)  # 200 too many
         assert [next(answer), next(answer)] == [[b"x" * 600]] * 2
-    assert answer.part(part, 100.0)
-    assert answer.part(part, 101.0)
-    assert answer.part(part, 102.0)
-    assert not answer.part(part, 102.1)
+    assert answer.add_part(part, 100.0)
+    assert answer.add_part(part, 101.0)
+    assert answer.add_part(part, 102.0)
+    assert not answer.add_part(part, 102.1)
 
 
 def test_a_stream_that_is_given_up_holds_nothing(broker):
@@ -342,7 +343,7 @@ def test_a_stream_that_is_given_up_holds_nothing(broker):
         answer = stream._answer
         wait_until(lambda: answer._parts)
         stream.close()
-        assert answer.part(Part(answer.call, [b"on its way"], final=False), 0.0)
+        assert answer.add_part(Part(answer.call, [b"on its way"], final=False), 0.0)
         gone.wait()
         wait_until(lambda: client.statistics().in_flight == 0)
         assert not answer._parts

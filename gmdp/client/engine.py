@@ -1,0 +1,135 @@
+"""A client's engine: between the client's core, its sockets and the answers of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import zmq.green
+
+from ..core.outcomes import Outcome
+from ..core.peer.calls import Call, Ended, Part
+from ..core.peer.client import ClientCore
+from ..exceptions import ClosedError, MDPError
+from ..io.connector import ConnectorEngine
+from ..security.credentials import Credentials
+from ..tracing import tracer
+from .answers import Answer
+from .errors import error_of
+
+
+class ClientEngine(ConnectorEngine[ClientCore]):
+    """Feeds a client's core, and gives each decision to a socket or to an answer.
+
+    Everything but the constructor runs in the owner.
+
+    Args:
+        core: the client's decisions.
+        context: for the sockets.
+        heartbeat_interval: seconds between ZMTP heartbeats; three unanswered ones end a connection.
+        credentials: for the sockets; None: connections are not secured.
+        on_closed: called once, after every socket is closed, with the defect that ended
+            the owner or None.
+    """
+
+    def __init__(
+        self,
+        core: ClientCore,
+        context: zmq.green.Context[Any],
+        heartbeat_interval: float,
+        credentials: Credentials | None,
+        on_closed: Callable[[BaseException | None], None],
+    ) -> None:
+        super().__init__(core, context, heartbeat_interval, 3 * heartbeat_interval, credentials)
+        self._on_closed = on_closed
+        #: Why the client was closed, once it was.
+        self._error: MDPError | None = None
+
+    # What the owner calls
+
+    def on_wake(self, now: float) -> None:
+        """Do nothing: a client keeps no time between passes."""
+
+    def on_caught_up(self, now: float) -> None:
+        """Do nothing: a client judges nobody by what is still to be read."""
+
+    def deadline(self) -> float:
+        """When `tick` is needed next (monotonic seconds); infinity if never."""
+        return self.core.deadline()
+
+    def flush(self, now: float) -> None:
+        """Carry out the core's decisions: first those for sockets, then those for answers."""
+        self.perform_actions(now)
+
+    def on_owner_died(self, error: BaseException) -> None:
+        """End every call: the owner ends by a defect."""
+        self.close(error if isinstance(error, MDPError) else ClosedError(str(error)), error)
+
+    # What is posted to the owner
+
+    def submit(self, call: Call) -> None:
+        """Begin `call`; its answer fails if the client is closed."""
+        if self._error is not None:
+            answer: Answer = call.owner
+            if answer.span is not None:
+                self._end_span(answer, Ended(call, Outcome.CLOSED, "", ()))
+            answer.fail(self._closed_error())
+        else:
+            self.core.submit(call, monotonic())
+
+    def cancel(self, call: Call) -> None:
+        """End `call`: its caller does not wait any more."""
+        if self._error is None:
+            self.core.cancel(call, Outcome.CANCELLED, monotonic())
+
+    def close(self, error: MDPError, death: BaseException | None = None) -> None:
+        """End every call with `error` and close every socket; `death`: the defect that ended the owner."""
+        if self._error is None:
+            self._error = error
+            now = monotonic()
+            self.core.close(now)
+            self.flush(now)
+            self.close_stuck()
+            self.owner.finish()
+            self._on_closed(death)
+
+    # Carrying out
+
+    def _on_events(self, events: list[Part | Ended], now: float) -> None:
+        core = self.core
+        rest = iter(events)
+        try:
+            for event in rest:
+                answer: Answer = event.call.owner
+                if answer.span is not None and (isinstance(event, Ended) or event.final):
+                    self._end_span(answer, event)
+                if isinstance(event, Ended):
+                    self._fail_call(event, now)
+                elif not answer.add_part(event, now):
+                    core.cancel(event.call, Outcome.OVERFLOW, now)
+        except BaseException as error:
+            # A bug here must not leave any caller waiting.
+            answer.fail(ClosedError(f"the client ends by a defect: {error!r}"))
+            core.events = [*rest, *core.events]
+            raise
+
+    def _closed_error(self) -> MDPError:
+        """Why the client is closed: an error for each caller, since raising one adds a traceback to it."""
+        error = type(self._error)(str(self._error)) if self._error is not None else ClosedError("closed")
+        error.__cause__ = self._error.__cause__ if self._error is not None else None
+        return error
+
+    @staticmethod
+    def _end_span(answer: Answer, event: Part | Ended) -> None:
+        span, answer.span = answer.span, None
+        traced = tracer()
+        if traced is not None:
+            traced.ended(span, event.outcome.value if isinstance(event, Ended) else "")
+
+    def _fail_call(self, ended: Ended, now: float) -> None:
+        """Give the error of a call that ended to its answer."""
+        if ended.outcome is Outcome.CANCELLED:
+            return  # its caller has gone
+        answer: Answer = ended.call.owner
+        answer.fail(self._closed_error() if ended.outcome is Outcome.CLOSED else error_of(ended, now))

@@ -1,0 +1,122 @@
+"""A thread with a hub of its own, for clients of programs in which no hub runs.
+
+The rules of this module:
+
+* The thread lives from a client's start until its owner's end.
+* Any thread may start the client.  Calls to start it that come together make one thread
+  between them, and each waits until the client has started.
+* Locks and threads are those of the operating system, whatever is monkey-patched: a patched
+  one would need the hub of the thread that uses it.
+* A thread in the middle of gevent's code does not survive the end of the interpreter.  So
+  every client that has had such a thread is closed at exit, and :meth:`ClientThread.join`
+  waits for the thread's end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+import gevent
+
+from ..exceptions import StateError
+from ..io.owner import Owner
+from ..io.slots import Slot, allocate_lock, start_thread
+
+
+class Closable(Protocol):
+    """What can be closed at the end of the interpreter."""
+
+    def close(self) -> None:
+        """Close at once."""
+
+
+_closed_at_exit: weakref.WeakSet[Closable] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    for client in list(_closed_at_exit):
+        client.close()
+
+
+class ClientThread:
+    """The thread of one client; any thread may call its methods.
+
+    Args:
+        patience: seconds within which the thread must start, and end.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        #: One for each caller that waits for the thread's start.
+        self._starters: list[Slot] = []
+        #: Guards the list.
+        self._starters_lock = allocate_lock()
+        #: The thread holds it until it ends.
+        self._alive = allocate_lock()
+
+    @property
+    def starting(self) -> bool:
+        """True while somebody waits for the client to start in the thread."""
+        return bool(self._starters)
+
+    @property
+    def alive(self) -> bool:
+        """True from the thread's first act to its last."""
+        return bool(self._alive.locked())
+
+    def start(self, client: Closable, open_owner: Callable[[], Owner | None], is_open: Callable[[], bool]) -> None:
+        """Have a new thread call `open_owner` and serve the owner until it ends; wait until it is open.
+
+        Args:
+            client: what is closed at the interpreter's end.
+            open_owner: starts the client in the thread; returns its owner.
+            is_open: tells whether there is nothing to do.
+
+        Raises:
+            StateError: the thread did not start in time.
+            MDPError: what `open_owner` raised.
+        """
+        slot = Slot()
+        with self._starters_lock:
+            if is_open():
+                return
+            self._starters.append(slot)
+            first = len(self._starters) == 1
+        if first:
+            _closed_at_exit.add(client)
+            start_thread(self._run, (open_owner,))
+        if not slot.wait(self._patience):  # a wait without end would keep no hub alive
+            raise StateError(f"the client's own thread did not start within {self._patience:g} seconds")
+        slot.get()
+
+    def join(self) -> None:
+        """Wait until the thread has ended: an interpreter must not end while it runs."""
+        if self._alive.acquire(True, self._patience):
+            self._alive.release()
+
+    def _run(self, open_owner: Callable[[], Owner | None]) -> None:
+        with self._alive:
+            self._serve(open_owner)
+
+    def _serve(self, open_owner: Callable[[], Owner | None]) -> None:
+        hub = gevent.get_hub()
+        owner: Owner | None = None
+        error: BaseException | None = None
+        try:
+            owner = open_owner()
+        except BaseException as failure:
+            error = failure
+        with self._starters_lock:
+            starters, self._starters = self._starters, []
+        for slot in starters:
+            if error is None:
+                slot.set(None)
+            else:
+                slot.fail(error)
+        if owner is not None:
+            owner.greenlet.join()
+        hub.destroy(destroy_loop=True)
