@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +13,13 @@ import zmq
 import zmq.green
 from zope.interface import implementer
 
-from ..core.broker.access import Access, Policy, Rules
+from ..core.broker.access import Access, Policy
 from ..core.broker.core import BrokerCore
 from ..core.broker.decisions import DeadLetter
 from ..core.broker.options import BrokerOptions
 from ..core.broker.reports import About
 from ..core.broker.statistics import BrokerCounters, BrokerStatistics
 from ..core.numbers import unknown_name
-from ..core.rates import Rates
 from ..core.states import State
 from ..exceptions import BindError, ConfigurationError
 from ..interfaces import IBroker
@@ -35,8 +33,8 @@ from ..security.keys import Key
 from ..validation import DEFAULT_ENDPOINT, MOST_INT, check_body, check_endpoints, check_number, check_service
 from ..version import __version__
 from .audit import AuditHook, LogAudit
-from .deadletters import ForwardDeadLetters, LogDeadLetters
 from .engine import BrokerEngine
+from .policy import make_dead_letter_hook, make_policy
 
 _log = logging.getLogger("gmdp.broker")
 
@@ -123,11 +121,11 @@ class Broker(Lifecycle):
             self.options = BrokerOptions(services={} if services is None else services, **options)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
-        self.dead_letter = _dead_letter_hook(dead_letter)
+        self.dead_letter: DeadLetterHook = make_dead_letter_hook(dead_letter)
         if audit is not None and not callable(audit):
             raise ConfigurationError(f"audit must be callable, not {audit!r}")
         self.audit: AuditHook = audit if audit is not None else LogAudit()
-        self._policy = _policy(access)
+        self._policy = make_policy(access)
         self._gate: Gate | None = None
         if any(given is not None for given in (curve_key, curve_clients, plain_users, allow, deny)):
             if context is not None:
@@ -266,41 +264,3 @@ def _listen_again(link: Link, given: str, before: str) -> str | None:
 
 def _nothing() -> None:
     """For a mailbox that is only to be looked into."""
-
-
-def _dead_letter_hook(given: DeadLetterHook | str | bytes | None) -> DeadLetterHook:
-    if given is None:
-        return LogDeadLetters()
-    if isinstance(given, (str, bytes)):
-        return ForwardDeadLetters(given)
-    if not callable(given):
-        raise ConfigurationError(f"dead_letter must be callable or the name of a service, not {given!r}")
-    return given
-
-
-def _policy(given: Policy | Sequence[Mapping[str, Any]] | None) -> Policy | None:
-    if given is None:
-        return None
-    if not callable(given):
-        try:
-            return Rules(given)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from None
-
-    told = Rates(1)
-
-    def guarded(user: str, action: str, service: bytes) -> bool | None:
-        """What it says, if that is True or False; it does not know else."""
-        try:
-            answer: Any = given(user, action, service)
-            if isinstance(answer, bool):
-                return answer
-            if inspect.iscoroutine(answer):
-                answer.close()
-            raise TypeError(f"a policy says True or False, not {type(answer).__name__}")
-        except Exception:
-            if told.take("", monotonic()):
-                _log.exception("the access policy failed: %.100r may not %s %.100r", user, action, service)
-            return None
-
-    return guarded

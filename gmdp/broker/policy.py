@@ -1,0 +1,74 @@
+"""A broker's hooks, made of what its user gives: the access policy and the dead-letter hook."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any, TypeVar
+
+from ..core.broker.access import Policy, Rules
+from ..core.rates import Rates
+from ..exceptions import ConfigurationError
+from .deadletters import ForwardDeadLetters, LogDeadLetters
+
+_log = logging.getLogger("gmdp.broker")
+
+H = TypeVar("H")
+
+
+def make_dead_letter_hook(hook: H | str | bytes | None) -> H | LogDeadLetters:
+    """The dead-letter hook that `hook` stands for.
+
+    None logs dead letters, the name of a service has them forwarded to it.
+    ConfigurationError if `hook` is neither of these nor callable.
+    """
+    if hook is None:
+        return LogDeadLetters()
+    if isinstance(hook, (str, bytes)):
+        return ForwardDeadLetters(hook)
+    if not callable(hook):
+        raise ConfigurationError(f"dead_letter must be callable or the name of a service, not {hook!r}")
+    return hook
+
+
+def make_policy(access: Policy | Sequence[Mapping[str, Any]] | None) -> Policy | None:
+    """The policy that `access` stands for; None where everything is allowed.
+
+    A callable is guarded; anything else is taken for rules as in the TOML file.
+    ConfigurationError if those are wrong.
+    """
+    if access is None:
+        return None
+    if callable(access):
+        return GuardedPolicy(access)
+    try:
+        return Rules(access)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+class GuardedPolicy:
+    """A user's policy, whose bugs end neither the broker nor in a permission.
+
+    The answer is the policy's own if that is True or False.  Any other answer, and any
+    exception, is None: denied, not remembered, and logged once a second at most.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._log_rate = Rates(1)
+
+    def __call__(self, user: str, action: str, service: bytes) -> bool | None:
+        try:
+            answer: Any = self._policy(user, action, service)
+            if isinstance(answer, bool):
+                return answer
+            if inspect.iscoroutine(answer):
+                answer.close()
+            raise TypeError(f"a policy must return True or False, not {type(answer).__name__}")
+        except Exception:
+            if self._log_rate.take("", monotonic()):
+                _log.exception("the access policy failed: %.100r may not %s %.100r", user, action, service)
+            return None
