@@ -1,4 +1,4 @@
-"""What a broker did not let somebody do, told to whoever is responsible for it."""
+"""Audit records: what a broker refused, and changes of its lists of users."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ LIST_RELOADED = "list_reloaded"
 
 @dataclass(frozen=True)
 class AuditRecord:
-    """One thing a broker did not let somebody do, or a change of who may."""
+    """One refusal of a broker, or one change of its lists of users."""
 
     #: "connection_refused", "registration_refused", "call_refused" or "list_reloaded".
     kind: str
-    #: Who: the user; of a connection that was refused the key (Z85) or name given.
+    #: The user; of a refused connection the key (Z85) or the name that it showed.
     user: str = ""
-    #: From where: an IP address, or what ZeroMQ says of an ipc peer; empty if not known.
+    #: The peer's IP address, or what ZeroMQ says of an ipc peer; empty if not known.
     address: str = ""
-    #: What: the service, if it is about one.
+    #: The service, if the record is about one.
     service: bytes = b""
-    #: Why: "key", "not_allowed", "rate_full", …
+    #: The reason: "key", "not_allowed", "rate_full", …
     reason: str = ""
-    #: How many records of this kind were left out before this one, to keep to the rate.
+    #: Records of this kind that were left out before this one, to keep to the rate.
     suppressed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,9 +48,9 @@ AuditHook = Callable[[AuditRecord], None]
 
 @implementer(IAuditHook)
 class LogAudit:
-    """Logs each record under ``gmdp.audit``: refusals as warnings, changes as information.
+    """Logs each record under ``gmdp.audit``: refusals as warnings, changes of lists as information.
 
-    The log record has the facts as ``audit``, a dictionary, too.
+    The log record has the facts as a dictionary, too, in its attribute ``audit``.
     """
 
     def __call__(self, record: AuditRecord) -> None:
@@ -61,14 +61,13 @@ class LogAudit:
 
 
 class Auditor:
-    """Hands records to a hook, at most :attr:`rate` a second of each kind and user (or
-    address), and :attr:`total` in all.
+    """Gives audit records to a hook, at a bounded rate.  For one greenlet.
 
-    The rest is counted, and told with the next one of the kind, at the end at the latest.
-    For one greenlet.
+    Records beyond :attr:`rate` and :attr:`total` are left out and counted.  The next record
+    of the same kind says how many were left out before it; :meth:`flush` says it at the end.
     """
 
-    #: Records a second of one kind and user; as many may come at once.
+    #: Records a second of one kind and user (or address); as many may come at once.
     rate = 10
     #: Records a second of one kind.
     total = 100
@@ -77,24 +76,25 @@ class Auditor:
         self._hook = hook
         self._rates = Rates(self.rate)
         self._totals = Rates(self.total)
-        self._suppressed: dict[str, int] = {}
+        #: Records that were left out since the last one of their kind, by kind.
+        self._left_out: dict[str, int] = {}
 
-    def tell(self, now: float, kind: str, count: int = 1, **facts: Any) -> None:
-        """Tell the hook that something happened `count` times, if it is not too much."""
-        who = (kind, facts.get("user") or facts.get("address"))
-        left_out = self._suppressed.pop(kind, 0)
-        if not self._rates.take(who, now) or not self._totals.take(kind, now):
-            self._suppressed[kind] = left_out + count
+    def record(self, now: float, kind: str, count: int = 1, **facts: Any) -> None:
+        """Give the hook one record of `count` equal events, unless that exceeds the rate."""
+        source = (kind, facts.get("user") or facts.get("address"))
+        left_out = self._left_out.pop(kind, 0)
+        if not self._rates.take(source, now) or not self._totals.take(kind, now):
+            self._left_out[kind] = left_out + count
             return
-        self._call(AuditRecord(kind, suppressed=left_out + count - 1, **facts))
+        self._call_hook(AuditRecord(kind, suppressed=left_out + count - 1, **facts))
 
     def flush(self) -> None:
-        """Tell what was left out so far."""
-        for kind, left_out in self._suppressed.items():
-            self._call(AuditRecord(kind, reason="left_out", suppressed=left_out))
-        self._suppressed.clear()
+        """Give the hook one record for each kind of which records were left out."""
+        for kind, left_out in self._left_out.items():
+            self._call_hook(AuditRecord(kind, reason="left_out", suppressed=left_out))
+        self._left_out.clear()
 
-    def _call(self, record: AuditRecord) -> None:
+    def _call_hook(self, record: AuditRecord) -> None:
         try:
             self._hook(record)
         except Exception:

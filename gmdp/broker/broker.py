@@ -223,7 +223,7 @@ class Broker(Lifecycle):
 
     def _open(self) -> tuple[Owner, State, str]:
         self._core = self._new_core()
-        engine = BrokerEngine(self, self._core, self._gate)
+        engine = BrokerEngine(self._core, self._gate, self.audit, self._call_dead_letter_hook, self._on_owner_ended)
         owner = Owner(engine, f"broker {self._bind[0]}")
         endpoint = self._bind[0]
         bound = []
@@ -233,10 +233,10 @@ class Broker(Lifecycle):
                 endpoint = given
                 bound.append(_listen_again(engine.link, given, before) or engine.link.listen(given))
         except zmq.ZMQError as error:
-            engine.end()
+            engine.close()
             number = error.errno or 0
             raise BindError(number, f"cannot bind {endpoint}: {zmq.strerror(number)}") from None
-        self._endpoints = tuple(bound)
+        self._endpoints = engine.endpoints = tuple(bound)
         owner.name = f"broker {bound[0]}"
         self._engine = engine
         return owner, State.RUNNING, ""
@@ -247,6 +247,12 @@ class Broker(Lifecycle):
         self._endpoints = self._bind
         self._counters = BrokerCounters()
         self._core = self._new_core()
+
+    def _call_dead_letter_hook(self, letter: DeadLetter) -> None:
+        try:
+            self.dead_letter(letter, self)
+        except Exception:
+            _log.exception("the dead-letter hook failed for a request of %.100r", letter.service)
 
     def _drain(self, until: float) -> None:
         self._engine.drain(until)

@@ -1,10 +1,11 @@
-"""What becomes of requests that workers were lost over."""
+"""Dead letters: requests that were given up because workers were lost over them."""
 
 from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 from zope.interface import implementer
 
@@ -13,17 +14,21 @@ from ..core.broker.reports import text
 from ..interfaces import IDeadLetterHook
 from ..validation import check_service
 
-if TYPE_CHECKING:
-    from .broker import Broker
-
 _log = logging.getLogger("gmdp.broker")
+
+
+class Enqueuer(Protocol):
+    """What a dead-letter hook needs of a broker."""
+
+    def enqueue(self, service: str | bytes, body: bytes | Sequence[bytes]) -> bool:
+        """Have `service` work on a request of the broker's own; False if there is no room."""
 
 
 @implementer(IDeadLetterHook)
 class LogDeadLetters:
     """Logs each dead letter as a warning, without its body."""
 
-    def __call__(self, letter: DeadLetter, broker: Broker) -> None:
+    def __call__(self, letter: DeadLetter, broker: Enqueuer) -> None:
         _log.warning(
             "given up (%s): a request for %.100r after %d %s and %.1f seconds",
             letter.reason,
@@ -36,18 +41,25 @@ class LogDeadLetters:
 
 @implementer(IDeadLetterHook)
 class ForwardDeadLetters(LogDeadLetters):
-    """Logs each dead letter and hands it to `service`, as a request of the broker's own.
+    """Logs each dead letter and sends it to a service, as a request of the broker's own.
 
-    Its first frame is JSON (``service``, ``attempts``, ``reason``, ``age`` in
-    seconds, ``user``), the others are the body.  Nobody hears the answer.  What
-    that service itself gives up is only logged, and so is what finds no room.
-    ConfigurationError or TypeError for what is no service name.
+    The first frame of that request is JSON (``service``, ``attempts``, ``reason``, ``age`` in
+    seconds, ``user``); the other frames are the dead letter's body.  The service's answer is
+    dropped.  A dead letter of that service itself is only logged, and so is one for which
+    there is no room.
+
+    Args:
+        service: The name of the service, as str (UTF-8) or bytes.
+
+    Raises:
+        ConfigurationError: The name is empty or too long.
+        TypeError: The name is neither str nor bytes.
     """
 
     def __init__(self, service: str | bytes) -> None:
         self.service = check_service(service)
 
-    def __call__(self, letter: DeadLetter, broker: Broker) -> None:
+    def __call__(self, letter: DeadLetter, broker: Enqueuer) -> None:
         super().__call__(letter, broker)
         if letter.service == self.service:
             return

@@ -1,4 +1,14 @@
-"""Between a broker's core, its sockets and who may connect to them."""
+"""What the owner of a broker's sockets drives: core, sockets, gate and auditor.
+
+The rules of this module:
+
+* The core decides; the engine sends, calls hooks and logs.
+* The engine knows no :class:`gmdp.Broker`: it is given values and two callbacks.
+* A secured broker has a ZeroMQ context of its own, since libzmq asks in one place per context
+  whether a connection is allowed.
+* Draining ends when the core has nothing left to do, or when its time is up.  Until then the
+  socket stays bound: to unbind would cut the peers.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +16,7 @@ import logging
 import os
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 import zmq.green
@@ -21,22 +31,19 @@ from ..io.owner import Owner
 from ..io.slots import Slot, start_thread
 from ..security.gate import Gate, RefusedConnection, credential_owner
 from ..tracing import can_trace, tracer
-from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION_REFUSED, Auditor
-
-if TYPE_CHECKING:
-    from .broker import Broker
+from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION_REFUSED, AuditHook, Auditor
 
 _log = logging.getLogger("gmdp.broker")
 
-#: Frames of a question of libzmq's that are read; it sends eleven at most.
-_QUESTION_FRAMES = 16
+#: Frames of a ZAP request that are received; libzmq sends eleven at most.
+_ZAP_FRAMES = 16
 
-#: Descriptors that a context and a broker's sockets take.
+#: Descriptors that a context and a broker's sockets need.
 _DESCRIPTORS = 16
 
 
-def _make_sure_of_descriptors() -> None:
-    """ZMQError if there are not enough: libzmq ends the process where a context finds none."""
+def _check_descriptors() -> None:
+    """ZMQError if too few descriptors are left: libzmq ends the process where a context finds none."""
     taken = []
     try:
         for _ in range(_DESCRIPTORS):
@@ -54,44 +61,65 @@ def _terminate(context: zmq.Context[Any], ended: Slot) -> None:
 
 
 class BrokerEngine:
-    """What the owner of a broker's sockets drives."""
+    """Drives one broker from :meth:`open` to its end.  For its owner only.
 
-    #: Seconds the last messages have to leave, in the background.
+    Args:
+        core: Decides what becomes of each message.
+        gate: Decides which connections are allowed; None: all.
+        audit: Called with each audit record, at a bounded rate.
+        on_dead_letter: Called with each dead letter; must not raise.
+        on_ended: Called once every socket is closed, with the bug that ended the owner, or None.
+    """
+
+    #: Seconds that ZeroMQ has for the last messages, in the background.
     linger = 1.0
 
     owner: Owner
     link: Link
+    #: Where the socket is bound, wildcards resolved; from the shell, before the owner starts.
+    endpoints: tuple[str, ...] = ()
 
-    def __init__(self, shell: Broker, core: BrokerCore, gate: Gate | None) -> None:
-        self._shell = shell
+    def __init__(
+        self,
+        core: BrokerCore,
+        gate: Gate | None,
+        audit: AuditHook,
+        on_dead_letter: Callable[[DeadLetter], None],
+        on_ended: Callable[[BaseException | None], None],
+    ) -> None:
         self._core = core
         self._gate = gate
-        self._auditor = Auditor(shell.audit)
+        self._auditor = Auditor(audit)
+        self._on_dead_letter = on_dead_letter
+        self._on_ended = on_ended
         self._census = PeerCensus(core.options.handshake_timeout)
-        self._until: float | None = None
+        #: When draining ends at the latest; None while not draining.
+        self._drain_until: float | None = None
         if can_trace():
             core.trace()
         self._links: list[Link] = []
-        #: Where the gate is asked, and the context that is this broker's own.
-        self._asked: Link | None = None
+        #: Where libzmq asks the gate (ZAP), and the context of this broker alone.
+        self._zap_link: Link | None = None
         self._own_context: zmq.green.Context[Any] | None = None
-        self.on_wake = core.awake
 
     def open(self, owner: Owner, context: zmq.green.Context[Any], hwm: int, ipv6: bool) -> None:
-        """Make the socket, ready to be bound; ZMQError if there are no descriptors left.
+        """Make the socket, ready to be bound.  ZMQError if there are no descriptors left.
 
-        Where there is a gate, in a context of its own: a context has one place only where
-        libzmq asks.
+        Args:
+            owner: The owner of the broker's sockets.
+            context: The context to use; a secured broker makes its own.
+            hwm: Whole messages that ZeroMQ may hold per peer, each way.
+            ipv6: True if an endpoint is an IPv6 address.
         """
         self.owner = owner
         gate = self._gate
         if gate is not None:
-            _make_sure_of_descriptors()
+            _check_descriptors()
             context = self._own_context = zmq.green.Context()
         options = self._core.options
         socket = context.socket(zmq.ROUTER)
         self.link = owner.add_link(socket, options.max_frames)
-        self.link.large = LARGE  # the core looks at heads only
+        self.link.large = LARGE  # the core reads heads only, bodies pass through
         self._links.append(self.link)
         socket.set(zmq.LINGER, 0)
         socket.set(zmq.ROUTER_MANDATORY, 1)
@@ -106,13 +134,13 @@ class BrokerEngine:
             socket.set(zmq.IPV6, 1)
         self.link.watch_peers(self._census)
         if gate is not None:
-            self._asked = owner.add_link(gate.secure(socket, context), _QUESTION_FRAMES)
-            self._links.append(self._asked)
+            self._zap_link = owner.add_link(gate.secure(socket, context), _ZAP_FRAMES)
+            self._links.append(self._zap_link)
             self.link.has_users = gate.authenticates
             gate.open(self, options.heartbeat_interval)
 
-    def end(self) -> None:
-        """Close whatever is open, at once; also if it was never started."""
+    def close(self) -> None:
+        """Close whatever is open, at once.  The owner need not have started."""
         for link in self._links:
             link.close()
         if self._gate is not None:
@@ -120,20 +148,24 @@ class BrokerEngine:
         self._auditor.flush()
         context, self._own_context = self._own_context, None
         if context is not None:
-            # It waits for what lingers, which a hub must not: in a real thread.
+            # In a real thread: term() waits for lingering messages, and would block the hub.
             ended = Slot()
             start_thread(_terminate, (context, ended))
             ended.wait(self.linger + Link.patience)
 
     # What the owner calls
 
+    def on_wake(self, now: float) -> None:
+        """A pass begins."""
+        self._core.awake(now)
+
     def on_message(self, link: Link, frames: list[bytes], now: float) -> None:
-        """One whole message was read: a peer's, or a question of libzmq's."""
+        """A peer's message was received, or a ZAP request of libzmq's."""
         core = self._core
         gate = self._gate
         if gate is None:
             core.feed(frames, now)
-        elif link is self._asked:
+        elif link is self._zap_link:
             gate.on_zap_request(frames, now)
             return
         elif not link.has_users:
@@ -143,10 +175,10 @@ class BrokerEngine:
                 core.gone(frames[0], now)
             core.feed(frames, now, gate.user_of(link.user_id))
         if core.refusals:
-            self._tell_refusals(link, now)
+            self._audit_refusals(link, now)
 
     def on_caught_up(self, now: float) -> None:
-        """There was nothing more to read: now it is known who is gone."""
+        """Everything was read: connections that are closed now have no message left."""
         core, census = self._core, self._census
         core.caught_up(now)
         if census.changed:
@@ -157,35 +189,35 @@ class BrokerEngine:
             core.connections = len(census)
 
     def on_connected(self, link: Link, now: float) -> None:
-        """Bound sockets do not connect."""
+        """Never called: bound sockets do not connect."""
 
     def on_disconnected(self, link: Link, reason: str, now: float) -> None:
-        """Bound sockets do not connect."""
+        """Never called: bound sockets do not connect."""
 
     def deadline(self) -> float:
         """When `tick` is needed next."""
         deadline = self._core.deadline()
-        if self._until is not None:
-            return 0.0 if self._core.drained else min(deadline, self._until)
+        if self._drain_until is not None:
+            return 0.0 if self._core.drained else min(deadline, self._drain_until)
         return deadline
 
     def tick(self, now: float) -> None:
         """Do what is due."""
         core = self._core
         core.tick(now)
-        if self._until is not None and (core.drained or now >= self._until):
+        if self._drain_until is not None and (core.drained or now >= self._drain_until):
             core.finish(now)
             self.flush(now)
-            self.link.close_bound(self._shell.endpoints, self.linger)
-            self.end()
+            self.link.close_bound(self.endpoints, self.linger)
+            self.close()
             self.owner.finish()
-            self._shell._on_owner_ended()
+            self._on_ended(None)
 
     def flush(self, now: float) -> None:
-        """Carry out what was decided."""
+        """Carry out what the core decided."""
         core = self._core
         send = self.link.send
-        # What cannot be sent, and what a hook does, may lead to more that is to be sent.
+        # A message that cannot be sent, and a hook, may lead to further messages.
         while core.outbox or core.events:
             outbox = core.outbox[:]
             core.outbox.clear()
@@ -199,30 +231,26 @@ class BrokerEngine:
             core.events.clear()
             for event in events:
                 if isinstance(event, DeadLetter):
-                    self._bury(event)
+                    self._on_dead_letter(event)
                 elif isinstance(event, Waited):
                     traced = tracer()
                     if traced is not None:
                         traced.waited(*event)
                 else:
-                    level = logging.DEBUG if event.kind == "registered" or self._until is not None else logging.INFO
+                    level = (
+                        logging.DEBUG if event.kind == "registered" or self._drain_until is not None else logging.INFO
+                    )
                     _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)
 
-    def _bury(self, letter: DeadLetter) -> None:
-        try:
-            self._shell.dead_letter(letter, self._shell)
-        except Exception:
-            _log.exception("the dead-letter hook failed for a request of %.100r", letter.service)
-
     def drain(self, until: float) -> None:
-        """Take no new work; end when there is none, at `until` at the latest."""
+        """Take no new requests, and end when none is left, at `until` (monotonic seconds) at the latest."""
         self._core.drain()
-        self._until = until if self._until is None else min(until, self._until)
+        self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
 
     def on_owner_died(self, error: BaseException) -> None:
-        """The owner ends by a defect."""
-        self.end()
-        self._shell._on_owner_ended(error)
+        """A bug ends the owner."""
+        self.close()
+        self._on_ended(error)
 
     # What the gate calls
 
@@ -233,14 +261,14 @@ class BrokerEngine:
 
     def send_zap_reply(self, frames: list[bytes]) -> None:
         """Send a reply to libzmq."""
-        if self._asked is not None and not self._asked.closed:
-            self._asked.send(frames)
+        if self._zap_link is not None and not self._zap_link.closed:
+            self._zap_link.send(frames)
 
     def on_connection_refused(self, refused: RefusedConnection) -> None:
         """A connection was refused."""
         reason = refused.reason.value
         self._core.counters.count("refused_connections", reason)
-        self._auditor.tell(
+        self._auditor.record(
             monotonic(), CONNECTION_REFUSED, user=refused.claimed_user, address=refused.address, reason=reason
         )
 
@@ -252,13 +280,13 @@ class BrokerEngine:
         """A list was read again.  `revoked`: the users who lost a key or password."""
         now = monotonic()
         self._core.reconsider(now, revoked)
-        self._auditor.tell(now, LIST_RELOADED, reason=f"{len(revoked)} revoked" if revoked else "")
+        self._auditor.record(now, LIST_RELOADED, reason=f"{len(revoked)} revoked" if revoked else "")
 
-    # What is told
+    # Records for the audit hook
 
-    def _tell_refusals(self, link: Link, now: float) -> None:
+    def _audit_refusals(self, link: Link, now: float) -> None:
         for refusal in self._core.refusals:
-            self._auditor.tell(
+            self._auditor.record(
                 now,
                 REGISTRATION_REFUSED if refusal.action == SERVE else CALL_REFUSED,
                 user=credential_owner(link.user_id) if refusal.user == REVOKED else refusal.user,
@@ -275,5 +303,5 @@ class BrokerEngine:
         census.accepted = census.handshakes = 0
         for reason, count in census.failures.items():
             counters.count("refused_connections", reason, count)
-            self._auditor.tell(now, CONNECTION_REFUSED, count=count, reason=reason)
+            self._auditor.record(now, CONNECTION_REFUSED, count=count, reason=reason)
         census.failures.clear()
