@@ -19,6 +19,7 @@ from ...core.peer.calls import Part
 from ...protocol.dialects import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
 from ...protocol.extension import FAIL_WITHOUT_WORKER, PRIORITIES, call_frame, request_id, session_frame
 from ...worker.handlers import Request
+from ..simulator import internals
 from ..simulator.broker import BrokerNode
 from ..simulator.client import ClientNode, SimulatedCall
 from ..simulator.failures import require
@@ -390,8 +391,8 @@ class Scenario:
             if "hostile" not in KINDS[self.kind]:
                 require("malformed" not in broker.counters.drops, broker, "did not understand a peer")
             require(not core.queued and not core.assigned, broker, "keeps requests:", core.queued, core.assigned)
-            require(not core.held_bytes and not core._replies.clients, broker, "keeps something of its clients")
-            for key, connection in core._workers.connections.items():
+            require(not core.held_bytes and not internals.clients(core), broker, "keeps something of its clients")
+            for key, connection in internals.worker_connections(core).items():
                 wire = broker.peers.get(connection.address[0])
                 require(wire is not None and wire.there, broker, "takes a dead worker for a living one:", key)
                 require(wire is None or not wire.node.dead, broker, "takes a dead worker for a living one:", key)

@@ -11,6 +11,7 @@ from ...core.broker.options import BrokerOptions
 from ...core.broker.reports import About
 from ...core.broker.statistics import BrokerCounters
 from ...protocol.token import NONCE_SIZE
+from . import internals
 from .network import Network, Wire
 from .node import Node
 
@@ -48,7 +49,7 @@ class BrokerNode(Node):
         about = About(hwm=self.hwm)
         self.core = BrokerCore(self.options, nonce, self.schedule.now, self.counters, about)
         # So that where there is room for few messages, backlogs of few are many batches.
-        self.core._replies.batch = min(self.hwm, self.core._replies.batch)
+        internals.limit_batch(self.core, self.hwm)
         self._wake_at = math.inf
         self.run()
 
@@ -105,10 +106,10 @@ class BrokerNode(Node):
     def tick(self, now: float) -> None:
         """Do what is due."""
         unread = {args[0][0] for function, args in self.inbox if function == self.received}
-        alive = unread & self.core._workers.connections.keys()
+        alive = unread & internals.worker_connections(self.core).keys()
         self.core.tick(now)
         if self.watch is not None:
-            for key in alive - self.core._workers.connections.keys():
+            for key in alive - internals.worker_connections(self.core).keys():
                 self.watch(self, "lost", [key])
         if self._until is not None and (self.core.drained or now >= self._until):
             self.core.finish(now)

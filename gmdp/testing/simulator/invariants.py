@@ -14,6 +14,7 @@ from ...core.peer.calls import CallState
 from ...core.peer.sessions import SessionState
 from ...protocol import extension
 from ...protocol.dialects import EMPTY
+from . import internals
 from .broker import BrokerNode
 from .client import ClientNode
 from .conversation import Conversation, is_request
@@ -55,7 +56,7 @@ class Invariants:
 
     def _is_slow(self, node: BrokerNode, routing_id: bytes) -> bool:
         """Do messages wait for this client, or did they ever?"""
-        client = node.core._replies.clients.get(routing_id)
+        client = internals.clients(node.core).get(routing_id)
         if client is not None and client.backlog is not None:
             self._slow.add(routing_id)
         return routing_id in self._slow
@@ -74,15 +75,15 @@ class Invariants:
 
     def _check_broker(self, node: BrokerNode) -> None:
         core = node.core
-        ledger, delivery, replies, workers = core._ledger, core._delivery, core._replies, core._workers
+        connections = internals.worker_connections(core)
         now = node.schedule.now
         requests: list[Request] = []
-        for service in delivery.services.values():
+        for service in core.services.values():
             requests += self._check_service(node, service)
-        require(delivery.queued == len(requests), "queued:", delivery.queued, "of", len(requests))
+        require(core.queued == len(requests), "queued:", core.queued, "of", len(requests))
         assigned: list[Request] = []
         count = 0
-        for connection in workers.connections.values():
+        for connection in connections.values():
             suspects = []
             for worker in connection.workers.values():
                 count += 1
@@ -98,9 +99,9 @@ class Invariants:
                         suspects.append(request)
             if connection.suspect is not None or suspects:
                 require([connection.suspect] == suspects, "a connection's suspect is another, or it has two")
-        require(workers.count == count, "workers:", workers.count, "of", count)
-        require(workers.count <= core.options.max_workers, "too many workers")
-        require(delivery.assigned == len(assigned), "assigned:", delivery.assigned, "of", len(assigned))
+        require(core.worker_count == count, "workers:", core.worker_count, "of", count)
+        require(core.worker_count <= core.options.max_workers, "too many workers")
+        require(core.assigned == len(assigned), "assigned:", core.assigned, "of", len(assigned))
         requests += assigned
         self._check_silence(node)
         self._check_turns(node)
@@ -110,23 +111,23 @@ class Invariants:
             "requests do not add up",
         )
         require(
-            len(ledger.timers) == len(workers.connections) + delivery.queued + replies.backlogs,
+            internals.timers(core) == len(connections) + core.queued + internals.backlogs(core),
             "timers:",
-            len(ledger.timers),
+            internals.timers(core),
         )
         self._check_accounts(node, requests)
 
     def _check_silence(self, node: BrokerNode) -> None:
         """Nobody is taken for alive for longer than silence may last."""
-        now, expiry, gap = node.schedule.now, node.options.expiry, node.core._ledger.gap
-        for connection in node.core._workers.connections.values():
+        now, expiry, gap_end = node.schedule.now, node.options.expiry, internals.gap_end(node.core)
+        for connection in internals.worker_connections(node.core).values():
             heard, allowance = connection.pulse.heard, expiry
             worker = connection.workers.get(EMPTY)
             if worker is not None and worker.request is not None:
                 heard = max(heard, worker.assigned_at)
                 if not connection.heard_busy:
                     allowance = worker.service.options.busy_timeout
-            if now >= heard + allowance and now >= gap.until and not node.blocked:
+            if now >= heard + allowance and now >= gap_end and not node.blocked:
                 raise AssertionError(f"a silent worker is not lost: {connection.key!r}")
 
     def _check_turns(self, node: BrokerNode) -> None:
@@ -181,7 +182,6 @@ class Invariants:
 
     def _check_accounts(self, node: BrokerNode, requests: list[Request]) -> None:
         core = node.core
-        ledger, replies = core._ledger, core._replies
         held = 0
         opened: Counter[Any] = Counter()
         identities = []
@@ -194,14 +194,14 @@ class Invariants:
             if request.terms.identity is not None:
                 identities.append(request.terms.identity)
         limit = core.options.max_in_flight + core.counters.joins
-        for key, client in replies.clients.items():
+        for key, client in internals.clients(core).items():
             require(client.open == opened[key], "open requests of a client:", client.open, "of", opened[key])
             require(client.open or client.backlog is not None, "a client of which there is nothing is remembered")
             require(client.open <= limit, "too many requests of one connection")
             if client.backlog is not None:
                 waiting: list[Outgoing] = [*client.backlog.returned, *client.backlog.waiting]
                 held += sum(weight(message.frames) for message in waiting)
-        require(held == ledger.held_bytes, "bytes held:", ledger.held_bytes, "of", held)
+        require(held == core.held_bytes, "bytes held:", core.held_bytes, "of", held)
         require(held <= core.options.max_queue_bytes, "too many bytes are held")
         require(len(identities) == len(set(identities)), "one call runs twice")
         talk = self._talks.get(node)
@@ -210,7 +210,10 @@ class Invariants:
                 identity = request.terms.identity
                 given_up = identity is not None and identity[1] in talk.cancelled
                 require(not given_up or request.place is not Place.QUEUED, "a request is queued that was cancelled")
-        require(set(identities) == set(replies.calls), "the calls that may be joined are others than those there are")
+        require(
+            set(identities) == set(internals.joinable_calls(core)),
+            "the calls that may be joined are others than those there are",
+        )
 
 
 def _check_worker(node: WorkerNode) -> None:
@@ -230,11 +233,11 @@ def _check_worker(node: WorkerNode) -> None:
             raise AssertionError("busy without work")
     require(core.registered == registered, "registered:", core.registered, "of", registered)
     require(len(node.running) <= len(core.sessions), "more handlers run than there are sessions")
-    for usable in core._usable:
-        alive = node.schedule.now < max(usable.pulse.heard + core._expiry, core._gap.until)
+    for usable in internals.usable_connections(core):
+        alive = node.schedule.now < max(usable.pulse.heard + internals.expiry(core), internals.gap_end(core))
         unused = not usable.sessions and usable.timer is None
         require(alive or node.blocked or unused, "a silent broker is not left")
-    require(len(core._connections) <= len(core.sessions) + 1, "too many connections")
+    require(core.sockets <= len(core.sessions) + 1, "too many connections")
 
 
 def watch_client(direction: str, wire: Wire, frames: list[bytes]) -> None:
@@ -260,12 +263,12 @@ def _check_client(node: ClientNode) -> None:
         + statistics.in_flight,
         "calls do not add up",
     )
-    require(statistics.sockets <= core._max_connections + len(core._leaving), "too many sockets")
+    require(statistics.sockets <= internals.max_sockets(core), "too many sockets")
     for asked in node.open_calls:
         call = asked.call
         if call.number:
             require(call.state is not CallState.DONE and call.timer is not None, "a call has ended in silence")
-            waits = call in core._waiting
+            waits = call in internals.waiting_calls(core)
             require(waits is (call.connection is None), "a call is in line and on a connection, or neither")
             if call.connection is not None:
                 require(call.connection.calls.get(call.number) is call, "a call is not on its connection")
