@@ -1,4 +1,12 @@
-"""What worker and client sockets have in common."""
+"""The sockets of clients and workers: each connection of a core is one DEALER socket.
+
+The rules of this module:
+
+* A socket never reconnects: messages queued for one broker must not reach the next.
+* A message that finds no room waits in its connection's :class:`SendQueue`, in order.
+* A socket is closed when the core says so, after its unsent messages if the core asks for that.
+* A broker that speaks the RFC only, and that no broker can be reached, is logged once.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +28,42 @@ from .slots import Slot
 
 _log = logging.getLogger("gmdp.connections")
 
-#: Milliseconds before libzmq would reconnect by itself: a socket is long closed then.
+#: Milliseconds before libzmq would reconnect by itself: a socket is closed long before.
 NEVER = 24 * 3600 * 1000
+
+#: What a repr shows for :attr:`~gmdp.core.peer.connector.Connector.speaks_extension`.
+EXTENSION_LABELS = {None: "unprobed", True: "extended", False: "strict"}
 
 
 def open_dealer(
     owner: Owner,
     context: zmq.green.Context[Any],
     endpoint: str,
-    tag: Any,
+    connection: Connection | None,
     heartbeat: float,
     expiry: float,
     credentials: Credentials | None,
 ) -> Link:
-    """A new DEALER socket being connected to `endpoint`.
+    """Open a DEALER socket and begin to connect it.
 
-    It does not reconnect (whoever owns it closes it first): what was queued for one broker must not reach the
-    next.  `heartbeat`: seconds between ZMTP heartbeats; `expiry`: seconds without
-    an answer to one that end the connection.  ZMQError if there are no descriptors left.
+    Args:
+        owner: The owner of the new socket.
+        context: The context to make the socket in.
+        endpoint: Where to connect.
+        connection: The connection whose socket this will be.
+        heartbeat: Seconds between ZMTP heartbeats.
+        expiry: Seconds without an answer to a heartbeat that end the connection.
+        credentials: The keys or the password to show; None: none.
+
+    Raises:
+        ZMQError: No descriptors are left, or libzmq does not take the endpoint.
     """
     socket = context.socket(zmq.DEALER)
-    link = owner.add_link(socket, MAX_FRAMES, tag)
+    link = owner.add_link(socket, MAX_FRAMES, connection)
     try:
         socket.set(zmq.LINGER, 0)
-        # Neither RECONNECT_IVL -1 nor IMMEDIATE: with either, libzmq throws away
-        # what arrived and was not yet read when the connection ends.
+        # Neither RECONNECT_IVL -1 nor IMMEDIATE: with either, libzmq drops the messages
+        # that arrived and were not yet read when the connection ends.
         socket.set(zmq.RECONNECT_IVL, NEVER)
         socket.set(zmq.HEARTBEAT_IVL, milliseconds(heartbeat))
         socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(expiry))
@@ -53,8 +72,8 @@ def open_dealer(
         if credentials is not None:
             credentials.apply(socket)
         if endpoint.startswith("inproc:"):
-            # Its bound is the sum of both ends'; without one, EVENTS tells
-            # whether there is a peer.
+            # The bound of an inproc connection is the sum of both ends' bounds.  Without a
+            # bound, EVENTS says whether there is a peer.
             socket.set(zmq.SNDHWM, 0)
         link.connect(endpoint)
     except zmq.ZMQError:
@@ -64,32 +83,32 @@ def open_dealer(
 
 
 class SendQueue:
-    """A connection's socket, and what it had no room for."""
+    """A connection's link, and the messages for which it had no room."""
 
-    __slots__ = ("closing", "link", "stuck", "waiters")
+    __slots__ = ("closing", "link", "unsent", "waiters")
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.stuck: deque[list[bytes]] = deque()
-        #: Told True once nothing is stuck any more, False if that will not be.
+        self.unsent: deque[list[bytes]] = deque()
+        #: Slots that are set to True once every message is sent, to False if that will not be.
         self.waiters: list[Slot] = []
-        #: True while the socket is to be closed as soon as nothing is stuck.
+        #: True if the socket is to be closed as soon as every message is sent.
         self.closing = False
 
-    def send_stuck(self) -> bool:
-        """Send what there is room for; True if nothing is stuck any more."""
-        while self.stuck:
-            if self.link.send(self.stuck[0]) is not None:
-                return False  # no room, or no peer any more: the socket will tell which
-            self.stuck.popleft()
+    def send_unsent(self) -> bool:
+        """Send as many messages as there is room for.  Returns True if none is left."""
+        while self.unsent:
+            if self.link.send(self.unsent[0]) is not None:
+                return False  # no room, or no peer any more: the monitor will report which
+            self.unsent.popleft()
         while self.waiters:
             self.waiters.pop().set(True)
         return True
 
     def close(self, linger: float) -> None:
-        """Close the socket."""
+        """Close the socket, and drop the messages that are unsent."""
         self.closing = False
-        self.stuck.clear()
+        self.unsent.clear()
         while self.waiters:
             self.waiters.pop().set(False)
         self.link.close(linger)
@@ -99,9 +118,17 @@ K = TypeVar("K", bound=Connector[Any, Any])
 
 
 class ConnectorEngine(abc.ABC, Generic[K]):
-    """Between a core that has connections and their sockets."""
+    """Drives a core that has connections: opens, feeds and closes their sockets.  For its owner only.
 
-    #: Seconds the last messages have to leave, in the background.
+    Args:
+        core: A client's or worker's core.
+        context: The context to make sockets in.
+        heartbeat: Seconds between ZMTP heartbeats.
+        expiry: Seconds without an answer to a heartbeat that end a connection.
+        credentials: The keys or the password to show; None: none.
+    """
+
+    #: Seconds that ZeroMQ has for the last messages, in the background.
     linger = 1.0
 
     owner: Owner
@@ -119,15 +146,15 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         self._heartbeat = heartbeat
         self._expiry = expiry
         self._credentials = credentials
-        #: Lines on which something is stuck.
+        #: Queues with unsent messages.
         self._stuck: dict[SendQueue, None] = {}
-        self._told_strict = False
-        self._told_unreachable = False
+        self._logged_strict = False
+        self._logged_unreachable = False
 
     # What the owner calls
 
     def on_message(self, link: Link, frames: list[bytes], now: float) -> None:
-        """One whole message was read."""
+        """One whole message was received."""
         self.core.feed(link.connection, frames, now, random.random())
 
     def on_connected(self, link: Link, now: float) -> None:
@@ -147,41 +174,41 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         self.core.tick(now, random.random())
 
     def perform_actions(self, now: float) -> None:
-        """Carry out what was decided."""
-        for line in list(self._stuck):
-            self._unstick(line)
+        """Carry out what the core decided, until it has decided nothing more."""
+        for queue in list(self._stuck):
+            self._send_unsent(queue)
         core = self.core
         while core.actions or core.events:
             actions, events = core.take()
             for action in actions:
                 if type(action) is Send:
                     connection, frames = action
-                    line = connection.handle
-                    if line.stuck or line.link.send(frames) is not None:
-                        line.stuck.append(frames)
-                        self._stuck[line] = None
+                    queue = connection.handle
+                    if queue.unsent or queue.link.send(frames) is not None:
+                        queue.unsent.append(frames)
+                        self._stuck[queue] = None
                 elif type(action) is Open:
-                    self._connect(action.connection, now)
+                    self._open(action.connection, now)
                 elif type(action) is Close:
                     self._log_unreachable()
-                    line = action.connection.handle
-                    if line is None:
-                        continue  # it could not even be opened
-                    if action.after_sending and line.stuck:
-                        line.closing = True
+                    queue = action.connection.handle
+                    if queue is None:
+                        continue  # its socket could not even be opened
+                    if action.after_sending and queue.unsent:
+                        queue.closing = True
                     else:
                         self._close(action.connection)
-                        self._closed(action)
+                        self._on_socket_closed(action)
             if events:
                 self._on_events(events, now)
-        if not self._told_strict and core.speaks_extension is False:
-            self._told_strict = True
+        if not self._logged_strict and core.speaks_extension is False:
+            self._logged_strict = True
             _log.info("%s: %s speaks the RFC's protocol only, without gmdp's extension", self.owner.name, core.endpoint)
 
     def close_stuck(self) -> None:
-        """Close every socket that is kept open for what is stuck on it."""
-        for line in list(self._stuck):
-            line.close(self.linger)
+        """Close every socket that is kept open for its unsent messages."""
+        for queue in list(self._stuck):
+            queue.close(self.linger)
         self._stuck.clear()
 
     # For subclasses
@@ -190,29 +217,31 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     def _on_events(self, events: list[Any], now: float) -> None:
         """Pass on to callers or handlers what the core decided for them."""
 
+    def _on_socket_closed(self, action: Close) -> None:
+        """The core had a socket closed, and it is."""
+
+    # Sockets
+
     def _log_unreachable(self) -> None:
-        """Where no broker can be reached, say so once for as long as that lasts."""
-        told, self._told_unreachable = self._told_unreachable, bool(self.core.unreachable)
-        if self._told_unreachable and not told:
+        """Log that no broker can be reached, once for as long as that lasts."""
+        logged, self._logged_unreachable = self._logged_unreachable, bool(self.core.unreachable)
+        if self._logged_unreachable and not logged:
             _log.warning("%s: no broker can be reached (%s); trying on", self.owner.name, self.core.unreachable)
 
-    def _closed(self, action: Close) -> None:
-        """A socket was closed."""
-
-    def _unstick(self, line: SendQueue) -> None:
-        if not line.send_stuck():
-            self._stuck[line] = None
+    def _send_unsent(self, queue: SendQueue) -> None:
+        if not queue.send_unsent():
+            self._stuck[queue] = None
             return
-        self._stuck.pop(line, None)
-        if line.closing:
-            line.close(self.linger)
+        self._stuck.pop(queue, None)
+        if queue.closing:
+            queue.close(self.linger)
 
     def _close(self, connection: Connection) -> None:
-        line: SendQueue = connection.handle
-        self._stuck.pop(line, None)
-        line.close(self.linger)
+        queue: SendQueue = connection.handle
+        self._stuck.pop(queue, None)
+        queue.close(self.linger)
 
-    def _connect(self, connection: Connection, now: float) -> None:
+    def _open(self, connection: Connection, now: float) -> None:
         try:
             link = open_dealer(
                 self.owner,
@@ -229,7 +258,3 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         connection.handle = SendQueue(link)
         if link.inproc:
             self.core.connected(connection, now)
-
-
-#: How a repr says whether a broker speaks gmdp's extension.
-EXTENSION_LABELS = {None: "unprobed", True: "extended", False: "strict"}

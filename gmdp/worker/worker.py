@@ -357,7 +357,7 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
             return
         self.perform_actions(now)
         connection = session.core.connection
-        if connection is None or not connection.handle.stuck:
+        if connection is None or not connection.handle.unsent:
             slot.set(connection is not None)
         else:
             connection.handle.waiters.append(slot)
@@ -403,7 +403,7 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
             else:
                 event.work.session.tag.gone(event, self.shell.enforce_deadline)
 
-    def _closed(self, action: Close) -> None:
+    def _on_socket_closed(self, action: Close) -> None:
         self._reason = action.reason
         level = logging.DEBUG if self._until is not None else logging.INFO
         denied, self._denied = self._denied, bool(self.core.denied)
