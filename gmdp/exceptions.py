@@ -9,26 +9,26 @@
     ├── ClosedError                          the client was closed
     ├── CallError                            a call ended without its answer
     │   ├── RequestTimeout   (TimeoutError)  no reply in time
-    │   │   └── HubNotRunning                its client's thread runs no hub
-    │   ├── CallCancelled                    it was cancelled
+    │   │   └── HubNotRunning                the client's thread runs no hub
+    │   ├── CallCancelled                    the caller cancelled the call
     │   ├── StreamOverflow                   a stream's reader did not keep up
     │   ├── BrokerLost                       the connection broke before the reply
-    │   ├── UnsupportedBroker                extensions are required and it has none
-    │   ├── AuthenticationFailed             no broker lets this client in, or is the right one
-    │   └── RequestRejected                  what a gmdp broker says of it:
+    │   ├── UnsupportedBroker                no broker speaks the extension that is required
+    │   ├── AuthenticationFailed             the security of the two ends does not fit together
+    │   └── RequestRejected                  a gmdp broker said why there is no answer
     │       ├── NoWorker                     no worker is registered
-    │       ├── RequestExpired               it waited too long in the queue
-    │       ├── Overloaded                   a bound of the broker's was reached
+    │       ├── RequestExpired               the request waited too long in the queue
+    │       ├── Overloaded                   the broker reached one of its bounds
     │       ├── WorkerLost                   the workers that had it were lost
     │       ├── HandlerFailed                the worker's handler failed
     │       ├── NotAllowed                   the broker's policy forbids it
-    │       ├── MessageTooLarge              a bound of the message's was exceeded
+    │       ├── MessageTooLarge              the message exceeds a bound
     │       └── BrokerShuttingDown           the broker stops
-    ├── RequestCancelled                     raised in a handler: nobody waits
+    ├── RequestCancelled                     raised in a handler: its caller does not wait
     └── OwnerDied                            a defect in gmdp ended its owner
 
-A ``zmq.ZMQError`` never escapes, and a ``gevent.Timeout`` is always the
-caller's own.  Wrong types raise ``TypeError`` as everywhere.
+A ``zmq.ZMQError`` never escapes from gmdp.  A ``gevent.Timeout`` is always the caller's own.
+Values of a wrong type raise ``TypeError``, as everywhere.
 """
 
 from __future__ import annotations
@@ -51,15 +51,24 @@ class StateError(MDPError, RuntimeError):
 
 
 class ClosedError(MDPError):
-    """The client was closed before the reply came, or is closed."""
+    """The client is closed, or was closed before the reply came."""
 
 
 class CallError(MDPError):
     """A call ended without its answer.
 
-    ``service`` (bytes), ``elapsed`` (seconds since the call began), ``attempt``
-    (tries begun) and ``deliveries`` (how often the broker gave the request to a
-    worker, as far as it told) are the facts.
+    Args:
+        message: one line for people.
+        service: the name of the service.
+        elapsed: seconds since the call began.
+        attempt: tries that the client began.
+        deliveries: how often the broker gave the request to a worker, as far as it said so.
+
+    Attributes:
+        service: the name of the service, bytes.
+        elapsed: seconds since the call began.
+        attempt: tries that the client began.
+        deliveries: how often the broker gave the request to a worker, as far as it said so.
     """
 
     def __init__(
@@ -73,18 +82,18 @@ class CallError(MDPError):
 
 
 class RequestTimeout(CallError, TimeoutError):
-    """No reply came in time.  A late one is never given to another call."""
+    """No reply came in time.  A late reply is never given to another call."""
 
 
 class HubNotRunning(RequestTimeout):
-    """The hub that serves the client does not run: another thread made the client and does not wait in gevent.
+    """The hub that serves the client does not run: the thread that made the client does not wait in gevent.
 
     ``Client(threaded=True)`` has a thread and hub of its own.
     """
 
 
 class CallCancelled(CallError):
-    """The call was cancelled by ``Future.cancel()``."""
+    """``Future.cancel()`` ended the call."""
 
 
 class StreamOverflow(CallError):
@@ -92,7 +101,7 @@ class StreamOverflow(CallError):
 
 
 class BrokerLost(CallError):
-    """The connection to the broker broke while the reply was awaited."""
+    """The connection to the broker broke before the reply came."""
 
 
 class UnsupportedBroker(CallError):
@@ -100,12 +109,15 @@ class UnsupportedBroker(CallError):
 
 
 class AuthenticationFailed(CallError):
-    """No broker lets this client in (its key, password or address is not allowed, or the
-    broker asks for other security), or none has the server key that is expected."""
+    """The security of the client and that of the brokers do not fit together.
+
+    No broker allows the client's key, password or address, or the brokers ask for other
+    security, or none has the server key that the client expects.
+    """
 
 
 class RequestRejected(CallError):
-    """A gmdp broker said why there is no answer.  It is not tried again by itself."""
+    """A gmdp broker said why there is no answer.  The client does not try again by itself."""
 
 
 class NoWorker(RequestRejected):
@@ -117,20 +129,25 @@ class RequestExpired(RequestRejected):
 
 
 class Overloaded(RequestRejected):
-    """A bound of the broker's was reached: requests queued or open, bytes, services;
-    or this client reads its answers too slowly."""
+    """The broker reached one of its bounds: requests queued or open, bytes, services.
+
+    Or this client reads its answers too slowly.
+    """
 
 
 class WorkerLost(RequestRejected):
-    """The workers that had the request were lost, as often as ``attempts`` allows, or
-    one was after it had sent a part of its answer."""
+    """The workers that had the request were lost, as often as the broker's ``attempts`` allows.
+
+    Or one was lost after it had sent a part of its answer.
+    """
 
 
 class HandlerFailed(RequestRejected):
     """The worker's handler failed.
 
-    ``type_name`` and ``detail`` are the error's type and message if the worker
-    reveals them, else empty.
+    Attributes:
+        type_name: the name of the error's type; empty unless the worker reveals it.
+        detail: the error's message; empty unless the worker reveals it.
     """
 
     type_name: str = ""
@@ -142,16 +159,16 @@ class NotAllowed(RequestRejected):
 
 
 class MessageTooLarge(RequestRejected):
-    """The request, or its answer, exceeds the broker's bounds of a message."""
+    """The request or its answer exceeds the broker's bounds of a message."""
 
 
 class BrokerShuttingDown(RequestRejected):
-    """The broker stops and takes no new request, or did not finish this one."""
+    """The broker stops: it takes no new request, or did not finish this one."""
 
 
 class RequestCancelled(MDPError):
-    """Raised in a handler of a worker with ``enforce_deadline``: nobody waits for its answer."""
+    """Raised in a handler of a worker with ``enforce_deadline``: its caller does not wait any more."""
 
 
 class OwnerDied(MDPError):
-    """A defect in gmdp ended the greenlet that owns the sockets; see ``__cause__``."""
+    """A defect in gmdp ended the greenlet that owns the sockets; ``__cause__`` is the defect."""

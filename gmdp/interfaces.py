@@ -1,4 +1,9 @@
-"""The contracts, for code that wants to depend on no implementation."""
+"""The contracts, for code that wants to depend on no implementation.
+
+Each declaration's docstring is the contract: arguments, result, errors, and who may call from
+where.  "The object's thread" is the thread whose greenlets called ``start()``.  Every class of
+gmdp passes zope's ``verifyClass``, and its objects pass ``verifyObject`` in every state.
+"""
 
 # mypy: disable-error-code="no-untyped-def, empty-body"
 from __future__ import annotations
@@ -9,96 +14,165 @@ from zope.interface import Attribute, Interface
 class ILifecycle(Interface):
     """Can be started and stopped; the idiom of gevent's ``BaseServer``.
 
-    Unlike gevent's servers, ``with`` starts, ``start`` after ``stop`` works, and
-    ``stop`` from one's own handler begins the stop and returns at once.
+    Unlike gevent's servers, ``with`` starts, ``start`` after ``stop`` works, and ``stop`` from
+    the object's own handler or hook begins the stop and returns at once.
+
+    Unless a method says otherwise, any greenlet of the object's thread may call it.
     """
 
-    state = Attribute("The present ``gmdp.State``; readable from any thread at any time.")
-    started = Attribute("bool: True from ``start()`` until stopping begins.")
-    closed = Attribute("bool: True while no socket is held, before the first start too.")
-    stop_timeout = Attribute("float: seconds ``stop()`` lets running work go on by default.")
+    state = Attribute("The present ``gmdp.State``; any thread, any time.")
+    started = Attribute("bool: True from ``start()`` until stopping begins; any thread, any time.")
+    closed = Attribute("bool: True while no socket is held, before the first start too; any thread, any time.")
+    stop_timeout = Attribute("float: seconds ``stop()`` lets running work go on if it has no argument.")
 
     def start():
-        """Open sockets and begin; no effect if started.
+        """Open sockets and begin; returns as soon as they are open.  No effect if started.
 
-        Raises ConfigurationError, BindError, or StateError while stopping.
+        Raises:
+            ConfigurationError: an option or file is wrong.
+            BindError: a broker cannot bind an endpoint.
+            StateError: the object is still stopping.
         """
 
     def stop(timeout=None):
-        """Finish what is being done, for at most `timeout` seconds, and close.
+        """Take no new work, finish the work there is, close, and wait for all of that.
 
-        Waits for that, unless called from one's own handler.  No effect if not
-        started.
+        No effect if not started.  From the object's own handler or hook, the stop begins, and
+        the method returns at once.  Any thread.
+
+        Args:
+            timeout: seconds running work may take; None: ``stop_timeout``.
+
+        Raises:
+            StateError: the call is from another thread, and the object's hub does not run.
         """
 
     def close():
-        """Close at once; no effect if closed."""
+        """Close at once, whatever is being done.  No effect if closed.  Any thread, as for ``stop``."""
 
     def serve_forever(stop_timeout=None):
-        """Start unless started, and wait until stopped."""
+        """Start unless started, and wait until stopped from elsewhere.
+
+        Args:
+            stop_timeout: the argument of ``stop`` if an error ends this wait.
+
+        Raises:
+            OwnerDied: a defect of gmdp ended the object; else what ``start`` raises.
+        """
 
     def subscribe(queue=None):
-        """A gevent queue that receives every ``gmdp.StateChange`` from now on."""
+        """Have every change of state put into a queue, in order, from now on.
+
+        A queue that is full when a change comes is dropped, and a warning is logged.
+
+        Args:
+            queue: a gevent queue; None: a new one.
+
+        Returns:
+            The queue; its items are ``gmdp.StateChange``.
+        """
 
     def unsubscribe(queue):
-        """Send no more changes to `queue`."""
+        """Put no more changes into a queue.  No effect if it was not subscribed.
+
+        Args:
+            queue: a queue that ``subscribe`` returned.
+        """
 
     def statistics():
-        """An immutable copy of all counters; any greenlet, any thread, any state."""
+        """An immutable copy of all counters.  Any greenlet, any thread, any state.
+
+        Raises:
+            StateError: the call is from another thread, and the object's hub does not run.
+        """
 
 
 class IBroker(ILifecycle):
     """Routes requests of clients to workers (RFC 7, RFC 18, RFC 8)."""
 
-    options = Attribute("The ``BrokerOptions`` in force.")
+    options = Attribute("The ``gmdp.BrokerOptions`` in force.")
     endpoint = Attribute("str: the first of ``endpoints``.")
-    endpoints = Attribute("tuple of str: where it listens; wildcards resolved once started.")
+    endpoints = Attribute("tuple of str: where the broker listens; wildcards are resolved once it has started.")
     dead_letter = Attribute("The ``IDeadLetterHook`` in force.")
     audit = Attribute("The ``IAuditHook`` in force.")
     secured = Attribute("bool: whether connections need a key, a password or an allowed address.")
 
     def enqueue(service, body):
-        """Have `service` work on a request whose answer nobody hears; False if there is no room."""
+        """Queue a request of the broker's own, whose answer is dropped.
+
+        For hooks, and for greenlets of the broker's thread.
+
+        Args:
+            service: the service's name, str or bytes.
+            body: the request's frames; bytes are one frame.
+
+        Returns:
+            False if there is no room for the request, or the broker is not running.
+
+        Raises:
+            ConfigurationError: the service's name is too long, or empty.
+            TypeError: an argument has a wrong type.
+        """
 
     def reconsider():
-        """Ask the ``IAccessPolicy`` anew; what it does not allow any more is ended."""
+        """Forget the answers of the ``IAccessPolicy``, and end what it does not allow any more.
+
+        Workers get DISCONNECT.  Calls of gmdp clients end with NotAllowed.  Any greenlet, any
+        thread.  No effect if not started.
+
+        Raises:
+            StateError: the call is from another thread, and the broker's hub does not run.
+        """
 
 
 class IDeadLetterHook(Interface):
-    """What a broker calls with each request that workers were lost over."""
+    """Gets each request that workers were lost over, and that ended without an answer."""
 
     def __call__(letter, broker):
-        """Take note of `letter`, or hand it on, with ``broker.enqueue`` for instance.
+        """Take note of a dead letter, or pass it on, with ``broker.enqueue`` for instance.
 
-        `letter` has ``service``, ``body`` (list of bytes), ``attempts``, ``reason``
-        ("attempts", "worker_lost" or "expired"), ``age`` (seconds), ``user``.
-        Called in the greenlet that owns the broker's socket: it must not block.  An
+        The broker's owner calls this: it must not block, and must not switch greenlets.  An
         exception is logged.
+
+        Args:
+            letter: a ``gmdp.DeadLetter``: ``service``, ``body`` (list of bytes), ``attempts``,
+                ``reason`` ("attempts", "worker_lost" or "expired"), ``age`` (seconds), ``user``.
+            broker: the ``IBroker``.
         """
 
 
 class IAccessPolicy(Interface):
-    """Who may do what with a broker."""
+    """Decides who may do what with a broker."""
 
     def __call__(user, action, service):
-        """True if `user` (str) may do `action` ("serve", "call" or "inspect") with `service` (bytes).
+        """Whether a user may do something with a service.
 
-        Asked once for each user, action and service; the answer is remembered until
-        ``broker.reconsider()``, or until a list of users changes.  `user` is who the
-        connection's key or password says, empty where nobody is authenticated.  Called in
-        the greenlet that owns the broker's socket: it must not block.  Whatever is neither
-        True nor False, an exception too, denies, is logged, and is not remembered.
+        The broker's owner calls this: it must not block, and must not switch greenlets.  The
+        broker asks once for each user, action and service.  It remembers the answer until
+        ``broker.reconsider()``, or until a list of users changes.
+
+        Args:
+            user: str, of the connection's key or password; empty where no user is known.
+            action: "serve", "call" or "inspect".
+            service: bytes, the service's name.
+
+        Returns:
+            True or False.  Any other value denies, as an exception does; both are logged, and
+            not remembered.
         """
 
 
 class IAuditHook(Interface):
-    """What a broker calls with each thing it did not let somebody do."""
+    """Gets a record of each thing that a broker did not allow."""
 
     def __call__(record):
-        """Take note of `record` (a ``gmdp.AuditRecord``).
+        """Take note of a record.
 
-        Called in the greenlet that owns the broker's socket: it must not block.  An
+        The broker's owner calls this: it must not block, and must not switch greenlets.  An
         exception is logged.
+
+        Args:
+            record: a ``gmdp.AuditRecord``.
         """
 
 
@@ -107,64 +181,87 @@ class IWorker(ILifecycle):
 
     service = Attribute("bytes: the name of the service.")
     handler = Attribute("The ``IRequestHandler`` called for each request.")
-    concurrency = Attribute("int: how many requests it works on at once.")
+    concurrency = Attribute("int: requests the worker handles at a time.")
     version = Attribute('str: the protocol\'s version, "0.1" or "0.2".')
-    endpoints = Attribute("tuple of str: the brokers, in order of preference.")
-    extensions = Attribute("bool or None: whether the broker speaks gmdp's extension, once that is known.")
+    endpoints = Attribute("tuple of str: the brokers' endpoints, in order of preference.")
+    extensions = Attribute("bool or None: whether the broker speaks gmdp's extension; None until the worker knows.")
 
 
 class IRequest(Interface):
-    """One request as a handler gets it."""
+    """One request as a handler gets it; any thread."""
 
-    service = Attribute("bytes: the service asked for.")
+    service = Attribute("bytes: the name of the service.")
     body = Attribute("list of bytes: the frames of the body, at least one.")
-    attempt = Attribute("int: which attempt this is, from 1; 1 if the broker does not tell.")
+    attempt = Attribute("int: the number of the attempt, from 1; 1 if the broker does not tell.")
     metadata = Attribute("Mapping of str to str: ``traceparent``, if the caller gave one.")
-    received = Attribute("float: monotonic seconds when it arrived.")
-    age = Attribute("float: seconds since it arrived.")
+    received = Attribute("float: monotonic seconds when the request arrived.")
+    age = Attribute("float: seconds since the request arrived.")
 
     def remaining():
-        """Seconds its caller still waits, never below 0; None if nobody told.
+        """Seconds the caller still waits.
 
-        0 once the caller has gone.
+        Returns:
+            A float, never below 0; 0 once the caller has gone.  None if the request does not say.
         """
 
 
 class IRequestHandler(Interface):
-    """What a worker calls for each request."""
+    """Answers a worker's requests."""
 
     def __call__(request):
-        """Answer `request` (an ``IRequest``).
+        """Answer a request.
 
-        Returns bytes (one frame), a list or tuple of bytes (the body), or an
-        iterator: each of its items, bytes or such a list, goes out at once as a
-        PARTIAL, and a generator's return value is the FINAL.  Anything else, and
-        any exception, is a handler failure.  Called in a greenlet or thread of
-        its own; several at once if the worker's concurrency is above 1.
+        The worker calls this in a greenlet or thread for each request; several run at a time
+        if its ``concurrency`` is above 1.
+
+        Args:
+            request: an ``IRequest``.
+
+        Returns:
+            Bytes (one frame), a list or tuple of bytes (the body), or an iterator.  Each item
+            of an iterator, bytes or such a list, is sent at once as a PARTIAL.  A generator's
+            return value is the FINAL.  Any other value, and any exception, is a failure of
+            the handler.
         """
 
 
 class IClient(ILifecycle):
     """Asks services (RFC 7 and RFC 18, MDP/Client).
 
-    Safe for any number of greenlets, and for threads.  Each call ends in
-    exactly one of: its own reply, RequestTimeout, or another error of gmdp.
+    Safe for any number of greenlets, and for threads.  Each call ends in exactly one of: its
+    own reply, RequestTimeout, another error of gmdp.
     """
 
-    endpoints = Attribute("tuple of str: the brokers, in order of preference.")
+    endpoints = Attribute("tuple of str: the brokers' endpoints, in order of preference.")
     version = Attribute('str: the protocol\'s version, "0.1" or "0.2".')
-    endpoint = Attribute("str: the broker in use, or the one tried at present.")
-    extensions = Attribute("bool or None: whether the broker speaks gmdp's extension, once that is known.")
+    endpoint = Attribute("str: the endpoint of the broker in use, or of the one being tried.")
+    extensions = Attribute("bool or None: whether the broker speaks gmdp's extension; None until the client knows.")
     timeout = Attribute("float: seconds a call may take unless it says otherwise.")
-    retries = Attribute("int: further tries of a call unless it says otherwise.")
+    retries = Attribute("int: tries of a call after the first one, unless it says otherwise.")
     when_no_worker = Attribute('str: "wait" or "fail", unless a call says otherwise.')
-    threaded = Attribute("bool: whether it has a thread and hub of its own.")
+    threaded = Attribute("bool: whether the client has a thread and hub of its own.")
 
     def request(service, body, *, timeout=None, retries=None, when_no_worker=None, priority=1, traceparent=None):
-        """The body of the reply: a list of frames; a streamed answer's are joined.
+        """Ask a service and wait for the answer.  Any greenlet, any thread.
 
-        `timeout`: seconds in all; `priority`: from 0 to 3, more urgent ones higher;
-        `traceparent`: of W3C Trace Context.  Raises CallError, ClosedError.
+        Args:
+            service: the service's name, str or bytes.
+            body: the request's frames; bytes are one frame.
+            timeout: seconds in all; None: the client's.
+            retries: tries after the first one; None: the client's.
+            when_no_worker: "wait" or "fail"; None: the client's.
+            priority: from 0 to 3; more urgent requests are higher.
+            traceparent: of W3C Trace Context; None: that of the request being handled.
+
+        Returns:
+            The answer's frames, a list of bytes; the parts of a streamed answer are joined.
+
+        Raises:
+            CallError: the call ended without its answer; the subclass says why.
+            ClosedError: the client is closed, or was closed before the reply came.
+            StateError: the thread that made the client has ended.
+            ConfigurationError: an argument has a wrong value.
+            TypeError: the service or the body has a wrong type.
         """
 
     def stream(
@@ -178,17 +275,55 @@ class IClient(ILifecycle):
         priority=1,
         traceparent=None,
     ):
-        """An iterator over the parts of the answer, each a list of frames.
+        """Ask a service; the parts of the answer are read as they come.
 
-        `timeout`: seconds per part; `deadline`: seconds in all.
+        Any greenlet, any thread; the iterator is for the greenlet or thread that called.
+
+        Args:
+            service: the service's name, str or bytes.
+            body: the request's frames; bytes are one frame.
+            timeout: seconds each part may take; None: the client's.
+            deadline: seconds in all; None: no bound.
+            retries: tries after the first one; None: the client's.
+            when_no_worker: "wait" or "fail"; None: the client's.
+            priority: from 0 to 3; more urgent requests are higher.
+            traceparent: of W3C Trace Context; None: that of the request being handled.
+
+        Returns:
+            An iterator over the parts, each a list of bytes.  It raises what ``request``
+            raises, perhaps after some parts.  Its ``close`` cancels the call.
+
+        Raises:
+            ClosedError: the client is closed.
+            ConfigurationError: an argument has a wrong value.
+            TypeError: the service or the body has a wrong type.
         """
 
 
 class IAsyncClient(IClient):
-    """A client whose calls need not be waited for."""
+    """A client whose calls need not be waited for; futures are for greenlets of its thread."""
 
     def submit(service, body, *, timeout=None, retries=None, when_no_worker=None, priority=1, traceparent=None):
-        """Begin a call; a gevent ``AsyncResult`` of what ``request`` would return; ``cancel()`` cancels it."""
+        """Begin a call, and do not wait for its answer.  Any greenlet of the client's thread.
+
+        Args:
+            service: the service's name, str or bytes.
+            body: the request's frames; bytes are one frame.
+            timeout: seconds in all; None: the client's.
+            retries: tries after the first one; None: the client's.
+            when_no_worker: "wait" or "fail"; None: the client's.
+            priority: from 0 to 3; more urgent requests are higher.
+            traceparent: of W3C Trace Context; None: that of the request being handled.
+
+        Returns:
+            A gevent ``AsyncResult``.  Its ``get`` returns and raises what ``request`` does; its
+            ``cancel`` cancels the call.
+
+        Raises:
+            ClosedError: the client is closed.
+            ConfigurationError: an argument has a wrong value.
+            TypeError: the service or the body has a wrong type.
+        """
 
     def map(
         service,
@@ -202,4 +337,27 @@ class IAsyncClient(IClient):
         priority=1,
         traceparent=None,
     ):
-        """An iterator over the replies to many bodies, `in_flight` calls at a time."""
+        """Ask a service once for each body.  Any greenlet of the client's thread.
+
+        The first error ends the iteration.  That, and closing the iterator, cancels the calls
+        that are still open.
+
+        Args:
+            service: the service's name, str or bytes.
+            bodies: an iterable of bodies, each as for ``request``.
+            in_flight: calls that may be begun and unread at a time.
+            ordered: replies come in the order of `bodies`, else as they arrive.
+            timeout: seconds a call may take; None: the client's.
+            retries: tries after the first one; None: the client's.
+            when_no_worker: "wait" or "fail"; None: the client's.
+            priority: from 0 to 3; more urgent requests are higher.
+            traceparent: of W3C Trace Context; None: that of the request being handled.
+
+        Returns:
+            An iterator over the replies, each a list of bytes.  It raises a call's error in
+            place of its reply.
+
+        Raises:
+            ConfigurationError: an argument has a wrong value.
+            TypeError: the service has a wrong type.
+        """

@@ -1,4 +1,4 @@
-"""The client whose calls need not be waited for."""
+"""A client whose calls need not be waited for: futures, and many calls at a time."""
 
 from __future__ import annotations
 
@@ -23,8 +23,15 @@ from .options import CallOptions
 class AsyncClient(Client):
     """A :class:`Client` whose calls need not be waited for.
 
-    `submit` and `map` are for greenlets of the thread the client belongs to; so it is never
-    `threaded` (ConfigurationError).
+    :meth:`submit` and :meth:`map` are for greenlets of the client's thread.  Their futures
+    need that thread's hub; so the client cannot be `threaded`.
+
+    Args:
+        *args: as for :class:`Client`.
+        **keywords: as for :class:`Client`.
+
+    Raises:
+        ConfigurationError: an option is wrong.
     """
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
@@ -43,10 +50,28 @@ class AsyncClient(Client):
         priority: int = NORMAL_PRIORITY,
         traceparent: str | None = None,
     ) -> Future:
-        """Begin a call; returns a gevent ``AsyncResult`` of what `request` returns.
+        """Begin a call, and do not wait for its answer.
 
-        Its ``get`` raises what `request` raises; its ``cancel`` cancels the call.
-        Arguments as for `request`; a wrong one raises here.
+        Any greenlet of the client's thread.
+
+        Args:
+            service: the service's name; a str is encoded as UTF-8.
+            body: the request's frames; bytes are one frame.
+            timeout: seconds in all, waiting in line included; None: the client's.
+            retries: tries after the first one; None: the client's.
+            when_no_worker: "wait" or "fail"; None: the client's.
+            priority: from 0 to 3; more urgent requests are higher, and are served first.
+            traceparent: of W3C Trace Context, for the handler.  None: that of the request on
+                which the calling handler works (:mod:`gmdp.tracing`).
+
+        Returns:
+            A gevent ``AsyncResult``.  Its ``get`` returns and raises what :meth:`request` does;
+            its ``cancel`` cancels the call.
+
+        Raises:
+            ClosedError: the client is closed.
+            ConfigurationError: an argument has a wrong value.
+            TypeError: the service or the body has a wrong type.
         """
         options = self._defaults.override(
             timeout=timeout,
@@ -70,13 +95,31 @@ class AsyncClient(Client):
         priority: int = NORMAL_PRIORITY,
         traceparent: str | None = None,
     ) -> Iterator[list[bytes]]:
-        """An iterator over the replies to `bodies`, which are taken one by one.
+        """Ask a service once for each body, several calls at a time.
 
-        At most `in_flight` calls are begun and unread at a time.  `ordered`:
-        replies in the order of the bodies, else as they come.  A call's error
-        is raised where its reply would be, and ends the iteration; that, and
-        closing the iterator, cancels the calls still open.  Other arguments as
-        for `request`, per call.
+        Any greenlet of the client's thread.  The first error ends the iteration.  That, and
+        closing the iterator, cancels the calls that are still open.
+
+        Args:
+            service: the service's name; a str is encoded as UTF-8.
+            bodies: an iterable of bodies, each as for :meth:`request`.  One is taken whenever
+                a call may begin.
+            in_flight: calls that may be begun and unread at a time.
+            ordered: replies come in the order of `bodies`, else as they arrive.
+            timeout: seconds a call may take, waiting in line included; None: the client's.
+            retries: tries after the first one; None: the client's.
+            when_no_worker: "wait" or "fail"; None: the client's.
+            priority: from 0 to 3; more urgent requests are higher, and are served first.
+            traceparent: of W3C Trace Context, for the handler.  None: that of the request on
+                which the calling handler works (:mod:`gmdp.tracing`).
+
+        Returns:
+            An iterator over the replies, each a list of frames.  Iteration raises a call's
+            error in place of its reply.
+
+        Raises:
+            ConfigurationError: an argument has a wrong value.
+            TypeError: the service has a wrong type.
         """
         check_number("in_flight", in_flight, at_least=1, whole=True)
         options = self._defaults.override(
@@ -90,7 +133,7 @@ class AsyncClient(Client):
 
     def _submit(self, service: str | bytes, body: bytes | Sequence[bytes], options: CallOptions) -> Future:
         answer = FutureAnswer()
-        self._begin(answer, service, body, options, options.timeout)
+        self._begin_call(answer, service, body, options, options.timeout)
         return answer.future
 
     def _map(

@@ -1,4 +1,9 @@
-"""The clients as users hold them."""
+"""The client as users hold it: its options, its life and its calls.
+
+A call is checked here and posted to the owner (:mod:`gmdp.io.owner`).  There the engine
+(:mod:`~gmdp.client.engine`) gives it to the core (:mod:`gmdp.core.peer.client`), and the parts of
+its answer to the :class:`~gmdp.client.answers.Answer` on which the caller waits.
+"""
 
 from __future__ import annotations
 
@@ -38,55 +43,69 @@ from .threaded import ClientThread
 
 @implementer(IClient)
 class Client(Lifecycle):
-    """Asks services of the broker at `endpoint` (RFC 7 and RFC 18, MDP/Client).
+    """Asks services of a broker (RFC 7 and RFC 18, MDP/Client).
 
-    ``client.request("echo", b"hello") -> [b"hello"]``
+    ::
 
-    `endpoint`: one, or a sequence: the first that answers is used, the next one
-    when it is lost.  `timeout`: seconds a call may take; `retries`: further
-    tries, each with its share of that time, after silence or when the broker is
-    lost.  `when_no_worker`: "wait", or "fail" at once where no worker is
-    registered.  `version`: "0.2" or "0.1".  `require_extensions`: do not use a
-    broker that does not speak gmdp's extension.  `server_key`: the broker's public
-    key, and `curve_key`, one's own secret key (made up if it is left out), each by the
-    name of a file, in Z85, or as ``env:VARIABLE``; or `username` and `password`.
-    `context`: the ``zmq.green.Context`` of an embedding application.  Raises
-    ConfigurationError for a wrong value.
+        with Client("tcp://127.0.0.1:5555", timeout=2.5) as client:
+            client.request("echo", b"hello")  # -> [b"hello"]
 
-    It starts by itself at its first call, in the thread that made it, and stays
-    closed after `close` until `start`.  Safe for any number of greenlets, and
-    for threads: a call from another thread is served by the hub of the thread
-    that made or started the client, which has to run.  `stop` is `close`.
+    Life: a client starts by itself at its first call, in the thread that made it.  After
+    :meth:`close` it stays closed until :meth:`start`.  ``stop`` is the same as ``close``.
 
-    `threaded`: for programs in which no hub runs, or one that is blocked for long: the
-    client has a thread and hub of its own, from its first call until it is closed.  Its
-    calls may come from any thread, and wait there.  Subscribers to its state are not for
-    other threads.
+    Threads: a client is safe for any number of greenlets, and for threads.  Calls from
+    other threads are served by the hub of the thread that made or started the client, which
+    has to run.  Where no hub runs, or one that is blocked for long, use `threaded`.
 
-    A gmdp broker is asked for up to `max_in_flight` calls at a time over one
-    connection (the broker may allow fewer), and says why a call has no answer
-    (:class:`gmdp.RequestRejected`).  Towards a broker that speaks the RFCs only, a
-    connection carries one call at a time, there are at most :attr:`max_sockets`,
-    a retry uses a new one, and `when_no_worker`, `priority` and `traceparent`
-    have no effect.  Which it is, :attr:`extensions` tells.  Calls beyond wait in
-    line, and their time runs.
+    Brokers: a gmdp broker gets many calls at a time over one connection, and says why a call
+    has no answer (:class:`gmdp.RequestRejected`).  A connection to a broker that speaks only
+    the RFCs carries one call at a time.  There are at most :attr:`max_sockets` of them, and
+    `when_no_worker`, `priority` and `traceparent` have no effect.  :attr:`extensions` tells
+    the two apart.  Calls for which there is no room wait in line, while their time runs.
+
+    Args:
+        endpoint: the broker's endpoint, or a sequence of endpoints.  The first that answers is
+            used, and the next one when it is lost.
+        timeout: seconds a call may take in all; of a stream, seconds a part may take.
+        retries: tries of a call after the first one, when the broker is silent or lost.  Each
+            try has an equal share of `timeout`.  Over the RFCs alone, each uses a new socket.
+        max_in_flight: calls a gmdp broker may have at a time; the broker may allow fewer.
+        when_no_worker: "wait", or "fail" at once where no worker is registered for the service.
+        version: the protocol's version, "0.2" (RFC 18) or "0.1" (RFC 7).
+        require_extensions: use no broker that does not speak gmdp's extension.
+        curve_key: the client's secret key; None: a new one.  Each key is the name of a file,
+            the key in Z85, or ``env:VARIABLE``.
+        server_key: the broker's public key; None: the connection is not encrypted.
+        username: the user's name, where the broker asks for a password.
+        password: the user's password.
+        threaded: have a thread and hub of its own, from the first call until the client is
+            closed.  Any thread may call, and waits.  Subscribers to the client's state must
+            not be in other threads.
+        context: the ``zmq.green.Context`` of an embedding application; None: the green
+            context that the process shares.
+
+    Raises:
+        ConfigurationError: an option is wrong.
+
+    Attributes:
+        endpoints (tuple of str): the brokers' endpoints, in order of preference.
     """
 
-    #: Connections to one broker that speaks the RFCs only.
+    #: Connections to a broker that speaks only the RFCs.
     max_sockets: int = 64
-    #: Parts of a stream that may lie unread before it is given up.
+    #: Parts of an answer that may be unread.  With more, the call ends with StreamOverflow.
     stream_buffer: int = 10_000
-    #: Bytes of them that may for longer than a second.
+    #: Bytes of an answer's parts that may be unread for longer than a second.
     stream_bytes: int = 64 * 1024 * 1024
-    #: Seconds between ZMTP heartbeats, which notice a lost broker; three
-    #: unanswered ones end the connection.
+    #: Seconds between ZMTP heartbeats, by which a lost broker is noticed.  Three unanswered
+    #: ones end the connection.
     heartbeat_interval: float = 2.5
     #: Seconds before a lost broker is tried for the second time.
     reconnect_interval: float = 0.1
 
-    #: The hub of the thread it belongs to; None until there is one.
+    #: The hub of the client's thread; None until that thread has one.
     _home: Any
-    #: The thread of its own, if it has one.
+    #: None unless the client is `threaded`.
     _thread: ClientThread | None
 
     def __init__(
@@ -132,7 +151,7 @@ class Client(Lifecycle):
 
     @property
     def retries(self) -> int:
-        """Further tries of a call unless it says otherwise."""
+        """Tries of a call after the first one, unless it says otherwise."""
         return self._defaults.retries
 
     @retries.setter
@@ -141,7 +160,7 @@ class Client(Lifecycle):
 
     @property
     def when_no_worker(self) -> str:
-        """ "wait" or "fail", unless a call says otherwise."""
+        """What a call does where no worker is registered, unless it says otherwise: "wait" or "fail"."""
         return self._defaults.when_no_worker
 
     @when_no_worker.setter
@@ -150,12 +169,12 @@ class Client(Lifecycle):
 
     @property
     def endpoint(self) -> str:
-        """The broker in use, or the one tried at present."""
+        """The endpoint of the broker in use, or of the one being tried.  Any thread."""
         return self._core.endpoint
 
     @property
     def extensions(self) -> bool | None:
-        """Does the broker speak gmdp's extension?  None while that is not known.  Any thread."""
+        """Whether the broker speaks gmdp's extension; None until the client knows.  Any thread."""
         return self._core.speaks_extension
 
     def request(
@@ -169,17 +188,32 @@ class Client(Lifecycle):
         priority: int = NORMAL_PRIORITY,
         traceparent: str | None = None,
     ) -> list[bytes]:
-        """Ask `service` and wait for the answer: a list of frames, at least one.
+        """Ask a service and wait for the answer.
 
-        `body`: bytes are one frame.  Of an answer in parts, all frames joined;
-        an empty FINAL that only ends it is left out.  `timeout`: seconds in all,
-        waiting in line included; `retries`, `when_no_worker`: as for the class.
-        `priority`: from 0 to 3, more urgent ones higher; 1 is the rule.
-        `traceparent`: of W3C Trace Context, for the handler; if it is left out, that of the
-        request this handler works on (:mod:`gmdp.tracing`).  Raises
-        RequestTimeout, another CallError, ClosedError; ConfigurationError or
-        TypeError for a wrong argument.  Any greenlet, any thread.  A greenlet that
-        is killed here, or whose own timeout fires, cancels the call.
+        Any greenlet, any thread.  A greenlet that is killed here, or whose own timeout
+        fires, cancels the call.
+
+        Args:
+            service: the service's name; a str is encoded as UTF-8.
+            body: the request's frames; bytes are one frame.
+            timeout: seconds in all, waiting in line included; None: the client's.
+            retries: tries after the first one; None: the client's.
+            when_no_worker: "wait" or "fail"; None: the client's.
+            priority: from 0 to 3; more urgent requests are higher, and are served first.
+            traceparent: of W3C Trace Context, for the handler.  None: that of the request on
+                which the calling handler works (:mod:`gmdp.tracing`).
+
+        Returns:
+            The frames of the answer, at least one.  The parts of a streamed answer are joined,
+            without an empty FINAL.
+
+        Raises:
+            RequestTimeout: no reply came in time.
+            CallError: the call ended without its answer; the subclass says why.
+            ClosedError: the client is closed, or was closed before the reply came.
+            StateError: the thread that made the client has ended.
+            ConfigurationError: an argument has a wrong value.
+            TypeError: the service or the body has a wrong type.
         """
         options = self._defaults.override(
             timeout=timeout,
@@ -189,7 +223,7 @@ class Client(Lifecycle):
             traceparent=traceparent,
         )
         answer = Answer(self.stream_buffer, self.stream_bytes)
-        self._begin(answer, service, body, options, options.timeout)
+        self._begin_call(answer, service, body, options, options.timeout)
         return list(itertools.chain.from_iterable(answer))
 
     def stream(
@@ -204,14 +238,31 @@ class Client(Lifecycle):
         priority: int = NORMAL_PRIORITY,
         traceparent: str | None = None,
     ) -> Iterator[list[bytes]]:
-        """Ask `service`; an iterator over the parts of the answer as they come.
+        """Ask a service; the parts of the answer are read as they come.
 
-        Each part is a list of frames; an empty FINAL after PARTIALs is left out.
-        Over MDP/0.1 there is one part.  `timeout`: seconds per part;
-        `deadline`: seconds in all.  The request is sent at once.  Iteration
-        raises RequestTimeout, another CallError (a part may have come before),
-        ClosedError.  Closing the iterator cancels the call.  Other arguments as for
-        `request`.  Any greenlet, any thread; the iterator in the one that began.
+        The request is sent at once.  Any greenlet, any thread; the iterator is for the
+        greenlet or thread that called.  Closing or dropping the iterator cancels the call.
+
+        Args:
+            service: the service's name; a str is encoded as UTF-8.
+            body: the request's frames; bytes are one frame.
+            timeout: seconds each part may take; None: the client's.
+            deadline: seconds in all; None: no bound.
+            retries: tries after the first one; None: the client's.
+            when_no_worker: "wait" or "fail"; None: the client's.
+            priority: from 0 to 3; more urgent requests are higher, and are served first.
+            traceparent: of W3C Trace Context, for the handler.  None: that of the request on
+                which the calling handler works (:mod:`gmdp.tracing`).
+
+        Returns:
+            An iterator over the answer's parts, each a list of frames.  An empty FINAL after
+            PARTIALs is left out.  Over MDP/0.1 there is one part.  Iteration raises what
+            :meth:`request` raises, perhaps after some parts.
+
+        Raises:
+            ClosedError: the client is closed.
+            ConfigurationError: an argument has a wrong value.
+            TypeError: the service or the body has a wrong type.
         """
         options = self._defaults.override(
             timeout=timeout,
@@ -220,43 +271,52 @@ class Client(Lifecycle):
             priority=priority,
             traceparent=traceparent,
         )
-        until = math.inf if deadline is None else check_number("deadline", deadline, above=0)
+        whole = math.inf if deadline is None else check_number("deadline", deadline, above=0)
         answer = Answer(self.stream_buffer, self.stream_bytes)
-        self._begin(answer, service, body, options, until)
+        self._begin_call(answer, service, body, options, whole)
         return Stream(answer)
 
     def statistics(self) -> ClientStatistics:
-        """Everything as it is at this moment, as an immutable copy.
+        """An immutable copy of the client's counters and of its present numbers.
 
-        Any greenlet, any thread, any state; from another thread it raises
-        StateError if the client's hub does not run.  Totals go on over restarts.
+        Any greenlet, any thread, any state.  Totals go on over restarts.
+
+        Raises:
+            StateError: the call is from another thread, and the client's hub does not run.
         """
         core = self._core
         statistics: ClientStatistics = self._call_in_owner_thread(self._owner, core.statistics)
         return statistics
 
     def start(self) -> None:
-        """Start; returns as soon as calls can be made.  No effect if started.  Any thread, if it is `threaded`.
+        """Start; returns as soon as calls can be made.  No effect if started.
 
-        Raises StateError while it is closing.
+        Any thread if the client is `threaded`, else the thread that is to serve its calls.
+
+        Raises:
+            StateError: the client is closing, or its own thread does not start.
         """
         thread = self._thread
         if thread is None:
             super().start()
             return
-        thread.start(self, self._start_here, lambda: self.started and self._owner is not None)
+        thread.start(self, self._start_in_thread, lambda: self.started and self._owner is not None)
 
-    def _start_here(self) -> Owner | None:
-        """In the thread of its own."""
+    def _start_in_thread(self) -> Owner | None:
+        """In the client's own thread: start.  Returns the owner to be served there."""
         super().start()
         return self._owner
 
     def stop(self, timeout: float | None = None) -> None:
-        """The same as :meth:`close`; `timeout` is accepted for supervisors."""
+        """Close the client, as :meth:`close` does.  Any thread.
+
+        Args:
+            timeout: ignored; supervisors may give one.
+        """
         self.close()
 
     def close(self) -> None:
-        """Close at once: whoever waits for a reply gets ClosedError."""
+        """Close at once; callers that wait for a reply get ClosedError.  No effect if closed.  Any thread."""
         thread = self._thread
         if thread is not None and thread.starting:
             self.start()  # it is about to start: there is nothing to close yet
@@ -300,15 +360,15 @@ class Client(Lifecycle):
     def _drain(self, until: float) -> None:
         self._engine.close(ClosedError("the client was closed before the reply came"))
 
-    def _begin(
+    def _begin_call(
         self,
-        sink: Answer,
+        answer: Answer,
         service: str | bytes,
         body: bytes | Sequence[bytes],
         options: CallOptions,
         deadline: float,
     ) -> None:
-        """Begin a call whose answer goes to `sink`; `deadline`: seconds in all."""
+        """Post a call to the owner; its answer goes to `answer`.  `deadline`: seconds in all."""
         call = Call(
             check_service(service),
             check_body(body),
@@ -317,21 +377,22 @@ class Client(Lifecycle):
             retries=options.retries,
             flags=FLAGS[options.when_no_worker],
             priority=options.priority,
-            owner=sink,
+            owner=answer,
         )
-        sink.call = call
-        sink.engine = engine = self._running_engine(call.timeout)
+        answer.call = call
+        answer.engine = engine = self._start_engine(call.timeout)
         traceparent = options.traceparent
         traced = tracer()
         if traced is not None:
-            sink.span, traceparent = traced.call(call.service, traceparent) or (None, traceparent)
+            answer.span, traceparent = traced.call(call.service, traceparent) or (None, traceparent)
         elif traceparent is None:
             traceparent = current_traceparent.get()
         if traceparent is not None:
             call.traceparent = traceparent.encode()
         engine.owner.post(engine.submit, call)
 
-    def _running_engine(self, timeout: float) -> ClientEngine:
+    def _start_engine(self, timeout: float) -> ClientEngine:
+        """The engine; where there is none yet, the client starts within `timeout` seconds."""
         if self._owner is None:
             if self.state is State.CLOSED:
                 raise ClosedError("the client is closed; start() opens it again")
@@ -340,7 +401,7 @@ class Client(Lifecycle):
             else:
                 slot = Slot()
                 try:
-                    self._home.loop.run_callback_threadsafe(self._start_for, slot)
+                    self._home.loop.run_callback_threadsafe(self._start_for_thread, slot)
                 except (AttributeError, ValueError):
                     raise StateError("the hub of the thread that made the client is gone") from None
                 if not slot.wait(timeout):
@@ -351,7 +412,8 @@ class Client(Lifecycle):
                 slot.get()
         return self._engine
 
-    def _start_for(self, slot: Slot) -> None:
+    def _start_for_thread(self, slot: Slot) -> None:
+        """In the client's thread: start for a call from another thread, which waits on `slot`."""
         try:
             self.start()
             slot.set(None)

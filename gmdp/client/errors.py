@@ -1,4 +1,4 @@
-"""What a call's end without its answer is to whoever waits: an error."""
+"""The errors of calls that ended without their answer."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from ..core.peer.calls import Ended
 from ..exceptions import CallError, HandlerFailed
 
 #: The class of each outcome's error.
-_ERRORS = {outcome: getattr(exceptions, row.error) for outcome, row in ROW_OF_OUTCOME.items()}
+_CLASSES = {outcome: getattr(exceptions, row.error) for outcome, row in ROW_OF_OUTCOME.items()}
 
 
 def error_of(ended: Ended, now: float) -> CallError:
-    """The error of a call that was neither cancelled nor closed; one of its own for each caller."""
+    """A new error that says how a call ended; not for calls that were cancelled or closed.
+
+    The message's last part is the first of these that exists: the client's own detail, the
+    body that the broker sent, the text of the table of outcomes.
+    """
     call = ended.call
     elapsed = max(0.0, now - call.submitted)
-    told = [frame.decode("utf-8", "replace") for frame in ended.body[:2]]
-    detail = ended.detail or ": ".join(filter(None, told)) or ROW_OF_OUTCOME[ended.outcome].message
+    texts = [frame.decode("utf-8", "replace") for frame in ended.body[:2]]
+    detail = ended.detail or ": ".join(filter(None, texts)) or ROW_OF_OUTCOME[ended.outcome].message
     tries = f"{call.tries} {'try' if call.tries == 1 else 'tries'}"
     if call.deliveries:
         tries += f", {call.deliveries} {'delivery' if call.deliveries == 1 else 'deliveries'}"
-    error: CallError = _ERRORS[ended.outcome](
+    error: CallError = _CLASSES[ended.outcome](
         f"{ended.outcome.value}: service {call.service!r}, after {elapsed:.3f} s and {tries}"
         + (f": {detail}" if detail else ""),
         service=call.service,
@@ -28,6 +32,6 @@ def error_of(ended: Ended, now: float) -> CallError:
         attempt=call.tries,
         deliveries=call.deliveries,
     )
-    if isinstance(error, HandlerFailed) and len(told) == 2:
-        error.type_name, error.detail = told
+    if isinstance(error, HandlerFailed) and len(texts) == 2:
+        error.type_name, error.detail = texts
     return error

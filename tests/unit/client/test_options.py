@@ -7,6 +7,7 @@ import pytest
 
 from gmdp import AsyncClient, Client, ConfigurationError
 from gmdp.client.options import FLAGS, CallOptions
+from gmdp.interfaces import IAsyncClient, IClient
 from gmdp.protocol.extension import FAIL_WITHOUT_WORKER
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -85,6 +86,14 @@ def test_each_method_takes_each_option_by_its_name(method):
     for name in CallOptions._fields:
         default = CallOptions._field_defaults.get(name)
         assert (parameters[name].kind, parameters[name].default) == (inspect.Parameter.KEYWORD_ONLY, default)
+
+
+@pytest.mark.parametrize(
+    ("interface", "name"),
+    [(IClient, "request"), (IClient, "stream"), (IAsyncClient, "submit"), (IAsyncClient, "map")],
+)
+def test_each_contract_names_each_option(interface, name):
+    assert all(f"{option}: " in interface[name].getDoc() for option in CallOptions._fields)
 
 
 @pytest.mark.parametrize(("name", "value"), [("timeout", 2.5), ("retries", 3), ("when_no_worker", "fail")])
