@@ -24,6 +24,7 @@ import zmq.green
 from ..core.broker.access import REVOKED, SERVE
 from ..core.broker.core import BrokerCore
 from ..core.broker.decisions import DeadLetter, Waited
+from ..core.peer.reasons import CloseReason
 from ..io.census import PeerCensus
 from ..io.frames import LARGE
 from ..io.link import Link, milliseconds
@@ -191,7 +192,7 @@ class BrokerEngine:
     def on_connected(self, link: Link, now: float) -> None:
         """Never called: bound sockets do not connect."""
 
-    def on_disconnected(self, link: Link, reason: str, now: float) -> None:
+    def on_disconnected(self, link: Link, reason: CloseReason, now: float) -> None:
         """Never called: bound sockets do not connect."""
 
     def deadline(self) -> float:

@@ -20,6 +20,7 @@ import zmq
 import zmq.green
 
 from ..core.peer.connector import Close, Connection, Connector, Open, Send
+from ..core.peer.reasons import CloseReason
 from ..security.credentials import Credentials
 from ..validation import MAX_FRAMES
 from .link import Link, milliseconds
@@ -161,7 +162,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         """A connection stands."""
         self.core.connected(link.connection, now)
 
-    def on_disconnected(self, link: Link, reason: str, now: float) -> None:
+    def on_disconnected(self, link: Link, reason: CloseReason, now: float) -> None:
         """A connection is gone, or could not be made."""
         connection = link.connection
         assert connection is not None  # every link here was made for one
@@ -253,7 +254,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                 self._credentials,
             )
         except zmq.ZMQError as error:
-            self.core.disconnected(connection, error.strerror or str(error), now, random.random())
+            reason, detail = CloseReason.NO_SOCKET, error.strerror or str(error)
+            self.core.disconnected(connection, reason, now, random.random(), detail)
             return
         connection.handle = SendQueue(link)
         if link.inproc:

@@ -19,6 +19,7 @@ import zmq
 import zmq.green
 
 from ..core.peer.connector import Connection
+from ..core.peer.reasons import CloseReason
 from ..validation import MOST_INT
 from .census import PeerCensus
 from .frames import POLLOUT, MessageSocket, get_option, stop_green_watcher
@@ -83,7 +84,7 @@ class Link(MessageSocket):
         self.closed = False
         self.inproc = False
         #: Why the connection ended, once it has.
-        self.loss = ""
+        self.loss: CloseReason | None = None
         self._loop = loop
         self._ready = ready
         self._wake = wake
@@ -153,13 +154,13 @@ class Link(MessageSocket):
         if isinstance(self._monitor, ConnectionMonitor):
             stands, gone = self._monitor.poll(now)
             self.loss = self._monitor.loss
-            if self.loss and not gone:
+            if self.loss is not None and not gone:
                 self._look_at = 0.0
         if self.inproc:
             # It has no bound and no monitor: without room to send there is no peer.
             self._look_at = 0.0
             if not self.events() & POLLOUT:
-                gone, self.loss = True, "the broker closed its endpoint"
+                gone, self.loss = True, CloseReason.ENDPOINT_CLOSED
         return stands, gone
 
     # The end

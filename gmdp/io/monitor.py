@@ -22,7 +22,7 @@ from time import monotonic
 import zmq
 import zmq.green
 
-from ..core.peer.connector import HANDSHAKE, MISMATCH, REFUSED
+from ..core.peer.reasons import CloseReason
 from .census import PeerCensus
 from .frames import DONTWAIT, receive_frame, stop_green_watcher
 
@@ -33,14 +33,14 @@ _RETRY_PLANNED = int(zmq.EVENT_CONNECT_RETRIED)
 _HUNG_UP = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 #: Events after which the connection is gone, but may still have messages to be read.
 _ENDED = {
-    int(zmq.EVENT_DISCONNECTED): "the connection was closed",
-    int(zmq.EVENT_CLOSED): "connection refused",
+    int(zmq.EVENT_DISCONNECTED): CloseReason.CONNECTION_CLOSED,
+    int(zmq.EVENT_CLOSED): CloseReason.CONNECTION_REFUSED,
 }
 #: Events after which the connection never stood.
 _NEVER_STOOD = {
-    _HUNG_UP: "the connection was closed in the handshake",
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): MISMATCH,
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): REFUSED,
+    _HUNG_UP: CloseReason.CLOSED_IN_HANDSHAKE,
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): CloseReason.MISMATCH,
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): CloseReason.NOT_ALLOWED,
 }
 _CONNECTING_EVENTS = functools.reduce(operator.or_, [*_ENDED, *_NEVER_STOOD], _HANDSHAKE_SUCCEEDED | _RETRY_PLANNED)
 
@@ -110,7 +110,7 @@ class ConnectionMonitor(Monitor):
         #: Until when the connection counts as new.
         self._new_until = monotonic() + patience
         #: Why the connection ended, once it has; it may still have messages to be read.
-        self.loss = ""
+        self.loss: CloseReason | None = None
         self._lost_at = 0.0
 
     def poll(self, now: float) -> tuple[bool, bool]:
@@ -119,14 +119,14 @@ class ConnectionMonitor(Monitor):
         for event, value in self.read():
             stands = stands or event == _HANDSHAKE_SUCCEEDED
             gone = gone or event == _RETRY_PLANNED or event in _NEVER_STOOD
-            if not self.loss:
-                self.loss = _ENDED.get(event, "") or _NEVER_STOOD.get(event, "")
+            if self.loss is None:
+                self.loss = _ENDED.get(event) or _NEVER_STOOD.get(event)
                 if event == _HUNG_UP and value == errno.EPIPE and now < self._new_until:
                     # The broker has read our handshake, and hung up at once.  A proxy without
                     # a broker behind it does not read; a broker that is full is slow.
-                    self.loss = HANDSHAKE
+                    self.loss = CloseReason.HUNG_UP
                 self._lost_at = monotonic()
-        if self.loss and not gone:
+        if self.loss is not None and not gone:
             # Past this time no further attempt is planned, and none will be reported.
             gone = monotonic() > self._lost_at + self._patience
         return stands, gone

@@ -20,6 +20,7 @@ import zmq.green
 from gevent.hub import Waiter
 
 from ..core.peer.connector import Connection
+from ..core.peer.reasons import CloseReason
 from ..exceptions import OwnerDied
 from .frames import POLLIN, POLLOUT
 from .link import Link
@@ -40,7 +41,7 @@ class Engine(Protocol):
     def on_connected(self, link: Link, now: float) -> None:
         """A connecting link stands."""
 
-    def on_disconnected(self, link: Link, reason: str, now: float) -> None:
+    def on_disconnected(self, link: Link, reason: CloseReason, now: float) -> None:
         """A connecting link is gone, or could not be made."""
 
     def on_caught_up(self, now: float) -> None:
@@ -304,7 +305,7 @@ class Owner:
             while not link.closed and (frames := link.receive()) is not None:
                 self._engine.on_message(link, frames, now)
             if not link.closed:
-                self._engine.on_disconnected(link, link.loss or "no connection could be made", now)
+                self._engine.on_disconnected(link, link.loss or CloseReason.NOT_MADE, now)
 
     def _look_again(self) -> None:
         """The descriptor is edge-triggered: before a wait, see what has come since."""

@@ -259,7 +259,7 @@ class _Session:
             return
         self.request.give_up()
         if enforce and isinstance(self.task, greenlet.greenlet):
-            gevent.kill(self.task, RequestCancelled(f"nobody waits for the answer: {gone.reason}"))
+            gevent.kill(self.task, RequestCancelled(f"nobody waits for the answer: {gone.reason.value}"))
 
     # A running handler's results; from any thread
 
@@ -404,12 +404,12 @@ class _WorkerEngine(ConnectorEngine[WorkerCore]):
                 event.work.session.tag.gone(event, self.shell.enforce_deadline)
 
     def _on_socket_closed(self, action: Close) -> None:
-        self._reason = action.reason
+        self._reason = action.reason.describe(action.detail)
         level = logging.DEBUG if self._until is not None else logging.INFO
         denied, self._denied = self._denied, bool(self.core.denied)
         if self._denied and not denied and self._until is None:
             level = logging.WARNING  # once: it goes on trying
-        _log.log(level, "worker of %.100r: %s: %s", self.shell.service, action.connection.endpoint, action.reason)
+        _log.log(level, "worker of %.100r: %s: %s", self.shell.service, action.connection.endpoint, self._reason)
 
     def _show(self, now: float) -> None:
         """Let the worker's state say whether a session is registered."""

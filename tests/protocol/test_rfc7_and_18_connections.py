@@ -6,6 +6,7 @@ from cores import EXPIRY, INTERVAL, MDP01, MDP02, ManualBroker, ManualClient, Ma
 from gmdp.core.peer import connector as connections
 from gmdp.core.peer import worker
 from gmdp.core.peer.calls import CallState
+from gmdp.core.peer.reasons import CloseReason
 
 pytestmark = pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
 
@@ -34,7 +35,7 @@ def test_a_worker_is_connected_to_one_broker_at_a_time(mdp):
     losses = [
         lambda: session.feed(mdp.disconnect),
         lambda: session.advance(EXPIRY),
-        lambda: session.disconnected("reset by peer"),
+        lambda: session.disconnected(CloseReason.CONNECTION_CLOSED),
     ]
     for lose in losses * 3:
         while not session.connecting:
@@ -42,7 +43,7 @@ def test_a_worker_is_connected_to_one_broker_at_a_time(mdp):
         session.connected()
         lose()
         assert not session.session.registered
-        session.disconnected("told twice")
+        session.disconnected(CloseReason.CONNECTION_CLOSED)
     session.close()
     open_sockets = 0
     opened = set()

@@ -45,6 +45,7 @@ from gmdp.core.peer import connector as connections
 from gmdp.core.peer.calls import Call, CallState, Ended, Part
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Send
+from gmdp.core.peer.reasons import CloseReason
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.sessions import Failure, Gone, SessionState, Work
 from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
@@ -1030,7 +1031,12 @@ def fuzz_broker(data: bytes) -> None:
 # Workers and clients
 
 _ENDPOINTS = ("one", "two")
-_LOSSES = ("lost", connections.REFUSED, connections.MISMATCH, connections.HANDSHAKE)
+_LOSSES = (
+    CloseReason.CONNECTION_CLOSED,
+    CloseReason.NOT_ALLOWED,
+    CloseReason.MISMATCH,
+    CloseReason.HUNG_UP,
+)
 _LIMITS = ((2, 2, 16), (1, 1, 8), (10**9, 2**40, 8))
 _OFFERS = (
     [b"501"],

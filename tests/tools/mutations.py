@@ -173,7 +173,7 @@ MUTATIONS = {
         "pass",
     ),
     "a worker never leaves a silent broker": Mutation(
-        "core.peer.worker", '                self._lose(connection, "no heartbeat from the broker", now, jitter)\n', ""
+        "core.peer.worker", "                self._lose(connection, CloseReason.NO_HEARTBEAT, now, jitter)\n", ""
     ),
     "a session that lost its connection does not come back": Mutation(
         "core.peer.worker", "        if not session.handling:\n            self._free[session] = None\n", ""
@@ -186,7 +186,7 @@ MUTATIONS = {
     # The client
     "a connection whose call was given up is used again": Mutation(
         "core.peer.client",
-        '            self._shut(connection, "its call was given up")',
+        "            self._shut(connection, CloseReason.CALL_WITHDRAWN)",
         "            self._idle.append(connection)",
     ),
     "an answer is given to any call": Mutation(
@@ -201,7 +201,7 @@ MUTATIONS = {
     ),
     "a lost connection's calls wait for ever": Mutation(
         "core.peer.client",
-        'self._end(call, Outcome.BROKER_LOST, f"{connection.endpoint}: {reason}")',
+        "self._end(call, Outcome.BROKER_LOST, text)",
         "call.timer = None",
     ),
     "a connection to a broker that stops is used on": Mutation(

@@ -31,7 +31,8 @@ from ...protocol.extension import Status
 from ..outcomes import OUTCOME_OF_STATUS, Outcome
 from ..snapshots import copy_counts
 from .calls import Call, CallState, ClientConnection, Ended, Part
-from .connector import NOT_EXTENDED, Connector, Phase, Send
+from .connector import Connector, Phase, Send
+from .reasons import CloseReason
 from .reconnect import Reconnect
 from .statistics import ClientCounters, ClientStatistics
 
@@ -107,7 +108,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                 self._give_up(call)
                 self._end(call, Outcome.CLOSED, "")
             if connection.phase is not Phase.CLOSED:
-                self._shut(connection, "closed", after_sending=True)
+                self._shut(connection, CloseReason.CLOSED, after_sending=True)
         while self._waiting:
             self._end(self._waiting.popitem(last=False)[0], Outcome.CLOSED, "")
 
@@ -128,18 +129,19 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     def _ready(self, connection: ClientConnection, now: float) -> None:
         self._refused = 0
         if connection.epoch != self._epoch:
-            self._shut(connection, "its broker was given up")
+            self._shut(connection, CloseReason.BROKER_LEFT)
         elif connection.phase is Phase.EXTENDED:
             self._shared = connection
         else:
             self._idle.append(connection)
 
-    def _lost(self, connection: ClientConnection, reason: str, now: float) -> None:
+    def _lost(self, connection: ClientConnection, reason: CloseReason, detail: str, now: float) -> None:
         if connection.calls or connection is self._shared or connection in self._idle:
             self.counters.disconnects += 1
         self._forget(connection)
         for other in [other for other in self._idle if other.epoch != self._epoch]:
-            self._shut(other, "its broker was lost")
+            self._shut(other, CloseReason.BROKER_LOST)
+        text = f"{connection.endpoint}: {reason.describe(detail)}"
         calls = list(connection.calls.values())
         connection.calls.clear()
         for call in reversed(calls):  # the first is to be first in line again
@@ -147,14 +149,14 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             if self._may_retry(call, now):
                 self._retry(call, now)
             else:
-                self._end(call, Outcome.BROKER_LOST, f"{connection.endpoint}: {reason}")
+                self._end(call, Outcome.BROKER_LOST, text)
         outcome = Outcome.DENIED if self.denied else None
-        if reason == NOT_EXTENDED:
+        if reason is CloseReason.NOT_EXTENDED:
             self._refused += 1
             if self._refused >= len(self._reconnect.endpoints):
                 outcome = Outcome.UNSUPPORTED
         while outcome is not None and self._waiting:
-            self._end(self._waiting.popitem(last=False)[0], outcome, f"{connection.endpoint}: {reason}")
+            self._end(self._waiting.popitem(last=False)[0], outcome, text)
 
     def _said(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
         if connection.phase is Phase.EXTENDED:
@@ -236,9 +238,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._shared = None
             self._leaving.add(connection)
             if connection.epoch == self._epoch:
-                self._end_epoch(f"{connection.endpoint}: it is shutting down", now + self._reconnect.lost(now, jitter))
+                self._end_epoch(connection, CloseReason.SHUTTING_DOWN, now + self._reconnect.lost(now, jitter))
 
-    def _shut(self, connection: ClientConnection, reason: str, after_sending: bool = False) -> None:
+    def _shut(self, connection: ClientConnection, reason: CloseReason, after_sending: bool = False) -> None:
         self._forget(connection)
         self._close(connection, reason, after_sending)
 
@@ -320,9 +322,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     def _suspect_silence(self, connection: ClientConnection, now: float, jitter: float) -> None:
         """A strict broker that never said anything may be none: try the next endpoint."""
         if not self._heard and connection.epoch == self._epoch and len(self._reconnect.endpoints) > 1:
-            self._end_epoch(f"{connection.endpoint}: it is silent", now + self._reconnect.lost(now, jitter))
+            self._end_epoch(connection, CloseReason.SILENT, now + self._reconnect.lost(now, jitter))
             for other in self._idle[:]:
-                self._shut(other, "its broker is silent")
+                self._shut(other, CloseReason.SILENT)
 
     def _try(self, call: Call, now: float) -> None:
         """Begin the next try: from now on its time runs."""
@@ -353,7 +355,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         else:
             del connection.calls[call.number]
             call.connection = None
-            self._shut(connection, "its call was given up")
+            self._shut(connection, CloseReason.CALL_WITHDRAWN)
 
     def _off(self, call: Call) -> None:
         """The call is off its connection, which goes on."""
@@ -366,9 +368,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             if connection.epoch == self._epoch:
                 self._idle.append(connection)
             else:
-                self._shut(connection, "its broker was lost")
+                self._shut(connection, CloseReason.BROKER_LOST)
         elif connection in self._leaving and not connection.calls:
-            self._shut(connection, "the broker stops", after_sending=True)
+            self._shut(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
 
     def _finish(self, call: Call) -> None:
         call.become(CallState.DONE)

@@ -39,15 +39,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ...protocol.dialects import EMPTY, EXTENDED, Dialect
 from ...protocol.extension import PROBE_SERVICE, Offer, read_offer
 from ..timers import Timers
+from .reasons import CloseReason
 from .reconnect import Reconnect
 
-#: Why a broker is refused.
-NOT_EXTENDED = "the broker does not speak gmdp's extension, which is required"
-#: Why a broker refuses, as far as a socket can tell.
-REFUSED = "the broker refused the connection: this key, password or address is not allowed"
-MISMATCH = "the handshake failed: the broker asks for other security (a key, a password, or none), or is none"
-HANDSHAKE = "the broker hung up in the handshake: it has another server key, or asks for other security"
-#: How often in a row a handshake fails without a reason before that is one.
+#: A broker that refuses says one of these, as far as a socket can tell.
+REFUSALS = frozenset({CloseReason.NOT_ALLOWED, CloseReason.MISMATCH})
+#: How often in a row a broker hangs up in the handshake before that counts as a refusal.
 TELLING_FAILURES = 3
 
 
@@ -136,9 +133,11 @@ class Close(NamedTuple):
     """Close this socket."""
 
     connection: Connection
-    reason: str
+    reason: CloseReason
     #: True if what was decided before is to be sent first.
     after_sending: bool = False
+    #: What the operating system says of it, or nothing.
+    detail: str = ""
 
 
 #: What is to be done with sockets.
@@ -185,8 +184,8 @@ class Connector(abc.ABC, Generic[C, E]):
         self._failed_in_a_row = 0
         #: Connections in a row that could not be made, for whatever reason.
         self._unmade_in_a_row = 0
-        #: Why no broker lets it in, if none does; empty while that is not known.
-        self.denied = ""
+        #: Why no broker lets it in, if none does; None while that is not known.
+        self.denied: CloseReason | None = None
         #: Why none can be reached, and which was tried last; empty while one can, or may be.
         self.unreachable = ""
         self._trouble = "not connected yet"
@@ -202,7 +201,7 @@ class Connector(abc.ABC, Generic[C, E]):
         """A connection can be used."""
 
     @abc.abstractmethod
-    def _lost(self, connection: C, reason: str, now: float) -> None:
+    def _lost(self, connection: C, reason: CloseReason, detail: str, now: float) -> None:
         """A connection is gone, and off the books."""
 
     @abc.abstractmethod
@@ -244,7 +243,8 @@ class Connector(abc.ABC, Generic[C, E]):
         if connection.phase is not Phase.CONNECTING:
             return
         self._refused_in_a_row = self._failed_in_a_row = self._unmade_in_a_row = 0
-        self.denied = self.unreachable = ""
+        self.denied = None
+        self.unreachable = ""
         known = self._mode is Phase.STRICT and connection.epoch == self._epoch
         if known or not self.extended.extended:
             self._becomes(connection, Phase.STRICT, now)
@@ -253,10 +253,10 @@ class Connector(abc.ABC, Generic[C, E]):
         self._timers.arm(connection, now + self.probe_timeout)
         self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, [EMPTY])))
 
-    def disconnected(self, connection: C, reason: str, now: float, jitter: float) -> None:
-        """The connection is gone, or could not be made."""
+    def disconnected(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
+        """The connection is gone, or could not be made; `detail`: what the operating system says of it."""
         if connection.phase is not Phase.CLOSED:
-            self._lose(connection, reason, now, jitter)
+            self._lose(connection, reason, now, jitter, detail)
             self._arrange(now)
 
     def feed(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
@@ -280,7 +280,7 @@ class Connector(abc.ABC, Generic[C, E]):
             elif item.phase is Phase.PROBING:
                 self._strict(item, now, jitter)  # type: ignore[arg-type]
             else:
-                self._lose(item, "no connection in time", now, jitter)  # type: ignore[arg-type]
+                self._lose(item, CloseReason.NO_CONNECTION_IN_TIME, now, jitter)  # type: ignore[arg-type]
         self._arrange(now)
 
     # For subclasses
@@ -306,7 +306,7 @@ class Connector(abc.ABC, Generic[C, E]):
 
     def _strict(self, connection: C, now: float, jitter: float) -> None:
         if self._require_extensions:
-            self._lose(connection, NOT_EXTENDED, now, jitter)
+            self._lose(connection, CloseReason.NOT_EXTENDED, now, jitter)
             self._arrange(now)
         else:
             self._becomes(connection, Phase.STRICT, now)
@@ -320,40 +320,40 @@ class Connector(abc.ABC, Generic[C, E]):
         self._ready(connection, now)
         self._arrange(now)
 
-    def _lose(self, connection: C, reason: str, now: float, jitter: float) -> None:
+    def _lose(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
         """A connection is gone: its epoch ends."""
         if connection.phase is Phase.CONNECTING:
-            self._judge(connection.endpoint, reason)
+            self._judge(connection.endpoint, reason, detail)
         if connection.epoch == self._epoch:
-            self._end_epoch(f"{connection.endpoint}: {reason}", now + self._reconnect.lost(now, jitter))
-        self._close(connection, reason)
-        self._lost(connection, reason, now)
+            self._end_epoch(connection, reason, now + self._reconnect.lost(now, jitter), detail)
+        self._close(connection, reason, detail=detail)
+        self._lost(connection, reason, detail, now)
 
-    def _judge(self, endpoint: str, reason: str) -> None:
+    def _judge(self, endpoint: str, reason: CloseReason, detail: str) -> None:
         """A connection could not be made: is it that no broker is there, or that none lets us in?"""
-        refused = reason in (REFUSED, MISMATCH)
-        failed = refused or reason == HANDSHAKE
+        refused = reason in REFUSALS
+        failed = refused or reason is CloseReason.HUNG_UP
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
         self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
         brokers = len(self._reconnect.endpoints)
         told = self._refused_in_a_row >= brokers or self._failed_in_a_row >= TELLING_FAILURES * brokers
-        self.denied = reason if told else ""
+        self.denied = reason if told else None
         self._unmade_in_a_row += 1
         if self._unmade_in_a_row >= brokers:
-            self.unreachable = "" if failed else f"{endpoint}: {reason}"
+            self.unreachable = "" if failed else f"{endpoint}: {reason.describe(detail)}"
 
-    def _end_epoch(self, trouble: str, open_at: float) -> None:
+    def _end_epoch(self, connection: C, reason: CloseReason, open_at: float, detail: str = "") -> None:
         self._epoch += 1
         self._mode = None
         self._heard = False
-        self._trouble = trouble
+        self._trouble = f"{connection.endpoint}: {reason.describe(detail)}"
         self._open_at = open_at
 
-    def _close(self, connection: C, reason: str, after_sending: bool = False) -> None:
+    def _close(self, connection: C, reason: CloseReason, after_sending: bool = False, detail: str = "") -> None:
         """Close a connection that is not needed, or is gone."""
         if connection.phase not in USABLE:
             self._pending -= 1
         connection.become(Phase.CLOSED)
         self._connections.discard(connection)
         self._timers.disarm(connection)
-        self.actions.append(Close(connection, reason, after_sending))
+        self.actions.append(Close(connection, reason, after_sending, detail))

@@ -30,6 +30,7 @@ from ...protocol import extension, token
 from ...protocol.dialects import EMPTY
 from ..liveness import Pulse
 from .connector import Connection
+from .reasons import GoneReason
 
 
 class SessionState(enum.Enum):
@@ -81,7 +82,7 @@ class Gone(NamedTuple):
     """Nobody waits for the answer of this work any more."""
 
     work: Work
-    reason: str
+    reason: GoneReason
 
 
 class Failure(NamedTuple):

@@ -22,6 +22,7 @@ from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, Command, Dialect
 from ..liveness import Gap, Pulse
 from .connector import Connector, Phase, Send
+from .reasons import CloseReason, GoneReason
 from .reconnect import MAX_FACTOR, Reconnect
 from .sessions import Failure, Gone, Session, SessionState, Work, WorkerConnection
 from .statistics import WorkerCounters
@@ -184,7 +185,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         self.draining = True
         for connection in list(self._connections):
             if not connection.sessions:
-                self._hang_up(connection, "closed", now)
+                self._hang_up(connection, CloseReason.CLOSED, now)
         for session in self.sessions:
             if session.state in (SessionState.IDLE, SessionState.DETACHED):
                 self._close_session(session, now)
@@ -193,7 +194,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         """Say DISCONNECT where registered, and end."""
         self.draining = True
         for connection in list(self._connections):
-            self._hang_up(connection, "closed", now)
+            self._hang_up(connection, CloseReason.CLOSED, now)
         for session in self.sessions:
             if session.state is SessionState.DETACHED:
                 self._close_session(session, now)
@@ -210,7 +211,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         connection.pulse = Pulse(now)
         self._usable.append(connection)
 
-    def _lost(self, connection: WorkerConnection, reason: str, now: float) -> None:
+    def _lost(self, connection: WorkerConnection, reason: CloseReason, detail: str, now: float) -> None:
         self.counters.denied += bool(self.denied)
         if connection in self._usable:
             self._usable.remove(connection)
@@ -227,7 +228,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
             while free and connection.room > 0:
                 self._attach(free.popitem(last=False)[0], connection, now)
         for connection in [c for c in self._usable if c.phase is Phase.STRICT and not c.sessions]:
-            self._hang_up(connection, "not needed", now)
+            self._hang_up(connection, CloseReason.NOT_NEEDED, now)
         wanted = len(free) if self._mode is Phase.STRICT else min(len(free), 1)
         while self._pending < wanted and now >= self._open_at:
             self._open(now)
@@ -245,7 +246,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
                 parsed = None
         if parsed is None:
             if self._probe_answer(frames) is None:
-                self._reject(connection, "the broker sent what is no command", now, jitter)
+                self._reject(connection, CloseReason.NOT_A_COMMAND, now, jitter)
             return
         connection.pulse.heard = now
         command, address, body = parsed
@@ -259,13 +260,13 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         self._hear(connection, now)
         if command is Command.HEARTBEAT:
             if session is not None and session.work is not None and flags & extension.CALLER_GONE:
-                self._gone(session.work, "its caller has gone")
+                self._gone(session.work, GoneReason.CALLER_GONE)
             if connection.pulse.heartbeat_due():
                 self._heartbeat(connection, now)
         elif session is None:
             pass  # it was sent before the broker heard of the session's end
         elif session.state is SessionState.BUSY:
-            self._reject(connection, "a second request came before the reply", now, jitter)
+            self._reject(connection, CloseReason.SECOND_REQUEST, now, jitter)
         else:
             self._begin(session, address, body, now)
 
@@ -273,7 +274,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         if isinstance(item, WorkerConnection):
             self._check(item, now, jitter)
         elif item.work is not None:
-            self._gone(item.work, "its caller's time is up")
+            self._gone(item.work, GoneReason.TIME_UP)
         elif item.state is SessionState.DETACHED and not item.handling:
             self._free[item] = None
 
@@ -285,7 +286,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
             if self._gap.may_judge(now):
                 # "If the worker detects that the broker has disconnected, it SHOULD
                 # restart a new conversation."
-                self._lose(connection, "no heartbeat from the broker", now, jitter)
+                self._lose(connection, CloseReason.NO_HEARTBEAT, now, jitter)
                 return
             lost_at = self._gap.until
         if now >= pulse.beat_at(self._interval):
@@ -296,7 +297,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         connection.pulse.beating(now)
         self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))
 
-    def _reject(self, connection: WorkerConnection, reason: str, now: float, jitter: float) -> None:
+    def _reject(self, connection: WorkerConnection, reason: CloseReason, now: float, jitter: float) -> None:
         """This broker breaks the protocol: it may give the requests to others."""
         self.counters.malformed += 1
         self.actions.append(Send(connection, self.dialect.worker(Command.DISCONNECT)))
@@ -307,13 +308,13 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         # "When the worker receives DISCONNECT it must send no further commands to
         # the broker; it MUST close its socket, and reconnect to the broker on a
         # new socket."
-        reason = "the broker said DISCONNECT"
+        reason = CloseReason.DISCONNECT
         if connection.epoch == self._epoch:
-            self._end_epoch(f"{connection.endpoint}: {reason}", now + self._reconnect.refused(now, jitter))
+            self._end_epoch(connection, reason, now + self._reconnect.refused(now, jitter))
         self._lose(connection, reason, now, jitter)
         self._arrange(now)
 
-    def _hang_up(self, connection: WorkerConnection, reason: str, now: float) -> None:
+    def _hang_up(self, connection: WorkerConnection, reason: CloseReason, now: float) -> None:
         """Leave a connection, with whatever sessions it has."""
         if connection in self._usable:
             self._usable.remove(connection)
@@ -386,7 +387,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         if connection is not None:
             self._detach(session)
             if not connection.sessions:
-                self._hang_up(connection, "closed", now)
+                self._hang_up(connection, CloseReason.CLOSED, now)
         self._free.pop(session, None)
         self._timers.disarm(session)
         session.become(SessionState.CLOSED)
@@ -403,7 +404,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         if self._enforce_deadline and told is not None and told.time_left is not None:
             self._timers.arm(session, now + told.time_left)
 
-    def _gone(self, work: Work, reason: str) -> None:
+    def _gone(self, work: Work, reason: GoneReason) -> None:
         self.counters.callers_gone += 1
         self.events.append(Gone(work, reason))
 

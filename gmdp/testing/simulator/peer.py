@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ...core.peer.connector import Connector, Open, Send
+from ...core.peer.reasons import CloseReason
 from ...protocol.dialects import Dialect
 from .network import Network, Wire
 from .node import Node
@@ -47,7 +48,8 @@ class PeerNode(Node, Generic[K]):
 
     def lost(self, wire: Wire) -> None:
         """A wire is gone."""
-        self.core.disconnected(wire.connection, "lost", self.schedule.now, self.schedule.random.random())
+        reason = CloseReason.CONNECTION_CLOSED
+        self.core.disconnected(wire.connection, reason, self.schedule.now, self.schedule.random.random())
 
     def received(self, wire: Wire, frames: list[bytes]) -> None:
         """One message was read."""

@@ -99,7 +99,7 @@ class WorkerNode(PeerNode[WorkerCore]):
         if run is not None and run.work is event.work:
             run.request.give_up()
             if self.enforce_deadline:
-                failure = Failure("RequestCancelled", event.reason)
+                failure = Failure("RequestCancelled", event.reason.value)
                 self.schedule.after(0, self.post, self._final, run, None, failure)
 
     def _begin(self, work: Work) -> None:

@@ -9,6 +9,7 @@ from gmdp.core.outcomes import Outcome
 from gmdp.core.peer.calls import Call, CallState, Ended, Part
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Phase, Send
+from gmdp.core.peer.reasons import CloseReason
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.statistics import ClientCounters
 from gmdp.protocol import extension
@@ -150,7 +151,7 @@ def test_no_retry_after_a_part_was_delivered():
     _call, connection = bench.connected_call(timeout=9.0, retries=5)
     bench.feed(connection, PARTIAL, 0.1)
     bench.act()
-    bench.core.disconnected(connection, "gone", 0.2, 0.5)
+    bench.core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 0.2, 0.5)
     (ended,) = bench.act()
     assert ended.outcome is Outcome.BROKER_LOST
 
@@ -196,7 +197,7 @@ def test_while_no_broker_answers_one_connection_at_a_time_is_tried():
     assert len(bench.opened) == 1
     now = 0.0
     for attempt in range(2, 6):
-        bench.core.disconnected(bench.opened[-1], "refused", now, 1.0)
+        bench.core.disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, now, 1.0)
         bench.act()
         now = bench.core.deadline()
         bench.core.tick(now, 1.0)
@@ -228,7 +229,7 @@ def test_one_lost_connection_retires_the_idle_ones_of_its_time():
     bench.connected(bench.opened[1], 0.1)
     bench.feed(bench.opened[1], FINAL, 0.2)
     assert [event.call for event in bench.act()] == [second]
-    bench.core.disconnected(connection, "gone", 0.3, 0.5)
+    bench.core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 0.3, 0.5)
     (ended,) = bench.act()
     assert (ended.call, ended.outcome) == (first, Outcome.BROKER_LOST)
     assert set(bench.closed) == {connection, bench.opened[1]}

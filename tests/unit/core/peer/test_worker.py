@@ -14,6 +14,7 @@ from gmdp.core.outcomes import Outcome
 from gmdp.core.peer.calls import Call, CallState
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Phase
+from gmdp.core.peer.reasons import CloseReason
 from gmdp.core.peer.reconnect import MAX_FACTOR, Reconnect
 from gmdp.core.peer.sessions import SessionState
 from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
@@ -463,7 +464,7 @@ def connected(core, connection, now):
 def test_what_comes_on_a_lost_connection_is_for_nobody(retries):
     """C3: whatever the owner still reads from it."""
     core, _, connection = one_call(retries)
-    core.disconnected(connection, "lost", 1.0, 0.5)
+    core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
     core.events.clear()
     core.feed(connection, client_reply(RFC18, b"s", [b"late"]), 1.0, 0.5)
     assert core.events == []
@@ -486,7 +487,7 @@ def test_what_comes_after_a_timeout_is_for_nobody():
     core, _, connection = one_call()
     core.tick(10.0, 0.5)
     assert [event.outcome for event in core.events] == [Outcome.TIMEOUT]
-    assert core.actions == [Close(connection, "its call was given up")]
+    assert core.actions == [Close(connection, CloseReason.CALL_WITHDRAWN)]
     core.feed(connection, client_reply(RFC18, b"s", [b"late"]), 11.0, 0.5)
     assert len(core.events) == 1
 
@@ -495,7 +496,7 @@ def test_an_answer_that_began_is_not_asked_for_again():
     """W1: once a part went out, the loss is told."""
     core, call, connection = one_call(retries=3)
     core.feed(connection, client_reply(RFC18, b"s", [b"part"], final=False), 1.0, 0.5)
-    core.disconnected(connection, "lost", 2.0, 0.5)
+    core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 2.0, 0.5)
     assert [event.outcome for event in core.events[1:]] == [Outcome.BROKER_LOST]
     assert call.tries == 1
 
@@ -523,15 +524,15 @@ def test_connections_that_are_lost_together_are_one_loss():
     assert [connection.endpoint for connection in connections] == ["one"] * 3
     core.actions.clear()
     for connection in connections:
-        core.disconnected(connection, "the broker stopped", 1.0, 0.5)
+        core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
     assert core.endpoint == "two"
     for endpoint in ("two", "three"):
         (opened,) = [action.connection for action in core.actions if isinstance(action, Open)]
         assert opened.endpoint == endpoint
         core.actions.clear()
-        core.disconnected(opened, "nobody there", 1.0, 0.5)
+        core.disconnected(opened, CloseReason.CONNECTION_REFUSED, 1.0, 0.5)
     # Each was tried once: now there is a delay, which ends by itself.
-    assert core.actions == [Close(opened, "nobody there")]
+    assert core.actions == [Close(opened, CloseReason.CONNECTION_REFUSED)]
     assert 1.0 < core.deadline() <= 1.5
     core.actions.clear()
     core.tick(core.deadline(), 0.5)
@@ -546,7 +547,7 @@ def test_a_connection_that_is_never_made_is_given_up():
     assert core.deadline() == core.connect_timeout
     core.actions.clear()
     core.tick(core.connect_timeout, 0.5)
-    assert core.actions[0] == Close(first.connection, "no connection in time")
+    assert core.actions[0] == Close(first.connection, CloseReason.NO_CONNECTION_IN_TIME)
     assert (type(core.actions[1]), core.actions[1].connection.endpoint) == (Open, "two")
     # Too late: it is closed.
     core.actions.clear()

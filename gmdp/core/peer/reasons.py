@@ -1,0 +1,54 @@
+"""Why connections of clients and workers are closed, and why nobody waits for an answer.
+
+Cores and shells compare members.  Logs, errors and state changes show their values, with
+the endpoint before and details, if there are any, behind.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class CloseReason(enum.Enum):
+    """Why a connection was closed, or could not be made."""
+
+    # What the socket tells
+    CONNECTION_CLOSED = "the connection was closed"
+    CONNECTION_REFUSED = "connection refused"
+    CLOSED_IN_HANDSHAKE = "the connection was closed in the handshake"
+    #: The broker has read the handshake and hung up: it does not say why.
+    HUNG_UP = "the broker hung up in the handshake: it has another server key, or asks for other security"
+    MISMATCH = "the handshake failed: the broker asks for other security (a key, a password, or none), or is none"
+    NOT_ALLOWED = "the broker refused the connection: this key, password or address is not allowed"
+    ENDPOINT_CLOSED = "the broker closed its endpoint"
+    NOT_MADE = "no connection could be made"
+    #: The operating system has no descriptors left, or does not know the address; details follow.
+    NO_SOCKET = "no socket could be opened"
+
+    # What the broker does or does not do
+    NO_CONNECTION_IN_TIME = "no connection in time"
+    NOT_EXTENDED = "the broker does not speak gmdp's extension, which is required"
+    NO_HEARTBEAT = "no heartbeat from the broker"
+    DISCONNECT = "the broker said DISCONNECT"
+    NOT_A_COMMAND = "the broker sent a message that is no command"
+    SECOND_REQUEST = "a second request came before the reply"
+    SHUTTING_DOWN = "the broker is shutting down"
+    SILENT = "the broker is silent"
+
+    # What the peer itself decides
+    BROKER_LOST = "another connection to the same broker was lost"
+    BROKER_LEFT = "the peer has left the broker for another"
+    CALL_WITHDRAWN = "its call was withdrawn"
+    NOT_NEEDED = "not needed"
+    CLOSED = "closed"
+
+    def describe(self, detail: str = "") -> str:
+        """The text for logs and errors, with `detail` behind it."""
+        return f"{self.value}: {detail}" if detail else self.value
+
+
+class GoneReason(enum.Enum):
+    """Why nobody waits for the answer of a worker any more."""
+
+    CALLER_GONE = "its caller has gone"
+    TIME_UP = "its caller's time is up"
