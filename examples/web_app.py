@@ -13,7 +13,7 @@ import gevent  # noqa: E402
 from gevent.pywsgi import WSGIServer  # noqa: E402
 
 from gmdp import Broker, Client, Request, Worker  # noqa: E402
-from gmdp.http.gateway import Gateway  # noqa: E402
+from gmdp.wsgi import Gateway  # noqa: E402
 
 
 def countdown(request: Request) -> Generator[bytes, None, bytes]:

@@ -77,6 +77,7 @@ Logger: ``gmdp.wsgi``.
 
 from __future__ import annotations
 
-from .http.gateway import Gateway, gateway_from_environment
+from .http.environment import gateway_from_environment
+from .http.gateway import Gateway
 
 __all__ = ["Gateway", "gateway_from_environment"]

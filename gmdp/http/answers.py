@@ -1,4 +1,4 @@
-"""What the gateway answers: statuses, headers, and the JSON of its errors (the table of :mod:`gmdp.wsgi`)."""
+"""What the gateway answers: statuses, headers, and the JSON of errors (the table of :mod:`gmdp.wsgi`)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from ..exceptions import MDPError
 
 _log = logging.getLogger("gmdp.wsgi")
 
-#: The status of an error and what is said of it; None: what the error says itself, which
-#: comes from the broker.  The others' messages are about the inside.
+#: The status and the message of each error.  None: the error's own message, which comes from
+#: the broker; the messages of other errors are about the inside.
 STATUS: dict[type[MDPError], tuple[int, str | None]] = {
     getattr(exceptions, row.error): (row.http_status, row.http_message) for row in TABLE
 }
 
 
-class Refused(Exception):
-    """The request is not one that a call can be made of."""
+class RequestRefused(Exception):
+    """The gateway makes no call of the request, and answers with an error of its own.
+
+    Attributes:
+        status: The status of the answer.
+        name: The error's name in the JSON.
+        headers: More headers of the answer.
+    """
 
     def __init__(self, status: int, name: str, message: str, *headers: tuple[str, str]) -> None:
         super().__init__(message)
@@ -32,40 +38,40 @@ class Refused(Exception):
 
 
 class Answer(NamedTuple):
-    """What goes to the server."""
+    """An answer as the server is to send it."""
 
     status: int
     headers: list[tuple[str, str]]
     body: Iterable[bytes]
 
 
-def bad(message: str) -> Refused:
-    """The request is wrong in itself."""
-    return Refused(400, "BadRequest", message)
+def bad_request(message: str) -> RequestRefused:
+    """Return the error of a request that is wrong in itself."""
+    return RequestRefused(400, "BadRequest", message)
 
 
-def headers(content_type: str, length: int) -> list[tuple[str, str]]:
-    """Of a body of this length."""
+def content_headers(content_type: str, length: int) -> list[tuple[str, str]]:
+    """Return the headers of a body of this type and length."""
     return [("Content-Type", content_type), ("Content-Length", str(length))]
 
 
-def failure(error: Exception) -> Answer:
-    """What the client is told of `error`, and the log if it is no matter of his."""
-    more: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, Refused):
-        status, name, message, more = error.status, error.name, str(error), error.headers
+def error_answer(error: Exception) -> Answer:
+    """Return the answer to a request that ended with `error`; log what the client is not told."""
+    more_headers: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, RequestRefused):
+        status, name, message, more_headers = error.status, error.name, str(error), error.headers
     elif isinstance(error, MDPError):
-        kind = next(one for one in type(error).__mro__ if one in STATUS)
-        status, said = STATUS[kind]
-        name, message = type(error).__name__, str(error) if said is None else said
+        listed = next(kind for kind in type(error).__mro__ if kind in STATUS)
+        status, message_instead = STATUS[listed]
+        name, message = type(error).__name__, str(error) if message_instead is None else message_instead
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            more = (("Retry-After", "1"),)
+            more_headers = (("Retry-After", "1"),)
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("a request failed", exc_info=error)
-        elif said is not None:
+        elif message_instead is not None:
             _log.info("%s: %s", name, error)
     else:
-        status, name, message = 500, "InternalError", "the gateway failed; its log tells more"
+        status, name, message = 500, "InternalError", "the gateway failed; its log has the details"
         _log.error("a request failed", exc_info=error)
     body = json.dumps({"error": name, "message": message}).encode()
-    return Answer(status, [*headers("application/json", len(body)), *more], [body])
+    return Answer(status, [*content_headers("application/json", len(body)), *more_headers], [body])

@@ -1,4 +1,4 @@
-"""Several frames as the body of one HTTP message: multipart/mixed (RFC 2046, 5.1)."""
+"""Several frames in the body of one HTTP message: multipart/mixed (RFC 2046, 5.1)."""
 
 from __future__ import annotations
 
@@ -11,60 +11,68 @@ MIXED = "multipart/mixed"
 
 #: RFC 2046, 5.1.1: a boundary.
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
-#: Characters a content type may have: taking one apart takes the square of the time.
-_LONGEST_TYPE = 1000
-#: Bytes in which a part must have come to its content.
-_LONGEST_HEAD = 16 * 1024
-#: The rest of a boundary's line, the headers of its part, each with its end of line, and an empty line.
+#: Characters of the longest content type: the time to parse one grows with the square of its length.
+_MAX_TYPE = 1000
+#: Bytes of the longest head of a part.
+_MAX_HEAD = 16 * 1024
+#: The head of a part: the rest of the boundary's line, headers, each with its end of line, and an empty line.
 _PART_HEAD = re.compile(rb"[ \t]*\r\n((?:[^\r\n]+\r\n)*)\r\n")
 _PART_HEADER = re.compile(rb"[!#-'*+.^-z|~0-9A-Z-]+[ \t]*:.*|[ \t].*")
-_ENCODING = re.compile(rb"^content-transfer-encoding[ \t]*:(.*)\r$", re.IGNORECASE | re.MULTILINE)
-_PLAIN_ENCODINGS = (b"7bit", b"8bit", b"binary")
+_TRANSFER_ENCODING = re.compile(rb"^content-transfer-encoding[ \t]*:(.*)\r$", re.IGNORECASE | re.MULTILINE)
+#: Encodings that leave the content as it is.
+_IDENTITY_ENCODINGS = (b"7bit", b"8bit", b"binary")
 
 
 class TooManyParts(ValueError):
-    """There are more than were asked for."""
+    """A body has more parts than are allowed."""
 
 
-def split(body: bytes, content_type: str, most: int) -> list[bytes]:
-    """The contents of the parts of `body`, one at least; their headers are ignored.
+def split(body: bytes, content_type: str, max_parts: int) -> list[bytes]:
+    """Return the contents of the parts of a body, at least one.  The headers of parts are ignored.
 
-    Raises TooManyParts if there are more than `most`, ValueError if the body or its boundary
-    is malformed, if a part is encoded, or if its headers have more than 16 KiB.
+    Args:
+        body: The body.
+        content_type: The value of its Content-Type header.
+        max_parts: Parts the body may have; the closing boundary counts as one.
+
+    Raises:
+        TooManyParts: The body has more than `max_parts` parts.
+        ValueError: The body or its boundary is malformed, a part is encoded, or the headers
+            of a part have more than 16 KiB.
     """
-    if len(content_type) > _LONGEST_TYPE:
-        raise ValueError(f"the Content-Type has more than {_LONGEST_TYPE:,} characters")
+    if len(content_type) > _MAX_TYPE:
+        raise ValueError(f"the Content-Type has more than {_MAX_TYPE:,} characters")
     message = Message()
     message["Content-Type"] = content_type
     boundary = message.get_param("boundary")
     if not isinstance(boundary, str) or not _BOUNDARY.fullmatch(boundary):
         raise ValueError("multipart/mixed needs a boundary of 1 to 70 characters")
     # RFC 2046, 5.1.1: "The CRLF preceding the boundary delimiter line is conceptually attached
-    # to the boundary"; the first one may have none before it.
+    # to the boundary."  The first boundary may have no CRLF before it.
     delimiter = b"\r\n--" + boundary.encode()
     text = b"\r\n" + body
-    if text.count(delimiter) > most:
-        raise TooManyParts(f"the body has more than {most} parts")
+    if text.count(delimiter) > max_parts:
+        raise TooManyParts(f"the body has more than {max_parts} parts")
     frames: list[bytes] = []
     for part in text.split(delimiter)[1:]:
         if part.startswith(b"--"):
             if not frames:
                 break
             return frames
-        head = _PART_HEAD.match(part, 0, _LONGEST_HEAD)
+        head = _PART_HEAD.match(part, 0, _MAX_HEAD)
         if head is None or not all(map(_PART_HEADER.fullmatch, head[1].splitlines())):
             raise ValueError(
                 f"part {len(frames) + 1} of the multipart body does not begin with headers (16 KiB at most) "
-                "and an empty line; these lines end in CRLF"
+                "and an empty line, each ending in CRLF"
             )
-        if any(one.strip(b" \t").lower() not in _PLAIN_ENCODINGS for one in _ENCODING.findall(head[1])):
+        if any(value.strip(b" \t").lower() not in _IDENTITY_ENCODINGS for value in _TRANSFER_ENCODING.findall(head[1])):
             raise ValueError(f"part {len(frames) + 1} of the multipart body has a Content-Transfer-Encoding")
         frames.append(part[head.end() :])
-    raise ValueError("the multipart body has no part, or no end; the lines of its boundaries end in CRLF")
+    raise ValueError("the multipart body has no part, or no closing boundary; the lines of boundaries must end in CRLF")
 
 
-def joined(frames: Sequence[bytes]) -> tuple[str, bytes]:
-    """A content type and a body of which each frame is a part."""
+def join(frames: Sequence[bytes]) -> tuple[str, bytes]:
+    """Return a content type, and a body that has each frame as a part."""
     boundary = secrets.token_hex(16)
     while any(boundary.encode() in frame for frame in frames):
         boundary = secrets.token_hex(16)

@@ -27,13 +27,14 @@ from waiting import wait_until
 
 import gmdp.cli.gateway
 import gmdp.http.answers
-import gmdp.http.gateway
+import gmdp.http.bodies
 import gmdp.http.multipart
 import gmdp.wsgi
 from gmdp import Broker, Client, ConfigurationError, MDPError, Worker, exceptions
 from gmdp.cli.gateway import _Handler, _Server
 from gmdp.core.states import State
-from gmdp.http.gateway import Gateway, gateway_from_environment
+from gmdp.http.environment import gateway_from_environment
+from gmdp.http.gateway import Gateway
 from gmdp.protocol.dialects import MAX_SERVICE_NAME
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -267,7 +268,7 @@ def test_multipart_is_read_as_the_rfc_has_it(gateway, content_type, body):
 
 
 def test_a_body_has_no_more_parts_than_a_message_may_have_frames(gateway, monkeypatch):
-    monkeypatch.setattr(gmdp.http.gateway, "MAX_FRAMES", 4)  # the closing boundary counts
+    monkeypatch.setattr(gmdp.http.bodies, "MAX_FRAMES", 4)  # the closing boundary counts
     for count, status in ((3, 200), (4, 413)):
         answer = ask(gateway, "POST", "/services/work", multipart(b"x", *[b"y"] * count), mixed("x"))
         assert answer.status == status
@@ -923,10 +924,10 @@ def test_its_repr_tells_what_is_exposed(client):
     assert "client=None" in repr(Gateway(Recorder))
 
 
-def test_the_environment_sets_it_up(stack):
+def test_the_environment_sets_it_up(stack, unused_endpoint):
     gateway = gateway_from_environment(
         {
-            "GMDP_BROKER": f"tcp://127.0.0.1:1, {stack.endpoint}",
+            "GMDP_BROKER": f"{unused_endpoint}, {stack.endpoint}",
             "GMDP_SERVICES": "work , naïve,",
             "GMDP_TIMEOUT": "7.5",
             "GMDP_RETRIES": "3",

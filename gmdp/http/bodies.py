@@ -1,0 +1,105 @@
+"""Frames as bodies of HTTP messages, and back: whole, as chunks, and as server-sent events."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+
+from ..validation import MAX_FRAMES
+from . import multipart
+from .answers import Answer, RequestRefused, bad_request, content_headers, error_answer
+from .requests import media_type
+
+
+def read_frames(body: bytes, content_type: str) -> list[bytes]:
+    """Return the frames in the body of a request; raises RequestRefused for bad multipart."""
+    if media_type(content_type) != multipart.MIXED:
+        return [body]
+    try:
+        return multipart.split(body, content_type, MAX_FRAMES)
+    except multipart.TooManyParts as error:
+        raise RequestRefused(413, "MessageTooLarge", str(error)) from None
+    except ValueError as error:
+        raise bad_request(str(error)) from None
+
+
+def text_answer(text: str) -> Answer:
+    """Return an answer of plain ASCII text."""
+    return Answer(200, content_headers("text/plain; charset=utf-8", len(text)), [text.encode()])
+
+
+def frames_answer(frames: list[bytes]) -> Answer:
+    """Return the answer that holds a complete reply."""
+    if len(frames) == 1:
+        return Answer(200, content_headers("application/octet-stream", len(frames[0])), frames)
+    content_type, body = multipart.join(frames)
+    return Answer(200, content_headers(content_type, len(body)), [body])
+
+
+def stream_answer(first: list[bytes], parts: Iterator[list[bytes]], events: bool) -> Answer:
+    """Return the answer that writes the parts of a reply as they come.
+
+    Args:
+        first: The first part.
+        parts: The other parts; closing the body closes this iterator.
+        events: Whether the body has server-sent events instead of chunks.
+    """
+    body = Events(first, parts) if events else Chunks(first, parts)
+    # Some proxies would keep the body back until it is complete.
+    return Answer(200, [("Content-Type", body.content_type), ("X-Accel-Buffering", "no")], body)
+
+
+class Chunks:
+    """A body that writes each part of a reply as it comes.  Closing it cancels the call."""
+
+    content_type = "application/octet-stream"
+
+    def __init__(self, first: list[bytes], parts: Iterator[list[bytes]]) -> None:
+        self._first: list[bytes] | None = first
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        part, self._first = self._first, None
+        return self._write(next(self._parts) if part is None else part)
+
+    def _write(self, part: list[bytes]) -> bytes:
+        return b"".join(part)
+
+    def close(self) -> None:
+        """Cancel the call, if it still runs.  PEP 3333: the server calls this in any case."""
+        close = getattr(self._parts, "close", None)
+        if close is not None:
+            close()
+
+
+class Events(Chunks):
+    """The same as server-sent events.  An error is the last event."""
+
+    content_type = "text/event-stream"
+
+    def __next__(self) -> bytes:
+        try:
+            return super().__next__()
+        except StopIteration:
+            raise
+        except Exception as error:
+            # After an error the iterator has no more parts: the next call ends the body.
+            (body,) = error_answer(error).body
+            return b"event: error\ndata: %b\n\n" % body
+
+    def _write(self, part: list[bytes]) -> bytes:
+        return b"".join(map(_event, part))
+
+
+def _event(frame: bytes) -> bytes:
+    try:
+        if b"\r" in frame:
+            # A carriage return would end a line of the event.
+            raise ValueError
+        frame.decode()
+    except ValueError:
+        return b"event: base64\ndata: %b\n\n" % base64.b64encode(frame)
+    return b"".join(b"data: %b\n" % line for line in frame.split(b"\n")) + b"\n"
