@@ -68,7 +68,7 @@ def _parse_and_lose_a_frame(frames):
 
 
 def _settle_and_keep_the_bytes(self, request):
-    self._ledger.held_bytes += 0 if request.client is None else 1
+    self._state.held_bytes += 0 if request.client is None else 1
     _settle(self, request)
 
 
@@ -91,9 +91,9 @@ def _off_but_not_idle(self, call):
 
 
 def _void_but_not_what_waits(self, routing_id, *rest):
-    outbox = self._ledger.outbox[:]
+    outbox = self._state.outbox[:]
     _void(self, routing_id, *rest)
-    self._ledger.outbox[:] = outbox
+    self._state.outbox[:] = outbox
 
 
 #: What is wrong: a target that finds it, what is changed, and into what.

@@ -37,7 +37,7 @@ from gmdp.core.broker.access import CALL, REVOKED, SERVE, Access, Rules
 from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.decisions import DeadLetter, Event, Refusal
 from gmdp.core.broker.options import BrokerOptions
-from gmdp.core.broker.records import Place, weight
+from gmdp.core.broker.records import Place, charged_bytes
 from gmdp.core.broker.reports import About
 from gmdp.core.broker.statistics import BrokerStatistics
 from gmdp.core.outcomes import Outcome
@@ -876,7 +876,7 @@ class BrokerRun:
     def check_tables(self) -> None:
         """Everything is in one place, and counted."""
         core = self.core
-        ledger, delivery, replies, workers = core._ledger, core._delivery, core._replies, core._workers
+        state, delivery, replies, workers = core._state, core._delivery, core._replies, core._workers
         queued = []
         openers: Counter[str] = Counter()
         for name, service in delivery.services.items():
@@ -885,8 +885,8 @@ class BrokerRun:
             assert service.name == name
             assert service.workers or mine, "a service of nothing is remembered"
             assert (name in delivery._unserved) is (not service.workers)
-            assert service.hasty == sum(request.terms.hasty for request in mine)
-            assert service.workers or not service.hasty, "a request waits that was to fail"
+            assert service.failing_without_worker == sum(request.terms.fail_without_worker for request in mine)
+            assert service.workers or not service.failing_without_worker, "a request waits that was to fail"
             assert service.queue.suspects == sum(request.suspect for request in mine)
             for worker in service.idle:
                 assert worker.registered
@@ -944,11 +944,11 @@ class BrokerRun:
         assert all(number <= OPTIONS.max_user_workers for number in users.values())
         assert delivery.queued == len(queued)
         assert delivery.assigned == len(assigned)
-        assert len(ledger.timers) == len(workers.connections) + len(queued) + replies.backlogs
+        assert len(state.timers) == len(workers.connections) + len(queued) + replies.backlogs
         self.check_accounts(queued, assigned)
 
     def check_accounts(self, queued, assigned) -> None:
-        ledger, replies = self.core._ledger, self.core._replies
+        state, replies = self.core._state, self.core._replies
         held: Counter[object] = Counter()
         opened: Counter[object] = Counter()
         calls = {}
@@ -956,17 +956,17 @@ class BrokerRun:
         for request in (*queued, *assigned):
             client = request.client
             if client is None:
-                assert request.abandoned, "a request is on nobody's account"
+                assert request.abandon_reason, "a request is on nobody's account"
                 continue
             assert client.gone or replies.clients[client.key] is client
             clients.add(client)
-            assert request.size == weight(request.body)
-            assert request.joined_size == (0 if request.joined is None else weight(request.joined))
-            held[client.account or client] += request.size + request.joined_size
+            assert request.size == charged_bytes(request.body)
+            assert request.joined_bytes == (0 if request.joined_parts is None else charged_bytes(request.joined_parts))
+            held[client.account or client] += request.size + request.joined_bytes
             opened[client] += 1
             if request.terms.identity is not None:
                 calls[request.terms.identity] = request
-            if request.address and self.ruled and not request.abandoned and not client.gone:
+            if request.address and self.ruled and not request.abandon_reason and not client.gone:
                 assert self.policy(client.user, CALL, request.service.name), "a call that is not allowed goes on"
         assert calls == replies.calls
         backlogs = 0
@@ -985,11 +985,11 @@ class BrokerRun:
                 assert not client.gone
                 assert backlog.timer is not None
                 held[client.account or client] += sum(
-                    weight(message.frames) for message in (*backlog.returned, *backlog.waiting)
+                    charged_bytes(message.frames) for message in (*backlog.returned, *backlog.waiting)
                 )
         assert backlogs == replies.backlogs
         assert accounts == {account: account.open for account in replies._users.values()}
-        assert sum(held.values()) == ledger.held_bytes
+        assert sum(held.values()) == state.held_bytes
         for account, size in held.items():
             assert account.bytes == size
             # What tells of an overload may find room where there is as much again.

@@ -689,7 +689,11 @@ class BrokerModel:
                 uid, list(one.address), one.dialect, one.service.name, one.body, one.ttl_left, one.number
             )
             copy.due, copy.attempts = one.timer and one.timer[0], one.attempts
-            copy.streamed, copy.abandoned, copy.joined = one.streamed, one.abandoned, list(one.joined or ())
+            copy.streamed, copy.abandoned, copy.joined = (
+                one.partial_sent,
+                one.abandon_reason,
+                list(one.joined_parts or ()),
+            )
             requests[one] = copy
             return copy
 
@@ -698,7 +702,11 @@ class BrokerModel:
             connection, pulse = one.connection, one.connection.pulse
             key = connection.key if isinstance(connection.key, tuple) else (connection.key,)
             copy = ModelWorker(key, connection.dialect, one.service.name, pulse.heard, pulse.sent, pulse.beat)
-            copy.answered, copy.heard_busy, copy.assigned_at = pulse.answered, connection.heard_busy, one.assigned_at
+            copy.answered, copy.heard_busy, copy.assigned_at = (
+                pulse.answered,
+                connection.heartbeat_while_busy,
+                one.assigned_at,
+            )
             if one.request is not None:
                 copy.request = request_of(one.request)
                 copy.token = Token(one.request.attempts)
@@ -712,7 +720,7 @@ class BrokerModel:
             for request in one.queue:
                 copy.queue.push(request_of(request))
         self.unserved = list(core._delivery._unserved)
-        self.excused_until = core._ledger.gap.until
+        self.excused_until = core._state.gap.until
         muted = core._workers._rejected.items()
         self.muted = {key if isinstance(key, tuple) else (key,): until for key, until in muted}
         counters = core.counters

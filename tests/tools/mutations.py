@@ -46,7 +46,7 @@ MUTATIONS = {
         "elif request.attempts >= 1e9:",
     ),
     "an answer of which a part went out is run again": Mutation(
-        "core.broker.delivery", "elif request.streamed:", "elif False:"
+        "core.broker.delivery", "elif request.partial_sent:", "elif False:"
     ),
     "suspects are not kept apart": Mutation(
         "core.broker.delivery", "queue.pop(worker.connection.suspect is None)", "queue.pop()"
@@ -67,8 +67,8 @@ MUTATIONS = {
     ),
     "what is queued never expires": Mutation(
         "core.broker.delivery",
-        "self._ledger.timers.arm(request, until if until < request.deadline else request.deadline)",
-        "self._ledger.timers.arm(request, 1e9)",
+        "self._state.timers.arm(request, until if until < request.deadline else request.deadline)",
+        "self._state.timers.arm(request, 1e9)",
     ),
     "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = None\n", ""),
     # The broker: workers
@@ -90,7 +90,7 @@ MUTATIONS = {
     ),
     "a retired session is told DISCONNECT": Mutation(
         "core.broker.registry",
-        'self._ledger.counters.count("drops", "retired_session")',
+        'self._state.counters.count("drops", "retired_session")',
         "self._say_disconnect((*connection.address, message.extra), connection.dialect)",
     ),
     "DISCONNECT from a worker leaves it registered": Mutation(
@@ -130,7 +130,7 @@ MUTATIONS = {
     ),
     "the reply to a cancelled call is sent": Mutation(
         "core.broker.replies",
-        "        if request.abandoned or client is None or client.gone:",
+        "        if request.abandon_reason or client is None or client.gone:",
         "        if client.gone:",
     ),
     "a retry's reply goes to where the first try came from": Mutation(
@@ -140,19 +140,19 @@ MUTATIONS = {
     ),
     "replies overtake those that wait for a slow client": Mutation(
         "core.broker.replies",
-        "            if client.backlog is None:\n                self._ledger.outbox.append(outgoing)",
-        "            if True:\n                self._ledger.outbox.append(outgoing)",
+        "            if client.backlog is None:\n                self._state.outbox.append(outgoing)",
+        "            if True:\n                self._state.outbox.append(outgoing)",
     ),
     "what a slow client does not read is kept without a bound": Mutation(
         "core.broker.replies", "        if not self.has_room(backlog.client, size):", "        if False:"
     ),
     "what a client holds is never given back": Mutation(
         "core.broker.replies",
-        "        self._ledger.held_bytes -= size\n        request.body = []",
+        "        self._state.held_bytes -= size\n        request.body = []",
         "        request.body = []",
     ),
     "parts of an answer are joined the wrong way round": Mutation(
-        "core.broker.registry", "body = request.joined + body", "body = body + request.joined"
+        "core.broker.registry", "body = request.joined_parts + body", "body = body + request.joined_parts"
     ),
     "a turn is no turn: one client's lane is served until it is empty": Mutation(
         "core.broker.fairqueue",
@@ -169,7 +169,7 @@ MUTATIONS = {
     ),
     "a broker sends no heartbeats": Mutation(
         "core.broker.registry",
-        "self._ledger.outbox.append(Outgoing(connection.command(Command.HEARTBEAT), connection, False))",
+        "self._state.outbox.append(Outgoing(connection.command(Command.HEARTBEAT), connection, False))",
         "pass",
     ),
     "a worker never leaves a silent broker": Mutation(

@@ -25,7 +25,7 @@ from .options import BrokerOptions
 from .records import Backlog, Connection, Request, Service, Worker
 from .registry import Workers
 from .replies import Replies
-from .state import Ledger
+from .state import BrokerState
 from .statistics import BrokerCounters, BrokerStatistics
 
 #: Routing ids whose user is remembered before those of which there is nothing are forgotten.
@@ -59,13 +59,13 @@ class BrokerCore:
         self._sweep_at = SWEEP_AT
         #: Connections to its socket, as the owner counts them.
         self.connections = 0
-        self._ledger = Ledger(options, self.counters, now, access)
+        self._state = BrokerState(options, self.counters, now, access)
         #: What was not allowed; to be emptied by whoever tells it.
-        self.refusals: list[Refusal] = self._ledger.refusals
-        self._replies = Replies(self._ledger)
-        self._delivery = Delivery(self._ledger, self._replies, nonce)
-        self._workers = Workers(self._ledger, self._delivery, self._replies, self.about.max_sessions)
-        self._clients = Clients(reports.Reports(self), self._ledger, self._delivery, self._replies)
+        self.refusals: list[Refusal] = self._state.refusals
+        self._replies = Replies(self._state)
+        self._delivery = Delivery(self._state, self._replies, nonce)
+        self._workers = Workers(self._state, self._delivery, self._replies, self.about.max_sessions)
+        self._clients = Clients(reports.Reports(self), self._state, self._delivery, self._replies)
         # What is looked up for each message.
         self._has_users = access is not None
         self._max_frames = options.max_frames
@@ -76,17 +76,17 @@ class BrokerCore:
 
     def trace(self) -> None:
         """Tell how long requests waited whose callers trace them."""
-        self._ledger.traced = True
+        self._state.traced = True
 
     # What the owner calls
 
     def awake(self, now: float) -> None:
         """A pass begins."""
-        self._ledger.gap.awake(now, self._ledger.timers.next())
+        self._state.gap.awake(now, self._state.timers.next())
 
     def caught_up(self, now: float) -> None:
         """There was nothing more to read."""
-        self._ledger.gap.caught_up(now)
+        self._state.gap.caught_up(now)
         if self._workers.unreachable:
             self._workers.caught_up(now)
 
@@ -94,7 +94,7 @@ class BrokerCore:
         """One whole message as received, routing id first, from a connection of `user`
         (empty: not known).  A large frame may be anything that has its length, items, slices
         and ``bytes()``."""
-        if self._has_users and frames and self._ledger.users.get(frames[0]) != user:
+        if self._has_users and frames and self._state.users.get(frames[0]) != user:
             self._meet(frames[0], user, now)
         if len(frames) > self._max_frames:
             self._malformed(frames, "too_many_frames", now)
@@ -116,7 +116,7 @@ class BrokerCore:
 
     def tick(self, now: float) -> None:
         """Do what is due by `now`."""
-        timers = self._ledger.timers
+        timers = self._state.timers
         while (item := timers.due(now)) is not None:
             if isinstance(item, Connection):
                 self._workers.due(item, now)
@@ -128,7 +128,7 @@ class BrokerCore:
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next, with all read before; infinity if never."""
-        return self._ledger.timers.next() if not self._workers.unreachable else 0.0
+        return self._state.timers.next() if not self._workers.unreachable else 0.0
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
@@ -136,12 +136,12 @@ class BrokerCore:
 
     def drain(self) -> None:
         """Take no new work from now on."""
-        self._ledger.draining = True
+        self._state.draining = True
 
     @property
     def draining(self) -> bool:
         """True from :meth:`drain` on."""
-        return self._ledger.draining
+        return self._state.draining
 
     @property
     def drained(self) -> bool:
@@ -161,12 +161,12 @@ class BrokerCore:
         """The connection of this routing id is closed, and what came on it was read."""
         self._workers.void(routing_id, "unreachable", now)
         self._replies.void(routing_id, "client_gone", now)
-        self._ledger.users.pop(routing_id, None)
+        self._state.users.pop(routing_id, None)
 
     def reconsider(self, now: float, revoked: Collection[str] = ()) -> None:
         """What users may do may have changed, and who is `revoked` may do nothing:
         end what is not allowed any more."""
-        access = self._ledger.access
+        access = self._state.access
         if access is not None:
             access.forget()
             self._replies.reconsider(revoked, now)
@@ -175,14 +175,14 @@ class BrokerCore:
 
     def _meet(self, routing_id: bytes, user: str, now: float) -> None:
         """A user speaks under a routing id for the first time, or after another one."""
-        users = self._ledger.users
+        users = self._state.users
         if routing_id in users:
             # Rights go with the user, whoever chose which routing id.
             self._workers.void(routing_id, "other_user", now)
             self._replies.void(routing_id, "other_user", now)
         elif len(users) >= self._sweep_at and not self.outbox:
             held = self._replies.clients.keys() | {one.address[0] for one in self._workers.connections.values()}
-            self._ledger.users = users = {one: who for one, who in users.items() if one in held}
+            self._state.users = users = {one: who for one, who in users.items() if one in held}
             self._sweep_at = 2 * len(users) + SWEEP_AT
         users[routing_id] = user
 
@@ -200,12 +200,12 @@ class BrokerCore:
     @property
     def outbox(self) -> list[Outgoing]:
         """What to send, in order; to be emptied by whoever sends it."""
-        return self._ledger.outbox
+        return self._state.outbox
 
     @property
     def events(self) -> list[Event | DeadLetter | Waited]:
         """What to tell, in order; to be emptied by whoever tells it."""
-        return self._ledger.events
+        return self._state.events
 
     @property
     def services(self) -> dict[bytes, Service]:
@@ -235,7 +235,7 @@ class BrokerCore:
     @property
     def held_bytes(self) -> int:
         """What counts in ``max_queue_bytes``."""
-        return self._ledger.held_bytes
+        return self._state.held_bytes
 
     def statistics(self, now: float, with_services: bool = True) -> BrokerStatistics:
         """Everything as it is now, as an immutable copy."""

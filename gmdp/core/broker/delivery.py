@@ -50,7 +50,7 @@ from .access import CALL, Access
 from .decisions import DeadLetter, Outgoing, Waited, new_tuple
 from .records import ANSWERED, ASSIGNED, QUEUED, Connection, Place, Request, Service, Worker
 from .replies import Replies
-from .state import Ledger
+from .state import BrokerState
 
 #: What follows most tokens' prefix.
 _FIRST_ATTEMPT = token.tail(1)
@@ -59,8 +59,8 @@ _FIRST_ATTEMPT = token.tail(1)
 class Delivery:
     """Services, their queues, and who works on what."""
 
-    def __init__(self, ledger: Ledger, replies: Replies, nonce: bytes) -> None:
-        self._ledger = ledger
+    def __init__(self, state: BrokerState, replies: Replies, nonce: bytes) -> None:
+        self._state = state
         self._replies = replies
         self._token_start = token.start(nonce)
         self._assignments = 0
@@ -80,7 +80,7 @@ class Delivery:
         service = self.services.get(name)
         if service is not None:
             return service
-        options = self._ledger.options
+        options = self._state.options
         if self.has_opened_too_many(user):
             return None
         if len(self.services) >= options.max_services:
@@ -107,7 +107,7 @@ class Delivery:
 
     def has_opened_too_many(self, user: str) -> bool:
         """Has this user opened as many services as a user may?"""
-        return bool(user) and self._opened.get(user, 0) >= self._ledger.options.max_user_services
+        return bool(user) and self._opened.get(user, 0) >= self._state.options.max_user_services
 
     # Workers
 
@@ -185,8 +185,8 @@ class Delivery:
     def submit(self, request: Request, now: float) -> None:
         """A request is accepted."""
         service = request.service
-        self._ledger.counters.requests += 1
-        request.number = self._ledger.counters.requests
+        self._state.counters.requests += 1
+        request.number = self._state.counters.requests
         service.requests += 1
         if service.idle:
             self._assign(request, service.idle.popitem(last=False)[0], now)
@@ -207,7 +207,7 @@ class Delivery:
 
     def postpone(self, request: Request) -> None:
         """A queued request's deadline was moved."""
-        self._ledger.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))
+        self._state.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))
 
     def stop(self, now: float) -> None:
         """End what is queued."""
@@ -254,16 +254,16 @@ class Delivery:
         request.move(ASSIGNED)
         attempts = request.attempts = request.attempts + 1
         if attempts > 1:
-            self._ledger.counters.redeliveries += 1
+            self._state.counters.redeliveries += 1
         self.assigned += 1
         number = self._assignments = self._assignments + 1
         terms = request.terms
         if terms.frame:
             left = None if request.deadline == math.inf else request.deadline - now
             tail = token.tail(attempts, left, token.TYPED_FAILURES, terms.traceparent)
-            if terms.traceparent and self._ledger.traced:
-                waited = Waited(request.service.name, terms.traceparent, now - request.accepted, attempts)
-                self._ledger.events.append(waited)
+            if terms.traceparent and self._state.traced:
+                waited = Waited(request.service.name, terms.traceparent, now - request.accepted_at, attempts)
+                self._state.events.append(waited)
         else:
             tail = _FIRST_ATTEMPT if attempts == 1 else token.tail(attempts)
         connection = worker.connection
@@ -277,7 +277,7 @@ class Delivery:
         pulse.sent = now
         pulse.answered = True
         frames = [*worker.request_head, address + tail, EMPTY, *request.body]
-        self._ledger.outbox.append(new_tuple(Outgoing, (frames, worker, True)))
+        self._state.outbox.append(new_tuple(Outgoing, (frames, worker, True)))
 
     def unassign(self, worker: Worker) -> Request:
         """Take its request from a worker that has one."""
@@ -294,7 +294,7 @@ class Delivery:
     def _recall(self, worker: Worker) -> bool:
         """Take back the request that is about to be sent to a worker, if it is: one that
         says FINAL and DISCONNECT in one breath has not got it."""
-        outbox = self._ledger.outbox
+        outbox = self._state.outbox
         for at, outgoing in enumerate(outbox):
             if outgoing.target is worker:
                 del outbox[at]
@@ -305,11 +305,11 @@ class Delivery:
         """Find another worker for a request that lost its own, or end it; False if
         it is to wait for one."""
         reason: EndReason | None = None
-        if request.abandoned is not None:
-            reason = request.abandoned
+        if request.abandon_reason is not None:
+            reason = request.abandon_reason
         elif request.client is not None and request.client.gone:
             reason = EndReason.CLIENT_GONE
-        elif request.streamed:
+        elif request.partial_sent:
             reason = EndReason.WORKER_LOST  # a PARTIAL went out: not run again
         elif request.attempts >= request.service.options.attempts:
             reason = EndReason.ATTEMPTS
@@ -328,15 +328,15 @@ class Delivery:
     def _enqueue(self, request: Request, now: float, again: bool = False) -> None:
         service = request.service
         request.move(QUEUED)
-        if request.terms.hasty:
+        if request.terms.fail_without_worker:
             if not service.members:
                 self._end(request, EndReason.NO_WORKER, now)
                 return
-            service.hasty += 1
+            service.failing_without_worker += 1
         self.queued += 1
         request.queued_at = now
         until = now + request.ttl_left
-        self._ledger.timers.arm(request, until if until < request.deadline else request.deadline)
+        self._state.timers.arm(request, until if until < request.deadline else request.deadline)
         queue = service.queue
         if again:
             queue.push_front(request)
@@ -351,15 +351,15 @@ class Delivery:
     def _unqueue(self, request: Request, now: float) -> None:
         """It has left its queue."""
         self.queued -= 1
-        if request.terms.hasty:
-            request.service.hasty -= 1
+        if request.terms.fail_without_worker:
+            request.service.failing_without_worker -= 1
         request.ttl_left -= now - request.queued_at
-        self._ledger.timers.disarm(request)
+        self._state.timers.disarm(request)
 
     def _desert(self, service: Service, now: float) -> None:
         """Without a worker, what is to fail then fails."""
-        if service.hasty and not service.members:
-            for request in [request for request in service.queue if request.terms.hasty]:
+        if service.failing_without_worker and not service.members:
+            for request in [request for request in service.queue if request.terms.fail_without_worker]:
                 self.withdraw(request, EndReason.NO_WORKER, now)
 
     def _end_queue(self, service: Service, reason: EndReason, now: float) -> None:
@@ -370,14 +370,14 @@ class Delivery:
 
     def _end(self, request: Request, reason: EndReason, now: float) -> None:
         request.move(Place.ENDED)
-        ledger = self._ledger
-        ledger.counters.count("ended", reason.value)
+        state = self._state
+        state.counters.count("ended", reason.value)
         if request.attempts and reason in DEAD_LETTER_REASONS:
             name = request.service.name
-            ledger.counters.dead_letters += 1
+            state.counters.dead_letters += 1
             body = list(map(bytes, request.body))
-            age = now - request.accepted
-            ledger.events.append(DeadLetter(name, body, request.attempts, reason.value, age, request.user))
+            age = now - request.accepted_at
+            state.events.append(DeadLetter(name, body, request.attempts, reason.value, age, request.user))
         status = STATUS_OF_REASON[reason]
         if status is not None:
             self._replies.fail(request, status, now)

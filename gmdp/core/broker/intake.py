@@ -27,10 +27,10 @@ from ..outcomes import EndReason
 from . import access
 from .decisions import Refusal, new_tuple
 from .delivery import Delivery
-from .records import Place, Request, Terms
+from .records import CallTerms, Place, Request
 from .replies import Replies
 from .reports import FORBIDDEN, Reports
-from .state import Ledger
+from .state import BrokerState
 
 _NOTHING = [EMPTY]
 
@@ -38,9 +38,9 @@ _NOTHING = [EMPTY]
 class Clients:
     """Requests on their way in."""
 
-    def __init__(self, reports: Reports, ledger: Ledger, delivery: Delivery, replies: Replies) -> None:
+    def __init__(self, reports: Reports, state: BrokerState, delivery: Delivery, replies: Replies) -> None:
         self._reports = reports
-        self._ledger = ledger
+        self._state = state
         self._delivery = delivery
         self._replies = replies
 
@@ -48,7 +48,7 @@ class Clients:
         """One request, of whatever kind."""
         _, dialect, _, stack, name, body, frame = message
         address = (routing_id, *stack)
-        ledger = self._ledger
+        state = self._state
         replies = self._replies
         call: CallFrame | None = None
         identity: tuple[str, bytes] | None = None
@@ -58,22 +58,22 @@ class Clients:
             if call.flags & extension.CANCEL:
                 self._cancel(identity, now)
                 return
-        if ledger.access is not None and not self._may(ledger.access, address, message, user, now):
+        if state.access is not None and not self._may(state.access, address, message, user, now):
             return
         if call is not None and identity in replies.calls and self._joins(identity, call, address, message, now):
             return
         if name.startswith(MMI_PREFIX):
-            ledger.counters.management += 1
+            state.counters.management += 1
             body = list(map(bytes, body))
             self._tell(address, message, self._reports.answer(name, body, now), Status.OK, now)
             return
         if call is not None and call.time_left == 0:
-            ledger.counters.count("drops", "late")  # nobody waits any more
+            state.counters.count("drops", "late")  # nobody waits any more
             return
-        if ledger.draining:
+        if state.draining:
             self.refuse(address, message, "draining", Status.SHUTTING_DOWN, now)
             return
-        options = ledger.options
+        options = state.options
         client = replies.clients.get(routing_id) or replies.client(routing_id, user)
         if client.open >= options.max_in_flight:
             self.refuse(address, message, "in_flight_full", Status.OVERLOADED, now)
@@ -83,14 +83,14 @@ class Clients:
             reason = "services_full"
             if self._delivery.has_opened_too_many(user):
                 reason = "user_services_full"
-                ledger.refusals.append(Refusal(access.CALL, user, name, reason))
+                state.refusals.append(Refusal(access.CALL, user, name, reason))
             self.refuse(address, message, reason, Status.OVERLOADED, now)
             replies.forget(client)
             return
         request = Request(service, address, dialect, body, user or routing_id, now)
         if call is not None:
-            hasty = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
-            request.terms = new_tuple(Terms, (frame, identity, hasty, call.traceparent, call.attempt))
+            fail = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
+            request.terms = new_tuple(CallTerms, (frame, identity, fail, call.traceparent, call.attempt))
             request.priority = call.priority
             if call.time_left is not None:
                 request.deadline = now + call.time_left
@@ -115,9 +115,9 @@ class Clients:
             reason, status = "revoked" if user == access.REVOKED else "not_allowed", Status.NOT_ALLOWED
         else:
             return True
-        self._ledger.refusals.append(Refusal(action, user, name, reason))
+        self._state.refusals.append(Refusal(action, user, name, reason))
         if inspects and not message.extra and status is Status.NOT_ALLOWED:
-            self._ledger.counters.count("drops", reason)
+            self._state.counters.count("drops", reason)
             self._tell(address, message, [FORBIDDEN], status, now)
         else:
             self.refuse(address, message, reason, status, now)
@@ -125,13 +125,13 @@ class Clients:
 
     def refuse(self, address: tuple[bytes, ...], message: Message, reason: str, status: Status, now: float) -> None:
         """Do not accept a request."""
-        self._ledger.counters.count("drops", reason)
+        self._state.counters.count("drops", reason)
         if message.extra:
             self._tell(address, message, _NOTHING, status, now)
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
-        found = None if self._ledger.draining else self._delivery.open(service, now, "")
+        found = None if self._state.draining else self._delivery.open(service, now, "")
         if found is None:
             return False
         request = Request(found, (), RFC18, body, EMPTY, now)
@@ -159,16 +159,16 @@ class Clients:
         """Does it join the request that has its id?  Also True if it is dropped."""
         request = self._replies.calls[identity]
         if request.service.name != message.subject:
-            self._ledger.counters.count("drops", "id_reused")
+            self._state.counters.count("drops", "id_reused")
             return True
         if call.attempt < extension.read_call(request.terms.frame).attempt:
-            self._ledger.counters.count("drops", "late_retry")
+            self._state.counters.count("drops", "late_retry")
             return True
-        if request.streamed and request.address != address:
+        if request.partial_sent and request.address != address:
             # Whoever asks now has not seen the parts that went out.
             self._replies.abandon(request, EndReason.CLIENT_GONE, now)
             return False
-        self._ledger.counters.joins += 1
+        self._state.counters.joins += 1
         request.terms = request.terms._replace(frame=message.extra)
         self._replies.move(request, address, self._replies.client(address[0], identity[0]))
         request.deadline = math.inf if call.time_left is None else now + call.time_left
@@ -179,7 +179,7 @@ class Clients:
     def _cancel(self, identity: tuple[str, bytes], now: float) -> None:
         request = self._replies.calls.get(identity)
         if request is None:
-            self._ledger.counters.count("drops", "late_cancel")
+            self._state.counters.count("drops", "late_cancel")
         elif request.place is Place.QUEUED:
             self._delivery.withdraw(request, EndReason.CANCELLED, now)
         else:

@@ -8,8 +8,9 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
+from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command, Dialect
-from ...protocol.extension import NORMAL_PRIORITY
+from ...protocol.extension import NORMAL_PRIORITY, Status
 from ..liveness import Pulse
 from ..outcomes import EndReason
 from .decisions import Outgoing, Target
@@ -41,13 +42,14 @@ MOVES: dict[Place | None, frozenset[Place]] = {
 
 # For what happens to each request: a member of an Enum is slow to look up in Python 3.11.
 QUEUED, ASSIGNED, ANSWERED = Place.QUEUED, Place.ASSIGNED, Place.ANSWERED
+_PARTIAL = Status.PARTIAL
 
 #: What a frame beyond the first of a body counts besides its bytes: a body of many
 #: empty frames takes memory, too.
 FRAME_COST = 64
 
 
-def weight(body: list[bytes]) -> int:
+def charged_bytes(body: list[bytes]) -> int:
     """What a body counts in ``max_queue_bytes``."""
     if len(body) == 1:
         return len(body[0])
@@ -57,7 +59,17 @@ def weight(body: list[bytes]) -> int:
 class Service:
     """A name, its workers and the requests that wait for one."""
 
-    __slots__ = ("hasty", "idle", "members", "name", "opener", "options", "queue", "replies", "requests")
+    __slots__ = (
+        "failing_without_worker",
+        "idle",
+        "members",
+        "name",
+        "opener",
+        "options",
+        "queue",
+        "replies",
+        "requests",
+    )
 
     def __init__(self, name: bytes, options: ServiceOptions, opener: str) -> None:
         self.name = name
@@ -70,7 +82,7 @@ class Service:
         #: All workers, idle or busy.
         self.members: dict[Worker, None] = {}
         #: Queued requests that are to fail when there is no worker.
-        self.hasty = 0
+        self.failing_without_worker = 0
         self.requests = 0
         self.replies = 0
 
@@ -88,7 +100,7 @@ class Service:
             queued=len(self.queue),
             requests=self.requests,
             replies=self.replies,
-            oldest=max((now - request.accepted for request in self.queue.heads()), default=0.0),
+            oldest=max((now - request.accepted_at for request in self.queue.heads()), default=0.0),
         )
 
 
@@ -130,7 +142,7 @@ class Backlog:
         self.timer: list[Any] | None = None
 
 
-class Terms(NamedTuple):
+class CallTerms(NamedTuple):
     """What a gmdp client says besides."""
 
     #: The request's call frame.
@@ -138,38 +150,38 @@ class Terms(NamedTuple):
     #: User and request id.
     identity: tuple[str, bytes] | None
     #: True if it is to fail when there is no worker.
-    hasty: bool
+    fail_without_worker: bool
     traceparent: bytes
     #: The client's try that was taken up; later ones joined it.
-    taken: int
+    joined_try: int
 
 
 #: What strict clients say besides.
-STRICT = Terms(EMPTY, None, False, EMPTY, 0)
+STRICT = CallTerms(EMPTY, None, False, EMPTY, 0)
 
 
 class Request(Target):
     """One accepted request."""
 
     __slots__ = (
-        "abandoned",
-        "accepted",
+        "abandon_reason",
+        "accepted_at",
         "address",
         "attempts",
         "body",
         "client",
         "deadline",
         "dialect",
-        "joined",
-        "joined_size",
+        "joined_bytes",
+        "joined_parts",
         "lane",
         "number",
+        "partial_sent",
         "place",
         "priority",
         "queued_at",
         "service",
         "size",
-        "streamed",
         "suspect",
         "terms",
         "timer",
@@ -197,11 +209,11 @@ class Request(Target):
         self.address = address
         self.dialect = dialect
         self.body = body
-        self.size = weight(body)
+        self.size = charged_bytes(body)
         #: Whose turn it takes in a fair queue: the user's (a str) if there is one, else
         #: the connection's.
         self.lane = lane
-        self.accepted = now
+        self.accepted_at = now
         self.place: Place | None = None
         #: Where it counts; None once the broker is done with it.
         self.client: Client | None = None
@@ -219,12 +231,12 @@ class Request(Target):
         #: Until when its caller waits.
         self.deadline = math.inf
         #: True once a PARTIAL went out: it is never run again.
-        self.streamed = False
+        self.partial_sent = False
         #: Why the rest of its answer is dropped, if it is: nobody waits, or part of it was lost.
-        self.abandoned: EndReason | None = None
+        self.abandon_reason: EndReason | None = None
         #: PARTIALs that wait for the FINAL, for a client that gets one reply.
-        self.joined: list[bytes] | None = None
-        self.joined_size = 0
+        self.joined_parts: list[bytes] | None = None
+        self.joined_bytes = 0
         self.timer: list[Any] | None = None
         self.terms = STRICT
 
@@ -232,6 +244,17 @@ class Request(Target):
     def user(self) -> str:
         """The user it came from; empty if that is not known."""
         return self.lane if isinstance(self.lane, str) else ""
+
+    def answer_frames(self, body: list[bytes], status: Status) -> list[bytes]:
+        """The message that carries an answer, a part of one, or the status that says why there is none."""
+        dialect, terms = self.dialect, self.terms
+        head = dialect.partial_head if status is _PARTIAL else dialect.final_head
+        if terms.frame:
+            frame = extension.answered(terms.frame, status, terms.joined_try, self.attempts)
+            return [*self.address, frame, *head, self.service.name, *body]
+        if dialect.reply_names_service:
+            return [*self.address, *head, self.service.name, *body]
+        return [*self.address, *head, *body]
 
     def move(self, place: Place) -> None:
         """Go to `place`; ValueError if the table above does not allow it."""
@@ -246,11 +269,11 @@ class Connection(Target):
 
     __slots__ = (
         "address",
+        "base_dialect",
         "dialect",
-        "heard_busy",
-        "highest",
+        "heartbeat_while_busy",
+        "highest_session",
         "key",
-        "plain",
         "pulse",
         "suspect",
         "timer",
@@ -259,7 +282,7 @@ class Connection(Target):
     )
 
     def __init__(
-        self, key: Hashable, address: tuple[bytes, ...], dialect: Dialect, plain: Dialect, now: float, user: str
+        self, key: Hashable, address: tuple[bytes, ...], dialect: Dialect, base_dialect: Dialect, now: float, user: str
     ) -> None:
         self.key = key
         self.address = address
@@ -267,21 +290,21 @@ class Connection(Target):
         self.user = user
         self.dialect = dialect
         #: The dialect of messages that are the connection's and no session's.
-        self.plain = plain
+        self.base_dialect = base_dialect
         #: By session frame; a strict worker's is empty.
         self.workers: dict[bytes, Worker] = {}
         self.pulse = Pulse(now)
         #: The suspect one of its workers has, if one has.
         self.suspect: Request | None = None
         #: The highest session number it has used.
-        self.highest = 0
+        self.highest_session = 0
         #: True once a HEARTBEAT came in the middle of a strict worker's work.
-        self.heard_busy = False
+        self.heartbeat_while_busy = False
         self.timer: list[Any] | None = None
 
     def command(self, command: Command) -> list[bytes]:
         """A message to the connection itself."""
-        return [*self.address, *self.plain.worker(command)]
+        return [*self.address, *self.base_dialect.worker(command)]
 
 
 class Worker(Target):
@@ -292,12 +315,12 @@ class Worker(Target):
         "connection",
         "head",
         "registered",
+        "registered_at",
         "request",
         "request_head",
         "served",
         "service",
         "session",
-        "since",
         "token",
     )
 
@@ -305,7 +328,7 @@ class Worker(Target):
         self.connection = connection
         self.session = session
         self.service = service
-        self.since = now
+        self.registered_at = now
         #: False as soon as it is lost.
         self.registered = True
         self.request: Request | None = None

@@ -51,7 +51,7 @@ from .decisions import Event, Outgoing, Refusal
 from .delivery import Delivery
 from .records import Connection, Request, Worker
 from .replies import Replies
-from .state import Ledger
+from .state import BrokerState
 
 #: Peers that were told DISCONNECT and hear nothing more until READY; past this
 #: number the longest known is forgotten (and may hear a second DISCONNECT).
@@ -67,8 +67,8 @@ _PLAIN = {extended: plain for plain, extended in EXTENDED.items()}
 class Workers:
     """Connections of workers, and who is registered."""
 
-    def __init__(self, ledger: Ledger, delivery: Delivery, replies: Replies, max_sessions: int) -> None:
-        self._ledger = ledger
+    def __init__(self, state: BrokerState, delivery: Delivery, replies: Replies, max_sessions: int) -> None:
+        self._state = state
         self._delivery = delivery
         self._replies = replies
         self.connections: dict[Hashable, Connection] = {}
@@ -126,7 +126,7 @@ class Workers:
 
     def _connection_said(self, connection: Connection, message: Message, now: float) -> None:
         """A message in another dialect than that of READY."""
-        extended = connection.dialect.extended and message.dialect is connection.plain
+        extended = connection.dialect.extended and message.dialect is connection.base_dialect
         if extended and message.command is Command.HEARTBEAT:
             self._heartbeat(connection, now)
         elif extended and message.command is Command.DISCONNECT:
@@ -145,17 +145,17 @@ class Workers:
             self.lose(worker, "disconnect", now, unsent=worker.request)
             return
         if flags and (worker is not None or flags != extension.LAST):
-            self._ledger.counters.count("drops", "malformed")
+            self._state.counters.count("drops", "malformed")
             self.lose_connection(connection, "malformed", now, disconnect=True)
             return
-        if number <= connection.highest:
-            self._ledger.counters.count("drops", "retired_session")
+        if number <= connection.highest_session:
+            self._state.counters.count("drops", "retired_session")
             return
         if message.command is Command.READY:
             self._ready(connection.key, connection.address, message, now, connection.user)
             return
-        connection.highest = number
-        self._ledger.counters.count("drops", "unregistered")
+        connection.highest_session = number
+        self._state.counters.count("drops", "unregistered")
         if message.command is not Command.DISCONNECT:
             self._say_disconnect((*connection.address, message.extra), connection.dialect)
 
@@ -165,7 +165,7 @@ class Workers:
         if message.command is Command.READY:
             self._ready(key, address, message, now, user)
             return
-        self._ledger.counters.count("drops", "unregistered")
+        self._state.counters.count("drops", "unregistered")
         # "The broker MUST respond to any valid but unexpected command by sending
         # DISCONNECT and then no further commands to that worker."
         if message.command is not Command.DISCONNECT and self._rejected.get(key, now) <= now:
@@ -174,19 +174,19 @@ class Workers:
 
     def _ready(self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float, user: str) -> None:
         """A READY of somebody who is not registered."""
-        ledger = self._ledger
+        state = self._state
         service = None
         connection = self.connections.get(key)
         if message.subject.startswith(MMI_PREFIX):
             # RFC 8: "It MUST disconnect any workers that attempt to register
             # services in this namespace."
             reason = "reserved_name"
-        elif ledger.access is not None and (why := self._why_not(ledger.access, user, message.subject, now)):
+        elif state.access is not None and (why := self._why_not(state.access, user, message.subject, now)):
             reason = why
-            ledger.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
-        elif ledger.draining:
+            state.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
+        elif state.draining:
             reason = "draining"
-        elif max(self.count, len(self.connections)) >= ledger.options.max_workers:
+        elif max(self.count, len(self.connections)) >= state.options.max_workers:
             reason = "workers_full"
         elif connection is not None and len(connection.workers) >= self._max_sessions:
             reason = "sessions_full"
@@ -197,12 +197,12 @@ class Workers:
             service = self._delivery.open(message.subject, now, user, for_worker=True)
             if service is None and self._delivery.has_opened_too_many(user):
                 reason = "user_services_full"
-                ledger.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
+                state.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
         if service is None:
-            ledger.counters.count("drops", reason)
+            state.counters.count("drops", reason)
             if connection is not None:
                 # The session's number is used up, the connection stands.
-                connection.highest = extension.read_session(message.extra)[1]
+                connection.highest_session = extension.read_session(message.extra)[1]
                 self._say_disconnect((*address, message.extra), connection.dialect)
             else:
                 self._say_disconnect(address, _PLAIN.get(message.dialect, message.dialect))
@@ -213,16 +213,16 @@ class Workers:
             dialect = message.dialect
             connection = Connection(key, address, dialect, _PLAIN.get(dialect, dialect), now, user)
             self.connections[key] = connection
-            ledger.timers.arm(connection, now + ledger.options.heartbeat_interval)
+            state.timers.arm(connection, now + state.options.heartbeat_interval)
         if message.extra:
-            connection.highest = extension.read_session(message.extra)[1]
+            connection.highest_session = extension.read_session(message.extra)[1]
         worker = Worker(connection, message.extra, service, now)
         connection.workers[message.extra] = worker
         self.count += 1
         if user:
             self._by_user[user] = self._by_user.get(user, 0) + 1
-        ledger.counters.registrations += 1
-        ledger.events.append(Event("registered", service.name, message.dialect.name))
+        state.counters.registrations += 1
+        state.events.append(Event("registered", service.name, message.dialect.name))
         self._delivery.join(worker, now)
 
     def _why_not(self, rights: access.Access, user: str, service: bytes, now: float) -> str:
@@ -231,7 +231,7 @@ class Workers:
             return "rate_full"
         if not rights.allows(user, access.SERVE, service):
             return "revoked" if user == access.REVOKED else "not_allowed"
-        if user and self._by_user.get(user, 0) >= self._ledger.options.max_user_workers:
+        if user and self._by_user.get(user, 0) >= self._state.options.max_user_workers:
             return "user_workers_full"
         return ""
 
@@ -241,7 +241,7 @@ class Workers:
         request = worker.request
         if request is not None and message.subject[: token.PREFIX_SIZE] == worker.token:
             return request
-        self._ledger.counters.count("drops", "stray_reply")
+        self._state.counters.count("drops", "stray_reply")
         self.lose(worker, "stray_reply", now, disconnect=True)
         return None
 
@@ -249,9 +249,9 @@ class Workers:
         request = self._current(worker, message, now)
         if request is None:
             return
-        self._ledger.counters.partials += 1
+        self._state.counters.partials += 1
         if request.dialect.streams:
-            request.streamed = True
+            request.partial_sent = True
             self._replies.answer(request, message.body, Status.PARTIAL, now)
         else:
             self._replies.join_part(request, message.body, now)
@@ -260,7 +260,7 @@ class Workers:
         request = self._current(worker, message, now)
         if request is None:
             return
-        counters = self._ledger.counters
+        counters = self._state.counters
         counters.replies += 1
         worker.service.replies += 1
         worker.served += 1
@@ -269,8 +269,8 @@ class Workers:
         if token.says_failed(address):
             counters.handler_failures += 1
             status = Status.HANDLER_FAILED
-        elif request.joined is not None:
-            body = request.joined + body
+        elif request.joined_parts is not None:
+            body = request.joined_parts + body
         self._replies.answer(request, body, status, now)
         self._delivery.done(worker)
         if last:
@@ -285,8 +285,8 @@ class Workers:
         if not connection.dialect.extended:
             worker = connection.workers[EMPTY]
             # The first one of a piece of work may have been sent before it began.
-            if worker.request is not None and now >= worker.assigned_at + self._ledger.options.heartbeat_interval:
-                connection.heard_busy = True
+            if worker.request is not None and now >= worker.assigned_at + self._state.options.heartbeat_interval:
+                connection.heartbeat_while_busy = True
         if connection.pulse.heartbeat_due():
             self._send_heartbeat(connection, now)
 
@@ -339,20 +339,20 @@ class Workers:
         """A connection is lost, with all its workers."""
         del self.connections[connection.key]
         unsent = self.unreachable.pop(connection, _NONE)
-        self._ledger.timers.disarm(connection)
+        self._state.timers.disarm(connection)
         workers = list(connection.workers.values())
         connection.workers.clear()
         if disconnect:
-            self._say_disconnect(connection.address, connection.plain)
+            self._say_disconnect(connection.address, connection.base_dialect)
         if disconnect or reason == "disconnect":
             self._reject(connection.key, now)
         self._lost(workers, reason, now, unsent)
 
     def _lost(self, workers: list[Worker], reason: str, now: float, unsent: Collection[Request] = _NONE) -> None:
-        ledger = self._ledger
+        state = self._state
         for worker in workers:
             worker.registered = False
-            ledger.counters.count("lost_workers", reason)
+            state.counters.count("lost_workers", reason)
             user = worker.connection.user
             if user:
                 left = self._by_user[user] = self._by_user[user] - 1
@@ -360,15 +360,15 @@ class Workers:
                     del self._by_user[user]
         self.count -= len(workers)
         for service, number in Counter(worker.service for worker in workers).items():
-            ledger.events.append(Event("lost", service.name, reason if number == 1 else f"{reason} ({number} workers)"))
+            state.events.append(Event("lost", service.name, reason if number == 1 else f"{reason} ({number} workers)"))
         self._delivery.leave(workers, now, unsent)
 
     def _say_disconnect(self, address: tuple[bytes, ...], dialect: Dialect) -> None:
-        self._ledger.outbox.append(Outgoing([*address, *dialect.worker(Command.DISCONNECT)], None, False))
+        self._state.outbox.append(Outgoing([*address, *dialect.worker(Command.DISCONNECT)], None, False))
 
     def _reject(self, key: Hashable, now: float) -> None:
         rejected = self._rejected
-        rejected[key] = now + self._ledger.options.expiry
+        rejected[key] = now + self._state.options.expiry
         rejected.move_to_end(key)
         while len(rejected) > MAX_REJECTED or next(iter(rejected.values())) <= now:
             rejected.popitem(last=False)
@@ -377,17 +377,17 @@ class Workers:
 
     def due(self, connection: Connection, now: float) -> None:
         """A connection's timer: is it silent, does it need a HEARTBEAT?"""
-        options = self._ledger.options
+        options = self._state.options
         pulse = connection.pulse
         lost_at = pulse.heard + options.expiry
         if not connection.dialect.extended:
             worker = connection.workers[EMPTY]
             if worker.request is not None:
                 # Workers that fall silent while they work get the time work may take.
-                allowance = options.expiry if connection.heard_busy else worker.service.options.busy_timeout
+                allowance = options.expiry if connection.heartbeat_while_busy else worker.service.options.busy_timeout
                 lost_at = max(pulse.heard, worker.assigned_at) + allowance
         if now >= lost_at:
-            gap = self._ledger.gap
+            gap = self._state.gap
             if gap.may_judge(now):
                 self.lose_connection(connection, "expired", now)
                 return
@@ -395,11 +395,11 @@ class Workers:
         # "Peers SHOULD NOT send HEARTBEAT commands while also sending other commands."
         if now >= pulse.beat_at(options.heartbeat_interval):
             self._send_heartbeat(connection, now)
-        self._ledger.timers.arm(connection, min(lost_at, pulse.beat_at(options.heartbeat_interval)))
+        self._state.timers.arm(connection, min(lost_at, pulse.beat_at(options.heartbeat_interval)))
 
     def _send_heartbeat(self, connection: Connection, now: float) -> None:
         connection.pulse.beating(now)
-        self._ledger.outbox.append(Outgoing(connection.command(Command.HEARTBEAT), connection, False))
+        self._state.outbox.append(Outgoing(connection.command(Command.HEARTBEAT), connection, False))
 
     def unsent(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """A message to a worker could not be sent: it is `full`, or gone."""

@@ -28,8 +28,8 @@ from ...protocol.dialects import EMPTY, Command
 from ...protocol.extension import CALLER_GONE, Status
 from ..outcomes import STATUS_OF_REASON, EndReason
 from .decisions import Outgoing, new_tuple
-from .records import FRAME_COST, Backlog, Client, Request, weight
-from .state import Ledger
+from .records import FRAME_COST, Backlog, Client, Request, charged_bytes
+from .state import BrokerState
 
 #: Seconds until a message is tried again: the first time, and at most.
 FIRST_RETRY = 0.002
@@ -38,14 +38,13 @@ LAST_RETRY = 0.128
 BATCH = 100
 
 _NOTHING = [EMPTY]
-_PARTIAL = Status.PARTIAL  # a member of an Enum is slow to look up in Python 3.11
 
 
 class Replies:
     """Answers on their way out."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, state: BrokerState) -> None:
+        self._state = state
         #: By routing id.
         self.clients: dict[Hashable, Client] = {}
         self._users: dict[Hashable, Client] = {}
@@ -87,10 +86,10 @@ class Replies:
 
     def void(self, routing_id: bytes, counted_as: str, now: float) -> None:
         """Whoever had this routing id is gone: nothing goes there any more that was for him."""
-        outbox = self._ledger.outbox
+        outbox = self._state.outbox
         kept = [outgoing for outgoing in outbox if outgoing.frames[0] != routing_id]
         for _ in range(len(outbox) - len(kept)):
-            self._ledger.counters.count("drops", counted_as)
+            self._state.counters.count("drops", counted_as)
         outbox[:] = kept
         client = self.clients.pop(routing_id, None)
         if client is not None:
@@ -113,23 +112,23 @@ class Replies:
 
     def _free(self, client: Client) -> int:
         """As many bytes as this client may hold."""
-        ledger = self._ledger
-        options = ledger.options
-        free = options.max_queue_bytes - ledger.held_bytes
+        state = self._state
+        options = state.options
+        free = options.max_queue_bytes - state.held_bytes
         return free if client.account is None else min(free, options.max_user_bytes)
 
     def admit(self, request: Request, client: Client) -> bool:
         """Put a request on its client's account; False if there is no room."""
         size = request.size
-        ledger = self._ledger
+        state = self._state
         account = client.account or client
-        free = ledger.options.max_queue_bytes - ledger.held_bytes
+        free = state.options.max_queue_bytes - state.held_bytes
         if size + account.bytes > free or (account is not client and size + account.bytes > self._free(client)):
             return False
         request.client = client
         client.open += 1
         account.bytes += size
-        ledger.held_bytes += size
+        state.held_bytes += size
         identity = request.terms.identity
         if identity is not None:
             self.calls[identity] = request
@@ -141,13 +140,13 @@ class Replies:
         if client is None:
             return
         request.client = None
-        size = request.size + request.joined_size
+        size = request.size + request.joined_bytes
         (client.account or client).bytes -= size
-        self._ledger.held_bytes -= size
+        self._state.held_bytes -= size
         request.body = []
-        if request.joined is not None:
-            request.joined = None
-            request.joined_size = 0
+        if request.joined_parts is not None:
+            request.joined_parts = None
+            request.joined_bytes = 0
         identity = request.terms.identity
         if identity is not None and self.calls.get(identity) is request:
             del self.calls[identity]
@@ -162,7 +161,7 @@ class Replies:
         if old is not None and old is not client:
             request.client = client
             client.open += 1
-            size = request.size + request.joined_size
+            size = request.size + request.joined_bytes
             (client.account or client).bytes += size
             (old.account or old).bytes -= size
             old.open -= 1
@@ -170,27 +169,27 @@ class Replies:
 
     def _charge(self, client: Client, size: int) -> None:
         (client.account or client).bytes += size
-        self._ledger.held_bytes += size
+        self._state.held_bytes += size
 
     # Answers
 
     def answer(self, request: Request, body: list[bytes], status: Status, now: float) -> None:
         """Send an answer, a part of one, or the reason why there is none."""
         client = request.client
-        if request.abandoned or client is None or client.gone:
-            self._ledger.counters.count("drops", "abandoned")
+        if request.abandon_reason or client is None or client.gone:
+            self._state.counters.count("drops", "abandoned")
         elif now > request.deadline:
-            self._ledger.counters.count("drops", "late")
+            self._state.counters.count("drops", "late")
         elif request.address:
-            outgoing: Outgoing = new_tuple(Outgoing, (self._frames(request, body, status), request, True))
+            outgoing: Outgoing = new_tuple(Outgoing, (request.answer_frames(body, status), request, True))
             if client.backlog is None:
-                self._ledger.outbox.append(outgoing)
+                self._state.outbox.append(outgoing)
             else:
                 self._hold(client.backlog, outgoing, client.backlog.waiting, now)
 
     def fail(self, request: Request, status: Status, now: float) -> None:
         """Tell a gmdp client why there is no answer; nobody else would understand."""
-        if request.terms.frame and not request.abandoned:
+        if request.terms.frame and not request.abandon_reason:
             self.answer(request, _NOTHING, status, now)
 
     def dismiss(self, request: Request, reason: EndReason, now: float) -> None:
@@ -199,7 +198,7 @@ class Replies:
         status = STATUS_OF_REASON[reason]
         if status is not None and request.terms.frame and client is not None and not client.gone:
             # Not as the request's own: whatever else of that is on its way is dropped.
-            self.tell(self._frames(request, _NOTHING, status), now)
+            self.tell(request.answer_frames(_NOTHING, status), now)
         self.abandon(request, reason, now)
 
     def tell(self, frames: list[bytes], now: float) -> None:
@@ -207,7 +206,7 @@ class Replies:
         client = self.clients.get(frames[0])
         outgoing = Outgoing(frames, None, True)
         if client is None or client.backlog is None:
-            self._ledger.outbox.append(outgoing)
+            self._state.outbox.append(outgoing)
         else:
             self._hold(client.backlog, outgoing, client.backlog.waiting, now)
 
@@ -215,34 +214,34 @@ class Replies:
         """Keep a part of an answer, for a client that gets one reply."""
         client = request.client
         if client is None:
-            self._ledger.counters.count("drops", "abandoned")
+            self._state.counters.count("drops", "abandoned")
             return
-        size = weight(body) + (FRAME_COST if request.joined else 0)
+        size = charged_bytes(body) + (FRAME_COST if request.joined_parts else 0)
         if not self.has_room(client, size):
-            self._ledger.counters.count("drops", "reply_too_large")
+            self._state.counters.count("drops", "reply_too_large")
             self.dismiss(request, EndReason.TOO_LARGE, now)
             return
-        if request.joined is None:
-            request.joined = []
-        request.joined += body
-        request.joined_size += size
+        if request.joined_parts is None:
+            request.joined_parts = []
+        request.joined_parts += body
+        request.joined_bytes += size
         self._charge(client, size)
 
     def unjoin(self, request: Request) -> None:
         """Forget the parts kept so far."""
-        if request.joined is not None and request.client is not None:
-            self._charge(request.client, -request.joined_size)
-            request.joined = None
-            request.joined_size = 0
+        if request.joined_parts is not None and request.client is not None:
+            self._charge(request.client, -request.joined_bytes)
+            request.joined_parts = None
+            request.joined_bytes = 0
 
     def abandon(self, request: Request, reason: EndReason, now: float) -> None:
         """Nobody waits for this answer any more, or it cannot be sent whole.
 
         The worker that has it is told, if it understands that.
         """
-        if request.abandoned:
+        if request.abandon_reason:
             return
-        request.abandoned = reason
+        request.abandon_reason = reason
         self.settle(request)
         worker = request.worker
         if worker is not None and worker.connection.dialect.extended:
@@ -254,17 +253,7 @@ class Replies:
                 *connection.dialect.worker(Command.HEARTBEAT),
             ]
             connection.pulse.beating(now)
-            self._ledger.outbox.append(Outgoing(frames, connection, False))
-
-    def _frames(self, request: Request, body: list[bytes], status: Status) -> list[bytes]:
-        dialect, terms = request.dialect, request.terms
-        head = dialect.partial_head if status is _PARTIAL else dialect.final_head
-        if terms.frame:
-            frame = extension.answered(terms.frame, status, terms.taken, request.attempts)
-            return [*request.address, frame, *head, request.service.name, *body]
-        if dialect.reply_names_service:
-            return [*request.address, *head, request.service.name, *body]
-        return [*request.address, *head, *body]
+            self._state.outbox.append(Outgoing(frames, connection, False))
 
     # Slow clients
 
@@ -272,8 +261,8 @@ class Replies:
         """Is this message, which is about to be sent, not to be sent now or at all?"""
         target = outgoing.target
         if type(target) is Request:
-            if target.abandoned:
-                self._ledger.counters.count("drops", "abandoned")
+            if target.abandon_reason:
+                self._state.counters.count("drops", "abandoned")
                 return True
         elif target is not None or not outgoing.essential:
             return False
@@ -287,15 +276,15 @@ class Replies:
     def unsent(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """A client's message could not be sent: the client is `full`, or gone."""
         routing_id = outgoing.frames[0]
-        client = self.client(routing_id, self._ledger.users.get(routing_id, ""))
+        client = self.client(routing_id, self._state.users.get(routing_id, ""))
         backlog = client.backlog
         if full:
             if backlog is None:
                 backlog = client.backlog = Backlog(client, FIRST_RETRY)
                 self.backlogs += 1
-                self._ledger.counters.slow_clients += 1
+                self._state.counters.slow_clients += 1
             backlog.blocked = True
-            self._ledger.timers.arm(backlog, now + backlog.delay)
+            self._state.timers.arm(backlog, now + backlog.delay)
             self._hold(backlog, outgoing, backlog.returned, now)
             return
         self._drop(outgoing, EndReason.CLIENT_GONE, "client_gone", now)
@@ -320,15 +309,15 @@ class Replies:
         backlog.tried = min(len(waiting), self.batch)
         for _ in range(backlog.tried):
             message = waiting.popleft()
-            self._charge(backlog.client, -weight(message.frames))
+            self._charge(backlog.client, -charged_bytes(message.frames))
             if isinstance(message.target, Request) and now > message.target.deadline:
                 self._drop(message, EndReason.DEADLINE, "late", now)
             else:
-                self._ledger.outbox.append(message)
-        self._ledger.timers.arm(backlog, now + FIRST_RETRY)
+                self._state.outbox.append(message)
+        self._state.timers.arm(backlog, now + FIRST_RETRY)
 
     def _end(self, backlog: Backlog) -> None:
-        self._ledger.timers.disarm(backlog)
+        self._state.timers.disarm(backlog)
         backlog.client.backlog = None
         self.backlogs -= 1
 
@@ -336,25 +325,25 @@ class Replies:
         """Drop what waits for a client that will not read it."""
         self._end(backlog)
         for message in (*backlog.returned, *backlog.waiting):
-            self._charge(backlog.client, -weight(message.frames))
+            self._charge(backlog.client, -charged_bytes(message.frames))
             self._drop(message, reason, counted_as, now)
 
     def _hold(self, backlog: Backlog, outgoing: Outgoing, where: deque[Outgoing] | list[Outgoing], now: float) -> None:
-        size = weight(outgoing.frames)
+        size = charged_bytes(outgoing.frames)
         if not self.has_room(backlog.client, size):
             self._drop(outgoing, EndReason.CLIENT_FULL, "client_full", now)
             request = outgoing.target
             if not isinstance(request, Request) or not request.terms.frame:
                 return
-            outgoing = Outgoing(self._frames(request, _NOTHING, Status.OVERLOADED), None, True)
-            size = weight(outgoing.frames)
+            outgoing = Outgoing(request.answer_frames(_NOTHING, Status.OVERLOADED), None, True)
+            size = charged_bytes(outgoing.frames)
             if not self.has_room(backlog.client, size, times=2):
                 return
         where.append(outgoing)
         self._charge(backlog.client, size)
 
     def _drop(self, outgoing: Outgoing, reason: EndReason, counted_as: str, now: float) -> None:
-        self._ledger.counters.count("drops", counted_as)
+        self._state.counters.count("drops", counted_as)
         # An answer with a hole in it is worse than none: the rest is dropped, too.
         if isinstance(outgoing.target, Request):
             self.abandon(outgoing.target, reason, now)

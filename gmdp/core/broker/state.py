@@ -10,7 +10,7 @@ from .options import BrokerOptions
 from .statistics import BrokerCounters
 
 
-class Ledger:
+class BrokerState:
     """What the parts of a broker's core share."""
 
     __slots__ = (

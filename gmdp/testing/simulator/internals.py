@@ -37,12 +37,12 @@ def backlogs(core: BrokerCore) -> int:
 
 def timers(core: BrokerCore) -> int:
     """How many timers are armed."""
-    return len(core._ledger.timers)
+    return len(core._state.timers)
 
 
 def gap_end(core: BrokerCore | WorkerCore) -> float:
     """Until when silence counts for nothing, since the core itself did not run."""
-    return core._ledger.gap.until if isinstance(core, BrokerCore) else core._gap.until
+    return core._state.gap.until if isinstance(core, BrokerCore) else core._gap.until
 
 
 def limit_batch(core: BrokerCore, limit: int) -> None:

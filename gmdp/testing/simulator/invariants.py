@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from ...core.broker.decisions import Outgoing
-from ...core.broker.records import Place, Request, Service, Worker, weight
+from ...core.broker.records import Place, Request, Service, Worker, charged_bytes
 from ...core.peer.calls import CallState
 from ...core.peer.sessions import SessionState
 from ...protocol import extension
@@ -125,7 +125,7 @@ class Invariants:
             worker = connection.workers.get(EMPTY)
             if worker is not None and worker.request is not None:
                 heard = max(heard, worker.assigned_at)
-                if not connection.heard_busy:
+                if not connection.heartbeat_while_busy:
                     allowance = worker.service.options.busy_timeout
             if now >= heard + allowance and now >= gap_end and not node.blocked:
                 raise AssertionError(f"a silent worker is not lost: {connection.key!r}")
@@ -141,16 +141,16 @@ class Invariants:
         queued = list(service.queue)
         require(len(queued) == len(service.queue) <= service.options.max_queue, "a queue's length")
         require(len({id(request) for request in queued}) == len(queued), "a request is queued twice")
-        suspects = hasty = 0
+        suspects = failing = 0
         for request in queued:
             if request.place is not Place.QUEUED or not request.waiting:
                 raise AssertionError(f"a queued request is {request.place}")
             if request.worker is not None or request.timer is None:
                 raise AssertionError("a queued request has a worker, or no end")
             suspects += request.suspect
-            hasty += request.terms.hasty
+            failing += request.terms.fail_without_worker
         require(service.queue.suspects == suspects, "queued suspects")
-        require(service.hasty == hasty, "requests that are not to wait")
+        require(service.failing_without_worker == failing, "requests that are not to wait")
         for worker in service.idle:
             if not worker.registered or worker.request is not None or worker.service is not service:
                 raise AssertionError("an idle worker is not")
@@ -158,7 +158,7 @@ class Invariants:
                 raise AssertionError("idle, and a request waits")
         if not service.workers:
             require(queued, "a service without workers and requests is remembered")
-            require(not service.hasty, "a request waits that was to fail")
+            require(not service.failing_without_worker, "a request waits that was to fail")
         return queued
 
     def _check_assigned(self, worker: Worker, request: Request, now: float) -> None:
@@ -171,13 +171,13 @@ class Invariants:
         if worker.assigned_at != now:
             return
         require(now < request.deadline, "given to a worker after its deadline")
-        require(not request.streamed, "given to a worker after a part of its answer went out")
+        require(not request.partial_sent, "given to a worker after a part of its answer went out")
         if request.attempts == 1:
             for other in request.service.queue:
                 if other.lane == request.lane and other.priority == request.priority and other is not request:
                     barred = other.suspect and worker.connection.suspect is not None
                     # What came back only now may have come after the other had gone.
-                    first = other.accepted < request.accepted and other.queued_at < now
+                    first = other.accepted_at < request.accepted_at and other.queued_at < now
                     require(barred or not first, "a client's later request was taken first")
 
     def _check_accounts(self, node: BrokerNode, requests: list[Request]) -> None:
@@ -187,9 +187,9 @@ class Invariants:
         identities = []
         for request in requests:
             if request.client is None:
-                require(request.abandoned, "a request is on nobody's account")
+                require(request.abandon_reason, "a request is on nobody's account")
                 continue
-            held += request.size + request.joined_size
+            held += request.size + request.joined_bytes
             opened[request.client.key] += 1
             if request.terms.identity is not None:
                 identities.append(request.terms.identity)
@@ -200,7 +200,7 @@ class Invariants:
             require(client.open <= limit, "too many requests of one connection")
             if client.backlog is not None:
                 waiting: list[Outgoing] = [*client.backlog.returned, *client.backlog.waiting]
-                held += sum(weight(message.frames) for message in waiting)
+                held += sum(charged_bytes(message.frames) for message in waiting)
         require(held == core.held_bytes, "bytes held:", core.held_bytes, "of", held)
         require(held <= core.options.max_queue_bytes, "too many bytes are held")
         require(len(identities) == len(set(identities)), "one call runs twice")

@@ -371,7 +371,7 @@ def test_who_spoke_under_which_routing_id_is_remembered_as_long_as_it_matters(mo
     broker.ask(b"c", "client", b"x", service=b"nobody serves this")
     for number in range(5_000):
         broker.feed(b"%d" % number, MDP02.client_request(b"mmi.gmdp", b""), "passing")
-        assert len(broker.core._ledger.users) <= 205
+        assert len(broker.core._state.users) <= 205
     broker.feed(b"w", MDP02.heartbeat, "thief")
     broker.feed(b"c", MDP02.heartbeat, "thief")
     assert broker.workers == {}
@@ -476,7 +476,7 @@ def test_S8_whoever_takes_the_routing_id_of_one_that_left_gets_nothing_that_come
     broker.ready(b"v", "worker1")
     assert broker.take(b"v") == []
     assert broker.core.counters.ended == {"client_gone": 2}
-    assert (broker.core.held_bytes, broker.core._ledger.users) == (0, {b"v": "worker1"})
+    assert (broker.core.held_bytes, broker.core._state.users) == (0, {b"v": "worker1"})
 
 
 def test_a_revoked_users_backlog_is_dropped():

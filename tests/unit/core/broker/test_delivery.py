@@ -707,7 +707,7 @@ def test_W16_sessions_that_come_and_go_leave_nothing():
         broker.session(b"W", number, b"\x06")
     broker.feed(b"W", MDP02.disconnect)
     core = broker.core
-    assert (core.worker_count, len(core.services), len(core._ledger.timers)) == (0, 0, 0)
+    assert (core.worker_count, len(core.services), len(core._state.timers)) == (0, 0, 0)
     assert not core._workers.connections
     assert core.counters.registrations == 10_000
 

@@ -568,9 +568,9 @@ class BrokerMachine(RuleBasedStateMachine):
         assert not list(core.workers)
         assert (core.queued, core.assigned) == (0, 0)
         slow = [client.backlog for client in core._replies.clients.values() if client.backlog is not None]
-        assert len(core._ledger.timers) == core._replies.backlogs == len(slow)
+        assert len(core._state.timers) == core._replies.backlogs == len(slow)
         unread = [message for backlog in slow for message in (*backlog.waiting, *backlog.returned)]
-        assert core.held_bytes == sum(records.weight(message.frames) for message in unread)
+        assert core.held_bytes == sum(records.charged_bytes(message.frames) for message in unread)
 
     # What always holds
 
@@ -614,7 +614,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert all(request.place is Place.ASSIGNED and request.timer is None for request in assigned)
         assert (core.queued, core.assigned) == (len(queued), len(assigned))
         assert counters.requests == counters.replies + sum(counters.ended.values()) + core.queued + core.assigned
-        held = sum(weight(request.body) + weight(request.joined or []) for request in queued + assigned)
+        held = sum(weight(request.body) + weight(request.joined_parts or []) for request in queued + assigned)
         for client in core._replies.clients.values():
             if client.backlog is not None:
                 unread = [*client.backlog.returned, *client.backlog.waiting]
@@ -650,7 +650,7 @@ class BrokerMachine(RuleBasedStateMachine):
         core, options = self.core, self.options
         assert len(core.services) <= options.max_services
         assert core.worker_count == len(list(core.workers)) <= options.max_workers
-        assert len(core._ledger.timers) == core.worker_count + core.queued + core._replies.backlogs
+        assert len(core._state.timers) == core.worker_count + core.queued + core._replies.backlogs
         for name, service in core.services.items():
             assert len(service.queue) <= options.for_service(name).max_queue
         assert core.held_bytes <= options.max_queue_bytes
