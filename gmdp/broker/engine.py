@@ -223,7 +223,7 @@ class BrokerEngine:
             outbox = core.outbox[:]
             core.outbox.clear()
             for outgoing in outbox:
-                if core.withheld(outgoing, now):
+                if core.backlogs.hold_back(outgoing, now):
                     continue
                 why_not = send(outgoing.frames)
                 if why_not is not None:

@@ -9,7 +9,7 @@ import fuzzing
 import pytest
 import seeds
 
-from gmdp.core.broker import access, delivery, replies
+from gmdp.core.broker import access, accounts, delivery, replies
 from gmdp.core.broker import registry as workers
 from gmdp.core.peer import client, worker
 from gmdp.protocol import extension, token, wire
@@ -58,8 +58,9 @@ def test_B4_many_hostile_bytes_led_by_what_they_reach():
 
 # Bugs planted on purpose
 
-_parse, _settle = wire.parse, replies.Replies.settle
-_lost, _said, _off, _void = workers.Workers._lost, worker.WorkerCore._said, client.ClientCore._off, replies.Replies.void
+_parse, _release = wire.parse, accounts.Accounts.release
+_lost, _forget = workers.Workers._lost, replies.Replies.forget_routing_id
+_said, _off = worker.WorkerCore._said, client.ClientCore._off
 
 
 def _parse_and_lose_a_frame(frames):
@@ -67,9 +68,9 @@ def _parse_and_lose_a_frame(frames):
     return message if message is None or len(message.body) < 2 else message._replace(body=message.body[:-1])
 
 
-def _settle_and_keep_the_bytes(self, request):
+def _release_and_keep_the_bytes(self, request):
     self._state.held_bytes += 0 if request.client is None else 1
-    _settle(self, request)
+    _release(self, request)
 
 
 def _lost_but_counted(self, lost, *rest):
@@ -90,9 +91,9 @@ def _off_but_not_idle(self, call):
         self._idle.remove(connection)
 
 
-def _void_but_not_what_waits(self, routing_id, *rest):
+def _forget_but_not_what_waits(self, routing_id, *rest):
     outbox = self._state.outbox[:]
-    _void(self, routing_id, *rest)
+    _forget(self, routing_id, *rest)
     self._state.outbox[:] = outbox
 
 
@@ -106,11 +107,21 @@ PLANTED = {
     "a traceparent of zeros": ("extension", extension, "_TRACEPARENT", re.compile(rb"[0-9a-f-]{55}\Z")),
     "a call frame may be shorter": ("extension", extension, "CALL_SIZES", frozenset({36, 37, 92})),
     "a token of a few bytes": ("extension", token, "failed", lambda address: address[:21] + b"\x01" + address[22:]),
-    "bytes that are given back stay on the books": ("broker", replies.Replies, "settle", _settle_and_keep_the_bytes),
+    "bytes that are given back stay on the books": (
+        "broker",
+        accounts.Accounts,
+        "release",
+        _release_and_keep_the_bytes,
+    ),
     "lost workers are counted on": ("broker", workers.Workers, "_lost", _lost_but_counted),
     "all tokens are one": ("broker", token, "prefix", lambda begin, number: begin + bytes(8)),
     "everybody may do everything": ("broker", access.Access, "allows", lambda self, *asked: True),
-    "what waits for one user goes to the next": ("broker", replies.Replies, "void", _void_but_not_what_waits),
+    "what waits for one user goes to the next": (
+        "broker",
+        replies.Replies,
+        "forget_routing_id",
+        _forget_but_not_what_waits,
+    ),
     "services stay": ("broker", delivery.Delivery, "collect", lambda self, service: None),
     "a broker's DISCONNECT ends its worker": ("worker", worker.WorkerCore, "_said", _said_without_a_look),
     "a worker's sessions are lost sight of": ("worker", worker.WorkerCore, "_arrange", lambda self, now: None),

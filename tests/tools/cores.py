@@ -189,7 +189,7 @@ class ManualBroker:
             outbox = self.core.outbox[:]
             self.core.outbox.clear()
             for outgoing in outbox:
-                if self.core.withheld(outgoing, self.now):
+                if self.core.backlogs.hold_back(outgoing, self.now):
                     continue
                 peer, *frames = outgoing.frames
                 self.log.append((self.now, peer, frames))

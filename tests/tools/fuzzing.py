@@ -722,7 +722,7 @@ class BrokerRun:
                 assert type(frames) is list, frames
                 assert len(frames) >= 2, frames
                 assert set(map(type, frames)) == {bytes}, frames
-                if core.withheld(outgoing, now):
+                if core.backlogs.hold_back(outgoing, now):
                     continue
                 if frames[0] in self.gone:
                     core.unsent(outgoing, False, now)
@@ -876,7 +876,7 @@ class BrokerRun:
     def check_tables(self) -> None:
         """Everything is in one place, and counted."""
         core = self.core
-        state, delivery, replies, workers = core._state, core._delivery, core._replies, core._workers
+        state, delivery, workers = core._state, core._delivery, core._workers
         queued = []
         openers: Counter[str] = Counter()
         for name, service in delivery.services.items():
@@ -944,21 +944,21 @@ class BrokerRun:
         assert all(number <= OPTIONS.max_user_workers for number in users.values())
         assert delivery.queued == len(queued)
         assert delivery.assigned == len(assigned)
-        assert len(state.timers) == len(workers.connections) + len(queued) + replies.backlogs
+        assert len(state.timers) == len(workers.connections) + len(queued) + core.backlogs.count
         self.check_accounts(queued, assigned)
 
     def check_accounts(self, queued, assigned) -> None:
-        state, replies = self.core._state, self.core._replies
+        core, state, accounts = self.core, self.core._state, self.core._accounts
         held: Counter[object] = Counter()
         opened: Counter[object] = Counter()
         calls = {}
-        clients = set(replies.clients.values())
+        clients = set(accounts.clients.values())
         for request in (*queued, *assigned):
             client = request.client
             if client is None:
                 assert request.abandon_reason, "a request is on nobody's account"
                 continue
-            assert client.gone or replies.clients[client.key] is client
+            assert client.gone or accounts.clients[client.key] is client
             clients.add(client)
             assert request.size == charged_bytes(request.body)
             assert request.joined_bytes == (0 if request.joined_parts is None else charged_bytes(request.joined_parts))
@@ -968,9 +968,9 @@ class BrokerRun:
                 calls[request.terms.identity] = request
             if request.address and self.ruled and not request.abandon_reason and not client.gone:
                 assert self.policy(client.user, CALL, request.service.name), "a call that is not allowed goes on"
-        assert calls == replies.calls
+        assert calls == accounts.calls
         backlogs = 0
-        accounts: Counter[object] = Counter()
+        users: Counter[object] = Counter()
         for client in clients:
             assert client.open == opened[client]
             assert client.open or client.backlog is not None, "a client of which there is nothing is remembered"
@@ -978,7 +978,7 @@ class BrokerRun:
                 assert client.open <= OPTIONS.max_in_flight + self.core.counters.joins
             if client.account is not None:
                 assert client.bytes == 0
-                accounts[client.account] += 1
+                users[client.account] += 1
             backlog = client.backlog
             if backlog is not None:
                 backlogs += 1
@@ -987,8 +987,8 @@ class BrokerRun:
                 held[client.account or client] += sum(
                     charged_bytes(message.frames) for message in (*backlog.returned, *backlog.waiting)
                 )
-        assert backlogs == replies.backlogs
-        assert accounts == {account: account.open for account in replies._users.values()}
+        assert backlogs == core.backlogs.count
+        assert users == {account: account.open for account in accounts.users.values()}
         assert sum(held.values()) == state.held_bytes
         for account, size in held.items():
             assert account.bytes == size

@@ -122,7 +122,7 @@ MUTATIONS = {
     # The broker: clients and replies
     "a retry runs beside the first try": Mutation(
         "core.broker.intake",
-        "if call is not None and identity in replies.calls and self._joins(",
+        "if call is not None and identity in accounts.calls and self._joins(",
         "if False and self._joins(",
     ),
     "a cancelled request stays in the queue": Mutation(
@@ -130,12 +130,12 @@ MUTATIONS = {
     ),
     "the reply to a cancelled call is sent": Mutation(
         "core.broker.replies",
-        "        if request.abandon_reason or client is None or client.gone:",
+        "        if request.abandon_reason is not None or client is None or client.gone:",
         "        if client.gone:",
     ),
     "a retry's reply goes to where the first try came from": Mutation(
         "core.broker.intake",
-        "self._replies.move(request, address, self._replies.client(address[0], identity[0]))",
+        "self._accounts.move(request, address, self._accounts.client_of(address[0], identity[0]))",
         "pass",
     ),
     "replies overtake those that wait for a slow client": Mutation(
@@ -144,10 +144,10 @@ MUTATIONS = {
         "            if True:\n                self._state.outbox.append(outgoing)",
     ),
     "what a slow client does not read is kept without a bound": Mutation(
-        "core.broker.replies", "        if not self.has_room(backlog.client, size):", "        if False:"
+        "core.broker.backlogs", "        if not self._accounts.has_room(backlog.client, size):", "        if False:"
     ),
     "what a client holds is never given back": Mutation(
-        "core.broker.replies",
+        "core.broker.accounts",
         "        self._state.held_bytes -= size\n        request.body = []",
         "        request.body = []",
     ),

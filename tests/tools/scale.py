@@ -426,7 +426,7 @@ class CoreBench:
 
     def _sent(self) -> list[list[bytes]]:
         core = self.core
-        sent = [outgoing.frames for outgoing in core.outbox if not core.withheld(outgoing, self.now)]
+        sent = [outgoing.frames for outgoing in core.outbox if not core.backlogs.hold_back(outgoing, self.now)]
         core.outbox.clear()
         core.events.clear()
         return sent

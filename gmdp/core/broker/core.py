@@ -18,6 +18,8 @@ from ...protocol.wire import parse
 from ..snapshots import copy_counts
 from . import reports
 from .access import Access
+from .accounts import Accounts
+from .backlogs import Backlogs
 from .decisions import DeadLetter, Event, Outgoing, Refusal, Waited
 from .delivery import Delivery
 from .intake import Clients
@@ -62,17 +64,18 @@ class BrokerCore:
         self._state = BrokerState(options, self.counters, now, access)
         #: What was not allowed; to be emptied by whoever tells it.
         self.refusals: list[Refusal] = self._state.refusals
-        self._replies = Replies(self._state)
-        self._delivery = Delivery(self._state, self._replies, nonce)
-        self._workers = Workers(self._state, self._delivery, self._replies, self.about.max_sessions)
-        self._clients = Clients(reports.Reports(self), self._state, self._delivery, self._replies)
+        self._accounts = Accounts(self._state)
+        #: Clients that read too slowly; asked about each message before it is sent.
+        self.backlogs = Backlogs(self._state, self._accounts)
+        self._replies = Replies(self._state, self._accounts, self.backlogs)
+        self._delivery = Delivery(self._state, self._accounts, self._replies, nonce)
+        self._workers = Workers(self._state, self._accounts, self._delivery, self._replies, self.about.max_sessions)
+        self._clients = Clients(reports.Reports(self), self._state, self._accounts, self._delivery, self._replies)
         # What is looked up for each message.
         self._has_users = access is not None
         self._max_frames = options.max_frames
         self._client_said = self._clients.said
         self._worker_said = self._workers.said
-        #: Asked before a message is sent: is it not to be, now or at all?
-        self.withheld = self._replies.withheld
 
     def trace(self) -> None:
         """Tell how long requests waited whose callers trace them."""
@@ -110,7 +113,7 @@ class BrokerCore:
     def unsent(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """`outgoing` could not be sent: its peer is `full`, or gone."""
         if outgoing.essential and not isinstance(outgoing.target, Worker):
-            self._replies.unsent(outgoing, full, now)
+            self.backlogs.send_failed(outgoing, full, now)
         else:
             self._workers.unsent(outgoing, full, now)
 
@@ -124,7 +127,7 @@ class BrokerCore:
                 self._delivery.due(item, now)
             else:
                 assert isinstance(item, Backlog)  # ours, not a peer's
-                self._replies.due(item, now)
+                self.backlogs.on_timer(item, now)
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next, with all read before; infinity if never."""
@@ -160,7 +163,7 @@ class BrokerCore:
     def gone(self, routing_id: bytes, now: float) -> None:
         """The connection of this routing id is closed, and what came on it was read."""
         self._workers.void(routing_id, "unreachable", now)
-        self._replies.void(routing_id, "client_gone", now)
+        self._replies.forget_routing_id(routing_id, "client_gone", now)
         self._state.users.pop(routing_id, None)
 
     def reconsider(self, now: float, revoked: Collection[str] = ()) -> None:
@@ -179,9 +182,9 @@ class BrokerCore:
         if routing_id in users:
             # Rights go with the user, whoever chose which routing id.
             self._workers.void(routing_id, "other_user", now)
-            self._replies.void(routing_id, "other_user", now)
+            self._replies.forget_routing_id(routing_id, "other_user", now)
         elif len(users) >= self._sweep_at and not self.outbox:
-            held = self._replies.clients.keys() | {one.address[0] for one in self._workers.connections.values()}
+            held = self._accounts.clients.keys() | {one.address[0] for one in self._workers.connections.values()}
             self._state.users = users = {one: who for one, who in users.items() if one in held}
             self._sweep_at = 2 * len(users) + SWEEP_AT
         users[routing_id] = user
@@ -252,7 +255,7 @@ class BrokerCore:
             queued=self.queued,
             queued_bytes=self.held_bytes,
             assigned=self.assigned,
-            backlogs=self._replies.backlogs,
+            backlogs=self.backlogs.count,
             connections=self.connections,
             **counts,
         )

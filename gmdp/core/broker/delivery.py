@@ -47,6 +47,7 @@ from ...protocol import token
 from ...protocol.dialects import EMPTY
 from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
 from .access import CALL, Access
+from .accounts import Accounts
 from .decisions import DeadLetter, Outgoing, Waited, new_tuple
 from .records import ANSWERED, ASSIGNED, QUEUED, Connection, Place, Request, Service, Worker
 from .replies import Replies
@@ -59,8 +60,9 @@ _FIRST_ATTEMPT = token.tail(1)
 class Delivery:
     """Services, their queues, and who works on what."""
 
-    def __init__(self, state: BrokerState, replies: Replies, nonce: bytes) -> None:
+    def __init__(self, state: BrokerState, accounts: Accounts, replies: Replies, nonce: bytes) -> None:
         self._state = state
+        self._accounts = accounts
         self._replies = replies
         self._token_start = token.start(nonce)
         self._assignments = 0
@@ -232,7 +234,7 @@ class Delivery:
             self.withdraw(request, EndReason.NOT_ALLOWED, now)
         for worker in workers:
             if worker.request is not None and not allowed(worker.request):
-                self._replies.dismiss(worker.request, EndReason.NOT_ALLOWED, now)
+                self._replies.end_early(worker.request, EndReason.NOT_ALLOWED, now)
 
     # Decisions
 
@@ -318,7 +320,7 @@ class Delivery:
         if reason is not None:
             self._end(request, reason, now)
             return True
-        self._replies.unjoin(request)
+        self._replies.drop_joined(request)
         worker = self._idle_for(request)
         if worker is None:
             return False
@@ -380,5 +382,5 @@ class Delivery:
             state.events.append(DeadLetter(name, body, request.attempts, reason.value, age, request.user))
         status = STATUS_OF_REASON[reason]
         if status is not None:
-            self._replies.fail(request, status, now)
-        self._replies.settle(request)
+            self._replies.send_status(request, status, now)
+        self._accounts.release(request)

@@ -25,6 +25,7 @@ from ...protocol.extension import CallFrame, Status
 from ...protocol.wire import Message
 from ..outcomes import EndReason
 from . import access
+from .accounts import Accounts
 from .decisions import Refusal, new_tuple
 from .delivery import Delivery
 from .records import CallTerms, Place, Request
@@ -38,10 +39,13 @@ _NOTHING = [EMPTY]
 class Clients:
     """Requests on their way in."""
 
-    def __init__(self, reports: Reports, state: BrokerState, delivery: Delivery, replies: Replies) -> None:
+    def __init__(
+        self, reports: Reports, state: BrokerState, accounts: Accounts, delivery: Delivery, replies: Replies
+    ) -> None:
         self._reports = reports
         self._state = state
         self._delivery = delivery
+        self._accounts = accounts
         self._replies = replies
 
     def said(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
@@ -49,7 +53,7 @@ class Clients:
         _, dialect, _, stack, name, body, frame = message
         address = (routing_id, *stack)
         state = self._state
-        replies = self._replies
+        accounts = self._accounts
         call: CallFrame | None = None
         identity: tuple[str, bytes] | None = None
         if frame:
@@ -60,7 +64,7 @@ class Clients:
                 return
         if state.access is not None and not self._may(state.access, address, message, user, now):
             return
-        if call is not None and identity in replies.calls and self._joins(identity, call, address, message, now):
+        if call is not None and identity in accounts.calls and self._joins(identity, call, address, message, now):
             return
         if name.startswith(MMI_PREFIX):
             state.counters.management += 1
@@ -74,7 +78,7 @@ class Clients:
             self.refuse(address, message, "draining", Status.SHUTTING_DOWN, now)
             return
         options = state.options
-        client = replies.clients.get(routing_id) or replies.client(routing_id, user)
+        client = accounts.clients.get(routing_id) or accounts.client_of(routing_id, user)
         if client.open >= options.max_in_flight:
             self.refuse(address, message, "in_flight_full", Status.OVERLOADED, now)
             return
@@ -85,7 +89,7 @@ class Clients:
                 reason = "user_services_full"
                 state.refusals.append(Refusal(access.CALL, user, name, reason))
             self.refuse(address, message, reason, Status.OVERLOADED, now)
-            replies.forget(client)
+            accounts.forget_if_unused(client)
             return
         request = Request(service, address, dialect, body, user or routing_id, now)
         if call is not None:
@@ -94,10 +98,10 @@ class Clients:
             request.priority = call.priority
             if call.time_left is not None:
                 request.deadline = now + call.time_left
-        if not replies.admit(request, client):
+        if not accounts.admit(request, client):
             too_large = request.size > options.max_queue_bytes
             self.refuse(address, message, "bytes_full", Status.TOO_LARGE if too_large else Status.OVERLOADED, now)
-            replies.forget(client)
+            accounts.forget_if_unused(client)
             self._delivery.collect(service)
             return
         self._delivery.submit(request, now)
@@ -135,9 +139,9 @@ class Clients:
         if found is None:
             return False
         request = Request(found, (), RFC18, body, EMPTY, now)
-        client = self._replies.client(EMPTY, "")
-        if not self._replies.admit(request, client):
-            self._replies.forget(client)
+        client = self._accounts.client_of(EMPTY, "")
+        if not self._accounts.admit(request, client):
+            self._accounts.forget_if_unused(client)
             self._delivery.collect(found)
             return False
         self._delivery.submit(request, now)
@@ -149,15 +153,15 @@ class Clients:
         reply = message.dialect.reply(message.subject, body)
         if message.extra:
             taken = extension.read_call(message.extra).attempt
-            self._replies.tell([*address, extension.answered(message.extra, status, taken, 0), *reply], now)
+            self._replies.send([*address, extension.answered(message.extra, status, taken, 0), *reply], now)
         else:
-            self._replies.tell([*address, *reply], now)
+            self._replies.send([*address, *reply], now)
 
     def _joins(
         self, identity: tuple[str, bytes], call: CallFrame, address: tuple[bytes, ...], message: Message, now: float
     ) -> bool:
         """Does it join the request that has its id?  Also True if it is dropped."""
-        request = self._replies.calls[identity]
+        request = self._accounts.calls[identity]
         if request.service.name != message.subject:
             self._state.counters.count("drops", "id_reused")
             return True
@@ -166,21 +170,21 @@ class Clients:
             return True
         if request.partial_sent and request.address != address:
             # Whoever asks now has not seen the parts that went out.
-            self._replies.abandon(request, EndReason.CLIENT_GONE, now)
+            self._accounts.abandon(request, EndReason.CLIENT_GONE, now)
             return False
         self._state.counters.joins += 1
         request.terms = request.terms._replace(frame=message.extra)
-        self._replies.move(request, address, self._replies.client(address[0], identity[0]))
+        self._accounts.move(request, address, self._accounts.client_of(address[0], identity[0]))
         request.deadline = math.inf if call.time_left is None else now + call.time_left
         if request.place is Place.QUEUED:
             self._delivery.postpone(request)
         return True
 
     def _cancel(self, identity: tuple[str, bytes], now: float) -> None:
-        request = self._replies.calls.get(identity)
+        request = self._accounts.calls.get(identity)
         if request is None:
             self._state.counters.count("drops", "late_cancel")
         elif request.place is Place.QUEUED:
             self._delivery.withdraw(request, EndReason.CANCELLED, now)
         else:
-            self._replies.abandon(request, EndReason.CANCELLED, now)
+            self._accounts.abandon(request, EndReason.CANCELLED, now)

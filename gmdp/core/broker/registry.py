@@ -47,6 +47,7 @@ from ...protocol.dialects import EMPTY, EXTENDED, MMI_PREFIX, Command, Dialect
 from ...protocol.extension import Status
 from ...protocol.wire import Message
 from . import access
+from .accounts import Accounts
 from .decisions import Event, Outgoing, Refusal
 from .delivery import Delivery
 from .records import Connection, Request, Worker
@@ -67,9 +68,12 @@ _PLAIN = {extended: plain for plain, extended in EXTENDED.items()}
 class Workers:
     """Connections of workers, and who is registered."""
 
-    def __init__(self, state: BrokerState, delivery: Delivery, replies: Replies, max_sessions: int) -> None:
+    def __init__(
+        self, state: BrokerState, accounts: Accounts, delivery: Delivery, replies: Replies, max_sessions: int
+    ) -> None:
         self._state = state
         self._delivery = delivery
+        self._accounts = accounts
         self._replies = replies
         self.connections: dict[Hashable, Connection] = {}
         #: Workers registered.
@@ -254,7 +258,7 @@ class Workers:
             request.partial_sent = True
             self._replies.answer(request, message.body, Status.PARTIAL, now)
         else:
-            self._replies.join_part(request, message.body, now)
+            self._replies.keep_part(request, message.body, now)
 
     def _final(self, worker: Worker, message: Message, now: float, last: bool = False) -> None:
         request = self._current(worker, message, now)
@@ -279,7 +283,7 @@ class Workers:
             self._delivery.free(worker, now)
         if request.suspect:
             self._delivery.relieve(worker.connection, now)
-        self._replies.settle(request)
+        self._accounts.release(request)
 
     def _heartbeat(self, connection: Connection, now: float) -> None:
         if not connection.dialect.extended:

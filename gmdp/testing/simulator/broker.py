@@ -124,7 +124,7 @@ class BrokerNode(Node):
             outbox = core.outbox[:]
             core.outbox.clear()
             for outgoing in outbox:
-                if core.withheld(outgoing, now):
+                if core.backlogs.hold_back(outgoing, now):
                     continue
                 routing_id, *frames = outgoing.frames
                 wire = self.peers.get(routing_id)

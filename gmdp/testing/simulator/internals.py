@@ -22,17 +22,17 @@ def worker_connections(core: BrokerCore) -> Mapping[Any, Connection]:
 
 def clients(core: BrokerCore) -> Mapping[Any, Client]:
     """The clients that hold something, by routing id."""
-    return core._replies.clients
+    return core._accounts.clients
 
 
 def joinable_calls(core: BrokerCore) -> Collection[tuple[str, bytes]]:
     """The calls that a retry may join: user and request id of each."""
-    return core._replies.calls.keys()
+    return core._accounts.calls.keys()
 
 
 def backlogs(core: BrokerCore) -> int:
     """How many clients do not read."""
-    return core._replies.backlogs
+    return core.backlogs.count
 
 
 def timers(core: BrokerCore) -> int:
@@ -47,7 +47,7 @@ def gap_end(core: BrokerCore | WorkerCore) -> float:
 
 def limit_batch(core: BrokerCore, limit: int) -> None:
     """Try at most `limit` messages of one backlog at a time."""
-    core._replies.batch = min(limit, core._replies.batch)
+    core.backlogs.batch = min(limit, core.backlogs.batch)
 
 
 # Of a worker or client

@@ -579,6 +579,6 @@ def test_C5_calls_given_up_leave_nothing_behind(broker, held, client):
     assert client.statistics().in_flight == 1
     held.go_on.set()
     assert blocking.get() == [b"blocks the worker"]
-    assert not broker._core._replies.calls
-    assert not broker._core._replies.clients
+    assert not broker._core._accounts.calls
+    assert not broker._core._accounts.clients
     assert broker.statistics().queued_bytes == 0

@@ -333,7 +333,7 @@ def test_S8_no_answer_goes_to_another_user_under_a_clients_routing_id():
     assert counters.ended == {"client_gone": 1}
     assert broker.core.held_bytes == 1
     broker.advance(40.0)
-    assert (broker.core.held_bytes, broker.core._replies.clients, broker.core._replies._users) == (0, {}, {})
+    assert (broker.core.held_bytes, broker.core._accounts.clients, broker.core._accounts.users) == (0, {}, {})
 
 
 def test_S8_a_backlog_is_not_read_by_another_user():
@@ -375,7 +375,7 @@ def test_who_spoke_under_which_routing_id_is_remembered_as_long_as_it_matters(mo
     broker.feed(b"w", MDP02.heartbeat, "thief")
     broker.feed(b"c", MDP02.heartbeat, "thief")
     assert broker.workers == {}
-    assert broker.core._replies.clients == {}
+    assert broker.core._accounts.clients == {}
 
 
 def test_C9_a_retry_joins_its_own_users_request_only():
@@ -491,7 +491,7 @@ def test_a_revoked_users_backlog_is_dropped():
     broker.core.reconsider(broker.now, {"leaver"})
     broker.advance(1.0)
     assert broker.take(b"c") == []
-    assert (broker.core.held_bytes, broker.core._replies.clients) == (0, {})
+    assert (broker.core.held_bytes, broker.core._accounts.clients) == (0, {})
 
 
 def test_a_user_may_register_so_many_workers_and_a_connection_has_so_many_sessions():

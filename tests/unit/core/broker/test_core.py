@@ -630,9 +630,9 @@ def test_the_rest_of_an_answer_is_not_sent_after_a_part_was_not():
     for frames in (MDP02.partial(address, b"1"), MDP02.partial(address, b"2"), MDP02.final(address, b"3")):
         broker.core.feed([b"W1", *frames], broker.now)
     first, *rest = broker.core.outbox
-    assert not broker.core.withheld(first, broker.now)
+    assert not broker.core.backlogs.hold_back(first, broker.now)
     broker.core.unsent(first, full=False, now=broker.now)
-    assert [broker.core.withheld(outgoing, broker.now) for outgoing in rest] == [True, True]
+    assert [broker.core.backlogs.hold_back(outgoing, broker.now) for outgoing in rest] == [True, True]
     assert counters(broker).drops == {"client_gone": 1, "abandoned": 2}
 
 

@@ -3,9 +3,9 @@
 import pytest
 from cores import EXPIRY, INTERVAL, MDP02, START, ManualBroker
 
+from gmdp.core.broker.backlogs import BATCH, FIRST_RETRY, LAST_RETRY
 from gmdp.core.broker.decisions import DeadLetter
 from gmdp.core.broker.records import Request
-from gmdp.core.broker.replies import BATCH, FIRST_RETRY, LAST_RETRY
 from gmdp.protocol import extension, token
 from gmdp.protocol.extension import CANCEL, FAIL_WITHOUT_WORKER, Status
 
@@ -410,7 +410,7 @@ class Socket:
             outbox = core.outbox[:]
             core.outbox.clear()
             for outgoing in outbox:
-                if core.withheld(outgoing, now):
+                if core.backlogs.hold_back(outgoing, now):
                     continue
                 peer = outgoing.frames[0]
                 room = self.room.get(peer, 1)
@@ -487,7 +487,7 @@ def test_B3_answers_wait_in_order_until_the_client_reads():
     broker.advance(LAST_RETRY)
     now = broker.core.statistics(broker.now)
     assert (now.backlogs, now.queued_bytes) == (0, 0)
-    assert not broker.core._replies.clients
+    assert not broker.core._accounts.clients
 
 
 def test_B3_past_its_bytes_a_slow_client_s_calls_end_and_it_is_told_so():
@@ -625,7 +625,7 @@ def test_a_user_s_connections_share_one_account_of_bytes_and_one_turn():
     broker.advance(100.0)
     for number, (address, _) in given.items():
         broker.session(b"W", number, b"\x04", address, b"", b"")
-    assert not broker.core._replies._users or broker.core.held_bytes
+    assert not broker.core._accounts.users or broker.core.held_bytes
 
 
 def running(broker) -> list[Request]:

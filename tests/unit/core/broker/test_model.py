@@ -202,7 +202,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 self._compare(outbox, expected)
             for at, outgoing in enumerate(outbox):
                 # The model does not know that the rest of an answer is not even tried.
-                if not self.exact and core.withheld(outgoing, self.now):
+                if not self.exact and core.backlogs.hold_back(outgoing, self.now):
                     continue
                 routing_id = outgoing.frames[0]
                 if routing_id in self.gone or routing_id in self.full:
@@ -567,8 +567,8 @@ class BrokerMachine(RuleBasedStateMachine):
         assert not core.services
         assert not list(core.workers)
         assert (core.queued, core.assigned) == (0, 0)
-        slow = [client.backlog for client in core._replies.clients.values() if client.backlog is not None]
-        assert len(core._state.timers) == core._replies.backlogs == len(slow)
+        slow = [client.backlog for client in core._accounts.clients.values() if client.backlog is not None]
+        assert len(core._state.timers) == core.backlogs.count == len(slow)
         unread = [message for backlog in slow for message in (*backlog.waiting, *backlog.returned)]
         assert core.held_bytes == sum(records.charged_bytes(message.frames) for message in unread)
 
@@ -615,7 +615,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert (core.queued, core.assigned) == (len(queued), len(assigned))
         assert counters.requests == counters.replies + sum(counters.ended.values()) + core.queued + core.assigned
         held = sum(weight(request.body) + weight(request.joined_parts or []) for request in queued + assigned)
-        for client in core._replies.clients.values():
+        for client in core._accounts.clients.values():
             if client.backlog is not None:
                 unread = [*client.backlog.returned, *client.backlog.waiting]
                 held += sum(weight(outgoing.frames) for outgoing in unread)
@@ -650,7 +650,7 @@ class BrokerMachine(RuleBasedStateMachine):
         core, options = self.core, self.options
         assert len(core.services) <= options.max_services
         assert core.worker_count == len(list(core.workers)) <= options.max_workers
-        assert len(core._state.timers) == core.worker_count + core.queued + core._replies.backlogs
+        assert len(core._state.timers) == core.worker_count + core.queued + core.backlogs.count
         for name, service in core.services.items():
             assert len(service.queue) <= options.for_service(name).max_queue
         assert core.held_bytes <= options.max_queue_bytes

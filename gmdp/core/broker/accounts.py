@@ -1,0 +1,159 @@
+"""What each client holds of the broker's memory.
+
+The rules of this module:
+
+* Each client (a user where there is one, else a connection) has an account of the bytes it
+  holds: bodies queued or assigned, parts of answers being joined, answers it does not read.
+* A client may hold as many bytes as are still free of ``max_queue_bytes``: one client alone
+  half of them, two a third each, and a newcomer always finds room.  A user may besides hold
+  no more than ``max_user_bytes``.
+* A client is known as long as it has an open request or a backlog.
+* An abandoned request leaves its account at once; the worker that has it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from ...protocol import extension
+from ...protocol.dialects import Command
+from ...protocol.extension import CALLER_GONE
+from ..outcomes import EndReason
+from .decisions import Outgoing
+from .records import Client, Request
+from .state import BrokerState
+
+
+class Accounts:
+    """The clients there are, the bytes they hold, and the calls they may join or cancel."""
+
+    def __init__(self, state: BrokerState) -> None:
+        self._state = state
+        #: By routing id.
+        self.clients: dict[Hashable, Client] = {}
+        #: The accounts of users, by user.
+        self.users: dict[Hashable, Client] = {}
+        #: Open requests of gmdp clients, by user and request id.
+        self.calls: dict[tuple[str, bytes], Request] = {}
+
+    # Clients
+
+    def client_of(self, routing_id: bytes, user: str) -> Client:
+        """The client that speaks on this connection; made if it is not known."""
+        client = self.clients.get(routing_id)
+        if client is None:
+            account = None
+            if user:
+                account = self.users.get(user)
+                if account is None:
+                    account = self.users[user] = Client(user, user)
+                account.open += 1
+            client = self.clients[routing_id] = Client(routing_id, user, account)
+        return client
+
+    def forget_if_unused(self, client: Client) -> None:
+        """Forget a client that has neither open requests nor a backlog."""
+        if client.open or client.backlog is not None:
+            return
+        if self.clients.get(client.key) is client:
+            del self.clients[client.key]
+        elif not client.gone:
+            return  # it was forgotten before
+        account, client.account = client.account, None
+        if account is not None:
+            account.open -= 1
+            if not account.open:
+                del self.users[account.key]
+
+    # Bytes
+
+    def has_room(self, client: Client, size: int, times: int = 1) -> bool:
+        """True if the client may hold `size` bytes more: at most `times` the bytes that are free."""
+        free = self._free_for(client)
+        return size <= free and size + (client.account or client).bytes <= times * free
+
+    def charge(self, client: Client, size: int) -> None:
+        """Put `size` bytes on the client's account; a negative number takes them off."""
+        (client.account or client).bytes += size
+        self._state.held_bytes += size
+
+    def _free_for(self, client: Client) -> int:
+        """How many bytes this client may hold."""
+        state = self._state
+        options = state.options
+        free = options.max_queue_bytes - state.held_bytes
+        return free if client.account is None else min(free, options.max_user_bytes)
+
+    # Requests
+
+    def admit(self, request: Request, client: Client) -> bool:
+        """Put a request on its client's account; False if there is no room."""
+        size = request.size
+        state = self._state
+        account = client.account or client
+        free = state.options.max_queue_bytes - state.held_bytes
+        if size + account.bytes > free or (account is not client and size + account.bytes > self._free_for(client)):
+            return False
+        request.client = client
+        client.open += 1
+        account.bytes += size
+        state.held_bytes += size
+        identity = request.terms.identity
+        if identity is not None:
+            self.calls[identity] = request
+        return True
+
+    def release(self, request: Request) -> None:
+        """Take a request off its account: the broker is done with it, or with its answer."""
+        client = request.client
+        if client is None:
+            return  # released before
+        request.client = None
+        size = request.size + request.joined_bytes
+        (client.account or client).bytes -= size
+        self._state.held_bytes -= size
+        request.body = []
+        if request.joined_parts is not None:
+            request.joined_parts = None
+            request.joined_bytes = 0
+        identity = request.terms.identity
+        # A retry that could not join this request may have taken its place.
+        if identity is not None and self.calls.get(identity) is request:
+            del self.calls[identity]
+        client.open -= 1
+        if not client.open:
+            self.forget_if_unused(client)
+
+    def move(self, request: Request, address: tuple[bytes, ...], client: Client) -> None:
+        """Have the answer sent to `address`, from now on on the account of `client`."""
+        request.address = address
+        old = request.client
+        if old is not None and old is not client:
+            request.client = client
+            client.open += 1
+            size = request.size + request.joined_bytes
+            (client.account or client).bytes += size
+            (old.account or old).bytes -= size
+            old.open -= 1
+            self.forget_if_unused(old)
+
+    def abandon(self, request: Request, reason: EndReason, now: float) -> None:
+        """Give up an answer that nobody waits for any more, or that cannot be sent whole.
+
+        The worker that has the request is told, if its dialect can say so.
+        """
+        if request.abandon_reason is not None:
+            return
+        request.abandon_reason = reason
+        self.release(request)
+        worker = request.worker
+        if worker is not None and worker.connection.dialect.extended:
+            connection = worker.connection
+            _, number = extension.read_session(worker.session)
+            frames = [
+                *connection.address,
+                extension.session_frame(number, CALLER_GONE),
+                *connection.dialect.worker(Command.HEARTBEAT),
+            ]
+            connection.pulse.beating(now)
+            self._state.outbox.append(Outgoing(frames, connection, False))

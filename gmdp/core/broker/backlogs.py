@@ -1,0 +1,150 @@
+"""Clients that read too slowly, and the messages that wait for them.
+
+The rules of this module:
+
+* Nobody waits for a client that does not read.  Once a message finds no room in the client's
+  socket, that message and all later ones wait in the client's *backlog*, in order.
+* The messages of a backlog are tried again after 2 ms, doubled up to 128 ms while none goes
+  through.
+* An answer that the client's account has no room for is dropped.  A gmdp client hears that
+  its call ended as overloaded; for this news it may hold twice as many bytes as are free.
+* An answer with a hole in it is worse than none: when one message of an answer is dropped,
+  the rest is dropped, too.
+* When a client is unreachable, its backlog is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ...protocol.dialects import EMPTY
+from ...protocol.extension import Status
+from ..outcomes import EndReason
+from .accounts import Accounts
+from .decisions import Outgoing
+from .records import Backlog, Client, Request, charged_bytes
+from .state import BrokerState
+
+#: Seconds until a message is tried again: the first time, and at most.
+FIRST_RETRY = 0.002
+LAST_RETRY = 0.128
+#: Messages of one backlog that are tried at a time, unless another number is set.
+BATCH = 100
+
+_NOTHING = [EMPTY]
+
+
+class Backlogs:
+    """The messages that wait until their clients read."""
+
+    def __init__(self, state: BrokerState, accounts: Accounts) -> None:
+        self._state = state
+        self._accounts = accounts
+        #: Clients that do not read.
+        self.count = 0
+        #: Messages of one backlog that are tried at a time.
+        self.batch = BATCH
+
+    def append(self, backlog: Backlog, outgoing: Outgoing, now: float) -> None:
+        """Have a new message wait behind the others of its client."""
+        self._hold(backlog, outgoing, backlog.waiting, now)
+
+    def hold_back(self, outgoing: Outgoing, now: float) -> bool:
+        """Keep back a message that is about to be sent and must not be; False if it may go.
+
+        The message of an abandoned answer is dropped.  The message of a client whose socket
+        was found full goes back into the client's backlog.
+        """
+        target = outgoing.target
+        if type(target) is Request:
+            if target.abandon_reason is not None:
+                self._state.counters.count("drops", "abandoned")
+                return True
+        elif target is not None or not outgoing.essential:
+            return False  # a worker's
+        if self.count:
+            client = self._accounts.clients.get(outgoing.frames[0])
+            if client is not None and client.backlog is not None and client.backlog.blocked:
+                self._hold(client.backlog, outgoing, client.backlog.returned, now)
+                return True
+        return False
+
+    def send_failed(self, outgoing: Outgoing, full: bool, now: float) -> None:
+        """A client's message could not be sent: the client's socket is `full`, or gone."""
+        routing_id = outgoing.frames[0]
+        client = self._accounts.client_of(routing_id, self._state.users.get(routing_id, ""))
+        backlog = client.backlog
+        if full:
+            if backlog is None:
+                backlog = client.backlog = Backlog(client, FIRST_RETRY)
+                self.count += 1
+                self._state.counters.slow_clients += 1
+            backlog.blocked = True
+            self._state.timers.arm(backlog, now + backlog.delay)
+            self._hold(backlog, outgoing, backlog.returned, now)
+            return
+        self._drop(outgoing, EndReason.CLIENT_GONE, "client_gone", now)
+        if backlog is not None:
+            self.drop_all(client, EndReason.CLIENT_GONE, "client_gone", now)
+        self._accounts.forget_if_unused(client)
+
+    def on_timer(self, backlog: Backlog, now: float) -> None:
+        """Try again to send some of the messages."""
+        waiting, returned = backlog.waiting, backlog.returned
+        if backlog.blocked and len(returned) >= backlog.tried:
+            backlog.delay = min(2 * backlog.delay, LAST_RETRY)
+        else:
+            backlog.delay = FIRST_RETRY  # some went through
+        backlog.blocked = False
+        waiting.extendleft(reversed(returned))
+        returned.clear()
+        if not waiting:
+            self._close(backlog)
+            self._accounts.forget_if_unused(backlog.client)
+            return
+        backlog.tried = min(len(waiting), self.batch)
+        for _ in range(backlog.tried):
+            outgoing = waiting.popleft()
+            self._accounts.charge(backlog.client, -charged_bytes(outgoing.frames))
+            if isinstance(outgoing.target, Request) and now > outgoing.target.deadline:
+                self._drop(outgoing, EndReason.DEADLINE, "late", now)
+            else:
+                self._state.outbox.append(outgoing)
+        self._state.timers.arm(backlog, now + FIRST_RETRY)
+
+    def drop_all(self, client: Client, reason: EndReason, counted_as: str, now: float) -> None:
+        """Drop what waits for a client that will not read it."""
+        backlog = client.backlog
+        if backlog is None:
+            return
+        self._close(backlog)
+        for outgoing in (*backlog.returned, *backlog.waiting):
+            self._accounts.charge(client, -charged_bytes(outgoing.frames))
+            self._drop(outgoing, reason, counted_as, now)
+
+    def _close(self, backlog: Backlog) -> None:
+        """From now on messages of this client are sent at once."""
+        self._state.timers.disarm(backlog)
+        backlog.client.backlog = None
+        self.count -= 1
+
+    def _hold(self, backlog: Backlog, outgoing: Outgoing, where: deque[Outgoing] | list[Outgoing], now: float) -> None:
+        """Put a message into one part of a backlog, or drop it if the account has no room."""
+        size = charged_bytes(outgoing.frames)
+        if not self._accounts.has_room(backlog.client, size):
+            self._drop(outgoing, EndReason.CLIENT_FULL, "client_full", now)
+            request = outgoing.target
+            if not isinstance(request, Request) or not request.terms.frame:
+                return  # a strict client would not understand the status
+            outgoing = Outgoing(request.answer_frames(_NOTHING, Status.OVERLOADED), None, True)
+            size = charged_bytes(outgoing.frames)
+            if not self._accounts.has_room(backlog.client, size, times=2):
+                return
+        where.append(outgoing)
+        self._accounts.charge(backlog.client, size)
+
+    def _drop(self, outgoing: Outgoing, reason: EndReason, counted_as: str, now: float) -> None:
+        """Drop a message, and with it the rest of its answer."""
+        self._state.counters.count("drops", counted_as)
+        if isinstance(outgoing.target, Request):
+            self._accounts.abandon(outgoing.target, reason, now)
