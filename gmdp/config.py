@@ -1,7 +1,7 @@
-"""A broker's options from a TOML file.
+"""A broker's options in a TOML file.
 
-The keys are the keywords of :class:`gmdp.Broker` (``bind`` among them);
-``[services."pattern"]`` tables hold what differs per service.
+The keys are the keywords of :class:`gmdp.Broker` (``bind`` among them).  Tables
+``[services."pattern"]`` hold values for the services whose names match.
 """
 
 from __future__ import annotations
@@ -19,10 +19,17 @@ else:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The keywords for :class:`gmdp.Broker` that the file at `path` holds.
+    """Read a file of options; their names and values are checked by the broker.
 
-    Raises ConfigurationError, with the file's name and line, if it cannot be
-    read or is no TOML; names and values are the broker's to check.
+    Args:
+        path: the file's name.
+
+    Returns:
+        Keywords for :class:`gmdp.Broker`.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is no TOML; the message has its name,
+            and the line.
     """
     try:
         text = Path(path).read_bytes().decode()

@@ -1,15 +1,16 @@
-"""What the hops of one request have in common: W3C Trace Context, and spans where OpenTelemetry is installed.
+"""What the hops of one request have in common: W3C Trace Context, and spans of OpenTelemetry.
 
-* A handler runs in a context (:mod:`contextvars`) of its own in which :data:`traceparent`
-  is what its caller gave.  Calls it makes carry that on, unless they are told another.
-* Where the package ``opentelemetry-api`` is installed (the extra ``otel``), there are
-  spans, through its public API: one of kind CLIENT for each call, one INTERNAL for what
-  the request waited in the broker, one of kind SERVER for its handler, which is the
-  current span there.  The call's span goes along in the request (RFC 18 has no place for
-  it: gmdp's extension has), so that the other two are its children in other processes.
-  Where they go to is the program's to say: until it has set a tracer provider, as that of the
-  SDK, there are none.  What the program's processors, samplers and exporters raise is logged,
-  and harms nothing but the span.
+* A handler runs in a context (:mod:`contextvars`) of its own, in which :data:`traceparent` is
+  the value that its caller gave.  Calls that the handler makes carry that value on, unless
+  they have another.
+* There are spans where the package ``opentelemetry-api`` is installed (the extra ``otel``).
+  One of kind CLIENT is the call, one INTERNAL the request's wait in the broker, and one of
+  kind SERVER the handler, in which it is the current span.
+* The call's span travels in the request: gmdp's extension has a place for it, RFC 18 has not.
+  So the other two spans are its children, in other processes.
+* The program sets the tracer provider, such as that of the SDK.  Until then there are no spans.
+* An error of the program's processors, samplers and exporters is logged, and harms nothing
+  but its span.
 
 Logger: ``gmdp.tracing``.
 """
@@ -27,113 +28,114 @@ from typing import Any, TypeVar
 from .core.rates import Rates
 from .version import __version__
 
-# Here and now: an import from two threads at a time, later, is one too many where it is monkey-patched.
+# Imported with gmdp, and not at the first call: in a monkey-patched program, a later import by
+# two threads at a time fails.
 try:
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError:
     trace = None
 
-#: ``traceparent`` (W3C Trace Context) of the request this context works on; None elsewhere.
+#: The ``traceparent`` (W3C Trace Context) of the request that this context works on; None elsewhere.
 traceparent: ContextVar[str | None] = ContextVar("gmdp_traceparent", default=None)
 
 _FIELD = "traceparent"
 
 _log = logging.getLogger("gmdp.tracing")
-_complaints = Rates(1.0)
+_log_rate = Rates(1.0)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _complain() -> None:
-    if _complaints.take(None, time.monotonic()):
+def _log_failure() -> None:
+    if _log_rate.take(None, time.monotonic()):
         _log.exception("a span could not be made or ended")
 
 
-def _harmless(method: F) -> F:
-    """A method that returns None where what it calls fails."""
+def _guarded(method: F) -> F:
+    """`method`, which returns None instead of raising an Exception."""
 
     @functools.wraps(method)
-    def guarded(*args: Any) -> Any:
+    def call(*args: Any) -> Any:
         try:
             return method(*args)
         except Exception:
-            _complain()
+            _log_failure()
             return None
 
-    return guarded  # type: ignore[return-value]
+    return call  # type: ignore[return-value]
 
 
 class Tracer:
-    """OpenTelemetry as gmdp uses it.  Any thread."""
+    """Makes gmdp's spans, through OpenTelemetry's public API.  Any thread."""
 
     def __init__(self) -> None:
         self._tracer = trace.get_tracer("gmdp", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
-    def _context(self, parent: str | None) -> Any:
-        """Where a span belongs that has this parent; None for what is current."""
+    def _context_of(self, parent: str | None) -> Any:
+        """The context whose current span is `parent`; None, the context of the caller, if there is no parent."""
         return None if parent is None else self._propagator.extract({_FIELD: parent})
 
-    @_harmless
-    def call(self, service: bytes, given: str | None) -> tuple[Any, str | None] | None:
-        """Begin a call's span; returns it, and what its request is to carry; None if there can be none."""
-        if given is None and not trace.get_current_span().get_span_context().is_valid:
-            given = traceparent.get()
+    @_guarded
+    def begin_call(self, service: bytes, parent: str | None) -> tuple[Any, str | None] | None:
+        """Begin a call's span.  Returns it and the ``traceparent`` of its request; None if that fails."""
+        if parent is None and not trace.get_current_span().get_span_context().is_valid:
+            parent = traceparent.get()
         span = self._tracer.start_span(
             f"call {_name(service)}",
-            self._context(given),
+            self._context_of(parent),
             trace.SpanKind.CLIENT,
             attributes={"rpc.system": "gmdp", "rpc.service": _name(service)},
         )
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, trace.set_span_in_context(span))
-        return span, carrier.get(_FIELD, given)
+        return span, carrier.get(_FIELD, parent)
 
-    @_harmless
-    def ended(self, span: Any, error: str = "") -> None:
-        """A call's span ends; `error` says why there is no answer."""
+    @_guarded
+    def end_call(self, span: Any, error: str = "") -> None:
+        """End a call's span; `error` says why there is no answer, if there is none."""
         if error:
             span.set_status(trace.StatusCode.ERROR, error)
         span.end()
 
-    @_harmless
-    def waited(self, service: bytes, parent: bytes, seconds: float, attempt: int) -> None:
-        """A request was given to a worker, after `seconds` in a broker."""
-        now = time.time_ns()  # the one place for a wall clock: what a span's readers compare
+    @_guarded
+    def record_wait(self, service: bytes, parent: bytes, seconds: float, attempt: int) -> None:
+        """Make the span of a request that waited for `seconds` in a broker until a worker got it."""
+        now = time.time_ns()  # the only use of a wall clock: readers compare the spans of many hosts
         self._tracer.start_span(
             f"wait {_name(service)}",
-            self._context(parent.decode("latin-1")),
+            self._context_of(parent.decode("latin-1")),
             attributes={"rpc.system": "gmdp", "rpc.service": _name(service), "gmdp.attempt": attempt},
             start_time=now - int(seconds * 1e9),
         ).end(now)
 
     @contextmanager
-    def handling(self, service: bytes, parent: str | None, attempt: int) -> Iterator[None]:
-        """A handler runs; what it raises is recorded."""
-        manager = self._handling(service, parent, attempt)
+    def handler_span(self, service: bytes, parent: str | None, attempt: int) -> Iterator[None]:
+        """A span while a handler runs; the span records the handler's error."""
+        manager = self._enter_handler_span(service, parent, attempt)
         try:
             yield
         except BaseException as error:
             if manager is not None:
-                self._leave(manager, type(error), error, error.__traceback__)
+                self._exit(manager, type(error), error, error.__traceback__)
             raise
         if manager is not None:
-            self._leave(manager, None, None, None)
+            self._exit(manager, None, None, None)
 
-    @_harmless
-    def _handling(self, service: bytes, parent: str | None, attempt: int) -> Any:
+    @_guarded
+    def _enter_handler_span(self, service: bytes, parent: str | None, attempt: int) -> Any:
         manager = self._tracer.start_as_current_span(
             f"handle {_name(service)}",
-            self._context(parent),
+            self._context_of(parent),
             trace.SpanKind.SERVER,
             attributes={"rpc.system": "gmdp", "rpc.service": _name(service), "gmdp.attempt": attempt},
         )
         manager.__enter__()
         return manager
 
-    @_harmless
-    def _leave(self, manager: Any, *error: Any) -> None:
+    @_guarded
+    def _exit(self, manager: Any, *error: Any) -> None:
         manager.__exit__(*error)
 
 
@@ -142,7 +144,7 @@ def _name(service: bytes) -> str:
 
 
 def can_trace() -> bool:
-    """Might there be spans, now or later?"""
+    """Whether OpenTelemetry is installed: there may be spans, now or later."""
     return trace is not None
 
 
@@ -150,9 +152,9 @@ _tracer: Tracer | None = None
 
 
 def tracer() -> Tracer | None:
-    """OpenTelemetry, if it is installed and the program has set a provider.
+    """The tracer, if OpenTelemetry is installed and the program has set a provider; else None.
 
-    Without one all spans would be empty, and making them a quarter of what a call costs.
+    Without a provider every span would be empty, and would cost a quarter of its call.
     """
     global _tracer
     if _tracer is None:

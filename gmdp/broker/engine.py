@@ -236,7 +236,7 @@ class BrokerEngine:
                 elif isinstance(event, Waited):
                     traced = tracer()
                     if traced is not None:
-                        traced.waited(*event)
+                        traced.record_wait(*event)
                 else:
                     level = (
                         logging.DEBUG if event.kind == "registered" or self._drain_until is not None else logging.INFO

@@ -384,7 +384,7 @@ class Client(Lifecycle):
         traceparent = options.traceparent
         traced = tracer()
         if traced is not None:
-            answer.span, traceparent = traced.call(call.service, traceparent) or (None, traceparent)
+            answer.span, traceparent = traced.begin_call(call.service, traceparent) or (None, traceparent)
         elif traceparent is None:
             traceparent = current_traceparent.get()
         if traceparent is not None:

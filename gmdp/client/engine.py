@@ -125,7 +125,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         span, answer.span = answer.span, None
         traced = tracer()
         if traced is not None:
-            traced.ended(span, event.outcome.value if isinstance(event, Ended) else "")
+            traced.end_call(span, event.outcome.value if isinstance(event, Ended) else "")
 
     def _fail_call(self, ended: Ended, now: float) -> None:
         """Give the error of a call that ended to its answer."""

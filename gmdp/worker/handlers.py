@@ -114,7 +114,7 @@ def _run(owner: object, handler: Handler, request: Request, work: Work, sink: Si
         if traced is None:
             body = _result(handler, request, work, sink)
         else:
-            with traced.handling(request.service, parent, request.attempt):
+            with traced.handler_span(request.service, parent, request.attempt):
                 body = _result(handler, request, work, sink)
     except BaseException as error:
         failure = error
