@@ -48,7 +48,7 @@ from .exceptions import (
 )
 from .security import generate_keys, hash_password
 from .version import __version__
-from .worker.handlers import Request
+from .worker.request import Request
 from .worker.worker import Worker
 
 __all__ = [

@@ -23,7 +23,7 @@ from rich.table import Table
 from ..broker.broker import Broker
 from ..client.async_client import AsyncClient
 from ..exceptions import ConfigurationError, MDPError
-from ..worker.handlers import Request
+from ..worker.request import Request
 from .terminal import progress_bar
 
 WORKERS = 4

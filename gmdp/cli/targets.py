@@ -12,7 +12,8 @@ from typing import Any
 from gevent import subprocess
 
 from ..exceptions import ConfigurationError, MDPError
-from ..worker.handlers import Handler, Request
+from ..worker.handlers import Handler
+from ..worker.request import Request
 
 
 class CommandFailed(MDPError):

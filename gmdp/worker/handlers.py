@@ -1,106 +1,72 @@
-"""Requests as handlers get them, and how a handler is run."""
+"""How a handler is run.
+
+The rules of this module:
+
+* A handler runs in a context (:mod:`contextvars`) of its own, in the greenlet or thread that ``spawn`` made.
+* Whatever a handler raises is caught.  ``on_ended`` is called exactly once for each ``on_started``.
+* What a handler yields is sent at once.  A handler that is :data:`PARTS_AHEAD` parts ahead of its
+  connection waits for it.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from time import monotonic
-from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import gevent
 from gevent.pool import Pool
-from zope.interface import implementer
 
 from ..core.peer.sessions import Work
 from ..exceptions import ConfigurationError, MDPError, RequestCancelled
-from ..interfaces import IRequest
 from ..io.lifecycle import running_in
 from ..io.slots import Slot
-from ..protocol.extension import is_traceparent
 from ..tracing import traceparent, tracer
 from ..validation import check_body
+from .request import Request
 
 _log = logging.getLogger("gmdp.worker")
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-@implementer(IRequest)
-class Request:
-    """One request as a handler gets it.  Immutable but for the list of frames.
-
-    `metadata` holds ``traceparent`` (W3C Trace Context) if the caller gave one.
-    """
-
-    __slots__ = ("_clock", "_time_left", "attempt", "body", "metadata", "received", "service")
-
-    def __init__(
-        self,
-        service: bytes,
-        body: list[bytes],
-        *,
-        attempt: int = 1,
-        time_left: float | None = None,
-        metadata: Mapping[str, str] = _NOTHING,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        self.service = service
-        self.body = body
-        self.attempt = attempt
-        self.metadata = metadata
-        self._clock = clock
-        self.received = clock()
-        self._time_left = time_left
-
-    @property
-    def age(self) -> float:
-        """Seconds since it arrived at this worker."""
-        return self._clock() - self.received
-
-    def remaining(self) -> float | None:
-        """Seconds its caller still waits, never below 0; None if nobody told.
-
-        0 once the caller has gone.  Any thread.
-        """
-        return None if self._time_left is None else max(0.0, self._time_left - self.age)
-
-    def give_up(self) -> None:
-        """Its caller has gone: nothing remains."""
-        self._time_left = 0.0
-
-    def __repr__(self) -> str:
-        size = sum(map(len, self.body))
-        return f"<Request {self.service[:60]!r} attempt={self.attempt} frames={len(self.body)} bytes={size}>"
-
 
 Handler = Callable[[Any], Any]
 
-
-class Sink(Protocol):
-    """Where a running handler's results go; safe from any greenlet and thread."""
-
-    def begun(self) -> bool:
-        """The handler is about to run, and will say that it ended; False: it must not, this is another process."""
-
-    def partial(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
-        """A part of the answer; `slot` hears True when it left, False if nobody wants it."""
-
-    def final(self, work: Work, body: list[bytes] | None, failure: BaseException | None, seconds: float) -> None:
-        """The handler ended."""
-
-
-#: Parts a handler may be ahead of its connection.
+#: Parts that a handler may be ahead of its connection.
 PARTS_AHEAD = 16
 
 
-def run(owner: object, handler: Handler, request: Request, work: Work, sink: Sink) -> None:
-    """Run `handler` and everything it yields, catching everything, in a context of its own."""
-    Context().run(_run, owner, handler, request, work, sink)
+class HandlerOwner(Protocol):
+    """What a running handler belongs to: a worker."""
+
+    handler: Handler
 
 
-def _run(owner: object, handler: Handler, request: Request, work: Work, sink: Sink) -> None:
-    if not sink.begun():
+class HandlerObserver(Protocol):
+    """Learns what a running handler does.  Any greenlet, any thread."""
+
+    def on_started(self) -> bool:
+        """The handler is about to run; False: it must not, since this is the child of a fork."""
+
+    def on_part(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
+        """The handler yielded a part.
+
+        `slot` is set to True when the part was sent, to False if nobody wants it.
+        """
+
+    def on_ended(self, work: Work, body: list[bytes] | None, failure: BaseException | None, seconds: float) -> None:
+        """The handler ended after `seconds`, with the body of the FINAL or with a failure.
+
+        Neither: the parts are all of the answer.
+        """
+
+
+def run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObserver) -> None:
+    """Run the handler and everything it yields, catching everything, in a context of its own."""
+    Context().run(_run, owner, request, work, observer)
+
+
+def _run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObserver) -> None:
+    if not observer.on_started():
         return
     began = monotonic()
     body: list[bytes] | None = None
@@ -109,40 +75,40 @@ def _run(owner: object, handler: Handler, request: Request, work: Work, sink: Si
     parent = request.metadata.get("traceparent")
     if parent is not None:
         traceparent.set(parent)
-    traced = tracer()
+    active_tracer = tracer()
     try:
-        if traced is None:
-            body = _result(handler, request, work, sink)
+        if active_tracer is None:
+            body = _answer(owner.handler, request, work, observer)
         else:
-            with traced.handler_span(request.service, parent, request.attempt):
-                body = _result(handler, request, work, sink)
+            with active_tracer.handler_span(request.service, parent, request.attempt):
+                body = _answer(owner.handler, request, work, observer)
     except BaseException as error:
         failure = error
-        # An error of ours says it all; anything else is the handler's, and needs its place.
-        trace = not isinstance(error, MDPError)
+        # The text of gmdp's own errors suffices; any other error needs its traceback.
+        with_traceback = not isinstance(error, MDPError)
         level = logging.INFO if isinstance(error, RequestCancelled) else logging.WARNING
-        _log.log(level, "the handler of %.100r failed: %r", request.service, error, exc_info=trace)
+        _log.log(level, "the handler of %.100r failed: %r", request.service, error, exc_info=with_traceback)
     finally:
-        sink.final(work, body, failure, monotonic() - began)
+        observer.on_ended(work, body, failure, monotonic() - began)
     if isinstance(failure, KeyboardInterrupt):
-        raise failure  # the user's Ctrl-C was not meant for the handler it hit
+        raise failure  # the user's Ctrl-C was not meant for the handler that it hit
 
 
-def _result(handler: Handler, request: Request, work: Work, sink: Sink) -> list[bytes] | None:
-    """The body of the FINAL; parts were sent before."""
+def _answer(handler: Handler, request: Request, work: Work, observer: HandlerObserver) -> list[bytes] | None:
+    """Call the handler, and send the parts it yields.  Returns the body of the FINAL."""
     result = handler(request)
-    return _drain(result, work, sink) if isinstance(result, Iterator) else check_body(result)
+    return _send_parts(result, work, observer) if isinstance(result, Iterator) else check_body(result)
 
 
-def _drain(parts: Iterator[Any], work: Work, sink: Sink) -> list[bytes] | None:
-    """Send each item as a PARTIAL; returns what a generator returned as FINAL."""
-    ahead = 0
+def _send_parts(parts: Iterator[Any], work: Work, observer: HandlerObserver) -> list[bytes] | None:
+    """Send each item as a PARTIAL.  Returns what a generator returned, as the body of the FINAL."""
+    sent = 0
     try:
         while True:
             body = check_body(next(parts))
-            ahead += 1
-            slot = Slot() if ahead % PARTS_AHEAD == 0 else None
-            sink.partial(work, body, slot)
+            sent += 1
+            slot = Slot() if sent % PARTS_AHEAD == 0 else None
+            observer.on_part(work, body, slot)
             if slot is not None:
                 slot.wait()
                 if not slot.get():
@@ -156,43 +122,39 @@ def _drain(parts: Iterator[Any], work: Work, sink: Sink) -> list[bytes] | None:
 
 
 class HandlerGreenlet(gevent.Greenlet):  # type: ignore[misc]
-    """What runs a handler.  It does not keep where it was spawned, which is always the
-    owner's loop: to look at that stack is a third of what a greenlet costs."""
+    """A greenlet that runs a handler.
+
+    It does not record the stack that spawned it: that is always the owner's loop, and
+    recording it is a third of a greenlet's cost.
+    """
 
     spawning_stack_limit = 0
 
 
-def _callable(spawn: Any) -> Callable[..., Any]:
-    return cast("Callable[..., Any]", spawn)
+class Spawner(NamedTuple):
+    """How handlers are run: `spawn` is called with a function and its arguments."""
+
+    spawn: Callable[..., Any]
+    #: True if `spawn` may wait, for a place in a pool for instance: an owner must not call it then.
+    may_wait: bool
 
 
-def spawner(spawn: Any) -> tuple[Callable[..., Any], bool]:
-    """What gevent's servers take as ``spawn``, as one callable; and whether it may wait.
+def make_spawner(spawn: Any) -> Spawner:
+    """The spawner for what gevent's servers take as ``spawn``; ConfigurationError for anything else.
 
     None or "default": a new greenlet; "raw": the same without ``Greenlet``'s
     bookkeeping; a whole number: a pool of that size; an object with a ``spawn``
     method (a ``Pool``, a ``ThreadPool``); a callable.
     """
     if spawn is None or spawn == "default":
-        return _callable(HandlerGreenlet.spawn), False
+        return Spawner(HandlerGreenlet.spawn, may_wait=False)
     if spawn == "raw":
-        return _callable(gevent.spawn_raw), False
+        return Spawner(gevent.spawn_raw, may_wait=False)
     if isinstance(spawn, int) and not isinstance(spawn, bool) and spawn > 0:
-        return _callable(Pool(spawn).spawn), True
+        return Spawner(Pool(spawn).spawn, may_wait=True)
     for candidate in (getattr(spawn, "spawn", None), spawn):
         if callable(candidate):
-            return _callable(candidate), True
+            return Spawner(candidate, may_wait=True)
     raise ConfigurationError(
         f'spawn must be a pool, a size of at least 1, a callable, "default" or "raw", not {spawn!r}'
     )
-
-
-def request_of(service: bytes, work: Work, clock: Callable[[], float] = monotonic) -> Request:
-    """The request that `work` is, with what its address tells."""
-    told = work.told
-    if told is None:
-        return Request(service, work.body, clock=clock)
-    metadata = _NOTHING
-    if is_traceparent(told.traceparent):
-        metadata = MappingProxyType({"traceparent": told.traceparent.decode()})
-    return Request(service, work.body, attempt=told.attempt, time_left=told.time_left, metadata=metadata, clock=clock)

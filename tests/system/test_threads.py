@@ -98,10 +98,10 @@ def test_W6_a_dispatcher_killed_with_work_in_its_hands_answers_it(broker):
     worker = Worker(broker.endpoint, "it", handler, concurrency=2, spawn=pool)
     with worker, AsyncClient(broker.endpoint) as client:
         futures = [client.submit("it", b"%d" % number) for number in range(2)]
-        sessions = worker._engine._sessions
-        wait_until(lambda: all(session.running is not None for session in sessions))
-        (waiting,) = [session for session in sessions if session.task is None]
-        waiting.dispatcher.kill()
+        dispatchers = worker._engine._dispatchers
+        wait_until(lambda: all(dispatcher.running is not None for dispatcher in dispatchers))
+        (waiting,) = [dispatcher for dispatcher in dispatchers if dispatcher.task is None]
+        waiting.starter.kill()
         wait_until(lambda: any(future.ready() for future in futures))
         assert [type(future.exception) for future in futures if future.ready()] == [HandlerFailed]
         hold.set()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ...client.async_client import AsyncClient
-from ...worker.handlers import Request
+from ...worker.request import Request
 from .load import Measured, Point, call_in_greenlets, run
 
 #: The name of gmdp's stack: the only one that may use a running broker, and that others are compared with.

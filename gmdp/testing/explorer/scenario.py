@@ -18,7 +18,7 @@ from ...core.outcomes import Outcome
 from ...core.peer.calls import Part
 from ...protocol.dialects import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
 from ...protocol.extension import FAIL_WITHOUT_WORKER, PRIORITIES, call_frame, request_id, session_frame
-from ...worker.handlers import Request
+from ...worker.request import Request
 from ..simulator import internals
 from ..simulator.broker import BrokerNode
 from ..simulator.client import ClientNode, SimulatedCall

@@ -10,7 +10,8 @@ from ...core.peer.statistics import WorkerCounters
 from ...core.peer.worker import WorkerCore
 from ...protocol.dialects import Dialect
 from ...validation import check_body
-from ...worker.handlers import Handler, Request, request_of
+from ...worker.handlers import Handler
+from ...worker.request import Request, request_of
 from .network import Network
 from .peer import PeerNode
 

@@ -213,7 +213,7 @@ def test_W6_spawn_itself_fails(broker, client):
 def test_W6_the_dispatcher_is_killed_by_a_stranger(broker, client):
     with Worker(broker.endpoint, "it", echo, spawn=2) as worker:
         assert client.request("it", b"1") == [b"1"]
-        worker._engine._sessions[0].dispatcher.kill()
+        worker._engine._dispatchers[0].starter.kill()
         assert client.request("it", b"2") == [b"2"]
 
 
@@ -630,7 +630,7 @@ def test_a_worker_that_the_broker_does_not_take_says_so_once(caplog):
     with Broker("tcp://127.0.0.1:*", max_workers=1) as broker, Worker(broker.endpoint, "first", echo):
         wait_until(lambda: broker.statistics().workers == 1)
         with Worker(broker.endpoint, "second", echo, concurrency=2, reconnect_interval=0.01) as second:
-            wait_until(lambda: second._engine._turned_away > 5)
+            wait_until(lambda: second._engine._rejections > 5)
             [told] = [warning for warning in warnings(caplog) if "does not keep" in warning]
             assert broker.endpoint in told
             assert "b'second'" in told

@@ -1,0 +1,253 @@
+"""What the owner of a worker's sockets drives: core, sockets and handlers.
+
+The rules of this module:
+
+* The core decides; the engine sends, has handlers run and logs.
+* The engine knows no :class:`gmdp.Worker`: it is given values and two callbacks.
+* Draining ends when the core is closed, nothing is unsent and no handler runs, or when its time is up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import zmq.green
+
+from ..core.peer.connector import Close
+from ..core.peer.sessions import Failure, Gone, Work
+from ..core.peer.worker import WorkerCore
+from ..io.connector import ConnectorEngine
+from ..io.owner import Owner
+from ..io.slots import Slot
+from ..security.credentials import Credentials
+from .dispatch import Dispatcher
+from .handlers import HandlerOwner, Spawner
+
+_log = logging.getLogger("gmdp.worker")
+
+#: How often in a row a broker lets a worker go before that is logged.
+LOGGED_REJECTIONS = 3
+
+
+class WorkerEngine(ConnectorEngine[WorkerCore]):
+    """Drives one worker from :meth:`start` to its end.  For its owner only.
+
+    Args:
+        core: Decides what becomes of each message.
+        context: The context to make sockets in.
+        heartbeat: Seconds between heartbeats.
+        expiry: Seconds of silence after which a broker is lost.
+        credentials: The keys or the password to show; None: none.
+        worker: What running handlers belong to.
+        spawner: How handlers are run.
+        enforce_deadline: True if a handler is stopped as soon as nobody waits for its answer.
+        on_registered: Called with True when a session is registered, and with False and the
+            reason when none is any more.
+        on_ended: Called once every socket is closed, with the bug that ended the owner, or None.
+    """
+
+    def __init__(
+        self,
+        core: WorkerCore,
+        context: zmq.green.Context[Any],
+        heartbeat: float,
+        expiry: float,
+        credentials: Credentials | None,
+        *,
+        worker: HandlerOwner,
+        spawner: Spawner,
+        enforce_deadline: bool,
+        on_registered: Callable[[bool, str], None],
+        on_ended: Callable[[BaseException | None], None],
+    ) -> None:
+        super().__init__(core, context, heartbeat, expiry, credentials)
+        self._worker = worker
+        self._spawner = spawner
+        self._enforce_deadline = enforce_deadline
+        self._on_registered = on_registered
+        self._on_ended = on_ended
+        #: The handler that called stop(): it is not killed for it.
+        self.spared_task: object = None
+        self._dispatchers: list[Dispatcher] = []
+        #: When the present pass began.
+        self._awake_at = monotonic()
+        #: When draining ends at the latest; None while not draining.
+        self._drain_until: float | None = None
+        #: True once nothing more is waited for.
+        self._time_up = False
+        #: Why a connection was closed last.
+        self._close_reason = ""
+        #: True while no broker lets the worker in.
+        self._denied = False
+        #: True while a session is registered.
+        self._registered = False
+        #: When that began, and the requests received by then.
+        self._registered_at = 0.0
+        self._requests_then = 0
+        #: How often in a row the worker was registered for a moment only, and had no request.
+        self._rejections = 0
+
+    def start(self, owner: Owner) -> None:
+        """Begin to connect; `owner` starts to run after that."""
+        self.owner = owner
+        for session in self.core.sessions:
+            dispatcher = Dispatcher(session, self.core.service, self._worker, self._spawner, owner, self)
+            session.tag = dispatcher
+            self._dispatchers.append(dispatcher)
+        self.core.start(monotonic())
+
+    # What the owner calls
+
+    def on_wake(self, now: float) -> None:
+        """A pass begins.  Logs a warning if the last one is so long ago that the hub was blocked."""
+        pause = now - self._awake_at
+        if pause > self._heartbeat + self.owner.safety_interval:
+            if any(dispatcher.running is not None for dispatcher in self._dispatchers):
+                message = (
+                    "the hub did not run for %.1f seconds, while a handler of %.100r ran; "
+                    "one that computes belongs into a ThreadPool (spawn=)"
+                )
+            else:
+                message = "the hub did not run for %.1f seconds, and with it the worker of %.100r"
+            _log.warning(message, pause, self.core.service)
+        self._awake_at = now
+        self.core.awake(now)
+
+    def on_caught_up(self, now: float) -> None:
+        """Everything was read."""
+        self.core.caught_up(now)
+
+    def deadline(self) -> float:
+        """When `tick` is needed next (monotonic seconds)."""
+        deadline = self.core.deadline()
+        return deadline if self._drain_until is None else min(deadline, self._drain_until)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        super().tick(now)
+        if self._drain_until is not None and now >= self._drain_until:
+            self._time_up = True
+            self._close_connections(now)
+
+    def flush(self, now: float) -> None:
+        """Carry out what the core decided."""
+        self.perform_actions(now)
+        if self._registered is not (self.core.registered > 0):
+            self._change_registered(now)
+        if self._drain_until is not None and self._is_drained():
+            self._end()
+
+    def on_owner_died(self, error: BaseException) -> None:
+        """A bug ends the owner."""
+        self._close_connections(monotonic())
+        self._end(error)
+
+    # What is posted to the owner
+
+    def on_part(self, dispatcher: Dispatcher, work: Work, body: list[bytes], slot: Slot | None) -> None:
+        """A handler yielded a part; `slot` is set once it is sent, or not wanted."""
+        now = monotonic()
+        wanted = self.core.partial(work, body, now)
+        if slot is None:
+            return
+        if not wanted:
+            slot.set(False)
+            return
+        self.perform_actions(now)
+        connection = dispatcher.session.connection
+        if connection is None or not connection.handle.unsent:
+            slot.set(connection is not None)
+        else:
+            connection.handle.waiters.append(slot)
+
+    def on_handler_ended(
+        self,
+        dispatcher: Dispatcher,
+        work: Work,
+        body: list[bytes] | None,
+        error: BaseException | None,
+        seconds: float,
+    ) -> None:
+        """A handler ended, with the body of the FINAL or with an error."""
+        if dispatcher.running is not work:
+            return  # it has ended before
+        dispatcher.running = dispatcher.request = dispatcher.task = None
+        counters = self.core.counters
+        counters.busy_time += seconds
+        failure = None
+        if error is not None:
+            counters.errors += 1
+            failure = Failure(type(error).__name__, str(error))
+        errors = counters.errors
+        self.core.final(work, body, failure, monotonic())
+        if counters.errors > errors:
+            _log.warning(
+                "an answer of the handler of %.100r is larger than the broker takes; its caller is told that it failed",
+                self.core.service,
+            )
+
+    def drain(self, until: float) -> None:
+        """Take no new requests, and end when none is left, at `until` (monotonic seconds) at the latest."""
+        self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
+        self.core.drain(monotonic())
+
+    # Carrying out
+
+    def _on_events(self, events: list[Work | Gone], now: float) -> None:
+        for event in events:
+            if isinstance(event, Work):
+                event.session.tag.dispatch(event)
+            else:
+                event.work.session.tag.cancel(event, self._enforce_deadline)
+
+    def _on_socket_closed(self, action: Close) -> None:
+        self._close_reason = action.reason.describe(action.detail)
+        level = logging.DEBUG if self._drain_until is not None else logging.INFO
+        denied, self._denied = self._denied, bool(self.core.denied)
+        if self._denied and not denied and self._drain_until is None:
+            level = logging.WARNING  # once: it goes on trying
+        _log.log(level, "worker of %.100r: %s: %s", self.core.service, action.connection.endpoint, self._close_reason)
+
+    def _change_registered(self, now: float) -> None:
+        """The first session was registered, or the last one is registered no more."""
+        self._registered = not self._registered
+        self._on_registered(self._registered, self._close_reason)
+        if self._registered:
+            self._registered_at, self._requests_then = now, self.core.counters.requests
+        elif self._drain_until is None:
+            self._count_rejection(now)
+
+    def _count_rejection(self, now: float) -> None:
+        """Log that the broker never keeps the worker, if so often it was let go soon and without a request."""
+        if now - self._registered_at > self._heartbeat or self.core.counters.requests > self._requests_then:
+            self._rejections = 0
+            return
+        self._rejections += 1
+        if self._rejections == LOGGED_REJECTIONS:
+            _log.warning(
+                "%s does not keep a worker of %.100r: the broker's rules or bounds may be against it; trying on",
+                self.core.endpoint,
+                self.core.service,
+            )
+
+    # The end
+
+    def _close_connections(self, now: float) -> None:
+        self.core.close(now)
+        self.perform_actions(now)
+        self.close_stuck()
+
+    def _is_drained(self) -> bool:
+        if not self.core.closed or self._stuck:
+            return False
+        # A handler whose connection was lost counts, too.
+        return self._time_up or all(dispatcher.running is None for dispatcher in self._dispatchers)
+
+    def _end(self, death: BaseException | None = None) -> None:
+        for dispatcher in self._dispatchers:
+            dispatcher.kill(self.spared_task)
+        self.owner.finish()
+        self._on_ended(death)

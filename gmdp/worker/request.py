@@ -1,0 +1,90 @@
+"""Requests as handlers get them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import monotonic
+from types import MappingProxyType
+
+from zope.interface import implementer
+
+from ..core.peer.sessions import Work
+from ..interfaces import IRequest
+from ..protocol.extension import is_traceparent
+
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+@implementer(IRequest)
+class Request:
+    """One request as a handler gets it (RFC 7 and RFC 18, REQUEST of MDP/Worker).
+
+    A request is immutable, but for the list of its frames.  Any thread may use it.
+    A program makes one only to test its handlers.
+
+    Args:
+        service: The service asked for.
+        body: The frames of the body, at least one.
+        attempt: Which attempt at the request this is, from 1.
+        time_left: Seconds that the caller still waits; None if the broker does not say.
+        metadata: What the caller gave beside the body.
+        clock: Returns monotonic seconds.
+
+    Attributes:
+        service (bytes): The service asked for.
+        body (list of bytes): The frames of the body.
+        attempt (int): Which attempt this is; 1 if the broker does not say.
+        metadata (Mapping of str to str): ``traceparent`` (W3C Trace Context), if the caller gave one.
+        received (float): Monotonic seconds when the request arrived at this worker.
+    """
+
+    __slots__ = ("_clock", "_time_left", "attempt", "body", "metadata", "received", "service")
+
+    def __init__(
+        self,
+        service: bytes,
+        body: list[bytes],
+        *,
+        attempt: int = 1,
+        time_left: float | None = None,
+        metadata: Mapping[str, str] = _NO_METADATA,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.service = service
+        self.body = body
+        self.attempt = attempt
+        self.metadata = metadata
+        self._clock = clock
+        self.received = clock()
+        self._time_left = time_left
+
+    @property
+    def age(self) -> float:
+        """Seconds since the request arrived at this worker."""
+        return self._clock() - self.received
+
+    def remaining(self) -> float | None:
+        """Seconds that the caller still waits, never below 0; None if the broker does not say.
+
+        0 once the caller has gone.  Any thread.
+        """
+        return None if self._time_left is None else max(0.0, self._time_left - self.age)
+
+    def give_up(self) -> None:
+        """Note that the caller has gone: :meth:`remaining` returns 0 from now on."""
+        self._time_left = 0.0
+
+    def __repr__(self) -> str:
+        size = sum(map(len, self.body))
+        return f"<Request {self.service[:60]!r} attempt={self.attempt} frames={len(self.body)} bytes={size}>"
+
+
+def request_of(service: bytes, work: Work, clock: Callable[[], float] = monotonic) -> Request:
+    """The request that a handler of `service` gets for `work`, with what a gmdp broker says of it."""
+    told = work.told
+    if told is None:
+        return Request(service, work.body, clock=clock)
+    metadata = _NO_METADATA
+    if is_traceparent(told.traceparent):
+        metadata = MappingProxyType({"traceparent": told.traceparent.decode()})
+    return Request(service, work.body, attempt=told.attempt, time_left=told.time_left, metadata=metadata, clock=clock)
