@@ -1,8 +1,8 @@
 """Whole installations under virtual time, for tests.
 
-:class:`Simulation` is for tests of one's own handlers and of what becomes of calls
-when things break.  ``python -m gmdp.testing`` draws installations and misfortunes
-from seeds, and checks gmdp itself.
+:class:`Simulation` is for tests of your own handlers, and of calls whose broker or worker
+fails.  ``python -m gmdp.testing`` draws installations and faults from seeds, and checks
+gmdp itself.
 """
 
 from .simulator.broker import BrokerNode

@@ -87,7 +87,7 @@ class Scenario:
         self.simulation = simulation = Simulation(seed, trace=trace)
         self.random = random = simulation.schedule.random
         self.kind = random.choice(list(KINDS))
-        simulation.schedule.tell("a scenario of the kind", repr(self.kind))
+        simulation.schedule.record("a scenario of the kind", repr(self.kind))
         simulation.network.latency = random.choice([0.0005, 0.01, 0.05])
         self._uids = itertools.count(1)
         #: How often each body was begun.
@@ -243,7 +243,7 @@ class Scenario:
     # Misfortunes
 
     def _one_wire(self) -> Any:
-        there = [wire for wire in self.simulation.network.wires if wire.open and wire.there]
+        there = [wire for wire in self.simulation.network.wires if wire.open and wire.attached]
         return self.random.choice(there) if there else None
 
     def _cut(self) -> None:
@@ -329,7 +329,7 @@ class Scenario:
 
     def _attack(self, broker: BrokerNode, frames: list[bytes]) -> None:
         if broker.up:
-            self.simulation.schedule.tell("an attack:", frames)
+            self.simulation.schedule.record("an attack:", frames)
             broker.received(frames)
 
     def _hostile_frames(self, token: bytes) -> list[bytes]:
@@ -366,7 +366,7 @@ class Scenario:
     def _heal(self) -> None:
         """No more trouble: what was down is up, what was frozen runs, each service has a worker."""
         simulation = self.simulation
-        simulation.schedule.tell("no more trouble")
+        simulation.schedule.record("no more trouble")
         self._healing = True
         for broker in self.brokers:
             simulation.after(6, broker.start)
@@ -394,7 +394,7 @@ class Scenario:
             require(not core.held_bytes and not internals.clients(core), broker, "keeps something of its clients")
             for key, connection in internals.worker_connections(core).items():
                 wire = broker.peers.get(connection.address[0])
-                require(wire is not None and wire.there, broker, "takes a dead worker for a living one:", key)
+                require(wire is not None and wire.attached, broker, "takes a dead worker for a living one:", key)
                 require(wire is None or not wire.node.dead, broker, "takes a dead worker for a living one:", key)
 
     def _check_outcomes(self) -> None:

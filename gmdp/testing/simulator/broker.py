@@ -17,7 +17,21 @@ from .node import Node
 
 
 class BrokerNode(Node):
-    """A broker, which can be killed and started again at its endpoint."""
+    """A broker that can be killed, and started again at its endpoint.
+
+    Attributes:
+        options: The :class:`~gmdp.core.broker.options.BrokerOptions` of each start.
+        hwm: Messages that may wait for a peer that does not read.
+        up: False while the broker is down.
+        generation: Counts the broker's starts and ends.
+        core: The core of the latest start.
+        counters: What that core counted.
+        peers: The wires to the broker, by routing id.
+        letters: All dead letters so far.
+        on_traffic: Called with the node, one of four words and frames: a message was "received", or "sent", or
+            was "unsent" since its peer is gone, or the connection with this key was "lost" while a message of
+            its worker waited unread.
+    """
 
     def __init__(self, network: Network, endpoint: str, options: BrokerOptions, hwm: int = 1000) -> None:
         super().__init__(network, endpoint)
@@ -27,47 +41,46 @@ class BrokerNode(Node):
         self.up = False
         self.peers: dict[bytes, Wire] = {}
         self.letters: list[DeadLetter] = []
-        #: Sees what is "received", "sent", and "unsent" since its peer is gone, and who is
-        #: "lost" while something of his waits unread.
-        self.watch: Callable[[BrokerNode, str, list[bytes]], None] | None = None
-        self._until: float | None = None
+        self.on_traffic: Callable[[BrokerNode, str, list[bytes]], None] | None = None
+        #: When a drain ends; None if none is going on.
+        self._drain_until: float | None = None
         network.brokers[endpoint] = self
         self.start()
 
     def start(self) -> None:
-        """Start, with empty hands."""
+        """Start with a new core; no effect if the broker is up."""
         if self.up:
             return
-        self.schedule.tell(self, "starts")
+        self.schedule.record(self, "starts")
         self.generation += 1
         self.up = True
-        self._until = None
+        self._drain_until = None
         self.peers = {}
         self.inbox.clear()
         self.counters = BrokerCounters()
         nonce = self.schedule.random.randbytes(NONCE_SIZE)
         about = About(hwm=self.hwm)
         self.core = BrokerCore(self.options, nonce, self.schedule.now, self.counters, about)
-        # So that where there is room for few messages, backlogs of few are many batches.
+        # With room for few messages, a short backlog is to be several batches, too.
         internals.limit_batch(self.core, self.hwm)
         self._wake_at = math.inf
         self.run()
 
     def kill(self) -> None:
-        """End at once, as after ``kill -9``."""
+        """End at once, as after ``kill -9``; no effect if the broker is down."""
         if self.up:
-            self.schedule.tell(self, "is killed")
-            self._down()
+            self.schedule.record(self, "is killed")
+            self._go_down()
 
     def stop(self, timeout: float) -> None:
-        """Drain for up to `timeout` seconds, and end."""
-        if self.up and self._until is None:
-            self.schedule.tell(self, "drains")
+        """Drain for up to `timeout` seconds, then end."""
+        if self.up and self._drain_until is None:
+            self.schedule.record(self, "drains")
             self.core.drain()
-            self._until = self.schedule.now + timeout
+            self._drain_until = self.schedule.now + timeout
             self.run()
 
-    def _down(self) -> None:
+    def _go_down(self) -> None:
         self.up = False
         self.generation += 1
         for wire in list(self.peers.values()):
@@ -76,49 +89,49 @@ class BrokerNode(Node):
         self.inbox.clear()
 
     def run(self) -> None:
-        """Run, unless it is down."""
+        """Run, unless the broker is down."""
         if self.up:
             super().run()
 
     def awake(self, now: float) -> None:
-        """A pass begins."""
+        """Take note that a pass begins."""
         self.core.awake(now)
 
     def caught_up(self, now: float) -> None:
-        """There was nothing more to read."""
+        """Take note that nothing is left to read."""
         self.core.caught_up(now)
 
     def deadline(self) -> float:
-        """When `tick` is needed next."""
+        """Return when `tick` is needed next."""
         if not self.up:
             return math.inf
         when = self.core.deadline()
-        if self._until is not None:
-            return 0.0 if self.core.drained else min(when, self._until)
+        if self._drain_until is not None:
+            return 0.0 if self.core.drained else min(when, self._drain_until)
         return when
 
     def received(self, frames: list[bytes]) -> None:
-        """One message was read."""
-        if self.watch is not None:
-            self.watch(self, "received", frames)
+        """Take one message, routing id first."""
+        if self.on_traffic is not None:
+            self.on_traffic(self, "received", frames)
         self.core.feed(frames, self.schedule.now)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
-        unread = {args[0][0] for function, args in self.inbox if function == self.received}
-        alive = unread & internals.worker_connections(self.core).keys()
+        senders = {args[0][0] for function, args in self.inbox if function == self.received}
+        unread = senders & internals.worker_connections(self.core).keys()
         self.core.tick(now)
-        if self.watch is not None:
-            for key in alive - internals.worker_connections(self.core).keys():
-                self.watch(self, "lost", [key])
-        if self._until is not None and (self.core.drained or now >= self._until):
+        if self.on_traffic is not None:
+            for key in unread - internals.worker_connections(self.core).keys():
+                self.on_traffic(self, "lost", [key])
+        if self._drain_until is not None and (self.core.drained or now >= self._drain_until):
             self.core.finish(now)
             self.flush(now)
-            self.schedule.tell(self, "has stopped")
-            self._down()
+            self.schedule.record(self, "has stopped")
+            self._go_down()
 
     def flush(self, now: float) -> None:
-        """Send what was decided."""
+        """Send the messages that the core decided on, and collect dead letters."""
         core = self.core
         while core.outbox or core.events:
             outbox = core.outbox[:]
@@ -128,13 +141,13 @@ class BrokerNode(Node):
                     continue
                 routing_id, *frames = outgoing.frames
                 wire = self.peers.get(routing_id)
-                why_not = wire.deliver(frames, self.hwm) if wire is not None else "gone"
-                if why_not is not None:
-                    if self.watch is not None and why_not == "gone":
-                        self.watch(self, "unsent", outgoing.frames)
-                    core.unsent(outgoing, why_not == "full", now)
-                elif self.watch is not None:
-                    self.watch(self, "sent", outgoing.frames)
+                obstacle = wire.deliver(frames, self.hwm) if wire is not None else "gone"
+                if obstacle is not None:
+                    if self.on_traffic is not None and obstacle == "gone":
+                        self.on_traffic(self, "unsent", outgoing.frames)
+                    core.unsent(outgoing, obstacle == "full", now)
+                elif self.on_traffic is not None:
+                    self.on_traffic(self, "sent", outgoing.frames)
             for event in core.events:
                 if isinstance(event, DeadLetter):
                     self.letters.append(event)

@@ -18,23 +18,31 @@ from .peer import PeerNode
 
 
 class SimulatedCall:
-    """One call of a simulated client, and what came of it."""
+    """One call of a simulated client, and its outcome.
+
+    Attributes:
+        call: The call as the core has it.
+        number: Counts the client's calls from 1.
+        began: When the call was made, in seconds of the simulation.
+        ended: When the call ended; infinity before.
+        parts: The parts of the answer so far.
+        outcome: How the call ended: "reply", an :class:`~gmdp.core.outcomes.Outcome`, or "crashed" with its
+            client; None before.
+        failure: The frames that came with a failure.
+    """
 
     def __init__(self, call: Call, number: int, began: float) -> None:
         self.call = call
         self.number = number
         self.began = began
-        #: The parts of the answer that came.
         self.parts: list[list[bytes]] = []
-        #: How it ended: "reply", an :class:`~gmdp.core.outcomes.Outcome`, or None if it has not.
         self.outcome: str | Outcome | None = None
-        #: What came with a failure.
         self.failure: list[bytes] = []
         self.ended = math.inf
 
     @property
     def reply(self) -> list[bytes]:
-        """All frames of its answer, as ``Client.request`` returns them; AssertionError if there is none."""
+        """All frames of the answer, as ``Client.request`` returns them; AssertionError if the call has no reply."""
         if self.outcome != "reply":
             raise AssertionError(f"{self!r} has no reply")
         frames = [frame for part in self.parts for frame in part]
@@ -45,7 +53,14 @@ class SimulatedCall:
 
 
 class ClientNode(PeerNode[ClientCore]):
-    """A client.  Each of its calls ends once."""
+    """A client.  Each of its calls ends once.
+
+    Attributes:
+        counters: What the client counted.
+        calls: All calls so far.
+        open_calls: The calls that have not ended.
+        on_part: Called with the call and the part, for each part of an answer.
+    """
 
     def __init__(
         self,
@@ -69,61 +84,69 @@ class ClientNode(PeerNode[ClientCore]):
             max_in_flight=max_in_flight,
         )
         self.calls: list[SimulatedCall] = []
-        #: Those that have not ended.
         self.open_calls: dict[SimulatedCall, None] = {}
-        #: Called with each part that comes.
         self.on_part: Callable[[SimulatedCall, Part], None] | None = None
 
     def request(
         self, service: str | bytes, body: bytes | Sequence[bytes], *, timeout: float = 30.0, **options: Any
     ) -> SimulatedCall:
-        """Begin a call; `options` are those of :class:`~gmdp.core.peer.client.Call`."""
+        """Begin a call.
+
+        Args:
+            service: The name of the service.
+            body: The body's frame, or its frames.
+            timeout: Seconds the call may take.
+            options: Of :class:`~gmdp.core.peer.calls.Call`.
+
+        Returns:
+            The call, whose outcome comes as time goes by.
+        """
         name = service.encode() if isinstance(service, str) else service
         options.setdefault("deadline", timeout)
         call = Call(name, check_body(body), timeout=timeout, **options)
-        call.owner = asked = SimulatedCall(call, len(self.calls) + 1, self.schedule.now)
-        self.calls.append(asked)
-        self.open_calls[asked] = None
+        call.owner = simulated = SimulatedCall(call, len(self.calls) + 1, self.schedule.now)
+        self.calls.append(simulated)
+        self.open_calls[simulated] = None
         self.post(self._submit, call)
-        return asked
+        return simulated
 
-    def cancel(self, asked: SimulatedCall) -> None:
-        """Give a call up."""
-        self.post(self._cancel, asked.call)
+    def cancel(self, call: SimulatedCall) -> None:
+        """Cancel a call."""
+        self.post(self._cancel, call.call)
 
     def close(self) -> None:
-        """End all calls and connections."""
+        """End all calls and close all connections."""
         self.post(self.core.close, self.schedule.now)
 
     def _submit(self, call: Call) -> None:
-        self.schedule.tell(self, f"calls {call.service!r}: {call.body[0]!r}")
+        self.schedule.record(self, f"calls {call.service!r}: {call.body[0]!r}")
         self.core.submit(call, self.schedule.now)
 
     def _cancel(self, call: Call) -> None:
         self.core.cancel(call, Outcome.CANCELLED, self.schedule.now)
 
     def crash(self) -> None:
-        """The process dies, and its calls with it."""
+        """Let the process die, and its calls with it."""
         super().crash()
-        for asked in self.open_calls:
-            asked.outcome = "crashed"
+        for simulated in self.open_calls:
+            simulated.outcome = "crashed"
         self.open_calls.clear()
 
     def on_event(self, event: Part | Ended, now: float) -> None:
-        """A part came for a caller, or a call ended."""
-        asked: SimulatedCall = event.call.owner
-        if asked.outcome is not None:
-            raise AssertionError(f"{asked!r} had ended before")
+        """Take a part of an answer, or the end of a call."""
+        simulated: SimulatedCall = event.call.owner
+        if simulated.outcome is not None:
+            raise AssertionError(f"{simulated!r} had ended before")
         if isinstance(event, Ended):
-            asked.outcome = event.outcome
-            asked.failure = list(event.body)
+            simulated.outcome = event.outcome
+            simulated.failure = list(event.body)
         else:
-            asked.parts.append(event.body)
+            simulated.parts.append(event.body)
             if self.on_part is not None:
-                self.on_part(asked, event)
+                self.on_part(simulated, event)
             if not event.final:
                 return
-            asked.outcome = "reply"
-        asked.ended = now
-        del self.open_calls[asked]
-        self.schedule.tell(self, f"{asked!r}")
+            simulated.outcome = "reply"
+        simulated.ended = now
+        del self.open_calls[simulated]
+        self.schedule.record(self, f"{simulated!r}")

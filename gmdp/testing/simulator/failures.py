@@ -1,13 +1,13 @@
-"""How a simulation fails: something did not hold."""
+"""How a simulation fails."""
 
 from __future__ import annotations
 
 
 class SimulationFailed(AssertionError):
-    """Something did not hold; the message says what, when, and from which seed."""
+    """An invariant did not hold; the message says which one, when, and in a run of which seed."""
 
 
-def require(condition: object, *what: object) -> None:
-    """Raise AssertionError unless `condition`."""
+def require(condition: object, *otherwise: object) -> None:
+    """Raise AssertionError with the words `otherwise` unless `condition` is true."""
     if not condition:
-        raise AssertionError(" ".join(map(str, what)))
+        raise AssertionError(" ".join(map(str, otherwise)))

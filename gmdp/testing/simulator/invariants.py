@@ -36,7 +36,7 @@ class Invariants:
         self._slow: set[bytes] = set()
         self._gone: set[bytes] = set()
 
-    def watch(self, node: BrokerNode, direction: str, frames: list[bytes]) -> None:
+    def on_traffic(self, node: BrokerNode, direction: str, frames: list[bytes]) -> None:
         """A broker "received" or "sent" a message, or could not send it to a peer that was gone ("unsent"),
         or "lost" a connection of which messages wait unread."""
         require(direction != "lost", "a worker was thought dead while a message of it waited:", *frames)
@@ -240,14 +240,14 @@ def _check_worker(node: WorkerNode) -> None:
     require(core.sockets <= len(core.sessions) + 1, "too many connections")
 
 
-def watch_client(direction: str, wire: Wire, frames: list[bytes]) -> None:
+def on_client_traffic(direction: str, wire: Wire, frames: list[bytes]) -> None:
     """A client "received" or "sent" a message: no call begins where the broker has said that it stops."""
     if extension.is_call(frames[0]):
         call = extension.read_call(frames[0])
         if direction == "received":
-            wire.is_left = wire.is_left or call.status == extension.Status.SHUTTING_DOWN
+            wire.broker_stops = wire.broker_stops or call.status == extension.Status.SHUTTING_DOWN
         else:
-            require(call.flags & extension.CANCEL or not wire.is_left, "a call begins at a broker that stops")
+            require(call.flags & extension.CANCEL or not wire.broker_stops, "a call begins at a broker that stops")
 
 
 def _check_client(node: ClientNode) -> None:

@@ -1,9 +1,11 @@
-"""Connections in memory, with their delays and misfortunes.
+"""Connections in memory, with their delays and faults.
 
-A wire behaves as ZeroMQ's sockets were measured to: messages are whole and in
-order; what is sent to a peer that is gone is refused only once that is known; a
-peer that does not read has room for a number of messages and no more; when a
-connection breaks, some of what was under way arrives, the rest does not.
+A wire behaves as ZeroMQ's sockets were measured to:
+
+* Messages arrive whole and in order.
+* A message to a peer that is gone is refused only once the sender knows of the loss.
+* A peer that does not read has room for a fixed number of messages.
+* When a connection breaks, some of the messages under way arrive, and the rest do not.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from ...protocol.dialects import Command, Dialect
 from ...protocol.extension import PROBE_SERVICE
 from .schedule import Schedule
 
-#: Messages of a wire that may arrive a second time after it broke.
+#: Messages of a wire that may arrive a second time after the wire broke.
 _REMEMBERED = 4
 
 
-def _holds(frames: list[bytes], part: list[bytes]) -> bool:
-    """Does a message hold these frames, one after the other, among its first ones?"""
-    return any(frames[at : at + len(part)] == part for at in range(4))
+def _contains(frames: list[bytes], run: list[bytes]) -> bool:
+    """Does a message contain the frames `run`, in a row, near its beginning?"""
+    return any(frames[at : at + len(run)] == run for at in range(4))
 
 
 class BrokerEnd(Protocol):
@@ -36,10 +38,10 @@ class BrokerEnd(Protocol):
 
     @property
     def peers(self) -> MutableMapping[bytes, Wire]:
-        """The wires the broker knows, by routing id."""
+        """The wires that the broker knows, by routing id."""
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the broker call `function(*args)` when it reads next."""
+        """Have the broker call `function(*args)` when the broker reads next."""
 
     def received(self, frames: list[bytes]) -> None:
         """Take one message, routing id first."""
@@ -56,23 +58,23 @@ class PeerEnd(Protocol):
 
     @property
     def dialect(self) -> Dialect:
-        """What the node speaks."""
+        """The dialect of MDP that the node speaks."""
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the node call `function(*args)` when it reads next."""
+        """Have the node call `function(*args)` when the node reads next."""
 
     def connected(self, wire: Wire) -> None:
-        """Hear that `wire` stands."""
+        """Take note that `wire` has connected."""
 
     def lost(self, wire: Wire) -> None:
-        """Hear that `wire` is gone."""
+        """Take note that `wire` is lost."""
 
     def received(self, wire: Wire, frames: list[bytes]) -> None:
         """Take one message."""
 
 
 class Network:
-    """Who listens where, and how long messages take."""
+    """The brokers by endpoint, all wires, and how long messages take."""
 
     def __init__(self, schedule: Schedule, latency: float = 0.01) -> None:
         self.schedule = schedule
@@ -80,22 +82,22 @@ class Network:
         self.latency = latency
         #: Brokers by endpoint.
         self.brokers: dict[str, BrokerEnd] = {}
-        #: All connections ever made that were not forgotten.
+        #: The wires that one of their ends still uses.
         self.wires: list[Wire] = []
-        self._made = 0
+        self._routing_ids = 0
 
     def routing_id(self) -> bytes:
-        """One that no wire had before."""
-        self._made += 1
-        return b"\0%08d" % self._made
+        """Return a routing id that no wire had before."""
+        self._routing_ids += 1
+        return b"\0%08d" % self._routing_ids
 
     def delay(self) -> float:
-        """How long the next message takes."""
+        """Draw how many seconds the next message takes."""
         return self.schedule.random.uniform(0.1, 1.0) * self.latency
 
     def connect(self, node: PeerEnd, connection: Connection) -> Wire:
-        """A new wire from `node` to where `connection` goes."""
-        self.wires = [wire for wire in self.wires if wire.open or wire.there]
+        """Return a new wire from `node` to the endpoint of `connection`."""
+        self.wires = [wire for wire in self.wires if wire.open or wire.attached]
         wire = Wire(self, node, connection, self.brokers.get(connection.endpoint))
         self.wires.append(wire)
         return wire
@@ -111,49 +113,52 @@ class Wire:
         self.connection = connection
         self.broker = broker
         self.routing_id = network.routing_id()
-        #: False as soon as the node has closed it, or heard that it is lost.
+        #: False once the node has closed the wire, or knows of its loss.
         self.open = True
-        #: False as soon as the broker knows that nobody is there.
-        self.there = False
+        #: True while the broker takes the wire for one of its peers.
+        self.attached = False
+        #: True once nothing passes any more, though no end knows.
         self.silent = False
+        #: True once the wire is cut.
         self.broken = False
-        #: True once its broker has said that it stops.
-        self.is_left = False
-        #: Which start of the broker it goes to.
+        #: True once the broker has said on this wire that it stops.
+        self.broker_stops = False
+        #: The generation of the broker that the wire is attached to.
         self.generation = -1
-        #: Messages to the node that it has not read.
+        #: Messages to the node that the node has not read.
         self.unread = 0
+        #: Per direction (True: to the broker), when the last message arrives.
         self._last = {True: 0.0, False: 0.0}
-        #: Messages sent each way, and the last of them that arrives once it is broken.
+        #: Per direction: messages sent, the last one that arrives once the wire is broken, and the last that arrived.
         self._sent = {True: 0, False: 0}
         self._last_to_arrive = {True: 0, False: 0}
         self._arrived = {True: 0, False: 0}
         self._history: deque[list[bytes]] = deque(maxlen=_REMEMBERED)
-        self._in_order(True, self._reach)
+        self._deliver_in_order(True, self._attach)
 
     def __repr__(self) -> str:
         return f"{self.node.name}/{int(self.routing_id[1:])}"
 
-    def _in_order(self, inward: bool, function: Callable[..., None], *args: Any) -> None:
+    def _deliver_in_order(self, inward: bool, function: Callable[..., None], *args: Any) -> None:
         when = max(self.schedule.now + self.network.delay(), self._last[inward] + 1e-6)
         self._last[inward] = when
         self.schedule.at(when, function, *args)
 
-    def _reach(self) -> None:
+    def _attach(self) -> None:
         broker = self.broker
         if broker is not None and broker.up and not self.silent and not self.broken:
-            self.there = True
+            self.attached = True
             self.generation = broker.generation
             broker.peers[self.routing_id] = self
-            self._in_order(False, self._tell_connected)
+            self._deliver_in_order(False, self._report_connected)
         else:
-            self._in_order(False, self._tell_lost)
+            self._deliver_in_order(False, self._report_lost)
 
-    def _tell_connected(self) -> None:
+    def _report_connected(self) -> None:
         if self.open and not self.silent and not self.broken:
             self.node.post(self.node.connected, self)
 
-    def _tell_lost(self) -> None:
+    def _report_lost(self) -> None:
         if self.open:
             self.open = False
             self.node.post(self.node.lost, self)
@@ -165,18 +170,18 @@ class Wire:
         if not self.open:
             return
         if self.node.strict and PROBE_SERVICE in frames:
-            # A broker of the RFC's, as far as this node can tell: with or without RFC 8.
+            # To this node the broker seems to speak an RFC only, with RFC 8 or without.
             if self.node.strict == "silent":
                 return
-            self._in_order(False, self._read, self.node.dialect.reply(PROBE_SERVICE, [b"501"]), 0)
+            self._deliver_in_order(False, self._arrive_at_node, self.node.dialect.reply(PROBE_SERVICE, [b"501"]), 0)
             return
         self._sent[True] += 1
-        self._in_order(True, self._arrive, frames, self._sent[True])
+        self._deliver_in_order(True, self._arrive_at_broker, frames, self._sent[True])
 
     def close(self) -> None:
-        """The node closes it; what was sent still arrives."""
+        """Close the wire at the node's end; messages that were sent still arrive."""
         self.open = False
-        self._in_order(True, self._gone)
+        self._deliver_in_order(True, self._detach)
 
     # The broker's end
 
@@ -186,84 +191,84 @@ class Wire:
         self._arrived[inward] = number
         return True
 
-    def _arrive(self, frames: list[bytes], number: int) -> None:
+    def _arrive_at_broker(self, frames: list[bytes], number: int) -> None:
         broker = self.broker
-        if broker is None or not self.there or self.generation != broker.generation:
+        if broker is None or not self.attached or self.generation != broker.generation:
             return
         if self._survives(True, number):
             if self.schedule.trace is not None:
-                self.schedule.tell(self, "->", broker, frames)
+                self.schedule.record(self, "->", broker, frames)
             self._history.append(frames)
             broker.post(broker.received, [self.routing_id, *frames])
 
-    def _gone(self) -> None:
-        self.there = False
+    def _detach(self) -> None:
+        self.attached = False
         if self.broker is not None and self.broker.peers.get(self.routing_id) is self:
             del self.broker.peers[self.routing_id]
 
     def deliver(self, frames: list[bytes], hwm: int) -> str | None:
-        """Send one message to the node; None, or why not: "full" or "gone"."""
-        if not self.there:
+        """Send one message to the node; returns None, or why this is not possible: "full" or "gone"."""
+        if not self.attached:
             return "gone"
         if self.unread >= hwm:
             return "full"
         if self.schedule.trace is not None:
-            self.schedule.tell(self.broker, "->", self, frames)
+            self.schedule.record(self.broker, "->", self, frames)
         self.unread += 1
         self._sent[False] += 1
-        self._in_order(False, self._read, frames, self._sent[False])
+        self._deliver_in_order(False, self._arrive_at_node, frames, self._sent[False])
         return None
 
-    def _read(self, frames: list[bytes], number: int) -> None:
+    def _arrive_at_node(self, frames: list[bytes], number: int) -> None:
         if self.open and (not number or self._survives(False, number)):
-            self.node.post(self._received, frames, number)
+            self.node.post(self._read, frames, number)
 
-    def _received(self, frames: list[bytes], number: int) -> None:
+    def _read(self, frames: list[bytes], number: int) -> None:
         if number:
             self.unread -= 1
         if self.open:
             self.node.received(self, frames)
 
-    # Misfortune
+    # Faults
 
     def cut(self) -> None:
-        """It breaks, and both ends notice."""
+        """Break the wire; both ends notice."""
         if self.broken:
             return
-        self.schedule.tell("cut", self)
+        self.schedule.record("cut", self)
         self.broken = True
         for inward in (True, False):
             self._last_to_arrive[inward] = self.schedule.random.randint(self._arrived[inward], self._sent[inward])
-        self._in_order(True, self._gone)
-        self._in_order(False, self._tell_lost)
+        self._deliver_in_order(True, self._detach)
+        self._deliver_in_order(False, self._report_lost)
 
     def cut_silently(self, noticed_after: float) -> None:
-        """Nothing passes any more; both ends are told after a while, if they have not noticed."""
+        """Let nothing pass any more; both ends notice after `noticed_after` seconds, if not before."""
         if self.silent or self.broken:
             return
-        self.schedule.tell("cut in silence", self)
+        self.schedule.record("cut silently", self)
         self.silent = True
-        self.schedule.after(noticed_after, self._gone)
-        self.schedule.after(noticed_after, self._tell_lost)
+        self.schedule.after(noticed_after, self._detach)
+        self.schedule.after(noticed_after, self._report_lost)
 
     def stall(self, seconds: float) -> None:
-        """Whatever is sent from now on waits for so long."""
-        self.schedule.tell(f"stalls for {seconds:.3f} s:", self)
+        """Hold up all messages that are sent within the next `seconds`."""
+        self.schedule.record(f"stalls for {seconds:.3f} s:", self)
         for inward in (True, False):
             self._last[inward] = max(self._last[inward], self.schedule.now + seconds)
 
     def repeat(self, count: int) -> None:
-        """The last messages it brought come once more, as from a peer that is gone.
+        """Let the last `count` messages to the broker arrive once more, as from a peer that is gone.
 
-        Not the parts of an answer: MDP does not number them, and ZeroMQ repeats nothing.
+        Parts of an answer are left out: MDP does not number parts, and ZeroMQ repeats no message.
         """
         dialect = self.node.dialect
         part = dialect.worker(Command.PARTIAL)[-2:] if dialect.streams else [PROBE_SERVICE]
-        whole = [frames for frames in self._history if not _holds(frames, part)]
-        for frames in whole[-count:]:
-            self.schedule.tell("a message comes twice:", self)
-            self.schedule.after(self.network.delay(), self._once_more, frames)
+        repeatable = [frames for frames in self._history if not _contains(frames, part)]
+        for frames in repeatable[-count:]:
+            self.schedule.record("a message arrives twice:", self)
+            self.schedule.after(self.network.delay(), self._repeat_message, frames)
 
-    def _once_more(self, frames: list[bytes]) -> None:
+    def _repeat_message(self, frames: list[bytes]) -> None:
         if self.broker is not None and self.broker.up:
             self.broker.post(self.broker.received, [self.routing_id, *frames])

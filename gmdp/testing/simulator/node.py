@@ -1,4 +1,4 @@
-"""What runs a core in virtual time: a stand-in for the owner of a socket."""
+"""What a broker, a worker and a client in virtual time have in common: they run a core."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .network import Network
 
 
 class Node:
-    """What an owner does: read a burst, do what is due, send."""
+    """The stand-in for an owner: reads a burst, does what is due, and sends."""
 
-    #: Messages read before anything else is done.
+    #: Messages that are read before the node does anything else.
     burst = 3
 
     def __init__(self, network: Network, name: str) -> None:
@@ -20,10 +20,10 @@ class Node:
         self.schedule = network.schedule
         self.name = name
         self.inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        #: True while its hub does something else, or the process is frozen.
+        #: True while the node's hub is blocked, or its process is frozen.
         self.blocked = False
         self.dead = False
-        #: True if it ran since somebody reset this.
+        #: Set by each run; the simulation resets it after its checks.
         self.ran = False
         self._wake_at = math.inf
 
@@ -33,53 +33,53 @@ class Node:
     # What subclasses provide
 
     def awake(self, now: float) -> None:
-        """A pass begins."""
+        """Take note that a pass begins."""
 
     def caught_up(self, now: float) -> None:
-        """There was nothing more to read."""
+        """Take note that nothing is left to read."""
 
     def deadline(self) -> float:
-        """When `tick` is needed next; infinity if never."""
+        """Return when `tick` is needed next; infinity if never."""
         return math.inf
 
     def tick(self, now: float) -> None:
         """Do what is due."""
 
     def flush(self, now: float) -> None:
-        """Carry out what was decided."""
+        """Carry out the core's decisions."""
 
     # Running
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the node call `function(*args)` when it reads next."""
+        """Have the node call `function(*args)` when the node reads next."""
         if not self.dead:
             self.inbox.append((function, args))
             self.run()
 
     def block(self, seconds: float) -> None:
-        """It does not run for so long; what comes waits."""
+        """Keep the node from running for `seconds`; messages wait meanwhile."""
         if not self.blocked and not self.dead:
-            self.schedule.tell(self, f"does not run for {seconds:.3f} s")
+            self.schedule.record(self, f"does not run for {seconds:.3f} s")
             self.blocked = True
             self.schedule.after(seconds, self.unblock)
 
     def unblock(self) -> None:
-        """It runs again."""
+        """Let the node run again."""
         if self.blocked:
             self.blocked = False
             self.run()
 
     def has_died(self) -> bool:
-        """True once the process is dead."""
+        """Return True once the process is dead."""
         return self.dead
 
     def run(self) -> None:
-        """Pass after pass, until there is nothing more to do now."""
+        """Make passes until nothing is left to do now."""
         self.ran = True
         if self.blocked or self.dead:
             return
         now = self.schedule.now
-        # What could not be sent may leave something that is due at once; but not for ever.
+        # A message that could not be sent may leave something due at once, but not again and again.
         spins = 20
         while True:
             self.awake(now)

@@ -15,26 +15,31 @@ K = TypeVar("K", bound=Connector[Any, Any])
 
 
 class PeerNode(Node, Generic[K]):
-    """A client or worker."""
+    """A client or worker.
+
+    Attributes:
+        core: The core that the node runs.
+        strict: True if brokers appear to the node as speaking an RFC only; "silent" if they do not even answer
+            its probe.
+        wires: The connections to brokers that are open.
+        on_traffic: Called with "received" or "sent", the wire and the frames of each message.
+    """
 
     core: K
 
     def __init__(self, network: Network, name: str, strict: bool | str) -> None:
         super().__init__(network, name)
-        #: True if brokers appear to it as speaking an RFC only; "silent" if they do not even
-        #: answer its probe.
         self.strict = strict
-        #: Sees what is "received" and "sent" on which wire.
-        self.watch: Callable[[str, Wire, list[bytes]], None] | None = None
+        self.on_traffic: Callable[[str, Wire, list[bytes]], None] | None = None
         self.wires: list[Wire] = []
 
     @property
     def dialect(self) -> Dialect:
-        """What the node speaks."""
+        """The dialect of MDP that the node speaks."""
         return self.core.dialect
 
     def deadline(self) -> float:
-        """When `tick` is needed next."""
+        """Return when `tick` is needed next."""
         return self.core.deadline()
 
     def tick(self, now: float) -> None:
@@ -42,39 +47,39 @@ class PeerNode(Node, Generic[K]):
         self.core.tick(now, self.schedule.random.random())
 
     def connected(self, wire: Wire) -> None:
-        """A wire stands."""
+        """Take note that `wire` has connected."""
         if wire.open:
             self.core.connected(wire.connection, self.schedule.now)
 
     def lost(self, wire: Wire) -> None:
-        """A wire is gone."""
+        """Take note that `wire` is lost."""
         reason = CloseReason.CONNECTION_CLOSED
         self.core.disconnected(wire.connection, reason, self.schedule.now, self.schedule.random.random())
 
     def received(self, wire: Wire, frames: list[bytes]) -> None:
-        """One message was read."""
-        if self.watch is not None:
-            self.watch("received", wire, frames)
+        """Take one message."""
+        if self.on_traffic is not None:
+            self.on_traffic("received", wire, frames)
         self.core.feed(wire.connection, frames, self.schedule.now, self.schedule.random.random())
 
     def crash(self) -> None:
-        """The process dies: what was sent may arrive, nothing more comes."""
+        """Let the process die; messages that were sent may still arrive."""
         if not self.dead:
-            self.schedule.tell(self, "dies")
+            self.schedule.record(self, "dies")
             self.dead = True
             self.inbox.clear()
             for wire in self.wires:
                 wire.cut()
 
     def flush(self, now: float) -> None:
-        """Carry out what was decided."""
+        """Carry out the core's decisions."""
         core = self.core
         while core.actions or core.events:
             actions, events = core.take()
             for action in actions:
                 if isinstance(action, Send):
-                    if self.watch is not None:
-                        self.watch("sent", action.connection.handle, action.frames)
+                    if self.on_traffic is not None:
+                        self.on_traffic("sent", action.connection.handle, action.frames)
                     action.connection.handle.send(action.frames)
                 elif isinstance(action, Open):
                     wire = action.connection.handle = self.network.connect(self, action.connection)

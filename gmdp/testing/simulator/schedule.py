@@ -1,4 +1,4 @@
-"""Virtual time, and what is going to happen in it."""
+"""Virtual time, and the calls that are planned in it."""
 
 from __future__ import annotations
 
@@ -10,53 +10,58 @@ from typing import Any
 
 
 class Schedule:
-    """A clock that is moved by what is planned; all chance comes from `seed`.
+    """A clock, and the calls that move it forward.
 
-    `trace`: called with a line for each thing that happens.
+    Args:
+        seed: Where :attr:`random` begins.  All chance in a simulation comes from there.
+        trace: Called with a line of text for each thing that happens.
+
+    Attributes:
+        now: Seconds since the beginning.
+        steps: How many planned calls were made.
+        on_step: Called after each step.
     """
 
     def __init__(self, seed: int = 0, trace: Callable[[str], None] | None = None) -> None:
-        #: Seconds since the beginning.
         self.now = 0.0
         self.random = random.Random(seed)
         self.trace = trace
-        #: Called after each step.
-        self.after_step: Callable[[], None] | None = None
+        self.on_step: Callable[[], None] | None = None
         self.steps = 0
-        self._coming: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._planned: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = itertools.count()
 
     def clock(self) -> float:
-        """The present time, for whoever wants a clock."""
+        """Return the present time; to be passed where a clock is expected."""
         return self.now
 
     def at(self, when: float, function: Callable[..., None], *args: Any) -> None:
-        """Call `function(*args)` at `when`, or now if that is past."""
-        heapq.heappush(self._coming, (max(when, self.now), next(self._sequence), function, args))
+        """Plan `function(*args)` for the time `when`, or for now if `when` is past."""
+        heapq.heappush(self._planned, (max(when, self.now), next(self._sequence), function, args))
 
     def after(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
-        """Call `function(*args)` in `seconds`."""
+        """Plan `function(*args)` for `seconds` from now."""
         self.at(self.now + seconds, function, *args)
 
     def step(self, until: float) -> bool:
-        """Let the next thing happen, if it is planned by `until`."""
-        if not self._coming or self._coming[0][0] > until:
+        """Make the next planned call; False if none is planned up to `until`."""
+        if not self._planned or self._planned[0][0] > until:
             return False
-        self.now, _, function, args = heapq.heappop(self._coming)
+        self.now, _, function, args = heapq.heappop(self._planned)
         self.steps += 1
         function(*args)
-        if self.after_step is not None:
-            self.after_step()
+        if self.on_step is not None:
+            self.on_step()
         return True
 
     def run(self, seconds: float) -> None:
-        """Let `seconds` go by."""
+        """Let `seconds` go by, and make all calls planned for them."""
         until = self.now + seconds
         while self.step(until):
             pass
         self.now = until
 
-    def tell(self, *what: object) -> None:
-        """One line of the trace."""
+    def record(self, *what: object) -> None:
+        """Write one line of the trace."""
         if self.trace is not None:
             self.trace(f"{self.now:12.6f}  {' '.join(map(str, what))}")

@@ -1,4 +1,4 @@
-"""A whole installation under virtual time, made by hand."""
+"""A whole installation under virtual time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...worker.handlers import Handler
 from .broker import BrokerNode
 from .client import ClientNode
 from .failures import SimulationFailed
-from .invariants import Invariants, watch_client
+from .invariants import Invariants, on_client_traffic
 from .network import Network
 from .node import Node
 from .schedule import Schedule
@@ -23,10 +23,9 @@ from .worker import WorkerNode
 class Simulation:
     """Brokers, workers and clients of gmdp in memory, under a clock that is moved by hand.
 
-    No sockets, threads or greenlets, and no waiting: hours pass in seconds, and one
-    seed always gives the same run.  After each step everything that has to hold is
-    checked.  `latency`: the most seconds a message takes; `trace`: called with a line
-    for each thing that happens.  Whatever goes wrong raises :class:`SimulationFailed`.
+    A simulation needs no sockets, threads or greenlets, and does not wait: hours pass in
+    seconds, and one seed always gives the same run.  All invariants of gmdp are checked
+    after each step.  Not thread-safe.
 
     ::
 
@@ -40,9 +39,23 @@ class Simulation:
         simulation.run(20)
         assert call.reply == [b"HELLO"]
 
-    A handler is any that a :class:`gmdp.Worker` takes, and runs in no time: its result
-    comes after as many seconds as `takes` says.  One that raises
+    A handler is any callable that a :class:`gmdp.Worker` takes.  It runs in no time: its
+    result comes after as many seconds as `takes` says.  A handler that raises
     :class:`~gmdp.testing.Crash` takes its whole process with it.
+
+    Args:
+        seed: Where all chance comes from.
+        latency: The most seconds a message takes.
+        trace: Called with a line of text for each thing that happens.
+
+    Attributes:
+        seed: The seed.
+        schedule: The clock, and the calls that are planned.
+        network: The connections between the nodes.
+        brokers: All brokers, in the order in which they were made.
+        workers: All workers, in the order in which they were made.
+        clients: All clients, in the order in which they were made.
+        invariants: The checks that are made after each step.
     """
 
     def __init__(self, seed: int = 0, *, latency: float = 0.01, trace: Callable[[str], None] | None = None) -> None:
@@ -53,8 +66,8 @@ class Simulation:
         self.workers: list[WorkerNode] = []
         self.clients: list[ClientNode] = []
         self.invariants = Invariants()
-        self.schedule.after_step = self._check
-        self._made = 0
+        self.schedule.on_step = self._check
+        self._names = 0
 
     @property
     def now(self) -> float:
@@ -62,22 +75,36 @@ class Simulation:
         return self.schedule.now
 
     def broker(self, endpoint: str = "one", *, hwm: int = 1000, **options: Any) -> BrokerNode:
-        """A broker at `endpoint`; `options` are those of :class:`gmdp.Broker`."""
+        """Return a new broker, started.
+
+        Args:
+            endpoint: The name under which workers and clients find the broker.
+            hwm: Messages that may wait for a peer that does not read.
+            options: Of :class:`gmdp.Broker`.
+
+        Raises:
+            ConfigurationError: An option has a wrong value.
+        """
         broker = BrokerNode(self.network, endpoint, BrokerOptions(**options), hwm)
-        broker.watch = self.invariants.watch
+        broker.on_traffic = self.invariants.on_traffic
         self.brokers.append(broker)
         return broker
 
     def worker(
         self, service: str | bytes, handler: Handler, *, version: str | Dialect = "0.2", **options: Any
     ) -> WorkerNode:
-        """A worker of the broker at "one", or at `endpoints`.
+        """Return a new worker, started.
 
-        `options`: ``takes``, the least and most seconds a request takes; ``every``,
-        seconds before each part of an answer; ``concurrency``,
-        ``heartbeat_interval``, ``liveness``, ``enforce_deadline`` as for
-        :class:`gmdp.Worker`; ``strict``: True if brokers appear to it as speaking an RFC
-        only, "silent" if they do not even answer its probe.
+        Args:
+            service: The name of the service.
+            handler: Called with each request.
+            version: Of MDP: "0.1" or "0.2", or a dialect.
+            options: ``endpoints``, those of its brokers, by default ["one"];
+                ``takes``, the least and most seconds a request takes;
+                ``every``, seconds before each part of an answer;
+                ``concurrency``, ``heartbeat_interval``, ``liveness``, ``enforce_deadline`` as for :class:`gmdp.Worker`;
+                ``strict``, True if brokers appear to the worker as speaking an RFC only,
+                "silent" if they do not even answer its probe.
         """
         name, endpoints = self._name("worker"), options.pop("endpoints", ["one"])
         worker = WorkerNode(
@@ -89,43 +116,51 @@ class Simulation:
     def client(
         self, *, version: str | Dialect = "0.2", endpoints: Sequence[str] = ("one",), **options: Any
     ) -> ClientNode:
-        """A client of the broker at "one", or at `endpoints`; its ``request`` begins a call.
+        """Return a new client, whose ``request`` begins a call.
 
-        `options`: ``max_connections``, ``max_in_flight``, ``strict`` as for a worker.
+        Args:
+            version: Of MDP: "0.1" or "0.2", or a dialect.
+            endpoints: Those of its brokers.
+            options: ``max_connections`` and ``max_in_flight`` as for :class:`gmdp.Client`;
+                ``strict`` as for a worker.
         """
         client = ClientNode(self.network, self._name("client"), endpoints, _dialect(version), **options)
-        client.watch = watch_client
+        client.on_traffic = on_client_traffic
         self.clients.append(client)
         return client
 
     def at(self, when: float, function: Callable[..., Any], *args: Any, **options: Any) -> None:
-        """Call `function(*args, **options)` at `when` seconds."""
+        """Plan a call of `function` with `args` and `options`, `when` seconds after the beginning."""
         self.schedule.at(when, functools.partial(function, *args, **options))
 
     def after(self, seconds: float, function: Callable[..., Any], *args: Any, **options: Any) -> None:
-        """Call `function(*args, **options)` in `seconds`."""
+        """Plan a call of `function` with `args` and `options`, `seconds` from now."""
         self.at(self.now + seconds, function, *args, **options)
 
     def run(self, seconds: float) -> None:
-        """Let `seconds` go by; SimulationFailed if anything does not hold."""
+        """Let `seconds` go by.
+
+        Raises:
+            SimulationFailed: An invariant did not hold, or a planned call failed.
+        """
         try:
             self.schedule.run(seconds)
         except Exception as error:
             raise self.failed(error) from error
 
     def failed(self, error: Exception) -> SimulationFailed:
-        """What to raise where something did not hold."""
-        self.schedule.tell("FAILED:", error)
+        """Return the SimulationFailed to raise for `error`, with the seed and the time."""
+        self.schedule.record("FAILED:", error)
         return SimulationFailed(f"seed {self.seed}, after {self.now:.6f} s: {error}")
 
     @property
     def nodes(self) -> list[Node]:
-        """All of them."""
+        """All brokers, workers and clients."""
         return [*self.brokers, *self.workers, *self.clients]
 
     def _name(self, kind: str) -> str:
-        self._made += 1
-        return f"{kind}{self._made}"
+        self._names += 1
+        return f"{kind}{self._names}"
 
     def _check(self) -> None:
         for nodes in (self.brokers, self.workers, self.clients):

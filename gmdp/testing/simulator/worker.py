@@ -17,11 +17,11 @@ from .peer import PeerNode
 
 
 class Crash(Exception):
-    """Raised by a handler: its whole process dies."""
+    """Raised by a handler to let its whole process die."""
 
 
 class Run:
-    """A handler at work."""
+    """A handler that works on a request."""
 
     def __init__(self, work: Work, request: Request) -> None:
         self.work = work
@@ -29,7 +29,17 @@ class Run:
 
 
 class WorkerNode(PeerNode[WorkerCore]):
-    """A worker.  Its handler runs in no time; when its results come is drawn by chance."""
+    """A worker.  Its handler runs in no time; the time of its results is drawn by chance.
+
+    Attributes:
+        handler: Called with each request, as a :class:`gmdp.Worker` calls it.
+        takes: The least and most seconds from the request, or the last part, to the end of an answer.
+        every: Seconds before each part of an answer.
+        enforce_deadline: True if handlers end when their caller has gone.
+        counters: What the worker counted.
+        running: The handlers that have begun and not ended.
+        on_work: Called with the node and the request when a handler begins.
+    """
 
     def __init__(
         self,
@@ -50,16 +60,12 @@ class WorkerNode(PeerNode[WorkerCore]):
     ) -> None:
         super().__init__(network, name, strict)
         self.handler = handler
-        #: The least and most seconds from the request, or the last part, to the FINAL.
         self.takes = takes
-        #: Seconds before each part.
         self.every = every
         self.enforce_deadline = enforce_deadline
         self.counters = WorkerCounters()
-        #: Called when a handler begins, with the worker and the request.
         self.on_work: Callable[[WorkerNode, Request], None] | None = None
         self._runs: dict[Session, Run] = {}
-        #: Handlers that have begun and not ended.
         self.running: set[Run] = set()
         self.core = WorkerCore(
             service,
@@ -78,36 +84,36 @@ class WorkerNode(PeerNode[WorkerCore]):
         self.run()
 
     def awake(self, now: float) -> None:
-        """A pass begins."""
+        """Take note that a pass begins."""
         self.core.awake(now)
 
     def caught_up(self, now: float) -> None:
-        """There was nothing more to read."""
+        """Take note that nothing is left to read."""
         self.core.caught_up(now)
 
     def drain(self) -> None:
-        """Take no new request."""
+        """Take no new request from now on."""
         if not self.dead:
-            self.schedule.tell(self, "drains")
+            self.schedule.record(self, "drains")
             self.post(self.core.drain, self.schedule.now)
 
     def on_event(self, event: Work | Gone, now: float) -> None:
-        """Run the handler, or tell it that its caller has gone."""
+        """Start a handler, or tell a running one that its caller has gone."""
         if isinstance(event, Work):
-            self._begin(event)
+            self._start_handler(event)
             return
         run = self._runs.get(event.work.session)
         if run is not None and run.work is event.work:
             run.request.give_up()
             if self.enforce_deadline:
                 failure = Failure("RequestCancelled", event.reason.value)
-                self.schedule.after(0, self.post, self._final, run, None, failure)
+                self.schedule.after(0, self.post, self._finish, run, None, failure)
 
-    def _begin(self, work: Work) -> None:
+    def _start_handler(self, work: Work) -> None:
         run = self._runs[work.session] = Run(work, request_of(self.core.service, work, self.schedule.clock))
         self.running.add(run)
         request = run.request
-        self.schedule.tell(self, f"works on {request.body[0]!r}, attempt {request.attempt}")
+        self.schedule.record(self, f"works on {request.body[0]!r}, attempt {request.attempt}")
         if self.on_work is not None:
             self.on_work(self, request)
         after = 0.0
@@ -123,7 +129,7 @@ class WorkerNode(PeerNode[WorkerCore]):
                         body = None if stop.value is None else check_body(stop.value)
                         break
                     after += self.every
-                    self.schedule.after(after, self.post, self._partial, run, part)
+                    self.schedule.after(after, self.post, self._send_part, run, part)
             else:
                 body = check_body(result)
         except Crash:
@@ -132,13 +138,13 @@ class WorkerNode(PeerNode[WorkerCore]):
         except Exception as error:
             failure = Failure(type(error).__name__, str(error))
         after += self.schedule.random.uniform(*self.takes)
-        self.schedule.after(after, self.post, self._final, run, body, failure)
+        self.schedule.after(after, self.post, self._finish, run, body, failure)
 
-    def _partial(self, run: Run, body: list[bytes]) -> None:
+    def _send_part(self, run: Run, body: list[bytes]) -> None:
         if run in self.running:
             self.core.partial(run.work, body, self.schedule.now)
 
-    def _final(self, run: Run, body: list[bytes] | None, failure: Failure | None) -> None:
+    def _finish(self, run: Run, body: list[bytes] | None, failure: Failure | None) -> None:
         if run in self.running:
             self.running.remove(run)
             self.core.final(run.work, body, failure, self.schedule.now)

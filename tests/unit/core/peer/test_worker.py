@@ -40,10 +40,10 @@ class Installation(Simulation):
         #: (direction) -> HEARTBEATs between broker and workers.
         self.heartbeats = Counter()
         self.one = self.broker(**options)
-        self.one.watch = self.watch
+        self.one.on_traffic = self.on_traffic
 
-    def watch(self, broker, direction, frames):
-        self.invariants.watch(broker, direction, frames)
+    def on_traffic(self, broker, direction, frames):
+        self.invariants.on_traffic(broker, direction, frames)
         if any(frames[1:] == worker_command(dialect, "HEARTBEAT") for dialect in DIALECTS):
             self.heartbeats[direction] += 1
 
