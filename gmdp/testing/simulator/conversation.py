@@ -1,4 +1,4 @@
-"""What a broker and its peers say to each other, and whether they may."""
+"""The check that a broker sends only messages that MDP and the extension allow at that moment."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _Address = tuple[bytes, ...]
 _DISCONNECTS = {WORKER_01: b"\x05", WORKER_02: b"\x06"}
 
 
-class _Origin(NamedTuple):
-    """Where a call was last asked from."""
+class Origin(NamedTuple):
+    """The last request of a call: the address to which answers go."""
 
     attempt: int
     service: bytes
@@ -24,30 +24,32 @@ class _Origin(NamedTuple):
 
 
 class Conversation:
-    """What one start of a broker said, and to whom."""
+    """The messages of one start of a broker, as far as later ones depend on them.
+
+    `cancelled`: the ids of calls that were cancelled.
+    """
 
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.now = 0.0
-        #: Connections, and sessions of some, that were told DISCONNECT; and when each
-        #: was last heard or told anything.
+        #: When each connection, and session (EMPTY: all of them), was told DISCONNECT, or last sent a message since.
         self._disconnected: dict[tuple[_Address, bytes], float] = {}
-        #: The same: when each last said DISCONNECT.
-        self._left: dict[tuple[_Address, bytes], float] = {}
-        #: When a READY last came on a connection.
+        #: When each connection and session last sent DISCONNECT.
+        self._disconnects_received: dict[tuple[_Address, bytes], float] = {}
+        #: When each connection last sent READY.
         self._ready: dict[_Address, float] = {}
-        #: Gmdp clients' calls: requests without a FINAL, where a retry that joined counts.
+        #: Per call of a gmdp client, the requests without a FINAL; a retry that joined counts, too.
         self._calls: Counter[bytes] = Counter()
-        #: When each last had a FINAL, or was cancelled.
+        #: When each call last had a FINAL, or was cancelled.
         self._answered: dict[bytes, float] = {}
-        #: Where each was last asked from.
-        self._origins: dict[bytes, _Origin] = {}
-        #: Calls that were cancelled.
+        #: The last request of each call.
+        self._origins: dict[bytes, Origin] = {}
         self.cancelled: set[bytes] = set()
-        #: Strict clients: requests without a FINAL.
+        #: Per strict client, the requests without a FINAL.
         self._open: Counter[_Address] = Counter()
 
-    def received(self, frames: list[bytes], now: float, expiry: float) -> None:
+    def on_received(self, frames: list[bytes], now: float, expiry: float) -> None:
+        """Take note of a message that the broker received, routing id first."""
         self.now = now
         message = wire.parse(frames)
         if message is None:
@@ -58,16 +60,16 @@ class Conversation:
                 self._disconnected.pop((peer, EMPTY), None)
                 self._ready[peer] = now
                 return
-            if (told := self._disconnected.get((peer, EMPTY))) is not None:
-                # A broker remembers whom it has told for one expiry after they last spoke.
+            if (last := self._disconnected.get((peer, EMPTY))) is not None:
+                # A broker remembers its DISCONNECT for one expiry after the peer's last message.
                 self._disconnected[(peer, EMPTY)] = now
-                if now >= told + expiry:
+                if now >= last + expiry:
                     del self._disconnected[(peer, EMPTY)]
             if message.command is Command.DISCONNECT:
                 session = EMPTY
                 if message.extra:
                     session = extension.session_frame(extension.read_session(message.extra)[1])
-                self._disconnected[(peer, session)] = self._left[(peer, session)] = now
+                self._disconnected[(peer, session)] = self._disconnects_received[(peer, session)] = now
         elif message.extra:
             call = extension.read_call(message.extra)
             if call.flags & extension.CANCEL:
@@ -77,41 +79,43 @@ class Conversation:
             self.cancelled.discard(call.id)
             self._calls[call.id] += 1
             known = self._origins.get(call.id)
-            # One that asks another service under an id in use is not heard, and what comes late
-            # from an earlier try does not call the answer back.
-            anew = known is None or self._answered.get(call.id, -1.0) > known.when
-            if known is None or anew or (call.attempt >= known.attempt and known.service == message.subject):
-                self._origins[call.id] = _Origin(call.attempt, message.subject, peer, now)
+            # The broker ignores a request to another service under an id in use.  A late message of an
+            # earlier try does not redirect the answer.
+            answered_since = known is None or self._answered.get(call.id, -1.0) > known.when
+            if known is None or answered_since or (call.attempt >= known.attempt and known.service == message.subject):
+                self._origins[call.id] = Origin(call.attempt, message.subject, peer, now)
         else:
             self._open[peer] += 1
 
-    def unsent(self, frames: list[bytes], slow: bool) -> None:
+    def on_unsent(self, frames: list[bytes], slow: bool) -> None:
+        """Check a message whose peer was gone; `slow`: whether the peer had messages unread."""
         at, extra, _, _ = parse_outgoing(frames)
         if extension.is_call(extra):
             self._check_origin(extension.read_call(extra).id, tuple(frames[: at - 1]), slow)
 
-    def sent(self, frames: list[bytes], slow: bool) -> None:
+    def on_sent(self, frames: list[bytes], slow: bool) -> None:
+        """Check a message that the broker sent; `slow`: whether the peer had messages unread."""
         at, extra, head, command = parse_outgoing(frames)
         if head in (CLIENT_01, CLIENT_02):
-            self._answer(frames, extra, at, head == CLIENT_01 or command != b"\x02", slow)
+            self._check_answer(frames, extra, at, head == CLIENT_01 or command != b"\x02", slow)
             return
         peer, session = tuple(frames[:at]), EMPTY
         if extension.is_session(extra):
             peer, session = peer[:-1], extension.session_frame(extension.read_session(extra)[1])
-        told = self._disconnected
+        disconnected = self._disconnected
         for key in ((peer, EMPTY), (peer, session)):
-            # What was decided before its DISCONNECT may leave after it.
-            just_now = self._left.get(key) == self.now
-            require(key not in told or just_now, "something went to a worker after DISCONNECT:", frames)
-        # What was decided before a READY may leave after it.
+            # The broker may have decided on this message before the worker's DISCONNECT came.
+            just_now = self._disconnects_received.get(key) == self.now
+            require(key not in disconnected or just_now, "a worker was sent a message after DISCONNECT:", frames)
+        # The broker may have decided on this DISCONNECT before the worker's READY came.
         if command == _DISCONNECTS[head] and self._ready.get(peer) != self.now:
-            told[(peer, session)] = self.now
+            disconnected[(peer, session)] = self.now
 
-    def _answer(self, frames: list[bytes], extra: bytes, at: int, final: bool, slow: bool) -> None:
+    def _check_answer(self, frames: list[bytes], extra: bytes, at: int, final: bool, slow: bool) -> None:
         if extension.is_call(extra):
             call = extension.read_call(extra)
             require((call.status == extension.Status.PARTIAL) is not final, "status and command differ")
-            require(self._calls[call.id] > 0, "something follows a FINAL, or answers nothing:", frames)
+            require(self._calls[call.id] > 0, "a message to a client follows a FINAL, or answers no request:", frames)
             self._check_origin(call.id, tuple(frames[: at - 1]), slow)
             if final:
                 self._calls[call.id] -= 1
@@ -120,16 +124,16 @@ class Conversation:
         key = tuple(frames[:at])
         if frames[at] == EMPTY and frames[at + 1] == CLIENT_02:
             final = frames[at + 2] != b"\x03"  # majortomo's codes
-        require(self._open[key] > 0, "something follows a FINAL, or answers nothing:", frames)
+        require(self._open[key] > 0, "a message to a client follows a FINAL, or answers no request:", frames)
         if final:
             self._open[key] -= 1
 
     def _check_origin(self, identity: bytes, peer: _Address, slow: bool) -> None:
-        """An answer goes to where it was asked for."""
+        """Check that an answer goes to the address of the call's last request."""
         origin = self._origins[identity]
-        # What was decided before a retry came may leave after it.
+        # The broker may have decided on this answer before the retry came.
         settled = origin.when < self.now and not slow
-        require(not settled or origin.peer == peer, "an answer goes elsewhere:", peer, "not", origin.peer)
+        require(not settled or origin.peer == peer, "an answer goes to", peer, "and not to", origin.peer)
 
 
 def is_request(frames: list[bytes]) -> bool:
@@ -139,8 +143,11 @@ def is_request(frames: list[bytes]) -> bool:
 
 
 def parse_outgoing(frames: list[bytes]) -> tuple[int, bytes, bytes, bytes]:
-    """Of a message to a peer: where its delimiter or header is, the last frame of its return address,
-    the header and the command."""
+    """Take apart a message to a peer, routing id first.
+
+    Returns the index of its delimiter or header, the last frame of its return address, the
+    header, and the command.
+    """
     at = 1
     extra = EMPTY
     if frames[1] not in (EMPTY, CLIENT_02, WORKER_02):

@@ -1,6 +1,6 @@
-"""What holds at all times, whatever happens: checked from outside, after each step.
+"""The invariants of gmdp, checked from outside after each step, whatever faults there are.
 
-A check raises AssertionError; its message says what did not hold.
+A check raises AssertionError; its message says which invariant does not hold.
 """
 
 from __future__ import annotations
@@ -25,44 +25,43 @@ from .worker import WorkerNode
 
 
 class Invariants:
-    """Everything that is checked of the nodes of one simulation."""
+    """The checks of all nodes of one simulation."""
 
     def __init__(self) -> None:
-        #: Per broker: what was said to whom, as far as it matters later.
-        self._talks: dict[BrokerNode, Conversation] = {}
+        #: Per broker, what it and its peers have said to each other.
+        self._conversations: dict[BrokerNode, Conversation] = {}
         self._turns: dict[BrokerNode, Turns] = {}
-        #: Clients that did not read, and workers that could not be reached: routing ids are
-        #: not used twice.
-        self._slow: set[bytes] = set()
-        self._gone: set[bytes] = set()
+        #: Routing ids of clients that did not read, for ever: no routing id is used twice.
+        self._slow_clients: set[bytes] = set()
+        #: Routing ids of workers that could not be reached.
+        self._unreachable_workers: set[bytes] = set()
 
     def on_traffic(self, node: BrokerNode, direction: str, frames: list[bytes]) -> None:
-        """A broker "received" or "sent" a message, or could not send it to a peer that was gone ("unsent"),
-        or "lost" a connection of which messages wait unread."""
-        require(direction != "lost", "a worker was thought dead while a message of it waited:", *frames)
-        talk = self._talks.get(node)
-        if talk is None or talk.generation != node.generation:
-            talk = self._talks[node] = Conversation(node.generation)
+        """Check a message of a broker; to be set as its :attr:`BrokerNode.on_traffic`."""
+        require(direction != "lost", "a worker was lost though a message of it waited unread:", *frames)
+        conversation = self._conversations.get(node)
+        if conversation is None or conversation.generation != node.generation:
+            conversation = self._conversations[node] = Conversation(node.generation)
         if direction == "received":
-            talk.received(frames, node.schedule.now, node.options.expiry)
+            conversation.on_received(frames, node.schedule.now, node.options.expiry)
         elif direction == "unsent":
-            talk.now = node.schedule.now
-            talk.unsent(frames, slow=self._is_slow(node, frames[0]))
+            conversation.now = node.schedule.now
+            conversation.on_unsent(frames, slow=self._is_slow(node, frames[0]))
             if is_request(frames):
-                self._gone.add(frames[0])
+                self._unreachable_workers.add(frames[0])
         else:
-            talk.now = node.schedule.now
-            talk.sent(frames, slow=self._is_slow(node, frames[0]))
+            conversation.now = node.schedule.now
+            conversation.on_sent(frames, slow=self._is_slow(node, frames[0]))
 
     def _is_slow(self, node: BrokerNode, routing_id: bytes) -> bool:
-        """Do messages wait for this client, or did they ever?"""
+        """Do messages wait for this client to read, or did any ever?"""
         client = internals.clients(node.core).get(routing_id)
         if client is not None and client.backlog is not None:
-            self._slow.add(routing_id)
-        return routing_id in self._slow
+            self._slow_clients.add(routing_id)
+        return routing_id in self._slow_clients
 
     def check(self, node: Any) -> None:
-        """Check one node."""
+        """Check the state of one node, if the node is up."""
         if isinstance(node, BrokerNode):
             if node.up:
                 self._check_broker(node)
@@ -89,7 +88,7 @@ class Invariants:
                 count += 1
                 request = worker.request
                 if not worker.registered or worker.connection is not connection:
-                    raise AssertionError("a lost worker is on a connection")
+                    raise AssertionError("a connection has a worker that is lost or another's")
                 if (worker in worker.service.idle) is not (request is None):
                     raise AssertionError("a worker is idle and busy, or neither")
                 if request is not None:
@@ -98,9 +97,12 @@ class Invariants:
                     if request.suspect:
                         suspects.append(request)
             if connection.suspect is not None or suspects:
-                require([connection.suspect] == suspects, "a connection's suspect is another, or it has two")
+                require(
+                    [connection.suspect] == suspects,
+                    "a connection's suspect is not its workers' one suspect",
+                )
         require(core.worker_count == count, "workers:", core.worker_count, "of", count)
-        require(core.worker_count <= core.options.max_workers, "too many workers")
+        require(core.worker_count <= core.options.max_workers, "more workers than max_workers")
         require(core.assigned == len(assigned), "assigned:", core.assigned, "of", len(assigned))
         requests += assigned
         self._check_silence(node)
@@ -108,7 +110,7 @@ class Invariants:
         counters = core.counters
         require(
             counters.requests == counters.replies + sum(counters.ended.values()) + len(requests),
-            "requests do not add up",
+            "requests do not add up: some are neither open, answered nor ended",
         )
         require(
             internals.timers(core) == len(connections) + core.queued + internals.backlogs(core),
@@ -118,7 +120,7 @@ class Invariants:
         self._check_accounts(node, requests)
 
     def _check_silence(self, node: BrokerNode) -> None:
-        """Nobody is taken for alive for longer than silence may last."""
+        """Check that no worker is held for alive after too long a silence."""
         now, expiry, gap_end = node.schedule.now, node.options.expiry, internals.gap_end(node.core)
         for connection in internals.worker_connections(node.core).values():
             heard, allowance = connection.pulse.heard, expiry
@@ -131,7 +133,7 @@ class Invariants:
                 raise AssertionError(f"a silent worker is not lost: {connection.key!r}")
 
     def _check_turns(self, node: BrokerNode) -> None:
-        """No client has three requests served in a row while another's waits."""
+        """Check that clients are served in turn."""
         turns = self._turns.setdefault(node, Turns(node.generation))
         if turns.generation != node.generation:
             turns = self._turns[node] = Turns(node.generation)
@@ -139,46 +141,56 @@ class Invariants:
 
     def _check_service(self, node: BrokerNode, service: Service) -> list[Request]:
         queued = list(service.queue)
-        require(len(queued) == len(service.queue) <= service.options.max_queue, "a queue's length")
+        require(
+            len(queued) == len(service.queue) <= service.options.max_queue,
+            "a queue is too long, or miscounted",
+        )
         require(len({id(request) for request in queued}) == len(queued), "a request is queued twice")
         suspects = failing = 0
         for request in queued:
             if request.place is not Place.QUEUED or not request.waiting:
                 raise AssertionError(f"a queued request is {request.place}")
             if request.worker is not None or request.timer is None:
-                raise AssertionError("a queued request has a worker, or no end")
+                raise AssertionError("a queued request has a worker, or no timer")
             suspects += request.suspect
             failing += request.terms.fail_without_worker
-        require(service.queue.suspects == suspects, "queued suspects")
-        require(service.failing_without_worker == failing, "requests that are not to wait")
+        require(service.queue.suspects == suspects, "a queue's count of suspects is wrong")
+        require(
+            service.failing_without_worker == failing,
+            "a service miscounts its requests that fail without a worker",
+        )
         for worker in service.idle:
             if not worker.registered or worker.request is not None or worker.service is not service:
-                raise AssertionError("an idle worker is not")
+                raise AssertionError("an idle worker is lost, busy, or of another service")
             if queued and (worker.connection.suspect is None or suspects < len(queued)):
-                raise AssertionError("idle, and a request waits")
+                raise AssertionError("a worker is idle though a request waits")
         if not service.workers:
-            require(queued, "a service without workers and requests is remembered")
-            require(not service.failing_without_worker, "a request waits that was to fail")
+            require(queued, "a service without workers and requests is kept")
+            require(not service.failing_without_worker, "a request waits though it is to fail without a worker")
         return queued
 
     def _check_assigned(self, worker: Worker, request: Request, now: float) -> None:
         require(request.place is Place.ASSIGNED, "an assigned request is", request.place)
         require(
-            request.worker is worker and not request.waiting and request.timer is None, "an assigned request is not"
+            request.worker is worker and not request.waiting and request.timer is None,
+            "an assigned request has another worker, waits, or has a timer",
         )
-        require(request.attempts <= request.service.options.attempts, "one attempt too many")
-        require(worker.connection.key not in self._gone, "a worker that could not be reached keeps its request")
+        require(request.attempts <= request.service.options.attempts, "more attempts than the service allows")
+        require(
+            worker.connection.key not in self._unreachable_workers,
+            "a worker that could not be reached keeps its request",
+        )
         if worker.assigned_at != now:
             return
-        require(now < request.deadline, "given to a worker after its deadline")
-        require(not request.partial_sent, "given to a worker after a part of its answer went out")
+        require(now < request.deadline, "a request was assigned after its deadline")
+        require(not request.partial_sent, "a request was assigned after a part of its answer was sent")
         if request.attempts == 1:
             for other in request.service.queue:
                 if other.lane == request.lane and other.priority == request.priority and other is not request:
                     barred = other.suspect and worker.connection.suspect is not None
-                    # What came back only now may have come after the other had gone.
-                    first = other.accepted_at < request.accepted_at and other.queued_at < now
-                    require(barred or not first, "a client's later request was taken first")
+                    # A request that came back within this step may have come back after the assignment.
+                    earlier = other.accepted_at < request.accepted_at and other.queued_at < now
+                    require(barred or not earlier, "a client's later request was assigned before an earlier one")
 
     def _check_accounts(self, node: BrokerNode, requests: list[Request]) -> None:
         core = node.core
@@ -187,7 +199,7 @@ class Invariants:
         identities = []
         for request in requests:
             if request.client is None:
-                require(request.abandon_reason, "a request is on nobody's account")
+                require(request.abandon_reason, "a request that is not abandoned is on no client's account")
                 continue
             held += request.size + request.joined_bytes
             opened[request.client.key] += 1
@@ -196,23 +208,23 @@ class Invariants:
         limit = core.options.max_in_flight + core.counters.joins
         for key, client in internals.clients(core).items():
             require(client.open == opened[key], "open requests of a client:", client.open, "of", opened[key])
-            require(client.open or client.backlog is not None, "a client of which there is nothing is remembered")
-            require(client.open <= limit, "too many requests of one connection")
+            require(client.open or client.backlog is not None, "a client without requests and backlog is kept")
+            require(client.open <= limit, "more open requests than max_in_flight")
             if client.backlog is not None:
                 waiting: list[Outgoing] = [*client.backlog.returned, *client.backlog.waiting]
                 held += sum(charged_bytes(message.frames) for message in waiting)
         require(held == core.held_bytes, "bytes held:", core.held_bytes, "of", held)
-        require(held <= core.options.max_queue_bytes, "too many bytes are held")
-        require(len(identities) == len(set(identities)), "one call runs twice")
-        talk = self._talks.get(node)
-        if talk is not None and talk.generation == node.generation:
+        require(held <= core.options.max_queue_bytes, "more bytes are held than max_queue_bytes")
+        require(len(identities) == len(set(identities)), "two open requests have one identity")
+        conversation = self._conversations.get(node)
+        if conversation is not None and conversation.generation == node.generation:
             for request in requests:
                 identity = request.terms.identity
-                given_up = identity is not None and identity[1] in talk.cancelled
-                require(not given_up or request.place is not Place.QUEUED, "a request is queued that was cancelled")
+                given_up = identity is not None and identity[1] in conversation.cancelled
+                require(not given_up or request.place is not Place.QUEUED, "a cancelled request is queued")
         require(
             set(identities) == set(internals.joinable_calls(core)),
-            "the calls that may be joined are others than those there are",
+            "the calls that may be joined are not the open ones",
         )
 
 
@@ -222,32 +234,32 @@ def _check_worker(node: WorkerNode) -> None:
     for session in core.sessions:
         connection = session.connection
         if (connection is None) is session.registered:
-            raise AssertionError("a session without connection is registered")
+            raise AssertionError("a session is registered without a connection, or not registered with one")
         if connection is not None:
             registered += 1
             if connection.sessions.get(session.frame) is not session:
-                raise AssertionError("a session is not on its connection")
+                raise AssertionError("a session's connection does not know the session")
         if session.work is not None and not session.handling:
-            raise AssertionError("work without a handler")
+            raise AssertionError("a session has work, but no handler runs")
         if (session.state is SessionState.BUSY) is not (session.work is not None):
-            raise AssertionError("busy without work")
+            raise AssertionError("a session is busy without work, or has work and is not busy")
     require(core.registered == registered, "registered:", core.registered, "of", registered)
     require(len(node.running) <= len(core.sessions), "more handlers run than there are sessions")
     for usable in internals.usable_connections(core):
         alive = node.schedule.now < max(usable.pulse.heard + internals.expiry(core), internals.gap_end(core))
         unused = not usable.sessions and usable.timer is None
-        require(alive or node.blocked or unused, "a silent broker is not left")
-    require(core.sockets <= len(core.sessions) + 1, "too many connections")
+        require(alive or node.blocked or unused, "a broker that is silent for too long is still used")
+    require(core.sockets <= len(core.sessions) + 1, "more connections than sessions, and one")
 
 
 def on_client_traffic(direction: str, wire: Wire, frames: list[bytes]) -> None:
-    """A client "received" or "sent" a message: no call begins where the broker has said that it stops."""
+    """Check a message of a client: no call is sent to a broker that has said that it stops."""
     if extension.is_call(frames[0]):
         call = extension.read_call(frames[0])
         if direction == "received":
             wire.broker_stops = wire.broker_stops or call.status == extension.Status.SHUTTING_DOWN
         else:
-            require(call.flags & extension.CANCEL or not wire.broker_stops, "a call begins at a broker that stops")
+            require(call.flags & extension.CANCEL or not wire.broker_stops, "a call was sent to a broker that stops")
 
 
 def _check_client(node: ClientNode) -> None:
@@ -263,12 +275,15 @@ def _check_client(node: ClientNode) -> None:
         + statistics.in_flight,
         "calls do not add up",
     )
-    require(statistics.sockets <= internals.max_sockets(core), "too many sockets")
-    for asked in node.open_calls:
-        call = asked.call
+    require(statistics.sockets <= internals.max_sockets(core), "more sockets than max_connections")
+    for simulated in node.open_calls:
+        call = simulated.call
         if call.number:
-            require(call.state is not CallState.DONE and call.timer is not None, "a call has ended in silence")
+            require(
+                call.state is not CallState.DONE and call.timer is not None,
+                "a call ended, but its caller waits",
+            )
             waits = call in internals.waiting_calls(core)
-            require(waits is (call.connection is None), "a call is in line and on a connection, or neither")
+            require(waits is (call.connection is None), "a call waits and is on a connection, or neither")
             if call.connection is not None:
-                require(call.connection.calls.get(call.number) is call, "a call is not on its connection")
+                require(call.connection.calls.get(call.number) is call, "a call's connection does not know the call")
