@@ -1,1 +1,1 @@
-"""What searches gmdp itself for faults: scenarios drawn from seeds, many at a time."""
+"""The search for faults of gmdp itself: scenarios drawn from seeds, many at a time."""

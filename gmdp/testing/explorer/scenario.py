@@ -1,8 +1,10 @@
-"""Installations and misfortunes drawn from a seed, and what must come of them.
+"""Installations and faults drawn from a seed, and the outcomes that they must have.
 
-A scenario has three phases: *trouble*, in which everything that can go wrong may;
-*healing*, after which everybody who lives is back; and *proof*, in which everything
-works as on the first day.
+A scenario has three phases:
+
+* *trouble*, with any fault at any time;
+* *healing*, without new faults, after which all living nodes are connected and registered;
+* *proof*, in which every call must succeed at once.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ BUSY_TIMEOUT = 8.0
 REQUEST_TTL = 6.0
 ATTEMPTS = 3
 
-#: What bodies begin with, for handlers that are to do something special.
+#: A body that begins so makes the handler crash its process, or fail.
 POISON = b"poison"
 BROKEN = b"broken"
 
 SERVICES = (b"a", b"b")
 
-#: Misfortunes, and how often each befalls a scenario of which kind.
+#: Per kind of scenario, the faults there may be, and their weights.
 KINDS: dict[str, dict[str, int]] = {
     "mixed": {
         "cut": 4,
@@ -81,7 +83,7 @@ KINDS: dict[str, dict[str, int]] = {
 
 
 class Scenario:
-    """One run: everything in it comes from `seed`."""
+    """One run; all chance in it comes from `seed`."""
 
     def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
         self.simulation = simulation = Simulation(seed, trace=trace)
@@ -90,7 +92,7 @@ class Scenario:
         simulation.schedule.record("a scenario of the kind", repr(self.kind))
         simulation.network.latency = random.choice([0.0005, 0.01, 0.05])
         self._uids = itertools.count(1)
-        #: How often each body was begun.
+        #: How often a handler has begun with each body.
         self.runs: Counter[bytes] = Counter()
         self._healing = False
         self._proving = False
@@ -114,11 +116,15 @@ class Scenario:
             self._new_client()
 
     def run(self) -> None:
-        """All phases; SimulationFailed if anything does not hold."""
+        """Run all phases.
+
+        Raises:
+            SimulationFailed: An invariant did not hold, or a call had a wrong outcome.
+        """
         simulation = self.simulation
         calls = self.random.randint(15, 40) * {"flood": 3, "slow clients": 2}.get(self.kind, 1)
         for _ in range(calls):
-            simulation.at(self.random.uniform(0, TROUBLE), self._ask)
+            simulation.at(self.random.uniform(0, TROUBLE), self._start_call)
         names = list(KINDS[self.kind])
         weights = list(KINDS[self.kind].values())
         if self.kind == "quiet":
@@ -132,19 +138,19 @@ class Scenario:
         simulation.run(TROUBLE)
         self._heal()
         simulation.run(HEALING)
-        self._judge(self._all_is_well)
+        self._check(self._check_healed)
         self._prove()
 
-    def _judge(self, function: Callable[..., None], *args: Any) -> None:
+    def _check(self, function: Callable[[], None]) -> None:
         try:
-            function(*args)
+            function()
         except AssertionError as error:
             raise self.simulation.failed(error) from error
 
-    # Who takes part
+    # Nodes and calls
 
     def _handler(self, endpoints: list[str], request: Request) -> Any:
-        """Answers with the body's first frame and, in each part, which run and which part it is."""
+        """Answer with parts that name the request, the run of its handler, and the part."""
         uid = request.body[0]
         self.runs[uid] += 1
         run = b"%d" % self.runs[uid]
@@ -167,12 +173,12 @@ class Scenario:
         return [uid, run, b"final %d" % count, filling]
 
     def _restart_later(self, service: bytes, endpoints: list[str]) -> None:
-        """A supervisor starts a worker in place of one that died."""
+        """Start a new worker in place of a dead one after a while, as a supervisor does."""
         self.simulation.after(self.random.uniform(0.1, 2), self._new_worker, service, endpoints)
 
     def _new_worker(self, service: bytes | None = None, endpoints: list[str] | None = None) -> None:
         random = self.random
-        # A broker cannot know which strict connections are of one process, and die together.
+        # A broker cannot know which strict connections belong to one process, and die together.
         strict = random.random() < 0.4 and self.kind != "poison"
         dialect: Dialect = random.choice([RFC7, RFC18, MAJORTOMO] if strict else [RFC7, RFC18])
         endpoints = endpoints or self.endpoints
@@ -200,10 +206,10 @@ class Scenario:
             max_connections=self.random.choice([1, 3]),
             max_in_flight=self.random.choice([2, 30]),
         )
-        client.on_part = self._heard
+        client.on_part = self._on_part
         return client
 
-    def _ask(self) -> None:
+    def _start_call(self) -> None:
         living = [client for client in self.simulation.clients if not client.dead]
         if not living:
             return
@@ -221,45 +227,45 @@ class Scenario:
         body = [mark + b" %d" % next(self._uids), b"x" * random.choice([0, 20, 200])]
         random.choice(living).request(random.choice(SERVICES), body, **options)
 
-    def _heard(self, asked: SimulatedCall, part: Part) -> None:
-        """A part of an answer came to a client: is it the client's, and next in line?"""
-        uid = asked.call.body[0]
+    def _on_part(self, simulated: SimulatedCall, part: Part) -> None:
+        """Check that a part of an answer belongs to its call, to one run, and is the next one."""
+        uid = simulated.call.body[0]
         if part.body == [b"500"]:
-            require(uid.startswith(BROKEN), "an error for a request that had none")
+            require(uid.startswith(BROKEN), "an error for a request whose handler did not fail")
             return
         frames = iter(part.body)
-        seen = [frame for earlier in asked.parts[:-1] for frame in earlier]
-        count = sum(frame.startswith(b"part") for frame in seen)
-        run = seen[1] if seen else None
-        for mine, number, which, _ in zip(frames, frames, frames, frames, strict=True):
-            require(mine == uid, "the reply to another call:", mine, "for", uid)
-            require(run in (None, number), "an answer of two runs")
-            run = number
-            if which == b"part %d" % count:
+        earlier_frames = [frame for earlier in simulated.parts[:-1] for frame in earlier]
+        count = sum(frame.startswith(b"part") for frame in earlier_frames)
+        run = earlier_frames[1] if earlier_frames else None
+        for own_uid, own_run, label, _ in zip(frames, frames, frames, frames, strict=True):
+            require(own_uid == uid, "a reply to another call:", own_uid, "for", uid)
+            require(run in (None, own_run), "an answer mixes two runs")
+            run = own_run
+            if label == b"part %d" % count:
                 count += 1
             else:
-                require(which == b"final %d" % count, "an answer with a hole:", which, "after", count, "parts")
+                require(label == b"final %d" % count, "an answer lacks a part:", label, "after", count, "parts")
 
-    # Misfortunes
+    # Faults
 
-    def _one_wire(self) -> Any:
-        there = [wire for wire in self.simulation.network.wires if wire.open and wire.attached]
-        return self.random.choice(there) if there else None
+    def _pick_wire(self) -> Any:
+        wires = [wire for wire in self.simulation.network.wires if wire.open and wire.attached]
+        return self.random.choice(wires) if wires else None
 
     def _cut(self) -> None:
-        wire = self._one_wire()
+        wire = self._pick_wire()
         if wire is not None:
             wire.cut()
             if self.random.random() < 0.3:
                 self.simulation.after(self.random.uniform(0, 2), wire.repeat, self.random.randint(1, 3))
 
     def _silence(self) -> None:
-        wire = self._one_wire()
+        wire = self._pick_wire()
         if wire is not None:
             wire.cut_silently(noticed_after=INTERVAL * (LIVENESS + 1))
 
     def _stall(self) -> None:
-        wire = self._one_wire()
+        wire = self._pick_wire()
         if wire is not None:
             wire.stall(self.random.uniform(0.1, 6))
 
@@ -276,24 +282,24 @@ class Scenario:
     def _block_broker(self) -> None:
         self.random.choice(self.brokers).block(self.random.uniform(0.5, 8))
 
-    def _worker(self) -> WorkerNode | None:
+    def _pick_worker(self) -> WorkerNode | None:
         living = [worker for worker in self.simulation.workers if not worker.dead]
         return self.random.choice(living) if living else None
 
     def _crash_worker(self) -> None:
-        worker = self._worker()
+        worker = self._pick_worker()
         if worker is not None:
             worker.crash()
             if self.random.random() < 0.7:
                 self._restart_later(worker.core.service, self.endpoints)
 
     def _freeze_worker(self) -> None:
-        worker = self._worker()
+        worker = self._pick_worker()
         if worker is not None:
             worker.block(self.random.uniform(0.5, 10))
 
     def _drain_worker(self) -> None:
-        worker = self._worker()
+        worker = self._pick_worker()
         if worker is not None:
             worker.drain()
 
@@ -315,12 +321,12 @@ class Scenario:
             self.random.choice(living).request(self.random.choice(SERVICES), body, timeout=12.0)
 
     def _hostile(self) -> None:
-        """Messages nobody should have sent, from strangers and from peers."""
+        """Send a broker messages that no honest peer sends, from strangers and from its peers."""
         random = self.random
         broker = random.choice(self.brokers)
         tokens = {worker.token: worker.head[0] for worker in broker.core.workers if worker.token} if broker.up else {}
         token = random.choice([*tokens, b"token", EMPTY])
-        # A worker may say of its own request whatever it likes.
+        # A worker may send anything about its own request.
         peers = [peer for peer in broker.peers if peer != tokens.get(token)]
         stranger = self.simulation.network.routing_id()
         for _ in range(random.randint(1, 5)):
@@ -361,12 +367,12 @@ class Scenario:
         ]
         return random.choice(shapes)
 
-    # Afterwards
+    # Healing and proof
 
     def _heal(self) -> None:
-        """No more trouble: what was down is up, what was frozen runs, each service has a worker."""
+        """End all faults: start the brokers, unblock all nodes, and give each service a worker."""
         simulation = self.simulation
-        simulation.schedule.record("no more trouble")
+        simulation.schedule.record("no more faults")
         self._healing = True
         for broker in self.brokers:
             simulation.after(6, broker.start)
@@ -377,10 +383,10 @@ class Scenario:
                 handler = functools.partial(self._handler, [endpoint])
                 simulation.worker(service, handler, endpoints=[endpoint], concurrency=2)
 
-    def _all_is_well(self) -> None:
+    def _check_healed(self) -> None:
         simulation = self.simulation
         for client in simulation.clients:
-            require(not client.open_calls, client, "waits for ever:", *client.open_calls)
+            require(not client.open_calls, client, "waits for ever for", *client.open_calls)
         self._check_outcomes()
         for worker in simulation.workers:
             if not worker.dead and not worker.core.draining:
@@ -389,33 +395,46 @@ class Scenario:
         for broker in self.brokers:
             core = broker.core
             if "hostile" not in KINDS[self.kind]:
-                require("malformed" not in broker.counters.drops, broker, "did not understand a peer")
-            require(not core.queued and not core.assigned, broker, "keeps requests:", core.queued, core.assigned)
-            require(not core.held_bytes and not internals.clients(core), broker, "keeps something of its clients")
+                require("malformed" not in broker.counters.drops, broker, "counted a message of a peer as malformed")
+            require(
+                not core.queued and not core.assigned,
+                broker,
+                "keeps requests (queued, assigned):",
+                core.queued,
+                core.assigned,
+            )
+            require(not core.held_bytes and not internals.clients(core), broker, "keeps bytes or accounts of clients")
             for key, connection in internals.worker_connections(core).items():
                 wire = broker.peers.get(connection.address[0])
-                require(wire is not None and wire.attached, broker, "takes a dead worker for a living one:", key)
-                require(wire is None or not wire.node.dead, broker, "takes a dead worker for a living one:", key)
+                require(wire is not None and wire.attached, broker, "takes a dead worker for alive:", key)
+                require(wire is None or not wire.node.dead, broker, "takes a dead worker for alive:", key)
 
     def _check_outcomes(self) -> None:
         for client in self.simulation.clients:
-            for asked in client.calls:
-                uid = asked.call.body[0]
-                require(not (uid.startswith(POISON) and asked.outcome == "reply"), "a reply from the dead")
-                patience = asked.call.deadline + asked.call.timeout + 20
-                require(asked.ended - asked.began < patience or asked.ended == math.inf, asked, "came far too late")
-                if self.kind == "quiet" and uid.startswith(b"uid") and asked.call.timeout > 10:
-                    fine: set[Outcome | str] = {"reply", Outcome.CANCELLED, Outcome.NO_WORKER, Outcome.EXPIRED}
-                    fine |= {Outcome.TIMEOUT, Outcome.TOO_LARGE}
+            for simulated in client.calls:
+                uid = simulated.call.body[0]
+                require(
+                    not (uid.startswith(POISON) and simulated.outcome == "reply"),
+                    "a reply to a request that kills its handler",
+                )
+                patience = simulated.call.deadline + simulated.call.timeout + 20
+                require(
+                    simulated.ended - simulated.began < patience or simulated.ended == math.inf,
+                    simulated,
+                    "ended far too late",
+                )
+                if self.kind == "quiet" and uid.startswith(b"uid") and simulated.call.timeout > 10:
+                    expected: set[Outcome | str] = {"reply", Outcome.CANCELLED, Outcome.NO_WORKER, Outcome.EXPIRED}
+                    expected |= {Outcome.TIMEOUT, Outcome.TOO_LARGE}
                     if any("bytes_full" in broker.counters.drops for broker in self.brokers):
-                        fine.add(Outcome.OVERLOADED)  # there is room for few of them
-                    require(asked.outcome in fine, asked, "though nothing happened")
+                        expected.add(Outcome.OVERLOADED)  # the broker has room for few requests
+                    require(simulated.outcome in expected, simulated, "without a fault")
                 if self.kind == "poison" and uid.startswith(b"uid"):
-                    innocent = asked.outcome is not Outcome.WORKER_LOST or asked.parts
-                    require(innocent, "an innocent request was given up:", asked)
+                    innocent = simulated.outcome is not Outcome.WORKER_LOST or simulated.parts
+                    require(innocent, "a request that kills no worker ended with a lost one:", simulated)
 
     def _prove(self) -> None:
-        """Everything works as on the first day."""
+        """Check that new calls succeed at once, run once, and cost no worker."""
         self._proving = True
         simulation = self.simulation
         lost = sum(sum(broker.counters.lost_workers.values()) for broker in self.brokers)
@@ -427,11 +446,11 @@ class Scenario:
         ]
         simulation.run(PROOF)
 
-        def judge() -> None:
-            for asked in calls:
-                require(asked.outcome == "reply", asked, "after all was healed")
-                require(self.runs[asked.call.body[0]] == 1, asked, "was run more than once, without need")
+        def check_proof() -> None:
+            for simulated in calls:
+                require(simulated.outcome == "reply", simulated, "after healing")
+                require(self.runs[simulated.call.body[0]] == 1, simulated, "was not run exactly once")
             now = sum(sum(broker.counters.lost_workers.values()) for broker in self.brokers)
-            require(now == lost, "workers were lost without need")
+            require(now == lost, "workers were lost without a fault")
 
-        self._judge(judge)
+        self._check(check_proof)

@@ -1,4 +1,4 @@
-"""Looking for what does not hold, in installations drawn from seeds."""
+"""The search for seeds whose scenario fails."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import NamedTuple
 from ..simulator.failures import SimulationFailed
 from .scenario import Scenario
 
-#: Seeds that a process works on before it reports.
+#: Seeds that a process runs before it reports.
 _CHUNK = 50
 
 
 class Report(NamedTuple):
-    """What came of some seeds."""
+    """The results of some seeds."""
 
+    #: A message for each seed that failed.
     failures: list[str]
-    #: Virtual seconds, and things that happened in them.
+    #: Virtual seconds that went by.
     seconds: float
+    #: Steps that were made in them.
     steps: int
 
 
 def run_seeds(seeds: Sequence[int]) -> Report:
-    """Run the scenario of each seed."""
+    """Run the scenario of each seed, in this process."""
     failures, seconds, steps = [], 0.0, 0
     for seed in seeds:
         scenario = Scenario(seed)
@@ -37,8 +39,8 @@ def run_seeds(seeds: Sequence[int]) -> Report:
     return Report(failures, seconds, steps)
 
 
-def reports(seeds: range, jobs: int) -> Iterator[Report]:
-    """Run many seeds, in several processes."""
+def run_in_processes(seeds: range, jobs: int) -> Iterator[Report]:
+    """Run many seeds in `jobs` processes, and yield a report for every few of them."""
     chunks = [seeds[at : at + _CHUNK] for at in range(0, len(seeds), _CHUNK)]
     if jobs == 1:
         yield from map(run_seeds, chunks)
