@@ -129,3 +129,103 @@ def test_P4_two_hubs_in_two_threads_are_independent(patch):
         pause(0.005)
     print("well")
     """)
+
+
+@pytest.mark.parametrize("when", ["first", "second", "third"])
+def test_P3_a_threaded_client_has_a_thread_of_the_operating_system_whatever_is_patched(when):
+    """The client starts in the main hub, which then blocks; a thread without a hub is answered all the same."""
+    script = """
+    {first}
+    import gevent
+    import gevent.monkey
+    from gevent._hub_local import get_hub_if_exists
+    import gmdp
+    {second}
+
+    start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
+    allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
+    serving, answered, ended = allocate_lock(), allocate_lock(), allocate_lock()
+    endpoints, answers, end = [], [], []
+
+    def serve():
+        with ended, gmdp.Broker("tcp://127.0.0.1:*") as broker:
+            with gmdp.Worker(broker.endpoint, "echo", lambda request: request.body):
+                endpoints.append(broker.endpoint)
+                serving.release()
+                while not end:
+                    gevent.sleep(0.005)
+
+    def ask():
+        try:
+            answers.append(client.request("echo", b"from a thread", timeout=5))
+            # To wait for the answer, the thread made no hub, which would leak descriptors.
+            answers.append(get_hub_if_exists())
+        finally:
+            answered.release()
+
+    serving.acquire()
+    start_thread(serve, ())
+    serving.acquire()
+    client = gmdp.Client(endpoints[0], timeout=20, threaded=True)
+    {third}
+    assert client.request("echo", b"from the main hub") == [b"from the main hub"]
+    answered.acquire()
+    start_thread(ask, ())
+    answered.acquire()  # blocks the main hub
+    assert answers == [[b"from a thread"], None], answers
+    client.close()
+    assert client.closed
+    end.append(True)
+    ended.acquire()
+    print("well")
+    """
+    run(script.format(**{"first": "", "second": "", "third": "", when: ALL}))
+
+
+@pytest.mark.parametrize("patch", ["", ALL], ids=["nothing patched", "everything patched"])
+def test_P2_a_secured_broker_that_ends_blocks_no_greenlet(patch):
+    """The end of the broker's context waits for a client that does not read, in a thread of the operating system."""
+    run(f"""
+    {patch}
+    import gevent
+    import gmdp
+    import zmq
+    from time import monotonic
+
+    gaps = [0.0]
+
+    def watch():
+        last = monotonic()
+        while True:
+            gevent.sleep(0.005)
+            now = monotonic()
+            gaps.append(now - last)
+            last = now
+
+    context = zmq.Context()
+    with gmdp.Broker("tcp://127.0.0.1:*", allow=["127.0.0.1"]) as broker:
+        assert broker.secured
+        with gmdp.Worker(broker.endpoint, "large", lambda request: bytes(1 << 20)) as worker:
+            client = context.socket(zmq.DEALER)
+            client.set(zmq.LINGER, 0)
+            client.set(zmq.RCVHWM, 1)
+            client.connect(broker.endpoint)
+            for _ in range(40):
+                client.send_multipart([b"MDPC02", b"\\1", b"large", b""])
+            while broker.statistics().replies < 40:
+                gevent.sleep(0.005)
+        watcher = gevent.spawn(watch)
+        gevent.sleep(0.05)
+        del gaps[:]
+        begun = monotonic()
+        broker.close()
+        took = monotonic() - begun
+        gevent.sleep(0.05)
+        watcher.kill()
+    # The broker waited for its last messages, and other greenlets ran meanwhile.
+    assert took > 0.8, took
+    assert max(gaps) < 0.6, gaps
+    client.close()
+    context.term()
+    print("well")
+    """)
