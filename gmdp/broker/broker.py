@@ -1,4 +1,4 @@
-"""The broker as users hold it."""
+"""The broker: what users make, start and stop."""
 
 from __future__ import annotations
 
@@ -62,37 +62,59 @@ _KEYWORDS = frozenset(
 class Broker(Lifecycle):
     """A Majordomo broker (RFC 7, RFC 18, RFC 8) on one ROUTER socket.
 
-    ``with Broker("tcp://127.0.0.1:*") as broker: ...``
+    ::
 
-    `bind`: one endpoint or a sequence of them (``tcp://``, ``ipc://``,
-    ``inproc://``; a port may be ``*``: any that is free, and the same at the
-    next start, unless it has been taken).  `context`: the
-    ``zmq.green.Context`` of an embedding application (default:
-    ``zmq.green.Context.instance()``).
-    `hwm`: whole messages ZeroMQ may hold per peer, each way.  `services`: values
-    that differ per service, as ``{"pattern": {"request_ttl": 5.0}}``.
-    `dead_letter`: what is called with each request that workers were lost over
-    (:class:`gmdp.interfaces.IDeadLetterHook`), or the name of a service that gets
-    them; they are logged unless told otherwise.
+        with Broker("tcp://127.0.0.1:*") as broker:
+            ...
 
-    A secured broker has a context of its own, and does not bind inproc.  `curve_key`:
-    its secret key, by the name of a file, in Z85, or as ``env:VARIABLE``;
-    `curve_clients`: who may connect: a folder of public keys (``NAME.key`` is user
-    NAME's), a callable ``(key) -> user, True or None`` that may wait cooperatively, or
-    "*" for any key.  `plain_users`: a file of names and hashes of passwords, or a
-    callable ``(name, password)``, instead of keys: not encrypted, for ipc and for networks
-    that are.  `allow`, `deny`: addresses (``192.0.2.0/24``, ``ipc``).  `access`: who may
-    serve, call and inspect what, a :class:`gmdp.interfaces.IAccessPolicy` or rules as in
-    the TOML file; everybody everything unless told.  `audit`: what is called with each
-    :class:`gmdp.AuditRecord` (:class:`gmdp.interfaces.IAuditHook`); they are logged unless
-    told otherwise.
+    Life: ``start()`` binds, ``stop()`` finishes the requests there are, ``close()`` ends at
+    once; see :class:`gmdp.io.lifecycle.Lifecycle`.  Totals of :meth:`statistics` go on over
+    restarts.
 
-    Other keywords are those of :class:`gmdp.core.broker.options.BrokerOptions`; times are
-    seconds, sizes bytes.
+    Threads: a broker is for the greenlets of the thread that started it.  Any thread may call
+    ``stop``, ``close``, :meth:`statistics` and :meth:`reconsider`, and read the properties.
 
-    Raises ConfigurationError here for a wrong value; `start` raises BindError
-    if an endpoint cannot be bound.  For the greenlets of one thread; see
-    :class:`gmdp.io.lifecycle.Lifecycle` for what other threads may do.
+    Security: a broker is *secured* if `curve_key`, `plain_users`, `allow` or `deny` is given.
+    It has a ZeroMQ context of its own then, and does not bind ``inproc://``.
+
+    Times are seconds, sizes are bytes.
+
+    Args:
+        bind: where to listen: one endpoint or a sequence of them (``tcp://``, ``ipc://``,
+            ``inproc://``).  Port ``*`` is any free port; the next start uses the same port
+            again, unless it has been taken.
+        context: the ``zmq.green.Context`` of an embedding application; None: the green context
+            that the process shares.
+        hwm: whole messages that ZeroMQ may hold per peer, each way.
+        services: options that differ per service, as ``{"pattern": {"request_ttl": 5.0}}``; see
+            ``services`` of :class:`gmdp.BrokerOptions`.
+        dead_letter: called with each request that was given up because workers were lost over
+            it (:class:`gmdp.interfaces.IDeadLetterHook`); or the name of a service that gets
+            those requests; None: they are logged.
+        curve_key: the broker's secret key: the name of a file, the key in Z85, or
+            ``env:VARIABLE``.
+        curve_clients: whose keys are allowed: a folder of public keys (``NAME.key`` is the key
+            of user NAME), a callable ``(key) -> user, True or None`` that may wait
+            cooperatively, or "*" for any key.
+        plain_users: whose passwords are allowed, instead of keys: a file of names and hashes,
+            or a callable ``(name, password)`` that answers as for `curve_clients`.  Passwords
+            are not encrypted: for ipc, and for networks that are.
+        allow: the only addresses that may connect: IP addresses, networks (``192.0.2.0/24``) or
+            "ipc"; None: all.
+        deny: addresses that may not connect.
+        access: which user may serve, call and inspect which service: an
+            :class:`gmdp.interfaces.IAccessPolicy`, or rules as in the TOML file; None: all.
+        audit: called with each :class:`gmdp.AuditRecord`
+            (:class:`gmdp.interfaces.IAuditHook`); None: records are logged.
+        **options: the other options, by the names of :class:`gmdp.BrokerOptions`.
+
+    Raises:
+        ConfigurationError: an option is wrong.
+
+    Attributes:
+        options (BrokerOptions): the options in force.
+        dead_letter (IDeadLetterHook): the hook in force.
+        audit (IAuditHook): the hook in force, from the next start on.
     """
 
     def __init__(
@@ -127,7 +149,7 @@ class Broker(Lifecycle):
         self.audit: AuditHook = audit if audit is not None else LogAudit()
         self._policy = make_policy(access)
         self._gate: Gate | None = None
-        if any(given is not None for given in (curve_key, curve_clients, plain_users, allow, deny)):
+        if any(option is not None for option in (curve_key, curve_clients, plain_users, allow, deny)):
             if context is not None:
                 raise ConfigurationError("a secured broker has a context of its own: leave out context")
             if any(endpoint.startswith("inproc:") for endpoint in self._bind):
@@ -139,7 +161,7 @@ class Broker(Lifecycle):
                 allow=allow,
                 deny=deny,
                 max_connections=self.options.max_connections,
-                # Before libzmq gives up the handshake.
+                # So that a check ends before libzmq gives up the handshake.
                 check_timeout=0.8 * self.options.handshake_timeout,
             )
             if plain_users is not None:
@@ -156,15 +178,16 @@ class Broker(Lifecycle):
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """Where it listens, wildcards resolved; before the first start as given."""
+        """Where the broker listens, with wildcards resolved; before the first start as given."""
         return self._endpoints
 
     def statistics(self) -> BrokerStatistics:
-        """Everything as it is at this moment, as an immutable copy.
+        """An immutable copy of all counters, and of the state of every service.
 
-        Any greenlet, any thread, any state; never waits for a socket.  From
-        another thread it raises StateError if the broker's hub does not run.
-        Totals go on over restarts.
+        Any greenlet, any thread, any state.  Never waits for a socket.
+
+        Raises:
+            StateError: the call is from another thread, and the broker's hub does not run.
         """
         core = self._core
         statistics: BrokerStatistics = self._call_in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
@@ -172,14 +195,17 @@ class Broker(Lifecycle):
 
     @property
     def secured(self) -> bool:
-        """Do connections need a key, a password or an allowed address?"""
+        """True if connections need a key, a password or an allowed address."""
         return self._gate is not None
 
     def reconsider(self) -> None:
-        """The answers of ``access`` may have changed: what it does not allow any more is ended.
+        """Ask the access policy again, and end what it does not allow any more.
 
-        Workers are told DISCONNECT, gmdp clients that it is not allowed.  Any greenlet, any
-        thread; from another one, StateError if the broker's hub does not run.
+        Workers get DISCONNECT, calls of gmdp clients end with NotAllowed.  Any greenlet, any
+        thread.  No effect if not started.
+
+        Raises:
+            StateError: the call is from another thread, and the broker's hub does not run.
         """
         if self._owner is not None:
             self._call_in_owner_thread(self._owner, self._reconsider)
@@ -188,21 +214,30 @@ class Broker(Lifecycle):
         owner = self._owner
         if owner is not None:
             self._core.reconsider(monotonic())
-            owner.post(_nothing)  # so that it looks
+            owner.post(_do_nothing)  # the pass sends what was decided
 
     def enqueue(self, service: str | bytes, body: bytes | Sequence[bytes]) -> bool:
-        """Have `service` work on a request of the broker's own; nobody hears the answer.
+        """Queue a request of the broker's own, whose answer is dropped.
 
-        False if it finds no room, or the broker is not running.  For hooks, and
-        for greenlets of the broker's thread.  ConfigurationError or TypeError for a
-        wrong argument.
+        For hooks, and for greenlets of the broker's thread.
+
+        Args:
+            service: the service's name; str is encoded as UTF-8.
+            body: the request's frames; bytes are one frame.
+
+        Returns:
+            False if there is no room for the request, or the broker is not running.
+
+        Raises:
+            ConfigurationError: the service's name is empty or too long.
+            TypeError: an argument has a wrong type.
         """
         name, frames = check_service(service), check_body(body)
         owner = self._owner
         if owner is None:
             return False
         accepted = self._core.inject(name, frames, monotonic())
-        owner.post(_nothing)  # so that it looks
+        owner.post(_do_nothing)  # the pass sends what was decided
         return accepted
 
     def __repr__(self) -> str:
@@ -214,7 +249,7 @@ class Broker(Lifecycle):
 
     def _new_core(self) -> BrokerCore:
         about = About(version=__version__, hwm=self._hwm)
-        # On inproc there is no MAXMSGSIZE.
+        # ZeroMQ bounds the size of frames, but not on inproc.
         sized = not any(endpoint.startswith("inproc:") for endpoint in self._bind)
         access = None
         if self._policy is not None or (self._gate is not None and self._gate.authenticates):
@@ -228,10 +263,10 @@ class Broker(Lifecycle):
         endpoint = self._bind[0]
         bound = []
         try:
-            engine.open(owner, self._context, self._hwm, ipv6=any("[" in one for one in self._bind))
+            engine.open(owner, self._context, self._hwm, ipv6=any("[" in endpoint for endpoint in self._bind))
             for given, before in zip(self._bind, self._endpoints, strict=True):
                 endpoint = given
-                bound.append(_listen_again(engine.link, given, before) or engine.link.listen(given))
+                bound.append(_bind_again(engine.link, given, before) or engine.link.listen(given))
         except zmq.ZMQError as error:
             engine.close()
             number = error.errno or 0
@@ -258,8 +293,11 @@ class Broker(Lifecycle):
         self._engine.drain(until)
 
 
-def _listen_again(link: Link, given: str, before: str) -> str | None:
-    """Where it found a port once its peers find it again, if that is still free; else None."""
+def _bind_again(link: Link, given: str, before: str) -> str | None:
+    """Bind to the port of the last start, where peers look for the broker.
+
+    Returns the endpoint, None if `given` has no wildcard or the port has been taken.
+    """
     if before == given or not before.startswith("tcp:"):
         return None
     try:
@@ -268,5 +306,5 @@ def _listen_again(link: Link, given: str, before: str) -> str | None:
         return None
 
 
-def _nothing() -> None:
-    """For a mailbox that is only to be looked into."""
+def _do_nothing() -> None:
+    """To be posted to an owner that is to begin a pass."""

@@ -1,14 +1,15 @@
 """Starting and stopping, as gevent's ``BaseServer`` does it.
 
-Unlike gevent's servers: ``with`` starts; ``start`` after ``stop`` works;
-``stop`` from one's own handler begins the stop and returns at once; what was
-being worked on is finished (drained) first.
+The rules of this module:
 
-In the child of a fork everything is as new: a client works (with a connection of its
-own), a broker or worker may be started; the parent's goes on.  That needs nothing of
-the program, however it forks.  What waited for an answer when it forked is the parent's
-business, and goes on waiting in the child; a handler that had not begun does not there.
-One that had is a greenlet like others: gevent copies it.
+* Unlike gevent's servers, ``with`` starts, ``start`` after ``stop`` works, and ``stop`` from the
+  object's own handler or hook begins the stop and returns at once.
+* ``stop`` drains: running work is finished first, for a bounded time.
+* In the child of a fork an object is as if it was just made: a client connects anew, a broker or
+  worker may be started.  The parent's objects go on.
+* A caller that waited for an answer during the fork is the parent's.  Its copy in the child waits
+  on.  A handler that had not begun does not begin in the child.  A running handler is a greenlet
+  like any other: gevent copies it.
 """
 
 from __future__ import annotations
@@ -36,23 +37,30 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("gmdp")
 
-#: The object whose handler or hook runs in this context, if one does.
+#: The worker whose handler runs in this context, if one does.
 running_in: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_running_in", default=None)
 
-#: Seconds after which an owner that does not answer another thread is given up.
+#: Seconds that another thread waits for an owner's answer.
 OWNER_TIMEOUT = 5.0
 
 
 class Lifecycle(abc.ABC):
-    """What Broker, Worker and Client have in common.
+    """What :class:`gmdp.Broker`, :class:`gmdp.Worker` and :class:`gmdp.Client` have in common.
 
-    Safe for any number of greenlets of the thread that called ``start()``.
-    ``state``, ``started`` and ``closed`` may be read from any thread.
+    Threads: safe for any number of greenlets of the thread that called :meth:`start`.  Any
+    thread may read the properties, and call :meth:`stop` and :meth:`close`.
+
+    Args:
+        context: the ``zmq.green.Context`` of an embedding application; None: the green context
+            that the process shares.
+
+    Raises:
+        ConfigurationError: `context` is no green context.
     """
 
-    #: Seconds :meth:`stop` lets running work go on, if it is not told otherwise.
+    #: Seconds that :meth:`stop` lets running work go on if it has no argument.
     stop_timeout: float = 10.0
-    #: Changes a subscriber may leave unread before it is dropped.
+    #: Changes that a queue made by :meth:`subscribe` may hold; with more it is dropped.
     subscriber_bound: int = 1_000
 
     def __init__(self, context: zmq.green.Context[Any] | None) -> None:
@@ -76,16 +84,18 @@ class Lifecycle(abc.ABC):
 
     @abc.abstractmethod
     def _open(self) -> tuple[Owner, State, str]:
-        """Open sockets; returns the owner, not yet started, the state that
-        follows and its reason.  On an error nothing may stay open."""
+        """Open sockets; on an error none may stay open.
+
+        Returns the owner, not yet started, and the state that follows with its reason.
+        """
 
     @abc.abstractmethod
     def _drain(self, until: float) -> None:
-        """In the owner: finish what is being done, by `until` at the latest."""
+        """In the owner: take no new work, and end by `until` (monotonic seconds) at the latest."""
 
     @abc.abstractmethod
     def _reset_after_fork(self) -> None:
-        """In the child of a fork: forget what the parent's is."""
+        """In the child of a fork: forget the parent's counters, calls and files."""
 
     # Life
 
@@ -105,15 +115,19 @@ class Lifecycle(abc.ABC):
         return self._machine.state in AT_REST
 
     def start(self) -> None:
-        """Start; returns as soon as sockets are open.  No effect if started.
+        """Open sockets and begin; returns as soon as they are open.  No effect if started.
 
-        Raises ConfigurationError, BindError, or StateError while stopping;
-        nothing half-started remains then.
+        After an error nothing is open.
+
+        Raises:
+            ConfigurationError: an option or file is wrong.
+            BindError: a broker cannot bind an endpoint.
+            StateError: the object is still stopping.
         """
         if self.started:
             return
         if not self.closed:
-            raise StateError("it is still stopping: wait for stop() to return")
+            raise StateError(f"{self!r} is still stopping: wait for stop() to return")
         self._advance(State.STARTING)
         try:
             self._owner, state, reason = self._open()
@@ -125,11 +139,17 @@ class Lifecycle(abc.ABC):
         self._advance(state, reason)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Take no new work, finish what is being done, close; wait for that.
+        """Take no new work, finish the work there is, close, and wait for all of that.
 
-        `timeout`: seconds the work may take (None: :attr:`stop_timeout`); what
-        is not done by then is let go.  Called from one's own handler or hook,
-        this begins the stop and returns at once.  No effect if not started.
+        No effect if not started.  From the object's own handler or hook, the stop begins, and
+        the method returns at once.  Any thread.
+
+        Args:
+            timeout: seconds that running work may take; None: :attr:`stop_timeout`.  Work that
+                takes longer is abandoned.
+
+        Raises:
+            StateError: the call is from another thread, and the object's hub does not run.
         """
         limit = self.stop_timeout if timeout is None else timeout
         owner = self._owner
@@ -148,14 +168,17 @@ class Lifecycle(abc.ABC):
                 raise StateError(f"the hub of {owner.name} did not run: it is still stopping")
 
     def close(self) -> None:
-        """Close at once, whatever is being done.  No effect if closed."""
+        """Close at once, whatever is being done.  No effect if closed.  Any thread, as for :meth:`stop`."""
         self.stop(timeout=0)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Start unless started, and wait until stopped from elsewhere.
 
-        `stop_timeout`: what :meth:`stop` gets if this wait is ended by an error.
-        Raises OwnerDied if a defect of gmdp ended it.
+        Args:
+            stop_timeout: the argument of :meth:`stop` if an error ends this wait.
+
+        Raises:
+            OwnerDied: a bug in gmdp ended the object; else what :meth:`start` raises.
         """
         if not self.started:
             self.start()
@@ -163,7 +186,7 @@ class Lifecycle(abc.ABC):
         try:
             self._finished.wait()
         finally:
-            # Somebody may have started it again by now: that is not ours to stop.
+            # Another greenlet may have started it again by now: that run is not ours to stop.
             if owner is not None and self._owner is owner:
                 gevent.spawn(self.stop, stop_timeout).join()
         if owner is not None and owner.death is not None:
@@ -179,11 +202,16 @@ class Lifecycle(abc.ABC):
     # Changes
 
     def subscribe(self, queue: Queue[StateChange] | None = None) -> Queue[StateChange]:
-        """A gevent queue that receives every state change from now on, in order.
+        """Have every change of state put into a queue, in order, from now on.
 
-        Each is a :class:`gmdp.StateChange`.  A queue that is full when a change
-        comes is dropped, with a warning in the log: it could no longer be
-        complete.  For greenlets of the thread that calls ``start()``.
+        A queue that is full when a change comes is dropped, since it could not be complete any
+        more, and a warning is logged.  For greenlets of the thread that calls :meth:`start`.
+
+        Args:
+            queue: a gevent queue; None: a new one of :attr:`subscriber_bound` items.
+
+        Returns:
+            The queue; its items are :class:`gmdp.StateChange`.
         """
         if queue is None:
             queue = Queue(self.subscriber_bound)
@@ -191,7 +219,11 @@ class Lifecycle(abc.ABC):
         return queue
 
     def unsubscribe(self, queue: Queue[StateChange]) -> None:
-        """Send no more changes to `queue`.  No effect if it was not subscribed."""
+        """Put no more changes into a queue.  No effect if it was not subscribed.
+
+        Args:
+            queue: a queue that :meth:`subscribe` returned.
+        """
         self._subscribers = [other for other in self._subscribers if other is not queue]
 
     def _on_change(self, change: StateChange) -> None:
@@ -200,7 +232,7 @@ class Lifecycle(abc.ABC):
             try:
                 queue.put_nowait(change)
             except Full:
-                _log.warning("%r: a subscriber to state changes does not read; it is dropped", self)
+                _log.warning("%r: a subscriber's queue of state changes is full; it is dropped", self)
                 self.unsubscribe(queue)
 
     # For subclasses
@@ -213,7 +245,7 @@ class Lifecycle(abc.ABC):
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.abandon()
-        self._given_context = None  # it is the parent's, with all its sockets
+        self._given_context = None  # the parent's, with all its sockets
         self._reset()
         self._reset_after_fork()
 
@@ -228,7 +260,7 @@ class Lifecycle(abc.ABC):
         owner.post(self._drain, monotonic() + limit)
 
     def _on_owner_ended(self, death: BaseException | None = None) -> None:
-        """In the owner: its last act, every socket is closed."""
+        """In the owner, as its last act: every socket is closed."""
         if self._owner is not None:
             self._owner.death = death
         self._owner = None
@@ -244,9 +276,12 @@ class Lifecycle(abc.ABC):
             self._end_waiters.append(slot)
 
     def _call_in_owner_thread(self, owner: Owner | None, function: Any, *args: Any) -> Any:
-        """Call `function` where no owner's pass is half done: directly in its
-        thread (it does not switch in the middle of a decision), else through
-        its mailbox.  StateError if its hub does not run."""
+        """Call `function` while the owner is between two passes, and return its result.
+
+        In the owner's thread that is now, since a pass does not switch greenlets in the middle
+        of a decision.  From another thread the call goes through the mailbox; StateError if
+        the owner's hub does not run.
+        """
         if owner is None or owner.runs_here:
             return function(*args)
         try:

@@ -1,4 +1,4 @@
-"""The worker as users hold it."""
+"""The worker: what users make, start and stop."""
 
 from __future__ import annotations
 
@@ -35,35 +35,67 @@ _log = logging.getLogger("gmdp.worker")
 
 @implementer(IWorker)
 class Worker(Lifecycle):
-    """Offers `service` to the broker at `endpoint` (RFC 7 and RFC 18, MDP/Worker).
+    """Offers one service to a broker (RFC 7 and RFC 18, MDP/Worker).
 
-    `endpoint`: one, or a sequence: the first that answers is used, the next one
-    when it is lost.  `handler`: called with a :class:`gmdp.Request`, see
-    :class:`gmdp.interfaces.IRequestHandler`.  `concurrency`: requests worked on
-    at once; over one connection if the broker is gmdp's, else over one each.
-    `spawn`: what runs a handler, as gevent's servers take it: a pool, a size, a
-    callable; a ``ThreadPool`` keeps handlers that compute off the hub.  Heartbeats
-    never depend on a handler, but a handler that blocks the hub blocks them too.
+    ::
 
-    `version`: "0.2", or "0.1" (parts of an answer are then joined).
-    `heartbeat_interval`: seconds; `liveness`: intervals of silence after which
-    the broker is lost; `reconnect_interval`: seconds before the second attempt,
-    doubled up to 16 times, with jitter.  `error_reply`: the body a strict client
-    gets where a handler failed; gmdp clients get
-    :class:`gmdp.HandlerFailed`, with the error's type and message if
-    `reveal_errors`.  `enforce_deadline`: raise :class:`gmdp.RequestCancelled` in a
-    handler, where it waits next, as soon as its caller has gone or its time is up
-    (in greenlets only: a thread cannot be stopped; it may ask
-    ``request.remaining()``).  `require_extensions`: do not work for a broker that
-    does not speak gmdp's extension.  `server_key`: the broker's public key, and
-    `curve_key`, one's own secret key (made up if it is left out), each by the name of a
-    file, in Z85, or as ``env:VARIABLE``; or `username` and `password`.  `context`: the
-    ``zmq.green.Context`` of an embedding application.
+        with Worker("tcp://127.0.0.1:5555", "echo", lambda request: request.body):
+            ...
 
-    `start` returns at once; the state is CONNECTING until a session is
-    registered.  A handler whose connection was lost is left to run to its end;
-    its session registers again when it has.  Raises ConfigurationError for a
-    wrong value.
+    Life: ``start()`` returns at once, in state CONNECTING; the state is RUNNING while the
+    worker is registered.  ``stop()`` finishes the requests there are; see
+    :class:`gmdp.io.lifecycle.Lifecycle`.  A handler whose connection was lost runs to its end,
+    and its answer is dropped.
+
+    Threads: a worker is for the greenlets of the thread that started it.  Any thread may call
+    ``stop``, ``close`` and :meth:`statistics`, and read the properties.
+
+    Heartbeats never depend on a handler.  But a handler that blocks the hub blocks them, too: give
+    a handler that computes a ``ThreadPool`` by `spawn`.
+
+    Times are seconds.
+
+    Args:
+        endpoint: the broker's endpoint, or a sequence of endpoints.  The first that answers is
+            used, and the next one when it is lost.
+        service: the name of the service; str is encoded as UTF-8.
+        handler: called with each :class:`gmdp.Request`; see
+            :class:`gmdp.interfaces.IRequestHandler`.
+        concurrency: requests that are worked on at once: over one connection to a gmdp broker,
+            over one connection each to any other.
+        spawn: what runs a handler, as gevent's servers take it: a pool, a size, a callable,
+            "raw", or None for a new greenlet.  A ``ThreadPool`` keeps handlers off the hub.
+        version: the protocol's version, "0.2" (RFC 18), or "0.1" (RFC 7; the parts of an answer
+            are joined).
+        heartbeat_interval: seconds between heartbeats.
+        liveness: intervals of silence after which the broker is lost, 3 at least.
+        reconnect_interval: seconds before a lost broker is tried for the second time.  The
+            delay doubles with each attempt, up to 16 times this, with jitter.
+        error_reply: the body that a client gets whose peer speaks the RFCs only, where a
+            handler failed.  A gmdp client gets :class:`gmdp.HandlerFailed`.
+        reveal_errors: give gmdp clients the error's type and message.
+        enforce_deadline: raise :class:`gmdp.RequestCancelled` in a handler, where it waits
+            next, as soon as nobody waits for its answer.  In greenlets only: a handler in a
+            thread may ask ``request.remaining()``.
+        require_extensions: use no broker that does not speak gmdp's extension.
+        curve_key: the worker's secret key; None: a new one.  Each key is the name of a file,
+            the key in Z85, or ``env:VARIABLE``.
+        server_key: the broker's public key; None: the connection is not encrypted.
+        username: the user's name, where the broker asks for a password.
+        password: the user's password.
+        context: the ``zmq.green.Context`` of an embedding application; None: the green context
+            that the process shares.
+
+    Raises:
+        ConfigurationError: an option is wrong.
+        TypeError: `service` or `error_reply` has a wrong type.
+
+    Attributes:
+        endpoints (tuple of str): the brokers' endpoints, in order of preference.
+        service (bytes): the name of the service.
+        handler (IRequestHandler): called with each request.
+        concurrency (int): requests that are worked on at once.
+        version (str): "0.1" or "0.2".
     """
 
     def __init__(
@@ -118,14 +150,16 @@ class Worker(Lifecycle):
 
     @property
     def extensions(self) -> bool | None:
-        """Does the broker speak gmdp's extension?  None while that is not known.  Any thread."""
+        """True if the broker speaks gmdp's extension; None while that is not known.  Any thread."""
         return None if self._core is None else self._core.speaks_extension
 
     def statistics(self) -> WorkerStatistics:
-        """Everything as it is at this moment, as an immutable copy.
+        """An immutable copy of all counters.  Totals go on over restarts.
 
-        Any greenlet, any thread, any state; from another thread it raises
-        StateError if the worker's hub does not run.  Totals go on over restarts.
+        Any greenlet, any thread, any state.
+
+        Raises:
+            StateError: the call is from another thread, and the worker's hub does not run.
         """
         statistics: WorkerStatistics = self._call_in_owner_thread(self._owner, self._statistics)
         return statistics
