@@ -1,9 +1,14 @@
 """The greenlet that owns sockets.
 
-The first law: one owner per socket; it alone reads, writes, polls and closes
-it, and everybody else talks to its mailbox.  The owner wakes for three things:
-a socket's descriptor, its mailbox, the next deadline.  What it does then, its
-engine decides (a broker's, worker's or client's).
+The rules of this module:
+
+* One owner per socket.  The owner alone reads, writes, polls and closes it; everybody else posts
+  to the owner's mailbox.
+* The owner wakes for three things: a socket's descriptor, its mailbox, the next deadline.  Its engine
+  (a broker's, worker's or client's) decides what is done then.
+* A pass reads before it judges: everything that waits is read before a peer can be late.
+* A pass is bounded.  After :attr:`Owner.burst` messages other greenlets get their turn.
+* A descriptor is edge-triggered: EVENTS are read before every wait.
 """
 
 from __future__ import annotations
@@ -30,22 +35,25 @@ _log = logging.getLogger("gmdp.owner")
 
 
 class Engine(Protocol):
-    """What an owner drives; every method runs in the owner and must not block."""
+    """What an owner drives.  Every method runs in the owner and must not block.
+
+    `now` is the monotonic time, in seconds, at which the present pass began.
+    """
 
     def on_wake(self, now: float) -> None:
         """A pass begins."""
 
     def on_message(self, link: Link, frames: list[bytes], now: float) -> None:
-        """One whole message was read."""
+        """One whole message was received."""
 
     def on_connected(self, link: Link, now: float) -> None:
-        """A connecting link stands."""
+        """The connection of a connecting link stands."""
 
     def on_disconnected(self, link: Link, reason: CloseReason, now: float) -> None:
-        """A connecting link is gone, or could not be made."""
+        """The connection of a connecting link is gone, or could not be made."""
 
     def on_caught_up(self, now: float) -> None:
-        """There was nothing more to read."""
+        """Everything was read."""
 
     def deadline(self) -> float:
         """When `tick` is needed next (monotonic seconds); infinity if never."""
@@ -54,26 +62,30 @@ class Engine(Protocol):
         """Do what is due."""
 
     def flush(self, now: float) -> None:
-        """Carry out what was decided."""
+        """Carry out what the core decided."""
 
     def on_owner_died(self, error: BaseException) -> None:
-        """The owner ends by a defect; its links are closed."""
+        """A bug ends the owner; its links are closed."""
 
 
 class Owner:
     """One greenlet, its links, its mailbox and its timer.
 
-    `post` and `call` may be used by any greenlet of any thread, everything else
-    by the owner itself and its engine only.
+    Any greenlet of any thread may use :meth:`post` and :meth:`call`.  Everything else is for
+    the owner itself and its engine.
+
+    Args:
+        engine: what the owner drives.
+        name: what the owner is called in logs and errors.
     """
 
-    #: Messages read from a link, and entries taken from the mailbox, before
-    #: other greenlets get their turn: some 2.5 ms.  Twice as many carry a twentieth more.
+    #: Messages read from a link, and entries taken from the mailbox, before other greenlets
+    #: get their turn: some 2.5 ms.  Twice as many would carry a twentieth more.
     burst = 50
-    #: The longest wait in seconds, should a descriptor ever miss an edge.
+    #: The longest wait in seconds, in case a descriptor misses an edge.
     safety_interval = 1.0
 
-    #: From `start` on.
+    #: The greenlet that runs the loop; set by `start`.
     greenlet: gevent.Greenlet
 
     def __init__(self, engine: Engine, name: str) -> None:
@@ -85,11 +97,11 @@ class Owner:
         self._links: list[Link] = []
         #: Links that may have something to read.
         self.ready: set[Link] = set()
-        #: Links that were used: their EVENTS are looked at before the next wait.
+        #: Links that were used: their EVENTS are read before the next wait.
         self.touched: set[Link] = set()
         self._waiter: Waiter | None = None
-        #: True while `wake` is about to be called for what was posted.
-        self._called = False
+        #: True while a call of `wake` is planned for what was posted.
+        self._wake_planned = False
         self._timer: Any = None
         self._timer_at = 0.0
         #: When the engine said it needs its next tick.
@@ -98,7 +110,7 @@ class Owner:
         self._ended = False
         #: True in the child of a fork.
         self.abandoned = False
-        #: The defect that ended it, if one did.
+        #: The bug that ended the owner, if one did.
         self.death: BaseException | None = None
 
     def start(self) -> None:
@@ -118,30 +130,30 @@ class Owner:
         """Have the owner call `function(*args)`, soon."""
         self._mailbox.append((function, args))
         if self._ended:
-            self._answer_the_rest()  # there is nothing owned any more
+            self._empty_mailbox_for_good()  # no socket is owned any more, and nothing can interleave
         elif not self.runs_here:
             try:
                 self.loop.run_callback_threadsafe(self.wake)
             except ValueError:
-                pass  # that thread's hub is gone: who waits for an answer is told by his timeout
-        elif self._waiter is not None and not self._called:
-            # One call for all who post before it comes.
-            self._called = True
-            self.loop.run_callback(self._wake_called)
+                pass  # that thread's hub is gone: a caller that waits is told by its timeout
+        elif self._waiter is not None and not self._wake_planned:
+            # One wake for everything that is posted before it comes.
+            self._wake_planned = True
+            self.loop.run_callback(self._planned_wake)
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:
-        """Have the owner call `function(*args)`, and return what it returns.
+        """Have the owner call `function(*args)`, and return its result or raise its error.
 
         Raises TimeoutError if the owner did not run for `timeout` seconds.
         """
         slot = Slot()
-        self.post(self._answer, slot, function, args)
+        self.post(self._call_for, slot, function, args)
         if not slot.wait(timeout):
             raise TimeoutError(f"the hub of {self.name} did not run for {timeout:g} seconds")
         return slot.get()
 
     @staticmethod
-    def _answer(slot: Slot, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _call_for(slot: Slot, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
             slot.set(function(*args))
         except Exception as error:
@@ -171,13 +183,13 @@ class Owner:
         self.touched.discard(link)
 
     def finish(self) -> None:
-        """End after this pass, closing what is open."""
+        """End after this pass, and close every link that is still open."""
         self._finished = True
 
     def abandon(self) -> None:
-        """In the child of a fork: nothing is owned here, and whatever is posted is for nobody.
+        """In the child of a fork: own nothing any more, and never run again.
 
-        What waits for it goes on waiting: to whom an answer would go, he is the parent's.
+        A greenlet that waits for an answer waits on: the answer belongs to the parent's.
         """
         self.abandoned = True
         if self._timer is not None:
@@ -190,12 +202,12 @@ class Owner:
         self.ready.clear()
         self.touched.clear()
 
-    def _wake_called(self) -> None:
-        self._called = False
+    def _planned_wake(self) -> None:
+        self._wake_planned = False
         self.wake()
 
     def wake(self) -> None:
-        """End the present wait, if there is one."""
+        """End the owner's wait, if it waits."""
         waiter = self._waiter
         if waiter is not None and not self.abandoned:
             self._waiter = None
@@ -213,9 +225,9 @@ class Owner:
                 done += 1
                 if self._mailbox:
                     done += self._empty_mailbox()
-                due = now >= self._due_at  # to ask once a pass is enough: no pass is far from the next
+                due = now >= self._due_at  # asked once a pass: the next pass is never far
                 if due:
-                    self.ready.update(self._links)  # what waits is read before anybody is judged
+                    self.ready.update(self._links)  # everything that waits is read before a peer is judged
                 for link in list(self.ready):
                     done += self._read(link, now)
                 if not self.ready:
@@ -223,7 +235,7 @@ class Owner:
                 if due:
                     engine.tick(now)
                 engine.flush(now)
-                self._look_again()
+                self._recheck_touched()
                 if self._finished or self.abandoned:
                     break
                 self._due_at = engine.deadline()
@@ -237,10 +249,11 @@ class Owner:
             if self.abandoned:
                 return
             self._close_links()
-            # A signal's handler runs in whatever greenlet runs: that was not meant for this one.
+            # A signal's handler runs in the greenlet that happens to run: its error was not
+            # meant for this one.
             meant_for_main = isinstance(error, (KeyboardInterrupt, SystemExit))
             if not meant_for_main and not isinstance(error, gevent.GreenletExit):
-                _log.critical("%s: the owner ended by a defect", self.name, exc_info=True)
+                _log.critical("%s: a bug ended the owner", self.name, exc_info=True)
             died = OwnerDied(f"the owner of {self.name} ended: {error!r}")
             died.__cause__ = error
             engine.on_owner_died(died)
@@ -253,10 +266,10 @@ class Owner:
                 self._timer.close()
                 self._timer = None
             self._ended = True
-            self._answer_the_rest()
+            self._empty_mailbox_for_good()
 
-    def _answer_the_rest(self) -> None:
-        """Whoever posts after the end is answered all the same."""
+    def _empty_mailbox_for_good(self) -> None:
+        """Call everything that was posted.  After the end callers get their answer, too."""
         while True:
             try:
                 function, args = self._mailbox.popleft()
@@ -273,7 +286,7 @@ class Owner:
         return count
 
     def _read(self, link: Link, now: float) -> int:
-        """Read a burst; the link stays ready if there may be more."""
+        """Read a burst of messages; the link stays ready if there may be more.  Returns their number."""
         engine = self._engine
         count = 0
         self.touched.add(link)
@@ -301,21 +314,24 @@ class Owner:
         if stands:
             self._engine.on_connected(link, now)
         if gone and not link.closed:
-            # What arrived before the loss counts.
+            # Messages that arrived before the loss count.
             while not link.closed and (frames := link.receive()) is not None:
                 self._engine.on_message(link, frames, now)
             if not link.closed:
                 self._engine.on_disconnected(link, link.loss or CloseReason.NOT_MADE, now)
 
-    def _look_again(self) -> None:
-        """The descriptor is edge-triggered: before a wait, see what has come since."""
+    def _recheck_touched(self) -> None:
+        """Before a wait: find the used links that have something to read by now.
+
+        Reading EVENTS re-arms a descriptor, which is edge-triggered.
+        """
         for link in list(self.touched):
             if link.closed:
                 continue
             events = link.events()
             if link.blocked and events & POLLOUT:
-                # There is room again: one more pass.  On a ROUTER this is no more than
-                # a guess, since the room may be another peer's; so once only.
+                # There is room again: one more pass.  On a ROUTER this is a guess, since the
+                # room may be another peer's; so it is made once only.
                 link.blocked = False
                 self.ready.add(link)
             elif events & POLLIN or (link.inproc and not events & POLLOUT):
@@ -328,23 +344,23 @@ class Owner:
         if until <= now:
             gevent.sleep(0)
             return
-        # A timer that is armed for an earlier time does no harm; it is replaced
-        # only when it would come too late, which under load is never.
+        # A timer that is armed for an earlier time does no harm.  It is replaced only if it
+        # would fire too late, which under load never happens.
         if self._timer is None or self._timer_at > until or self._timer_at <= now:
             if self._timer is not None:
                 self._timer.stop()
                 self._timer.close()
             self._timer = self.loop.timer(until - now)
             self._timer_at = until
-            self._timer.start(self._tick)
+            self._timer.start(self._on_timer)
         self._waiter = waiter = Waiter()
         try:
             waiter.get()
         finally:
             self._waiter = None
 
-    def _tick(self) -> None:
-        # Also the safety net for a descriptor's missed edge.
+    def _on_timer(self) -> None:
+        # Also the safety net for an edge that a descriptor missed.
         self.ready.update(self._links)
         self._timer_at = 0.0
         self.wake()

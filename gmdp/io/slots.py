@@ -1,4 +1,4 @@
-"""One value from an owner to whoever waits for it, in whatever thread."""
+"""One value from an owner to a caller that waits for it, in any thread."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import gevent.monkey
 from gevent._hub_local import get_hub_if_exists as get_hub_if_exists
 from gevent.hub import Waiter
 
-#: The real things, whatever was monkey-patched and when.
+#: The functions of the standard library, even where gevent has patched it.
 allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
 start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 
 
 class Slot:
-    """Set once, by any thread; awaited once, in the thread that made it.
+    """A value that any thread sets once, and that the thread which made the slot awaits once.
 
-    In a thread with a gevent hub the wait is cooperative.  In any other thread
-    it is a wait on a lock of the operating system: a gevent object would leak
-    descriptors there.
+    In a thread with a gevent hub the wait is cooperative.  In any other thread it is a wait on
+    a lock of the operating system: a gevent object would leak descriptors there.
     """
 
     __slots__ = ("_hub", "_lock", "_ready", "_waiter", "error", "value")
@@ -36,17 +35,17 @@ class Slot:
             self._lock.acquire()
 
     def set(self, value: Any) -> None:
-        """Give the value."""
+        """Set the value."""
         self.value = value
         self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """Give an error, to be raised where the value is awaited."""
+        """Set an error, to be raised by :meth:`get`."""
         self.error = error
         self._wake()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait; False if `timeout` seconds went by first."""
+        """Wait until the slot is set.  Returns False if `timeout` seconds go by first."""
         if self._hub is None:
             return bool(self._lock.acquire(True, -1 if timeout is None else min(max(timeout, 0), TIMEOUT_MAX)))
         if not self._ready:
@@ -59,7 +58,7 @@ class Slot:
         return self._ready
 
     def get(self) -> Any:
-        """The value, or raise the error: after :meth:`wait` said True."""
+        """Return the value, or raise the error.  To be called after :meth:`wait` returned True."""
         if self.error is not None:
             raise self.error
         return self.value
@@ -69,15 +68,15 @@ class Slot:
         if hub is None:
             self._lock.release()
         elif get_hub_if_exists() is hub:
-            self._tell()
+            self._on_set()
         else:
             try:
-                hub.loop.run_callback_threadsafe(self._tell)
+                hub.loop.run_callback_threadsafe(self._on_set)
             except (AttributeError, ValueError):
-                pass  # that thread's hub is gone, and with it whoever waited
+                pass  # that thread's hub is gone, and the waiter with it
 
-    def _tell(self) -> None:
-        """In the thread that waits."""
+    def _on_set(self) -> None:
+        """In the thread that waits: let it run on."""
         self._ready = True
         if self._waiter is not None:
             self._hub.loop.run_callback(self._waiter.switch, True)
