@@ -1,7 +1,7 @@
-"""The pytest plugin of gmdp: a whole installation for one test, and nothing left after it.
+"""The pytest plugin of gmdp: a whole installation for one test, without leaks.
 
-It is there once gmdp is installed, and imports nothing until a test asks for one of its
-fixtures::
+pytest loads the plugin once gmdp is installed.  The plugin imports nothing until a test asks
+for one of its fixtures::
 
     import gmdp
     import pytest
@@ -17,37 +17,48 @@ fixtures::
         with pytest.raises(gmdp.RequestExpired):
             gmdp_client.request("nobody", b"")
 
-Fixtures: ``gmdp_broker``, a started :class:`gmdp.Broker` on a port of its own;
-``gmdp_worker(service, handler, **options)``, which starts a :class:`gmdp.Worker` of that
-broker and returns it once it is registered; ``gmdp_client``, a started
-:class:`gmdp.AsyncClient` of that broker (more are made with
-``AsyncClient(gmdp_broker.endpoint)``); ``gmdp_simulation``, a
-:class:`gmdp.testing.Simulation`.  After the test they are closed: the client, the workers,
-the broker.
+Fixtures:
 
-A test that uses one of them
+* ``gmdp_broker``: a started :class:`gmdp.Broker` on a port of its own.
+* ``gmdp_worker(service, handler, **options)``: starts a :class:`gmdp.Worker` of that broker, and
+  returns the worker once it is registered.
+* ``gmdp_client``: a started :class:`gmdp.AsyncClient` of that broker.
+  ``AsyncClient(gmdp_broker.endpoint)`` makes more of them.
+* ``gmdp_simulation``: a :class:`gmdp.testing.Simulation`.
 
-* fails at its teardown if greenlets, descriptors or threads are left that were not there
-  before, or requests that nobody has answered: it says which, and where they are
-  (:mod:`gmdp.testing.leaks`).  What is about to end is waited for, two seconds at most.
-  Fixtures that were set up before gmdp's belong to what was there before, those that were
-  set up later have ended by then.  (While gmdp objects of such fixtures are open, sockets
-  that are none of Python's may be theirs, and do not count.)  Of a test that has failed,
-  whose traceback holds its variables, it is a section of the report, and no second error.
-* fails after 30 seconds, and once more if its teardown takes as long, with the stacks of
-  all greenlets on stderr (:mod:`gmdp.testing.deadline`); also when the hub is blocked.
-  (Where a fixture's teardown blocks it, the run ends: pytest cannot go on from there.)
-  What other plugins do between setup, test and teardown takes none of that time; from a
-  debugger's first prompt on there is no deadline for that part of the test any more.
+After the test the plugin closes the client, then the workers, then the broker.
 
-Markers: ``gmdp_broker(**options)``, options of that test's broker, ``bind`` included;
-``gmdp_deadline(seconds)``; ``gmdp_allow_leaks("greenlets", "descriptors", "threads",
-"requests")``, what the test may leave.  In the ini file: ``gmdp_transport``, "tcp" or
-"inproc"; ``gmdp_deadline``, in seconds.  ``-p no:gmdp`` switches all of it off.
+A test that uses one of these fixtures fails at its teardown if it leaves something behind
+(:mod:`gmdp.testing.leaks`): greenlets, descriptors, threads, or requests without an answer.  The
+error says which, and where they are.
+
+* Things that are about to end have two seconds for it.
+* Fixtures that were set up before gmdp's existed before the test, so they are no leaks.  Fixtures
+  that were set up later have ended by then.  While a broker, worker or client of an earlier fixture
+  is open, a socket that is none of Python's may belong to it, so such a socket is no leak either.
+* The leaks of a test that has failed are a section of its report, and no second error: the
+  traceback keeps the test's variables alive.
+
+Such a test also fails after 30 seconds, and its teardown after 30 more, even when the hub is
+blocked (:mod:`gmdp.testing.deadline`).  The stacks of all greenlets go to stderr.
+
+* When the teardown of a fixture blocks the hub, the whole run ends, since pytest cannot go on.
+* The work of other plugins between setup, test and teardown takes none of the 30 seconds.
+* From a debugger's first prompt on, that part of the test has no deadline.
+
+Markers:
+
+* ``gmdp_broker(**options)``: options of the test's broker, ``bind`` included.
+* ``gmdp_deadline(seconds)``: how long the test may take.
+* ``gmdp_allow_leaks("greenlets", "descriptors", "threads", "requests")``: the leaks that the test
+  may have.
+
+In the ini file: ``gmdp_transport``, "tcp" or "inproc"; ``gmdp_deadline``, in seconds.
+``-p no:gmdp`` switches the plugin off.
 """
 
-# This is a module of its own because whatever lies in the package imports gevent and zmq
-# with it, and pytest loads plugins in every project, before a conftest.py can monkey-patch.
+# This module lies outside the package: importing the package imports gevent and zmq, but pytest
+# loads plugins in every project, before a conftest.py can monkey-patch.
 
 from __future__ import annotations
 
@@ -66,27 +77,27 @@ _installation: pytest.StashKey[Installation] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("gmdp_transport", 'where gmdp_broker listens: "tcp" (default) or "inproc"', default="tcp")
-    parser.addini("gmdp_deadline", "seconds a test with a fixture of gmdp's may take (default 30)", default="30")
+    parser.addini("gmdp_deadline", "seconds that a test with a fixture of gmdp may take (default 30)", default="30")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for marker in (
         "gmdp_broker(**options): options of the test's gmdp.Broker",
         "gmdp_deadline(seconds): how long the test may take",
-        "gmdp_allow_leaks(*kinds): what the test may leave: requests, greenlets, descriptors, threads",
+        "gmdp_allow_leaks(*kinds): leaks that the test may have: requests, greenlets, descriptors, threads",
     ):
         config.addinivalue_line("markers", marker)
 
 
 @pytest.fixture
 def gmdp_broker(_gmdp: Installation) -> Broker:
-    """A started gmdp.Broker; the marker gmdp_broker(**options) gives it options."""
+    """A started gmdp.Broker; the marker gmdp_broker(**options) sets its options."""
     return _gmdp.broker
 
 
 @pytest.fixture
 def gmdp_worker(_gmdp: Installation) -> Callable[..., Worker]:
-    """gmdp_worker(service, handler, **options): a registered gmdp.Worker of gmdp_broker."""
+    """gmdp_worker(service, handler, **options) returns a registered gmdp.Worker of gmdp_broker."""
     return _gmdp.worker
 
 
@@ -98,33 +109,33 @@ def gmdp_client(_gmdp: Installation) -> AsyncClient:
 
 @pytest.fixture
 def gmdp_simulation(_gmdp: Installation) -> Simulation:
-    """A gmdp.testing.Simulation: a clock moved by hand, a network in memory."""
+    """A gmdp.testing.Simulation: a clock that is moved by hand, and a network in memory."""
     return _gmdp.simulation()
 
 
 @pytest.fixture
 def _gmdp(request: pytest.FixtureRequest) -> Generator[Installation, None, None]:
-    """What the others share: they are closed together, in order."""
+    """The installation that the other fixtures share, and whose parts are closed in order."""
     from gmdp import ConfigurationError
     from gmdp.testing import leaks
     from gmdp.testing.fixtures import Installation
 
     try:
-        installation = Installation(**_told(request))
+        installation = Installation(**_settings(request))
     except (ConfigurationError, TypeError, ValueError) as error:
         pytest.fail(str(error), pytrace=False)
     request.node.stash[_installation] = request.config.stash[_installation] = installation
     installation.begin()
     yield installation
-    left = installation.end()
-    if left and installation.failed:
-        request.node.add_report_section("teardown", "leaks", leaks.report(left))
-    elif left:
-        pytest.fail(f"{request.node.nodeid} has {leaks.report(left)}", pytrace=False)
+    found = installation.end()
+    if found and installation.failed:
+        request.node.add_report_section("teardown", "leaks", leaks.report(found))
+    elif found:
+        pytest.fail(f"{request.node.nodeid} has {leaks.report(found)}", pytrace=False)
 
 
-def _told(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What markers and the ini file say; the marker that is nearest to the test goes first."""
+def _settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The arguments of Installation, from markers and the ini file; the marker nearest to the test wins."""
     node = request.node
     options: dict[str, Any] = {}
     for marker in node.iter_markers("gmdp_broker"):
@@ -135,30 +146,33 @@ def _told(request: pytest.FixtureRequest) -> dict[str, Any]:
     marker = node.get_closest_marker("gmdp_deadline")
     if marker is not None:
         if len(marker.args) != 1 or marker.kwargs:
-            raise TypeError("the marker gmdp_deadline takes seconds, and nothing else")
+            raise TypeError("the marker gmdp_deadline takes one argument, the seconds")
         (seconds,) = marker.args
     return {
         "transport": request.config.getini("gmdp_transport"),
         "options": options,
         "seconds": _seconds(seconds),
-        # Of all else, pytest tears down no further what a fixture raises at its end.
-        "passed": pytest.fail.Exception,
+        # After any other BaseException in a teardown, pytest would not tear down the remaining fixtures.
+        "error": pytest.fail.Exception,
         "allowed": [kind for marker in node.iter_markers("gmdp_allow_leaks") for kind in marker.args],
     }
 
 
-def _seconds(given: Any) -> float:
+def _seconds(value: Any) -> float:
     try:
-        return float(given)
+        return float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"gmdp_deadline, a marker and an ini option, must be seconds, not {given!r}") from None
+        raise ValueError(f"gmdp_deadline (marker or ini option) must be a number of seconds, not {value!r}") from None
 
 
-# Old-style wrappers: pluggy has others from 1.2 on, and this is loaded wherever gmdp is installed.
+# Old-style wrappers: those of pluggy 1.2 would keep this module from loading under an older pluggy.
 
 
-def _watched(item: pytest.Item) -> Generator[None, Any, None]:
-    """A phase of a test; what interrupts a blocked hub fails the test, and does not end the run."""
+def _run_phase(item: pytest.Item) -> Generator[None, Any, None]:
+    """Run one phase of a test under its deadline.
+
+    The interrupt of a blocked hub fails the test, and does not end the run.
+    """
     installation = item.stash.get(_installation, None)
     if installation is not None:
         installation.deadline.resume()
@@ -174,12 +188,12 @@ def _watched(item: pytest.Item) -> Generator[None, Any, None]:
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, None]:
-    yield from _watched(item)
+    yield from _run_phase(item)
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
-    yield from _watched(item)
+    yield from _run_phase(item)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -198,34 +212,34 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, None]:
     if installation is None or not installation.watched:
         yield
         return
-    installation.deadline.start()  # what cleans up has its own time
+    installation.deadline.start()  # the teardown has as many seconds as the test
     outcome = yield
     installation.deadline.cancel()
     del item.stash[_installation], item.config.stash[_installation]
     error = _error(outcome)
     passed = installation.deadline.translate() if isinstance(error, KeyboardInterrupt) else None
-    if installation.watched:  # its fixture was not torn down, and will not be
+    if installation.watched:  # pytest has not torn down its fixture, and will not do so
         installation.abandon()
     if passed is not None:
-        # What an interrupt keeps pytest from tearing down, it would take for the next test's.
-        told = f"in the teardown of {item.nodeid}, {passed}"
-        _end_with(outcome, pytest.exit.Exception(told, returncode=pytest.ExitCode.TESTS_FAILED), error)
+        # The interrupt has kept pytest from tearing down some fixtures, which the next test would meet.
+        reason = f"in the teardown of {item.nodeid}, {passed}"
+        _end_with(outcome, pytest.exit.Exception(reason, returncode=pytest.ExitCode.TESTS_FAILED), error)
 
 
 def pytest_enter_pdb(config: pytest.Config) -> None:
-    """Who looks at a test has all the time he wants."""
+    """Cancel the deadline: the user of a debugger needs time."""
     installation = config.stash.get(_installation, None)
     if installation is not None:
         installation.deadline.cancel()
 
 
 def _error(outcome: Any) -> BaseException | None:
-    """What a hook raised, if it did."""
+    """The exception that a hook raised, or None."""
     return None if outcome.excinfo is None else outcome.excinfo[1]
 
 
 def _end_with(outcome: Any, error: BaseException, cause: BaseException | None) -> None:
-    """Have a hook raise `error`."""
+    """Let a hook raise `error`, because of `cause`."""
     error.__cause__ = cause
     if not hasattr(outcome, "force_exception"):  # before pluggy 1.1
         raise error

@@ -1,4 +1,4 @@
-"""A deadline that says what everybody was doing.
+"""A deadline that shows what every greenlet and thread was doing.
 
 With or without pytest (whose plugin is :mod:`gmdp_pytest`)::
 
@@ -25,80 +25,99 @@ import gevent.util
 from ..io.slots import allocate_lock, start_thread
 from . import leaks
 
-#: Seconds beyond its deadline after which a hub that does not run is held to be blocked.
+#: Seconds beyond a deadline until a hub that does not run counts as blocked.
 GRACE = 2.0
 
-#: Seconds that ending a block may take.
-_LEAVING = 0.001
+#: Seconds that the exit of a ``with`` block may take.
+_EXIT_TIME = 0.001
 
-#: The real one, whatever was monkey-patched: what watches the hub cannot depend on it.
+#: Never the patched function: the thread that watches the hub must not depend on the hub.
 _get_ident = gevent.monkey.get_original("_thread", "get_ident")
 
 
 class DeadlinePassed(BaseException):
-    """A deadline passed; the message says what all greenlets were doing.
+    """A deadline passed; the message shows all greenlets.
 
-    No ``Exception``, as a ``gevent.Timeout`` is none: ``except Exception`` in a loop
-    that tries for ever does not swallow it.
+    Like a ``gevent.Timeout``, this is no ``Exception``: a loop with ``except Exception``
+    does not swallow it.
     """
 
 
 class Deadline:
-    """Raises :class:`DeadlinePassed` in the greenlet that started it, unless cancelled in time.
+    """Raises an error in the greenlet that started the deadline, unless it is cancelled in time.
 
-    The stacks of all greenlets and threads go to ``sys.stderr`` first.  It raises again
-    each time as many seconds have gone by, should what cleans up hang as well.
+    First the stacks of all greenlets and threads go to ``sys.stderr``.  The deadline passes
+    again each time `seconds` have gone by, in case the clean-up hangs as well.
 
-    A hub that is blocked cannot keep a deadline.  Therefore a thread looks after it; when
-    the hub has not run for :data:`GRACE` seconds beyond the deadline, the stacks of all
-    threads go to ``sys.stderr``, and if the deadline is that of a program's main greenlet,
-    its thread gets what Ctrl-C sends, SIGINT: whatever blocks it is left with
-    KeyboardInterrupt, which :meth:`translate` makes DeadlinePassed of.  It gets another
-    one every :data:`GRACE` seconds until it is left: asyncio, of Python 3.11 on, does no
-    more than cancel its task at the first.  (Not where the program has no handler in
-    Python for SIGINT; none is installed.)  Code in C that never lets Python run blocks
-    that thread, too: pytest's ``faulthandler_timeout`` shows such.
+    A blocked hub raises nothing.  Therefore a thread watches the hub.  When the hub has not
+    run for :data:`GRACE` seconds beyond the deadline, the stacks of all threads go to
+    ``sys.stderr``.  If the deadline was started in the main greenlet of the program, the main
+    thread then gets SIGINT, as from Ctrl-C: the code that blocks the hub ends with
+    KeyboardInterrupt, and :meth:`translate` returns the error for it.  Another SIGINT follows
+    every :data:`GRACE` seconds until the block has ended, since asyncio, from Python 3.11 on,
+    only cancels its task at the first one.
 
-    The child of a fork has no deadline: its parent's goes on there.
+    Two cases are not covered.  No signal is sent where the program has no Python handler
+    for SIGINT; a deadline installs none.  Code in C that never lets Python run also stops the
+    watching thread; pytest's ``faulthandler_timeout`` shows where that code is.
+
+    The child of a fork has no deadline; its parent's goes on in the parent.
+
+    A deadline is started and cancelled in one greenlet, of any thread.
+
+    Args:
+        seconds: Seconds from the start until the deadline passes.
+        error: Makes the error of its message; :class:`DeadlinePassed` by default.
+
+    Attributes:
+        seconds: Seconds from the start until the deadline passes.
+        interrupted: True once a blocked hub got SIGINT.
     """
 
     def __init__(self, seconds: float, error: Callable[[str], BaseException] = DeadlinePassed) -> None:
         self.seconds = seconds
-        #: Makes what is raised of its message.
         self._error = error
-        #: True once a blocked hub was interrupted.
         self.interrupted = False
         self._lock = allocate_lock()
-        #: Locked while the thread has something to watch.
+        #: A lock that the watching thread waits for; None unless the deadline runs.
         self._ended: Any = None
         self._timer: Any = None
-        #: When it passes, and when the thread is to interfere (monotonic seconds).
-        self._due = self._limit = 0.0
-        #: What remains of a pause on; None if there is none.
+        #: When the deadline passes (monotonic seconds).
+        self._due = 0.0
+        #: When the watching thread acts next (monotonic seconds).
+        self._limit = 0.0
+        #: Seconds that remained at the pause; None if the deadline is not paused.
         self._remaining: float | None = None
-        #: The process it was started in.
+        #: The process in which the deadline was started.
         self._process = 0
 
     @property
     def running(self) -> bool:
-        """True from `start` to `cancel`."""
+        """True from :meth:`start` to :meth:`cancel`."""
         return self._ended is not None
 
     def start(self, seconds: float | None = None) -> None:
-        """Begin, or begin again, with `seconds` if they are given."""
+        """Start the deadline, or start it again, for the present greenlet.
+
+        Args:
+            seconds: A new value for :attr:`seconds`; None keeps the old one.
+        """
         if seconds is not None:
             self.seconds = seconds
         self._start(self.seconds)
 
     def pause(self) -> None:
-        """Cancel; `resume` goes on with what remains.  No effect if it does not run."""
+        """Stop the deadline until :meth:`resume`; no effect if it does not run."""
         if self.running:
             remaining = max(0.0, self._due - monotonic())
             self.cancel()
             self._remaining = remaining
 
     def resume(self) -> None:
-        """Go on after `pause`, in this greenlet.  No effect if it was not paused, or cancelled since."""
+        """Go on with the seconds that remained at the pause, in the present greenlet.
+
+        No effect unless the deadline is paused.
+        """
         if self._remaining is not None:
             self._start(self._remaining)
 
@@ -116,31 +135,34 @@ class Deadline:
         begun = allocate_lock()
         begun.acquire()
         start_thread(self._watch, (self._ended, begun))
-        begun.acquire()  # so that whoever counts threads afterwards finds it
+        begun.acquire()  # a census made from now on knows the thread
 
     def cancel(self) -> None:
-        """Nothing is raised any more."""
+        """Stop the deadline: no error is raised, and no signal sent, from now on."""
         self._remaining = None
-        if self._is_parents():
+        if self._drop_after_fork():
             return
         while self._ended is not None:
             try:
                 self._cancel()
                 if self.interrupted:
-                    signal.pthread_sigmask(signal.SIG_BLOCK, ())  # a signal that is on its way comes now
+                    signal.pthread_sigmask(signal.SIG_BLOCK, ())  # a signal on its way arrives here
             except KeyboardInterrupt:
                 if not self.interrupted:
                     raise
 
     def translate(self) -> BaseException | None:
-        """After a KeyboardInterrupt: if it came from here, cancel, and return what to raise instead."""
+        """Return the error to raise instead of a KeyboardInterrupt that this deadline caused; else None.
+
+        A deadline that caused one is cancelled.
+        """
         if not self.interrupted:
             return None
         self.cancel()
         self.interrupted = False
         return self._error(
-            f"the deadline of {self.seconds:g} s passed, and the hub was blocked: the KeyboardInterrupt "
-            f"before this shows by what{_all_greenlets()}"
+            f"the deadline of {self.seconds:g} s passed, and the hub was blocked: the traceback of the "
+            f"KeyboardInterrupt shows where{_all_greenlets()}"
         )
 
     def __enter__(self) -> Deadline:
@@ -161,13 +183,13 @@ class Deadline:
         if ended is not None:
             ended.release()
 
-    def _is_parents(self) -> bool:
-        """In the child of a fork, which has a copy of the timer: drop it."""
+    def _drop_after_fork(self) -> bool:
+        """In the child of a fork, drop the copies of the timer and the lock; returns True there."""
         if self._ended is None or self._process == os.getpid():
             return False
         self._drop_timer()
         self._ended = None
-        self._lock = allocate_lock()  # the thread may have held it
+        self._lock = allocate_lock()  # the watching thread may have held the old one
         self.interrupted = False
         return True
 
@@ -176,9 +198,9 @@ class Deadline:
         with self._lock:
             self._due = monotonic() + seconds
             self._limit = self._due + GRACE
-        # Where nothing else could ever happen, gevent's LoopExit says so sooner: hence no ref.
+        # Without a reference: where nothing else can ever happen, gevent raises LoopExit sooner.
         self._timer = self._hub.loop.timer(seconds, ref=False)
-        self._timer.start(self._passed, update=True)
+        self._timer.start(self._on_timer, update=True)
 
     def _drop_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -186,37 +208,37 @@ class Deadline:
             timer.stop()
             timer.close()
 
-    def _passed(self) -> None:
-        """In the hub."""
-        if self._is_parents():
+    def _on_timer(self) -> None:
+        """The deadline has passed; runs in the hub."""
+        if self._drop_after_fork():
             return
         self._set_timer(self.seconds)
         try:
             stacks = "\n".join(gevent.util.format_run_info())
-        except Exception as error:  # of an object that has no repr
+        except Exception as error:  # raised by the repr of some object
             stacks = f"{leaks.thread_stacks()}(no greenlets: {error!r})"
         passed = self._error(f"the deadline of {self.seconds:g} s passed{_all_greenlets()}")
-        _tell(f"{'=' * 80}\nThe deadline of {self.seconds:g} s passed.\n{stacks}\n")
+        _write(f"{'=' * 80}\nThe deadline of {self.seconds:g} s passed.\n{stacks}\n")
         self._greenlet.throw(passed)
 
     def _watch(self, ended: Any, begun: Any) -> None:
-        """In a thread of its own."""
-        me = _get_ident()
-        leaks.own_threads.add(me)
+        """Watch the hub until the deadline is cancelled; runs in a thread of its own."""
+        ident = _get_ident()
+        leaks.own_threads.add(ident)
         begun.release()
-        told = False
+        reported = False
         while not ended.acquire(True, min(max(0.0, self._limit - monotonic()), TIMEOUT_MAX)):
-            # Under the lock, so that nothing comes after `cancel`.
+            # With the lock held, so that no signal follows `cancel`.
             with self._lock:
                 if self._ended is not ended:
                     break
                 if monotonic() < self._limit:
                     continue
-                if self._is_here():
-                    self._limit = monotonic() + _LEAVING
-                elif not told:
-                    told = True  # then look again: that took its time
-                    _tell(
+                if self._is_exiting():
+                    self._limit = monotonic() + _EXIT_TIME
+                elif not reported:
+                    reported = True  # the report took time, in which the hub may have run: look again
+                    _write(
                         f"{'=' * 80}\nThe deadline of {self.seconds:g} s passed, and the hub has not run "
                         f"for {GRACE:g} s since.\n{leaks.thread_stacks()}"
                     )
@@ -224,31 +246,40 @@ class Deadline:
                     self._limit = monotonic() + GRACE
                     if self._may_interrupt and callable(signal.getsignal(signal.SIGINT)):
                         self.interrupted = True
-                        signal.pthread_kill(self._ident, signal.SIGINT)  # unlike interrupt_main, it ends a sleep
-        leaks.own_threads.discard(me)
+                        signal.pthread_kill(self._ident, signal.SIGINT)  # ends a sleep, unlike interrupt_main
+        leaks.own_threads.discard(ident)
 
-    def _is_here(self) -> bool:
-        """Has the block just ended?"""
+    def _is_exiting(self) -> bool:
+        """Has the block just ended, so that the greenlet runs code of this module?"""
         frame = sys._current_frames().get(self._ident)
         return frame is not None and frame.f_code.co_filename == __file__
 
 
 def deadline(seconds: float) -> Deadline:
-    """``with deadline(seconds): ...`` raises :class:`DeadlinePassed` in the block when they have gone by.
+    """``with deadline(seconds): ...`` raises :class:`DeadlinePassed` in a block that takes longer.
 
-    See :class:`Deadline`.  For any greenlet.
+    To be used in any greenlet of any thread.  See :class:`Deadline`, whose `error` chooses
+    another exception.
+
+    Args:
+        seconds: Seconds that the block may take.
+
+    Returns:
+        A :class:`Deadline`, a context manager.
     """
     return Deadline(seconds)
 
 
 def _all_greenlets() -> str:
-    told = [leaks.describe(one) for one in leaks.greenlets() if one is not gevent.getcurrent()]
-    return "\n".join([f"; greenlets alive: {len(told)}", *told]).replace("\n", "\n  ")
+    """The other greenlets, to be appended to a message."""
+    described = [leaks.describe(other) for other in leaks.greenlets() if other is not gevent.getcurrent()]
+    return "\n".join([f"; greenlets alive: {len(described)}", *described]).replace("\n", "\n  ")
 
 
-def _tell(text: str) -> None:
+def _write(text: str) -> None:
+    """Write to stderr, if possible."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
     except (AttributeError, OSError, ValueError):
-        pass  # there is none, or it is closed: the error is raised all the same
+        pass  # stderr is None or closed; the error is raised all the same

@@ -1,4 +1,4 @@
-"""What the fixtures of :mod:`gmdp_pytest` hold, without pytest."""
+"""The part of :mod:`gmdp_pytest` that does not need pytest: an installation for one test."""
 
 from __future__ import annotations
 
@@ -20,26 +20,36 @@ from . import leaks
 from .deadline import Deadline, DeadlinePassed
 from .simulator.simulation import Simulation
 
-#: Where a test's broker listens.
+#: The transports on which a test's broker may listen.
 TRANSPORTS = ("tcp", "inproc")
 
-#: Seconds a worker may take to register.
+#: Seconds that a worker may take to register.
 REGISTRATION = 10.0
 
-#: Seconds that what is about to end is waited for after a test that failed.
-HASTE = 0.1
+#: Seconds that things which are about to end have for it after a test that failed.
+PATIENCE_AFTER_FAILURE = 0.1
 
 _names = itertools.count(1)
 
 
 class Installation:
-    """A broker, its workers and a client, for one test; and what is watched meanwhile.
+    """A broker, its workers and a client for one test, with its deadline and census.
 
-    `transport`: "tcp" or "inproc".  `options`: of the :class:`gmdp.Broker`.  `seconds`:
-    what the test may take, and what cleans up again; `passed` makes of a message what is
-    raised then.  `allowed`: what it may leave behind, of :data:`gmdp.testing.leaks.KINDS`.
-    ConfigurationError for a wrong value.  Where the test has :attr:`failed`, its traceback
-    holds what its variables were: for what it left, :meth:`end` does not wait for long.
+    Args:
+        transport: "tcp" or "inproc".
+        options: Of the :class:`gmdp.Broker`.
+        seconds: Seconds the test may take; the clean-up may take as long again.
+        error: Makes the error of a deadline that passed, of its message.
+        allowed: The leaks that the test may have, of :data:`gmdp.testing.leaks.KINDS`.
+
+    Attributes:
+        deadline: The deadline of the test.
+        watched: True from :meth:`begin` to :meth:`end`.
+        failed: Set by the test's runner.  The traceback of a failed test keeps its variables alive, so
+            :meth:`end` does not wait long for leaks to vanish.
+
+    Raises:
+        ConfigurationError: A value is wrong.
     """
 
     def __init__(
@@ -48,30 +58,28 @@ class Installation:
         transport: str = "tcp",
         options: Mapping[str, Any],
         seconds: float,
-        passed: Callable[[str], BaseException] = DeadlinePassed,
+        error: Callable[[str], BaseException] = DeadlinePassed,
         allowed: Iterable[str] = (),
     ) -> None:
         if transport not in TRANSPORTS:
             raise ConfigurationError(f"gmdp_transport must be {' or '.join(TRANSPORTS)}, not {transport!r}")
         if not seconds > 0:
-            raise ConfigurationError(f"gmdp_deadline must be above 0 seconds, not {seconds!r}")
+            raise ConfigurationError(f"gmdp_deadline must be more than 0 seconds, not {seconds!r}")
         self._kinds = leaks.all_but(allowed)
         bind = "tcp://127.0.0.1:*" if transport == "tcp" else f"inproc://gmdp-test-{next(_names)}"
         self._options = {"bind": bind, **options}
         self._broker: Broker | None = None
         self._client: AsyncClient | None = None
         self._workers: list[Worker] = []
-        self.deadline = Deadline(seconds, passed)
-        #: True from `begin` to `end`.
+        self.deadline = Deadline(seconds, error)
         self.watched = False
-        #: To be set by whoever runs the test.
         self.failed = False
 
     def begin(self) -> None:
-        """Watch from now on."""
+        """Start the deadline, and make the census."""
         self.deadline.start()
         try:
-            self._census = leaks.Census()  # the deadline's thread is no leak
+            self._census = leaks.Census()  # after the deadline has its thread
             self.watched = True
         except BaseException:
             self.deadline.cancel()
@@ -79,7 +87,7 @@ class Installation:
 
     @property
     def broker(self) -> Broker:
-        """It is started when it is first asked for."""
+        """The broker, which is started on the first access."""
         if self._broker is None:
             self._broker = Broker(**self._options)
             self._broker.start()
@@ -87,17 +95,22 @@ class Installation:
 
     @property
     def client(self) -> AsyncClient:
-        """Started, and connected to the broker."""
+        """A client of the broker, which is started on the first access."""
         if self._client is None:
             self._client = AsyncClient(self.broker.endpoint)
             self._client.start()
         return self._client
 
     def worker(self, service: str | bytes, handler: Handler, **options: Any) -> Worker:
-        """A worker of the broker's, once all its sessions are registered there.
+        """Return a started worker of the broker, once all its sessions are registered.
 
-        `options`: of the :class:`gmdp.Worker`.  AssertionError if that does not happen
-        within :data:`REGISTRATION` seconds.
+        Args:
+            service: The name of the service.
+            handler: Called with each request.
+            options: Of the :class:`gmdp.Worker`.
+
+        Raises:
+            AssertionError: The worker has not registered within :data:`REGISTRATION` seconds.
         """
         worker = Worker(self.broker.endpoint, service, handler, **options)
         self._workers.append(worker)
@@ -110,9 +123,11 @@ class Installation:
             while worker.state is not State.RUNNING:
                 reason = changes.get().reason or reason
         worker.unsubscribe(changes)
-        while self._registered(worker) < wanted:  # what the worker has said, the broker has yet to hear
+        while self._registered(worker) < wanted:  # the broker may not have read the worker's READY
             if monotonic() > until:
-                raise AssertionError(f"not registered within {REGISTRATION:g} s: {worker!r} {reason}".rstrip())
+                raise AssertionError(
+                    f"the worker has not registered within {REGISTRATION:g} s: {worker!r} {reason}".rstrip()
+                )
             gevent.sleep(0.001)
         return worker
 
@@ -121,25 +136,25 @@ class Installation:
         return 0 if service is None else service.workers
 
     def simulation(self) -> Simulation:
-        """A new one."""
+        """Return a new simulation."""
         return Simulation()
 
     def end(self) -> list[leaks.Leak]:
-        """Close everything; returns what the test has left."""
+        """Close everything, and return the leaks of the test."""
         self.watched = False
         self.deadline.start(self.deadline.seconds + 2 * leaks.PATIENCE)
-        patience = HASTE if self.failed else None
+        patience = PATIENCE_AFTER_FAILURE if self.failed else None
         try:
-            # While those are there who could answer.
-            left = self._census.wait([kind for kind in self._kinds if kind == "requests"], patience)
+            # Requests first, while the workers that may answer them still run.
+            found = self._census.wait([kind for kind in self._kinds if kind == "requests"], patience)
             self._close()
-            left += self._census.wait([kind for kind in self._kinds if kind != "requests"], patience)
+            found += self._census.wait([kind for kind in self._kinds if kind != "requests"], patience)
         finally:
             self.deadline.cancel()
-        return left
+        return found
 
     def abandon(self) -> None:
-        """Close everything, and look for nothing."""
+        """Close everything, without a search for leaks."""
         self.watched = False
         self.deadline.start()
         try:

@@ -1,19 +1,22 @@
-"""What is left behind: greenlets, descriptors, threads, requests nobody answered.
+"""The search for leaks: greenlets, descriptors, threads, and requests without an answer.
 
 With or without pytest (whose plugin is :mod:`gmdp_pytest`)::
 
     from gmdp.testing.leaks import no_leaks
 
     with no_leaks():
-        ...  # AssertionError if something that began in here is still there
+        ...  # Leaked, an AssertionError, if something that began in here still exists
 
-What is about to end is waited for, :data:`PATIENCE` seconds at most, while the hub runs.
+The rules of this module:
 
-A broker, worker or client that was there before goes on accepting and making connections,
-and a client starts by itself: all that is its own and counts for nothing.  Which
-descriptors ZeroMQ opened for it, nobody can tell.  Therefore, while one of those is open,
-sockets and the system's nameless descriptors (of events, of polling) count only if a
-socket of Python's holds them.
+* A greenlet, descriptor, thread or request that is about to end is no leak: the hub runs for up
+  to :data:`PATIENCE` seconds, until all of them have ended.
+* Things that existed before are no leaks, and neither are those that gevent makes once per process.
+* A broker, worker or client that existed before goes on accepting and making connections, and a
+  client starts by itself.  What belongs to one of these is no leak.
+* No program can tell which descriptors ZeroMQ has opened for such a broker, worker or client.
+  Therefore, while one of these is open, a socket, or a nameless descriptor of the system (of
+  events, of polling), is a leak only if one of Python's own sockets holds it.
 """
 
 from __future__ import annotations
@@ -49,30 +52,32 @@ from ..io import lifecycle
 from ..io.forks import Instance, instances
 from ..io.owner import Owner
 
-#: What is looked for, in the order of a report.
+#: The kinds of leaks, in the order of a report.
 KINDS = ("requests", "greenlets", "descriptors", "threads")
 
-#: Seconds that what is about to end is waited for.
+#: Seconds that things which are about to end have for it.
 PATIENCE = 2.0
 
-#: Seconds that another thread's hub has to say what its brokers and clients have.
+#: Seconds that another thread's hub has to report the requests of its brokers and clients.
 ANSWER = 0.1
 
-#: Lines of a stack that a report shows.
+#: Lines of each stack that a report shows.
 DEPTH = 3
-#: Characters of a name that a report shows.
+#: Characters of each name that a report shows.
 _WIDTH = 200
 
-#: Seconds between two looks, at first and at most.
-_LOOK, _LOOK_MOST = 0.002, 0.1
+#: Seconds between two looks for leaks: the first time, and at most.
+_FIRST_PAUSE, _LAST_PAUSE = 0.002, 0.1
 
-#: Threads of deadlines, which come and go by themselves.
+#: The threads of :mod:`~gmdp.testing.deadline`, which are no leaks.
 own_threads: set[int] = set()
 
-#: How names of descriptors begin that ZeroMQ, or a hub, may have opened; not on Linux, any may be.
+#: How the names of descriptors begin that ZeroMQ or a hub may have opened.  (Outside Linux all of them
+#: begin with "inode ".)
 _NAMELESS = ("socket:", "anon_inode:", "inode ")
 
-#: Where files lie whose lines tell nothing; what of gevent is compiled has relative names.
+#: Where the source files of gevent and gmdp lie; a report leaves their lines out.  Compiled modules of gevent
+#: have relative names.
 _INSIDE = (
     os.path.dirname(gevent.__file__) + os.sep,
     f"src{os.sep}gevent{os.sep}",
@@ -82,16 +87,23 @@ _INSIDE = (
 
 @dataclass(frozen=True)
 class Leak:
-    """One thing that was left."""
+    """One leak.
 
-    #: One of :data:`KINDS`.
+    Attributes:
+        kind: One of :data:`KINDS`.
+        what: The name and the place of the leak, in one line or several.
+    """
+
     kind: str
-    #: What it is and where, in one line or several.
     what: str
 
 
 class Leaked(AssertionError):
-    """Something was left; ``leaks`` holds what, the message tells it."""
+    """There are leaks; the message shows all of them.
+
+    Attributes:
+        leaks: The leaks, a tuple of :class:`Leak`.
+    """
 
     def __init__(self, leaks: Collection[Leak]) -> None:
         super().__init__(report(leaks))
@@ -99,7 +111,7 @@ class Leaked(AssertionError):
 
 
 def report(leaks: Collection[Leak]) -> str:
-    """`leaks` in lines for people."""
+    """Return `leaks` as text for people, grouped by kind."""
     lines = ["left behind:"]
     for kind in KINDS:
         found = [leak.what for leak in leaks if leak.kind == kind]
@@ -110,123 +122,161 @@ def report(leaks: Collection[Leak]) -> str:
 
 
 def all_but(allowed: Iterable[str]) -> tuple[str, ...]:
-    """The kinds that are not `allowed`; ConfigurationError if one of those is none."""
+    """Return the kinds that are not `allowed`.
+
+    Raises:
+        ConfigurationError: One of `allowed` is no kind.
+    """
     names = [allowed] if isinstance(allowed, str) else list(allowed)
     for name in names:
         if name not in KINDS:
-            raise ConfigurationError(f"{name!r} is no kind of leak; there are {', '.join(KINDS)}")
+            raise ConfigurationError(f"{name!r} is no kind of leak; the kinds are {', '.join(KINDS)}")
     return tuple(kind for kind in KINDS if kind not in names)
 
 
 class Census:
-    """What there is in this process at the moment it is made.
+    """The things in this process at the moment when the census is made.
 
-    Greenlets (of all threads) that have been started and have not ended; descriptors;
-    threads of Python; requests that wait at a :class:`gmdp.Broker` or that one of its
-    workers has, and calls of a :class:`gmdp.Client` without their answer; but for those
-    of another thread whose hub does not run.  For greenlets of a thread with a hub, which
-    runs for a moment first if there is a broker, worker or client: what was just begun is
-    there then.
+    A census counts:
 
-    What is made once per process is none of it: gevent's loop, the idle threads of the
-    hub's own pool, and what ``zmq.green.Context.instance()`` holds, which is made here.
+    * greenlets, of all threads, that have been started and have not ended;
+    * descriptors;
+    * threads that run Python;
+    * requests that wait at a :class:`gmdp.Broker` or that one of its workers has, and calls of a
+      :class:`gmdp.Client` without an answer, unless they belong to another thread whose hub
+      does not run.
+
+    It does not count what is made once per process: gevent's loop, the idle threads of the hub's
+    own pool, and the sockets of ``zmq.green.Context.instance()``, which the census makes itself.
+
+    To be made and asked in a greenlet.  If there is a broker, worker or client, the hub runs for a
+    moment first, so that whatever they have just begun is counted.
     """
 
     def __init__(self) -> None:
         gevent.get_hub()
         zmq.green.Context.instance().socket(zmq.DEALER).close(0)
-        there = instances()
-        if any(one.started for one in there):
-            gevent.sleep(_LOOK)
-        self._there = _references(there)
-        #: Of other threads, those whose hub did not run when they were asked.
+        existing = instances()
+        if any(instance.started for instance in existing):
+            gevent.sleep(_FIRST_PAUSE)
+        self._instances = _references(existing)
+        #: Owners in other threads whose hub did not answer.
         self._silent: weakref.WeakSet[Owner] = weakref.WeakSet()
-        self._requests = [(weakref.ref(one), counts) for one, counts in _requests(self._silent)]
+        self._requests = [(weakref.ref(instance), counts) for instance, counts in _requests(self._silent)]
         self._greenlets = _references(greenlets())
         self._descriptors = _descriptors()
         threads = _threads()
         self._threads = _references(thread for thread, _ in threads.values() if thread is not None)
-        self._nameless = {ident for ident, (thread, _) in threads.items() if thread is None}
+        self._unnamed_threads = {ident for ident, (thread, _) in threads.items() if thread is None}
 
     def leaks(self, kinds: Collection[str] = KINDS) -> list[Leak]:
-        """What there is now and was not then, at once."""
+        """Return the leaks of this moment, without waiting.
+
+        Args:
+            kinds: The kinds to look for, of :data:`KINDS`.
+        """
         found: list[Leak] = []
         if "requests" in kinds:
             found += [Leak("requests", what) for what in self._new_requests()]
         if "greenlets" in kinds:
-            theirs = [getattr(owner, "greenlet", None) for owner in self._owners()]
-            new = [one for one in greenlets() if not _is_in(self._greenlets, one) and one not in theirs]
-            found += [Leak("greenlets", describe(one)) for one in new]
+            theirs = [getattr(owner, "greenlet", None) for owner in self._client_owners()]
+            new = [other for other in greenlets() if not _is_in(self._greenlets, other) and other not in theirs]
+            found += [Leak("greenlets", describe(other)) for other in new]
         if "descriptors" in kinds:
-            news = {*_descriptors().items()} - self._descriptors.items()
-            if news and any(not one.closed for one in self._still_there()):
+            new_descriptors = {*_descriptors().items()} - self._descriptors.items()
+            if new_descriptors and any(not instance.closed for instance in self._earlier_instances()):
                 held = _python_sockets()
-                news = {(number, target) for number, target in news if number in held or not _is_nameless(target)}
-            for number, target in sorted(news):
+                new_descriptors = {
+                    (number, target) for number, target in new_descriptors if number in held or not _is_nameless(target)
+                }
+            for number, target in sorted(new_descriptors):
                 found.append(Leak("descriptors", f"{number} -> {target}"))
         if "threads" in kinds:
-            homes = [owner.hub.thread_ident for owner in self._owners()]
+            homes = [owner.hub.thread_ident for owner in self._client_owners()]
             for ident, (thread, frame) in _threads().items():
-                if ident in (*self._nameless, *homes) if thread is None else _is_in(self._threads, thread):
+                if ident in (*self._unnamed_threads, *homes) if thread is None else _is_in(self._threads, thread):
                     continue
                 if thread is not None:
                     what = repr(thread)[:_WIDTH] + _place(frame)
                 elif _is_idle(frame):
-                    what = f"thread {ident:#x}, an idle one of a gevent ThreadPool that was not killed"
+                    what = f"thread {ident:#x}, idle, of a gevent ThreadPool that was not killed"
                 else:
                     what = f"thread {ident:#x}{_place(frame)}"
                 found.append(Leak("threads", what))
         return found
 
     def wait(self, kinds: Collection[str] = KINDS, patience: float | None = None) -> list[Leak]:
-        """What is still left after the hub has run for `patience` seconds; sooner, if nothing is.
+        """Let the hub run until there are no leaks.
 
-        `patience`: :data:`PATIENCE` if it is left out.
+        Args:
+            kinds: The kinds to look for, of :data:`KINDS`.
+            patience: Seconds until the leaks that remain are returned; :data:`PATIENCE` by default.
+
+        Returns:
+            The leaks that remain.
         """
         until = monotonic() + (PATIENCE if patience is None else patience)
-        pause = _LOOK
-        # What was just begun is seen only after its owner has run.
+        pause = _FIRST_PAUSE
+        # A request that was just made is counted only once its owner has run.
         gevent.sleep(pause)
         while self.leaks(kinds):
             gc.collect()
             if monotonic() >= until:
                 return self.leaks(kinds)
             gevent.sleep(pause)
-            pause = min(2 * pause, _LOOK_MOST)
+            pause = min(2 * pause, _LAST_PAUSE)
         return []
 
     def check(self, kinds: Collection[str] = KINDS, patience: float | None = None) -> None:
-        """Raise :class:`Leaked` if :meth:`wait` finds something."""
+        """Let the hub run until there are no leaks.
+
+        Args:
+            kinds: The kinds to look for, of :data:`KINDS`.
+            patience: Seconds until the leaks that remain are raised; :data:`PATIENCE` by default.
+
+        Raises:
+            Leaked: There are leaks.
+        """
         leaks = self.wait(kinds, patience)
         if leaks:
             raise Leaked(leaks)
 
-    def _still_there(self) -> list[Instance]:
-        """The brokers, workers and clients that were there before."""
-        return [one for one in instances() if _is_in(self._there, one)]
+    def _earlier_instances(self) -> list[Instance]:
+        """The brokers, workers and clients of the census that still exist."""
+        return [instance for instance in instances() if _is_in(self._instances, instance)]
 
-    def _owners(self) -> list[Owner]:
-        """Those of clients that were there before: they start by themselves."""
-        owners = [one._owner for one in self._still_there() if isinstance(one, Client)]
+    def _client_owners(self) -> list[Owner]:
+        """The owners of the census's clients, which start by themselves."""
+        owners = [client._owner for client in self._earlier_instances() if isinstance(client, Client)]
         return [owner for owner in owners if owner is not None]
 
     def _new_requests(self) -> Iterator[str]:
-        before = {id(one): counts for reference, counts in self._requests if (one := reference()) is not None}
-        for one, counts in _requests(self._silent):
-            then = before.get(id(one), {})
-            more = {what: number for what, number in counts.items() if number > then.get(what, 0)}
-            for what, number in more.items():
-                yield f"{what.format(number=number)}\n  {one!r}"
+        earlier = {
+            id(instance): counts for reference, counts in self._requests if (instance := reference()) is not None
+        }
+        for instance, counts in _requests(self._silent):
+            then = earlier.get(id(instance), {})
+            for what, number in counts.items():
+                if number > then.get(what, 0):
+                    yield f"{what.format(number=number)}\n  {instance!r}"
 
 
 @contextlib.contextmanager
 def no_leaks(*, allowed: Iterable[str] = (), patience: float | None = None) -> Iterator[Census]:
-    """Raise :class:`Leaked` if what began within the block is left after it.
+    """``with no_leaks(): ...`` raises :class:`Leaked` after a block that leaves something behind.
 
-    `allowed`: kinds that may be left, of :data:`KINDS`.  `patience`: seconds that what
-    is about to end is waited for, :data:`PATIENCE` if it is left out.  An error of
-    the block's own goes first: then nothing is looked for.  ConfigurationError for
-    a kind that is none.
+    After a block that raises there is no search: its own error goes first.
+
+    Args:
+        allowed: The kinds of leaks that the block may have, of :data:`KINDS`.
+        patience: Seconds that things which are about to end have for it; :data:`PATIENCE` by default.
+
+    Yields:
+        The :class:`Census` made before the block.
+
+    Raises:
+        Leaked: There are leaks.
+        ConfigurationError: One of `allowed` is no kind.
     """
     kinds = all_but(allowed)
     census = Census()
@@ -234,12 +284,14 @@ def no_leaks(*, allowed: Iterable[str] = (), patience: float | None = None) -> I
     census.check(kinds, patience)
 
 
-# What there is
+# The things in this process
 
 
 def greenlets() -> list[greenlet.greenlet]:
-    """All greenlets of this process that have been started and have not ended, but for
-    hubs, the threads' main greenlets and gevent's own in its pools of threads."""
+    """Return all greenlets of this process that have been started and have not ended.
+
+    Left out are hubs, the main greenlets of threads, and gevent's own greenlets in thread pools.
+    """
     kinds: set[type] = set()
     others: list[type] = [greenlet.greenlet]
     while others:
@@ -247,18 +299,19 @@ def greenlets() -> list[greenlet.greenlet]:
         if kind not in kinds and not issubclass(kind, Hub) and kind.__module__ != "gevent.threadpool":
             kinds.add(kind)
             others += type.__subclasses__(kind)
-    # By their types: to ask a proxy for its class would wake up what it stands for.
-    return [one for one in gc.get_objects() if type(one) in kinds and one and one.parent is not None]
+    # type() and not isinstance(): a proxy that is asked for its class may load the object it stands for.
+    return [other for other in gc.get_objects() if type(other) in kinds and other and other.parent is not None]
 
 
 def _descriptors() -> dict[int, str]:
+    """The open descriptors, and the name of each."""
     found = {}
     for name in os.listdir("/dev/fd"):
         number = int(name)
         try:
             found[number] = os.readlink(f"/dev/fd/{number}")
         except OSError:
-            try:  # not on Linux; or it was the listing's own
+            try:  # this is not Linux, or the descriptor was that of the listing
                 status = os.fstat(number)
             except OSError:
                 continue
@@ -267,17 +320,17 @@ def _descriptors() -> dict[int, str]:
 
 
 def _is_nameless(target: str) -> bool:
-    """Might ZeroMQ, or a hub, have opened this descriptor?"""
+    """May ZeroMQ or a hub have opened a descriptor with this name?"""
     return target.startswith(_NAMELESS)
 
 
 def _python_sockets() -> set[int]:
-    """The descriptors that Python's own sockets hold."""
-    return {one.fileno() for one in gc.get_objects() if issubclass(type(one), _Socket)}
+    """The descriptors that sockets of Python hold."""
+    return {held.fileno() for held in gc.get_objects() if issubclass(type(held), _Socket)}
 
 
 def _threads() -> dict[int, tuple[threading.Thread | None, FrameType]]:
-    """Every thread that Python runs in; those of libraries in C are none."""
+    """The threads that run Python, with their frames; threads of libraries in C have none."""
     named = {thread.ident: thread for thread in threading.enumerate()}
     pool = getattr(gevent.get_hub(), "_threadpool", None)
     own = {worker._thread_ident for worker in list(getattr(pool, "_worker_greenlets", ()))}
@@ -289,7 +342,7 @@ def _threads() -> dict[int, tuple[threading.Thread | None, FrameType]]:
 
 
 def _is_idle(frame: FrameType | None) -> bool:
-    """Is it that of a thread of a gevent pool that has nothing to do?"""
+    """Does this frame belong to a thread of a gevent pool that has nothing to do?"""
     while frame is not None:
         if frame.f_code.co_filename.startswith(_INSIDE) and frame.f_locals.get("gevent_threadpool_worker_idle"):
             return True
@@ -298,10 +351,13 @@ def _is_idle(frame: FrameType | None) -> bool:
 
 
 def _requests(silent: weakref.WeakSet[Owner]) -> Iterator[tuple[Instance, dict[str, int]]]:
-    """Whatever has requests or calls without an answer, and how many of which; but for the `silent`."""
-    there = [one for one in instances() if isinstance(one, (Broker, Client)) and not one.closed]
-    for one in sorted(there, key=lambda one: isinstance(one, Client)):  # brokers know more
-        now: Any = _statistics(one, silent)
+    """Each broker and client that is open, and the number of its requests by description.
+
+    Brokers come first, since they know more of a request.  Owners that do not answer are added to `silent`.
+    """
+    running = [instance for instance in instances() if isinstance(instance, (Broker, Client)) and not instance.closed]
+    for instance in sorted(running, key=lambda instance: isinstance(instance, Client)):
+        now: Any = _statistics(instance, silent)
         counts: Counter[str] = Counter()
         if isinstance(now, BrokerStatistics):
             for name, service in now.services.items():
@@ -311,17 +367,19 @@ def _requests(silent: weakref.WeakSet[Owner]) -> Iterator[tuple[Instance, dict[s
         elif now is not None:
             counts["calls in flight: {number}"] = now.in_flight
             counts["calls not yet sent: {number}"] = now.waiting
-        yield one, +counts
+        yield instance, +counts
 
 
-def _statistics(one: Broker | Client, silent: weakref.WeakSet[Owner]) -> BrokerStatistics | ClientStatistics | None:
-    """Those of `one`; None if they are another thread's whose hub does not run, which is then one of the `silent`."""
-    owner = one._owner
+def _statistics(
+    instance: Broker | Client, silent: weakref.WeakSet[Owner]
+) -> BrokerStatistics | ClientStatistics | None:
+    """The statistics of `instance`; None if the hub of its thread does not run, which is then one of the `silent`."""
+    owner = instance._owner
     if owner is None or owner.runs_here:
-        return one.statistics()
+        return instance.statistics()
     if owner not in silent and owner.hub.thread_ident in sys._current_frames():
         try:
-            answer: BrokerStatistics | ClientStatistics = owner.call(one.statistics, timeout=ANSWER)
+            answer: BrokerStatistics | ClientStatistics = owner.call(instance.statistics, timeout=ANSWER)
             return answer
         except TimeoutError:
             silent.add(owner)
@@ -329,43 +387,43 @@ def _statistics(one: Broker | Client, silent: weakref.WeakSet[Owner]) -> BrokerS
 
 
 def _references(things: Iterable[Any]) -> dict[int, weakref.ref[Any]]:
-    return {id(one): weakref.ref(one) for one in things}
+    return {id(thing): weakref.ref(thing) for thing in things}
 
 
-def _is_in(references: Mapping[int, weakref.ref[Any]], one: object) -> bool:
-    """Is it the same one, not another that got its place in memory?"""
-    reference = references.get(id(one))
-    return reference is not None and reference() is one
+def _is_in(references: Mapping[int, weakref.ref[Any]], thing: object) -> bool:
+    """Is `thing` among these, and not just at the address of one that is gone?"""
+    reference = references.get(id(thing))
+    return reference is not None and reference() is thing
 
 
-# Where it is
+# Where they are
 
 
-def describe(one: greenlet.greenlet) -> str:
-    """A greenlet's name, what it runs, where it is and where it was spawned."""
+def describe(other: greenlet.greenlet) -> str:
+    """Return a greenlet's name, its function, its place, and the place where it was spawned."""
     try:
-        text = repr(one)[:_WIDTH]
-    except Exception:  # of an argument of its function
-        text = object.__repr__(one)
-    if _hub_of(one) is not gevent.get_hub():
+        text = repr(other)[:_WIDTH]
+    except Exception:  # raised by the repr of an argument
+        text = object.__repr__(other)
+    if _hub_of(other) is not gevent.get_hub():
         return f"{text}\n  in another thread"
-    text += _place(one.gr_frame) if one.gr_frame is not None else "\n  not yet begun"
-    spawned = getattr(one, "spawning_stack", None)
+    text += _place(other.gr_frame) if other.gr_frame is not None else "\n  not yet begun"
+    spawned = getattr(other, "spawning_stack", None)
     if spawned is not None:
         text += _place(spawned, "spawned at", depth=1)
     return text
 
 
-def _hub_of(one: greenlet.greenlet) -> greenlet.greenlet | None:
-    while one is not None and not isinstance(one, Hub):
-        one = one.parent
-    return one
+def _hub_of(other: greenlet.greenlet) -> greenlet.greenlet | None:
+    while other is not None and not isinstance(other, Hub):
+        other = other.parent
+    return other
 
 
 def _place(frame: Any, title: str = "at", depth: int = DEPTH) -> str:
-    """The innermost lines of a stack; gevent's and gmdp's own only where there are no others."""
+    """The innermost lines of a stack.  Lines of gevent and gmdp are left out, unless the stack has no others."""
     stack: list[tuple[str, int, str]] = []
-    while frame is not None:  # also gevent's own, which are no frames but look like them
+    while frame is not None:  # or an object of gevent that looks like a frame
         stack.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     stack = [entry for entry in stack if not entry[0].startswith(_INSIDE)] or stack[:1]
@@ -377,7 +435,7 @@ def _place(frame: Any, title: str = "at", depth: int = DEPTH) -> str:
 
 
 def thread_stacks() -> str:
-    """The stacks of all threads, as a traceback shows them."""
+    """Return the stacks of all threads, as a traceback shows them."""
     named = {thread.ident: thread.name for thread in threading.enumerate()}
     return "".join(
         f"Thread {ident:#x} ({named.get(ident, 'no name')}):\n" + "".join(traceback.format_stack(frame))

@@ -269,7 +269,7 @@ def test_what_a_test_leaves_is_told_at_its_teardown(run):
     says("test_descriptor", r"\n    \d+ -> /dev/null\n")
     assert kinds("test_thread") == kinds("test_pool") == ["threads"]
     says("test_thread", r"<Thread\(sleeper, started daemon", r"threading\.py:\d+ in wait")
-    says("test_pool", "an idle one of a gevent ThreadPool")
+    says("test_pool", "gevent ThreadPool that was not killed")
     assert kinds("test_queued") == kinds("test_assigned") == ["requests"]
     says("test_queued", r"service b'no\{body\}': 2 queued", "<Broker running", r"calls in flight: 2\n +<AsyncClient")
     says("test_assigned", "service b'slow': 1 assigned", r"calls in flight: 1\n")
@@ -400,14 +400,10 @@ def test_what_is_told_wrongly_is_an_error_that_says_so(run):
     result.assert_outcomes(passed=2, errors=7)
     assert "unknown option 'request_til'" in told["ERROR at setup of test_option"]
     assert "takes keywords only" in told["ERROR at setup of test_position"]
-    kinds = "'greenlet' is no kind of leak; there are requests, greenlets, descriptors, threads"
-    assert kinds in told["ERROR at setup of test_kind"]
-    assert "takes seconds, and nothing else" in told["ERROR at setup of test_no_seconds"]
-    assert (
-        "gmdp_deadline, a marker and an ini option, must be seconds, not 'soon'"
-        in (told["ERROR at setup of test_no_number"])
-    )
-    assert "must be above 0 seconds, not -1.0" in told["ERROR at setup of test_negative"]
+    assert "'greenlet' is no kind of leak" in told["ERROR at setup of test_kind"]
+    assert "the marker gmdp_deadline takes" in told["ERROR at setup of test_no_seconds"]
+    assert re.search("gmdp_deadline.*not 'soon'", told["ERROR at setup of test_no_number"])
+    assert "0 seconds, not -1.0" in told["ERROR at setup of test_negative"]
 
 
 def test_what_interrupts_a_phase_of_a_test_ends_nothing_else(run):
