@@ -8,9 +8,11 @@ import os
 import random
 import signal
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import skips
 import zmq
 from gevent.threadpool import ThreadPool
 
@@ -24,6 +26,9 @@ DEADLINE = 120
 
 #: Folders of tests that make no greenlet, socket or thread: nothing is looked for after them.
 WITHOUT_GREENLETS = ("unit/core/", "unit/protocol/")
+
+#: The skips that are no failures.
+SKIPS = Path(__file__).with_name("SKIPS.md")
 
 _failed: pytest.StashKey[bool] = pytest.StashKey()
 
@@ -48,6 +53,15 @@ def _with_deadline(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
 
 
+def _refuse_skip(report: pytest.CollectReport | pytest.TestReport) -> None:
+    """Make a failure of a skip that is not listed, under continuous integration."""
+    if report.skipped:
+        refusal = skips.refusal(report.nodeid, SKIPS)
+        if refusal is not None:
+            report.outcome = "failed"
+            report.longrepr = f"{refusal}: {report.longreprtext}"
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     return (yield from _with_deadline(item))
@@ -64,8 +78,19 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if not hasattr(report, "wasxfail"):
+        _refuse_skip(report)
     item.stash[_failed] = item.stash.get(_failed, False) or report.failed
     return report
 

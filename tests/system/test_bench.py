@@ -13,6 +13,8 @@ from waiting import wait_until
 
 from gmdp import Broker
 
+pytestmark = pytest.mark.once
+
 BENCH = Path(__file__).parents[2] / "bench"
 QUICK = ["--seconds", "0.3", "--warm-up", "0.1"]
 

@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import skips
+
+pytestmark = pytest.mark.once
 
 pytest_plugins = ["pytester"]
 
@@ -16,6 +19,7 @@ def run(pytester, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS / "tools")]))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.delenv("CI", raising=False)
     pytester.makeini("[pytest]\nmarkers = deadline(seconds): how long\n  gmdp_allow_leaks(kinds): what may be left\n")
 
     def run(source):
@@ -90,3 +94,65 @@ def test_a_test_that_leaves_something_fails(run, leak, kind):
     )
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(["*Leaked: left behind:*", f"*{kind}:*"])
+
+
+SKIPPING = """
+import pytest
+
+def test_is_not_here():
+    pytest.skip("the reason")
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.skipif(True, reason="another reason")
+def test_is_never_here(number):
+    pass
+
+@pytest.mark.xfail(strict=True)
+def test_is_known_to_fail():
+    assert False
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "outcomes"),
+    [
+        ({}, {"skipped": 3, "xfailed": 1}),
+        ({"CI": "1"}, {"failed": 1, "errors": 2, "xfailed": 1}),
+        ({"CI": "1", "TOX_ENV_NAME": "here"}, {"skipped": 3, "xfailed": 1}),
+        ({"CI": "1", "TOX_ENV_NAME": "there"}, {"failed": 1, "skipped": 2, "xfailed": 1}),
+    ],
+)
+def test_a_skip_fails_unless_it_is_listed(run, pytester, monkeypatch, environment, outcomes):
+    pytester.path.joinpath("SKIPS.md").write_text(
+        "| `test_a_skip_fails_unless_it_is_listed.py::test_is_not_here` | elsewhere, here | no reason |\n"
+        "| `test_a_skip_fails_unless_it_is_listed.py::test_is_never_here` | any | no reason |\n",
+        encoding="utf-8",
+    )
+    if environment == {"CI": "1"}:
+        pytester.path.joinpath("SKIPS.md").write_text("", encoding="utf-8")
+    monkeypatch.delenv("TOX_ENV_NAME", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = run(SKIPPING)
+    result.assert_outcomes(**outcomes)
+    if "failed" in outcomes:
+        result.stdout.fnmatch_lines(["*a skip that SKIPS.md does not list*the reason*"])
+
+
+@pytest.mark.parametrize(("listed", "outcomes"), [("there", {"errors": 1}), ("here", {"skipped": 1})])
+def test_a_module_that_is_skipped_fails_unless_it_is_listed(run, pytester, monkeypatch, listed, outcomes):
+    name = "test_a_module_that_is_skipped_fails_unless_it_is_listed.py"
+    pytester.path.joinpath("SKIPS.md").write_text(f"| `{name}` | {listed} | no reason |\n", encoding="utf-8")
+    monkeypatch.setenv("CI", "1")
+    monkeypatch.setenv("TOX_ENV_NAME", "here")
+    run("import pytest\npytest.skip('too old', allow_module_level=True)").assert_outcomes(**outcomes)
+
+
+def test_every_skip_that_is_listed_names_a_test_and_a_reason():
+    rows = skips.listed(TESTS / "SKIPS.md")
+    text = (TESTS / "SKIPS.md").read_text(encoding="utf-8")
+    assert len(rows) == sum(line.startswith("| `") for line in text.splitlines())
+    for row in rows:
+        path, _, name = row.what.partition("::")
+        if "/" in path:
+            assert f"def {name}(" in (TESTS.parent / path).read_text(encoding="utf-8") or not name

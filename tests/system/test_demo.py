@@ -11,6 +11,8 @@ from processes import Gate, Process, gmdp, only_line
 
 import gmdp as package
 
+pytestmark = pytest.mark.once
+
 
 def row(ended):
     """The table's only row, from the end of what the demonstration printed."""

@@ -10,6 +10,8 @@ import pytest
 
 import gmdp.security.lists
 
+pytestmark = pytest.mark.both_ends
+
 #: Parent and child; {fork}: how it forks: `child()` runs there.
 SCRIPT = """
 import gc, os, sys, time

@@ -11,6 +11,8 @@ import pytest
 
 import gmdp
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "gmdp"
 

@@ -6,6 +6,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.both_ends
+
 #: {first} comes before gmdp is imported, {second} after, {third} while it runs.
 SCRIPT = """
 {first}

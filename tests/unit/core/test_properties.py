@@ -42,7 +42,7 @@ from gmdp.core.peer.worker import WorkerCore
 from gmdp.protocol import token, wire
 from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18, Command
 
-STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=150)
+STEADY = settings(derandomize=False, deadline=None, database=None, max_examples=150)
 
 KINDS = {
     "request": Command.REQUEST,

@@ -10,7 +10,7 @@ from models import bodies, service_names
 from gmdp.protocol import extension, wire
 from gmdp.protocol.dialects import EXTENDED, RFC7, RFC18, Command
 
-STEADY = settings(derandomize=True, deadline=None, database=None, max_examples=200)
+STEADY = settings(derandomize=False, deadline=None, database=None, max_examples=200)
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -2,7 +2,11 @@
 
 import math
 
+import pytest
+
 from gmdp.cli.bench.load import percentile
+
+pytestmark = pytest.mark.once
 
 
 def test_a_percentile_is_one_of_the_values():

@@ -8,6 +8,8 @@ from gmdp.cli.bench import report
 from gmdp.cli.bench.load import Measured, Point
 from gmdp.cli.bench.measuring import Result
 
+pytestmark = pytest.mark.once
+
 
 def result(stack="gmdp", mdp="0.2", size=64, concurrency=1, requests=100, errors=None, broker_cpu=0.01):
     point = Point(stack, mdp, size, concurrency, 1.0, 0.0, 10.0)
@@ -26,6 +28,7 @@ def test_figures_are_per_request_rounded_and_compared_with_gmdps():
     assert report.rows([none])[0]["broker_cpu_us"] is None
 
 
+@pytest.mark.gmdp_allow_leaks("descriptors")  # matplotlib keeps fonts open
 def test_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
     rows = report.rows([result(concurrency=n, requests=100 * n) for n in (1, 32)] + [result("zerorpc", "")])

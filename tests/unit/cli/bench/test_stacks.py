@@ -1,8 +1,12 @@
 """gmdp's own client, as it is measured."""
 
+import pytest
+
 from gmdp import Broker, Worker
 from gmdp.cli.bench.load import Point
 from gmdp.cli.bench.stacks import call_gmdp, echo
+
+pytestmark = pytest.mark.once
 
 
 def test_the_calls_of_the_client_are_echoed_and_counted():

@@ -22,7 +22,7 @@ from gmdp.core.peer.worker import WorkerCore
 from gmdp.protocol.dialects import RFC7, RFC18, Command
 from gmdp.testing import Simulation
 
-STEADY = settings(derandomize=True, deadline=None, database=None)
+STEADY = settings(derandomize=False, deadline=None, database=None)
 
 #: (dialect, does it know gmdp's extension?): every way to speak to a broker.
 PEERS = [(dialect, True) for dialect in DIALECTS] + [(RFC7, False), (RFC18, False)]
