@@ -227,7 +227,7 @@ class BrokerEngine:
                     continue
                 why_not = send(outgoing.frames)
                 if why_not is not None:
-                    core.unsent(outgoing, why_not == "full", now)
+                    core.send_failed(outgoing, why_not == "full", now)
             events = core.events[:]
             core.events.clear()
             for event in events:

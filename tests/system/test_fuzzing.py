@@ -9,8 +9,7 @@ import fuzzing
 import pytest
 import seeds
 
-from gmdp.core.broker import access, accounts, delivery, replies
-from gmdp.core.broker import registry as workers
+from gmdp.core.broker import access, accounts, registry, replies, services
 from gmdp.core.peer import client, worker
 from gmdp.protocol import extension, token, wire
 from gmdp.protocol.dialects import RFC18, Command, Dialect
@@ -59,7 +58,7 @@ def test_B4_many_hostile_bytes_led_by_what_they_reach():
 # Bugs planted on purpose
 
 _parse, _release = wire.parse, accounts.Accounts.release
-_lost, _forget = workers.Workers._lost, replies.Replies.forget_routing_id
+_lost, _forget = registry.Registry._count_lost, replies.Replies.forget_routing_id
 _said, _off = worker.WorkerCore._said, client.ClientCore._off
 
 
@@ -113,7 +112,7 @@ PLANTED = {
         "release",
         _release_and_keep_the_bytes,
     ),
-    "lost workers are counted on": ("broker", workers.Workers, "_lost", _lost_but_counted),
+    "lost workers are counted on": ("broker", registry.Registry, "_count_lost", _lost_but_counted),
     "all tokens are one": ("broker", token, "prefix", lambda begin, number: begin + bytes(8)),
     "everybody may do everything": ("broker", access.Access, "allows", lambda self, *asked: True),
     "what waits for one user goes to the next": (
@@ -122,7 +121,7 @@ PLANTED = {
         "forget_routing_id",
         _forget_but_not_what_waits,
     ),
-    "services stay": ("broker", delivery.Delivery, "collect", lambda self, service: None),
+    "services stay": ("broker", services.Services, "collect", lambda self, service: None),
     "a broker's DISCONNECT ends its worker": ("worker", worker.WorkerCore, "_said", _said_without_a_look),
     "a worker's sessions are lost sight of": ("worker", worker.WorkerCore, "_arrange", lambda self, now: None),
     "a free connection is forgotten": ("client", client.ClientCore, "_off", _off_but_not_idle),

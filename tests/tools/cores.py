@@ -161,7 +161,7 @@ class ManualBroker:
         """The workers that are registered, by routing id; sessions by (routing id, session frame)."""
         return {
             (connection.key, session) if session else connection.key: worker
-            for connection in self.core._workers.connections.values()
+            for connection in self.core._registry.connections.values()
             for session, worker in connection.workers.items()
         }
 

@@ -725,9 +725,9 @@ class BrokerRun:
                 if core.backlogs.hold_back(outgoing, now):
                     continue
                 if frames[0] in self.gone:
-                    core.unsent(outgoing, False, now)
+                    core.send_failed(outgoing, False, now)
                 elif frames[0] in self.full:
-                    core.unsent(outgoing, True, now)
+                    core.send_failed(outgoing, True, now)
                 else:
                     self.sent(frames)
             for event in core.events[:]:
@@ -773,7 +773,7 @@ class BrokerRun:
         for peer, user in self.users.items():
             if user in revoked:
                 self.users[peer] = REVOKED
-        for connection in self.core._workers.connections.values():
+        for connection in self.core._registry.connections.values():
             assert connection.user not in revoked, "one who is revoked serves"
         self.check_tables()
 
@@ -876,15 +876,15 @@ class BrokerRun:
     def check_tables(self) -> None:
         """Everything is in one place, and counted."""
         core = self.core
-        state, delivery, workers = core._state, core._delivery, core._workers
+        state, delivery, services, workers = core._state, core._delivery, core._services, core._registry
         queued = []
         openers: Counter[str] = Counter()
-        for name, service in delivery.services.items():
+        for name, service in services.by_name.items():
             mine = list(service.queue)
             assert len(mine) == len(service.queue) <= service.options.max_queue
             assert service.name == name
             assert service.workers or mine, "a service of nothing is remembered"
-            assert (name in delivery._unserved) is (not service.workers)
+            assert (name in services.without_worker) is (not service.workers)
             assert service.failing_without_worker == sum(request.terms.fail_without_worker for request in mine)
             assert service.workers or not service.failing_without_worker, "a request waits that was to fail"
             assert service.queue.suspects == sum(request.suspect for request in mine)
@@ -902,8 +902,8 @@ class BrokerRun:
             if service.opener:
                 openers[service.opener] += 1
             queued += mine
-        assert delivery._unserved.keys() <= delivery.services.keys()
-        assert delivery._opened == openers
+        assert services.without_worker.keys() <= services.by_name.keys()
+        assert services._opened_by_user == openers
         assert all(number <= OPTIONS.max_user_services for number in openers.values())
         assigned = []
         count = 0
@@ -924,7 +924,7 @@ class BrokerRun:
                 assert worker.registered
                 assert worker.connection is connection
                 assert worker.session == session
-                assert delivery.services.get(worker.service.name) is worker.service
+                assert services.by_name.get(worker.service.name) is worker.service
                 assert (worker in worker.service.idle) is (worker.request is None) is (worker.token == b"")
                 assert not self.ruled or self.policy(connection.user, SERVE, worker.service.name), "serves unallowed"
                 request = worker.request
@@ -939,10 +939,10 @@ class BrokerRun:
             assert len(suspects) <= 1
             assert connection.suspect is (suspects[0] if suspects else None)
         assert workers.count == count
-        assert members == {service: service.workers for service in delivery.services.values() if service.workers}
-        assert workers._by_user == users
+        assert members == {service: service.workers for service in services.by_name.values() if service.workers}
+        assert workers._workers_by_user == users
         assert all(number <= OPTIONS.max_user_workers for number in users.values())
-        assert delivery.queued == len(queued)
+        assert services.queued == len(queued)
         assert delivery.assigned == len(assigned)
         assert len(state.timers) == len(workers.connections) + len(queued) + core.backlogs.count
         self.check_accounts(queued, assigned)

@@ -719,9 +719,9 @@ class BrokerModel:
             copy.idle = [workers[worker] for worker in one.idle]
             for request in one.queue:
                 copy.queue.push(request_of(request))
-        self.unserved = list(core._delivery._unserved)
+        self.unserved = list(core._services.without_worker)
         self.excused_until = core._state.gap.until
-        muted = core._workers._rejected.items()
+        muted = core._registry._rejected.items()
         self.muted = {key if isinstance(key, tuple) else (key,): until for key, until in muted}
         counters = core.counters
         self.requests, self.replies, self.partials = counters.requests, counters.replies, counters.partials

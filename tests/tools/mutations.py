@@ -38,7 +38,9 @@ MUTATIONS = {
         "core.broker.delivery", "queue.push_front(request)", "request.suspect = False; queue.push(request)"
     ),
     "a lost worker's request is forgotten": Mutation(
-        "core.broker.delivery", "self._enqueue(request, now, again=True)", "self._end(request, EndReason.ATTEMPTS, now)"
+        "core.broker.delivery",
+        "self._enqueue(request, now, again=True)",
+        "self._services.end_request(request, EndReason.ATTEMPTS, now)",
     ),
     "attempts without end": Mutation(
         "core.broker.delivery",
@@ -59,8 +61,8 @@ MUTATIONS = {
     ),
     "a request that is to fail without a worker waits": Mutation(
         "core.broker.delivery",
-        "            if not service.members:\n                self._end(request",
-        "            if False:\n                self._end(request",
+        "            if not service.members:\n                self._services.end_request(request",
+        "            if False:\n                self._services.end_request(request",
     ),
     "a queue without a bound": Mutation(
         "core.broker.delivery", "if queue.length > service.options.max_queue:", "if False:"
@@ -73,7 +75,7 @@ MUTATIONS = {
     "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = None\n", ""),
     # The broker: workers
     "the token is not looked at": Mutation(
-        "core.broker.registry",
+        "core.broker.conversation",
         "if request is not None and message.subject[: token.PREFIX_SIZE] == worker.token:",
         "if request is not None:",
     ),
@@ -89,22 +91,22 @@ MUTATIONS = {
         "core.broker.registry", "self._rejected.get(key, now) <= now", "True"
     ),
     "a retired session is told DISCONNECT": Mutation(
-        "core.broker.registry",
+        "core.broker.conversation",
         'self._state.counters.count("drops", "retired_session")',
-        "self._say_disconnect((*connection.address, message.extra), connection.dialect)",
+        "self._registry.send_disconnect((*connection.address, message.extra), connection.dialect)",
     ),
     "DISCONNECT from a worker leaves it registered": Mutation(
-        "core.broker.registry",
-        '            self.lose(worker, "disconnect", now)\n        else:\n            # "The worker',
+        "core.broker.conversation",
+        '            self._registry.lose_worker(worker, "disconnect", now)\n        else:\n            # "The worker',
         '            pass\n        else:\n            # "The worker',
     ),
     "an unreachable worker stays": Mutation(
         "core.broker.registry", "            if target.registered:\n", "            if False:\n"
     ),
     "heartbeats are not answered": Mutation(
-        "core.broker.registry",
-        "        if connection.pulse.heartbeat_due():\n            self._send_heartbeat(connection, now)",
-        "        if False:\n            self._send_heartbeat(connection, now)",
+        "core.broker.conversation",
+        "        if connection.pulse.heartbeat_due():\n            self._registry.send_heartbeat(connection, now)",
+        "        if False:\n            self._registry.send_heartbeat(connection, now)",
     ),
     "a purge that stops at the first living worker": Mutation(
         "core.broker.registry",
@@ -115,18 +117,18 @@ MUTATIONS = {
         "                return\n            lost_at = max(gap.until, now + 1.0)\n",
     ),
     "a worker that is stopped loses its next request an attempt": Mutation(
-        "core.broker.registry",
+        "core.broker.conversation",
         "if worker is not None and message.command is Command.DISCONNECT:",
         "if False:",
     ),
     # The broker: clients and replies
     "a retry runs beside the first try": Mutation(
         "core.broker.intake",
-        "if call is not None and identity in accounts.calls and self._joins(",
-        "if False and self._joins(",
+        "if call is not None and identity in accounts.calls and self._join(",
+        "if False and self._join(",
     ),
     "a cancelled request stays in the queue": Mutation(
-        "core.broker.intake", "self._delivery.withdraw(request, EndReason.CANCELLED, now)", "pass"
+        "core.broker.intake", "self._services.withdraw(request, EndReason.CANCELLED, now)", "pass"
     ),
     "the reply to a cancelled call is sent": Mutation(
         "core.broker.replies",
@@ -152,7 +154,7 @@ MUTATIONS = {
         "        request.body = []",
     ),
     "parts of an answer are joined the wrong way round": Mutation(
-        "core.broker.registry", "body = request.joined_parts + body", "body = body + request.joined_parts"
+        "core.broker.conversation", "body = request.joined_parts + body", "body = body + request.joined_parts"
     ),
     "a turn is no turn: one client's lane is served until it is empty": Mutation(
         "core.broker.fairqueue",

@@ -1,11 +1,22 @@
 """The broker's decisions (RFC 7 and RFC 18, both sub-protocols; RFC 8; the extension).
 
-What clients may say stands in :mod:`~.clients`, what workers may say in
-:mod:`~.workers`, what becomes of a request in :mod:`~.delivery`, what clients
-are told in :mod:`~.replies`.  Here all of that is put together.
+Here the parts are put together, and stand in the order in which each uses those before it:
 
-Decisions are appended to :attr:`BrokerCore.outbox` and
-:attr:`BrokerCore.events`; the owner of the socket empties both.
+====================  ===========================================================
+module                decides
+====================  ===========================================================
+:mod:`~.accounts`     what each client holds of the broker's memory
+:mod:`~.backlogs`     what waits for clients that read too slowly
+:mod:`~.replies`      what clients are told
+:mod:`~.services`     which services there are, and how queued requests end
+:mod:`~.delivery`     which worker gets which request
+:mod:`~.registry`     which workers are registered, and when they are lost
+:mod:`~.conversation` what comes of a worker's message
+:mod:`~.reports`      what the management interface answers
+:mod:`~.intake`       what comes of a client's message
+====================  ===========================================================
+
+Decisions collect in the core until the owner of the socket takes them.
 """
 
 from __future__ import annotations
@@ -16,31 +27,38 @@ from types import MappingProxyType
 from ...protocol.extension import Status
 from ...protocol.wire import parse
 from ..snapshots import copy_counts
-from . import reports
 from .access import Access
 from .accounts import Accounts
 from .backlogs import Backlogs
+from .conversation import Conversation
 from .decisions import DeadLetter, Event, Outgoing, Refusal, Waited
 from .delivery import Delivery
-from .intake import Clients
+from .intake import Intake
 from .options import BrokerOptions
 from .records import Backlog, Connection, Request, Service, Worker
-from .registry import Workers
+from .registry import Registry
 from .replies import Replies
+from .reports import About, Reports
+from .services import Services
 from .state import BrokerState
 from .statistics import BrokerCounters, BrokerStatistics
 
-#: Routing ids whose user is remembered before those of which there is nothing are forgotten.
+#: Routing ids whose user is remembered before those that hold nothing are forgotten.
 SWEEP_AT = 10_000
 
 
 class BrokerCore:
     """One broker, without its socket, clock and randomness.
 
-    `nonce`: 8 bytes never used before, `now`: monotonic seconds.  `counters`
-    may be those of an earlier core, to go on counting.  `sized`: True if frames
-    that are too large never come here, since the socket refuses them.  `access`: who
-    may do what; None: everybody everything, and users count only where they are told.
+    Args:
+        options: The options in force.
+        nonce: 8 bytes never used before.
+        now: When the broker starts (monotonic seconds).
+        counters: Those of an earlier core, to go on counting; None: new ones.
+        about: What the broker says about itself.
+        sized: True if the socket refuses frames that are too large, so that none comes here.
+        access: What users may do.  None: everybody may do everything, and users count only
+            where they are given.
     """
 
     def __init__(
@@ -49,36 +67,36 @@ class BrokerCore:
         nonce: bytes,
         now: float,
         counters: BrokerCounters | None = None,
-        about: reports.About | None = None,
+        about: About | None = None,
         sized: bool = False,
         access: Access | None = None,
     ) -> None:
         self.options = options
         self.counters = counters if counters is not None else BrokerCounters()
-        self.about = about if about is not None else reports.About()
+        self.about = about if about is not None else About()
         self.started = now
-        self._sized = sized
-        self._sweep_at = SWEEP_AT
         #: Connections to its socket, as the owner counts them.
         self.connections = 0
-        self._state = BrokerState(options, self.counters, now, access)
-        #: What was not allowed; to be emptied by whoever tells it.
-        self.refusals: list[Refusal] = self._state.refusals
-        self._accounts = Accounts(self._state)
-        #: Clients that read too slowly; asked about each message before it is sent.
-        self.backlogs = Backlogs(self._state, self._accounts)
-        self._replies = Replies(self._state, self._accounts, self.backlogs)
-        self._delivery = Delivery(self._state, self._accounts, self._replies, nonce)
-        self._workers = Workers(self._state, self._accounts, self._delivery, self._replies, self.about.max_sessions)
-        self._clients = Clients(reports.Reports(self), self._state, self._accounts, self._delivery, self._replies)
+        state = self._state = BrokerState(options, self.counters, now, access)
+        self._accounts = Accounts(state)
+        #: Clients that read too slowly.  The owner asks here about each message before it sends it.
+        self.backlogs = Backlogs(state, self._accounts)
+        self._replies = Replies(state, self._accounts, self.backlogs)
+        self._services = Services(state, self._accounts, self._replies)
+        self._delivery = Delivery(state, self._replies, self._services, nonce)
+        self._registry = Registry(state, self._services, self._delivery, self.about.max_sessions)
+        self._conversation = Conversation(state, self._accounts, self._replies, self._delivery, self._registry)
+        self._intake = Intake(state, self._accounts, self._replies, self._services, self._delivery, Reports(self))
+        self._sweep_at = SWEEP_AT
         # What is looked up for each message.
+        self._sized = sized
         self._has_users = access is not None
         self._max_frames = options.max_frames
-        self._client_said = self._clients.said
-        self._worker_said = self._workers.said
+        #: What was not allowed; to be emptied by whoever tells it.
+        self.refusals: list[Refusal] = state.refusals
 
     def trace(self) -> None:
-        """Tell how long requests waited whose callers trace them."""
+        """Tell from now on how long traced requests have waited (:class:`~.decisions.Waited`)."""
         self._state.traced = True
 
     # What the owner calls
@@ -90,52 +108,54 @@ class BrokerCore:
     def caught_up(self, now: float) -> None:
         """There was nothing more to read."""
         self._state.gap.caught_up(now)
-        if self._workers.unreachable:
-            self._workers.caught_up(now)
+        if self._registry.unreachable:
+            self._registry.lose_unreachable(now)
 
     def feed(self, frames: list[bytes], now: float, user: str = "") -> None:
-        """One whole message as received, routing id first, from a connection of `user`
-        (empty: not known).  A large frame may be anything that has its length, items, slices
-        and ``bytes()``."""
-        if self._has_users and frames and self._state.users.get(frames[0]) != user:
-            self._meet(frames[0], user, now)
-        if len(frames) > self._max_frames:
-            self._malformed(frames, "too_many_frames", now)
-        elif not self._sized and len(frames) > 2 and max(map(len, frames)) > self.options.max_frame_size:
-            self._malformed(frames, "frame_too_large", now)
-        elif (message := parse(frames)) is None:
-            self._malformed(frames, "malformed", now)
-        elif message[2]:  # a client's
-            self._client_said(frames[0], message, now, user)
-        else:
-            self._worker_said(frames[0], message, now, user)
+        """Take one whole message as received, routing id first, from a connection of `user`.
 
-    def unsent(self, outgoing: Outgoing, full: bool, now: float) -> None:
-        """`outgoing` could not be sent: its peer is `full`, or gone."""
+        `user` is empty where it is not known.  A large frame may be any object that has a
+        length, items, slices and ``bytes()``.
+        """
+        if self._has_users and frames and self._state.users.get(frames[0]) != user:
+            self._on_other_user(frames[0], user, now)
+        if len(frames) > self._max_frames:
+            self._on_malformed(frames, "too_many_frames", now)
+        elif not self._sized and len(frames) > 2 and max(map(len, frames)) > self.options.max_frame_size:
+            self._on_malformed(frames, "frame_too_large", now)
+        elif (message := parse(frames)) is None:
+            self._on_malformed(frames, "malformed", now)
+        elif message[2]:  # a client's
+            self._intake.handle(frames[0], message, now, user)
+        else:
+            self._conversation.handle(frames[0], message, now, user)
+
+    def send_failed(self, outgoing: Outgoing, full: bool, now: float) -> None:
+        """`outgoing` could not be sent: its peer's socket is `full`, or gone."""
         if outgoing.essential and not isinstance(outgoing.target, Worker):
             self.backlogs.send_failed(outgoing, full, now)
         else:
-            self._workers.unsent(outgoing, full, now)
+            self._registry.send_failed(outgoing, full, now)
 
     def tick(self, now: float) -> None:
         """Do what is due by `now`."""
         timers = self._state.timers
         while (item := timers.due(now)) is not None:
             if isinstance(item, Connection):
-                self._workers.due(item, now)
+                self._registry.on_timer(item, now)
             elif isinstance(item, Request):
-                self._delivery.due(item, now)
+                self._services.on_timer(item, now)
             else:
-                assert isinstance(item, Backlog)  # ours, not a peer's
+                assert isinstance(item, Backlog)  # nothing else is armed here
                 self.backlogs.on_timer(item, now)
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next, with all read before; infinity if never."""
-        return self._state.timers.next() if not self._workers.unreachable else 0.0
+        return self._state.timers.next() if not self._registry.unreachable else 0.0
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
-        return self._clients.inject(service, body, now)
+        return self._intake.inject(service, body, now)
 
     def drain(self) -> None:
         """Take no new work from now on."""
@@ -152,51 +172,56 @@ class BrokerCore:
         return not self._delivery.assigned
 
     def finish(self, now: float) -> None:
-        """Tell every worker DISCONNECT and end what is left."""
-        self._delivery.stop(now)
-        for worker in list(self._workers.all()):
+        """Send every worker DISCONNECT and end all requests."""
+        self._services.end_all_queues(now)
+        for worker in list(self._registry.workers()):
             if worker.request is not None:
                 self._delivery.abort(worker, now)
-        for connection in list(self._workers.connections.values()):
-            self._workers.lose_connection(connection, "stopped", now, disconnect=True)
+        for connection in list(self._registry.connections.values()):
+            self._registry.lose_connection(connection, "stopped", now, disconnect=True)
 
     def gone(self, routing_id: bytes, now: float) -> None:
-        """The connection of this routing id is closed, and what came on it was read."""
-        self._workers.void(routing_id, "unreachable", now)
+        """The connection of this routing id is closed, and all that came on it was read."""
+        self._registry.forget_routing_id(routing_id, "unreachable", now)
         self._replies.forget_routing_id(routing_id, "client_gone", now)
         self._state.users.pop(routing_id, None)
 
     def reconsider(self, now: float, revoked: Collection[str] = ()) -> None:
-        """What users may do may have changed, and who is `revoked` may do nothing:
-        end what is not allowed any more."""
+        """End what is not allowed any more: the policy's answers may have changed.
+
+        The `revoked` users may do nothing from now on.
+        """
         access = self._state.access
         if access is not None:
             access.forget()
             self._replies.reconsider(revoked, now)
-            self._workers.reconsider(access, revoked, now)
-            self._delivery.reconsider(access, revoked, self._workers.all(), now)
+            self._registry.reconsider(access, revoked, now)
+            self._delivery.reconsider(access, revoked, self._registry.workers(), now)
 
-    def _meet(self, routing_id: bytes, user: str, now: float) -> None:
-        """A user speaks under a routing id for the first time, or after another one."""
+    def _on_other_user(self, routing_id: bytes, user: str, now: float) -> None:
+        """A user speaks under a routing id for the first time, or after another user."""
         users = self._state.users
         if routing_id in users:
-            # Rights go with the user, whoever chose which routing id.
-            self._workers.void(routing_id, "other_user", now)
+            # Rights go with the user; any peer may choose a routing id that another had.
+            self._registry.forget_routing_id(routing_id, "other_user", now)
             self._replies.forget_routing_id(routing_id, "other_user", now)
-        elif len(users) >= self._sweep_at and not self.outbox:
-            held = self._accounts.clients.keys() | {one.address[0] for one in self._workers.connections.values()}
-            self._state.users = users = {one: who for one, who in users.items() if one in held}
+        elif len(users) >= self._sweep_at and not self._state.outbox:
+            # Forget the routing ids that hold nothing, where nothing is on its way to them.
+            workers = {connection.address[0] for connection in self._registry.connections.values()}
+            held = self._accounts.clients.keys() | workers
+            self._state.users = users = {key: name for key, name in users.items() if key in held}
             self._sweep_at = 2 * len(users) + SWEEP_AT
         users[routing_id] = user
 
-    def _malformed(self, frames: list[bytes], reason: str, now: float) -> None:
+    def _on_malformed(self, frames: list[bytes], reason: str, now: float) -> None:
+        """Drop a message that is none, or too large; a gmdp client hears why, a worker is lost."""
         message = parse(frames) if reason != "malformed" else None
         if message is not None and message.client:
-            self._clients.refuse((frames[0], *message.stack), message, reason, Status.TOO_LARGE, now)
+            self._intake.refuse((frames[0], *message.stack), message, reason, Status.TOO_LARGE, now)
         else:
             self.counters.count("drops", reason)
         if frames:
-            self._workers.malformed(frames[0], now)
+            self._conversation.on_malformed(frames[0], now)
 
     # What there is
 
@@ -213,22 +238,22 @@ class BrokerCore:
     @property
     def services(self) -> dict[bytes, Service]:
         """The services there are."""
-        return self._delivery.services
+        return self._services.by_name
 
     @property
     def workers(self) -> Iterable[Worker]:
         """The workers that are registered."""
-        return self._workers.all()
+        return self._registry.workers()
 
     @property
     def worker_count(self) -> int:
         """How many workers are registered."""
-        return self._workers.count
+        return self._registry.count
 
     @property
     def queued(self) -> int:
         """Requests that wait for a worker."""
-        return self._delivery.queued
+        return self._services.queued
 
     @property
     def assigned(self) -> int:

@@ -3,39 +3,15 @@
 The rules of this module:
 
 * A request is always in exactly one :class:`~.records.Place`.
-* Workers are chosen least recently used, requests in the order of
-  :mod:`~.fairqueue`.  Where a worker is idle, no request waits that it may have.
-* What a lost worker had goes back to the head of its client's part of the queue, in
-  the order in which it came, and is delivered again, ``attempts`` in all.  It is a
-  *suspect* from then on: a connection has at most one, so that a request that kills
-  its worker, and with it the worker's other sessions, takes no other down twice.
-* It is not delivered again once a PARTIAL went out, or when nobody waits.
-* ``request_ttl`` bounds a request's time in the queue, all its waits together;
-  the caller's deadline bounds everything.
-
-  ================  =======================================  ==================
-  it ends           when                                     the client hears
-  ================  =======================================  ==================
-  ``expired``       it waited for ``request_ttl``            expired
-  ``deadline``      its caller's time is up                  nothing
-  ``cancelled``     its caller gave it up                    nothing
-  ``client_gone``   a part of its answer could not be sent,  nothing
-                    for its client is unreachable; or its
-                    connection is known to be closed
-  ``client_full``   the same: its client reads too slowly    overloaded
-  ``too_large``     the parts of its answer are too large    too large
-                    to be joined
-  ``no_worker``     no worker is registered, and it is to    no worker
-                    fail then
-  ``overloaded``    its queue is full                        overloaded
-  ``evicted``       its service gave way to a worker's       overloaded
-  ``attempts``      workers were lost, and no attempt is     worker lost
-                    left
-  ``worker_lost``   its worker was lost after a PARTIAL      worker lost
-  ``not_allowed``   its user may not call any more, or is    not allowed
-                    none any more
-  ``stopped``       the broker stops                         shutting down
-  ================  =======================================  ==================
+* Workers are chosen least recently used, requests in the order of :mod:`~.fairqueue`.
+  Where a worker is idle, no request waits that the worker may have.
+* The requests of a lost worker go back to the head of their client's part of the queue, in
+  the order in which they came, and are delivered again, ``attempts`` in all.  Each of them is
+  a *suspect* from then on: a connection has at most one, so that a request that kills its
+  worker, and with it the worker's other sessions, takes no other request down twice.
+* A request is not delivered again once a PARTIAL went out, or when nobody waits.
+* ``request_ttl`` bounds a request's time in the queue, all its waits together; the caller's
+  deadline bounds everything.
 """
 
 from __future__ import annotations
@@ -45,12 +21,12 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ...protocol import token
 from ...protocol.dialects import EMPTY
-from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
+from ..outcomes import EndReason
 from .access import CALL, Access
-from .accounts import Accounts
-from .decisions import DeadLetter, Outgoing, Waited, new_tuple
-from .records import ANSWERED, ASSIGNED, QUEUED, Connection, Place, Request, Service, Worker
+from .decisions import Outgoing, Waited, new_tuple
+from .records import ANSWERED, ASSIGNED, QUEUED, Connection, Request, Worker
 from .replies import Replies
+from .services import Services
 from .state import BrokerState
 
 #: What follows most tokens' prefix.
@@ -58,72 +34,30 @@ _FIRST_ATTEMPT = token.tail(1)
 
 
 class Delivery:
-    """Services, their queues, and who works on what."""
+    """Who works on what."""
 
-    def __init__(self, state: BrokerState, accounts: Accounts, replies: Replies, nonce: bytes) -> None:
+    def __init__(self, state: BrokerState, replies: Replies, services: Services, nonce: bytes) -> None:
         self._state = state
-        self._accounts = accounts
         self._replies = replies
+        self._services = services
         self._token_start = token.start(nonce)
         self._assignments = 0
-        self.services: dict[bytes, Service] = {}
-        #: Services without a worker, the longest known first.
-        self._unserved: dict[bytes, None] = {}
-        #: How many of them each user was the first to name.
-        self._opened: dict[str, int] = {}
-        #: Requests workers have, and requests that wait.
+        #: Requests that workers have.
         self.assigned = 0
-        self.queued = 0
-
-    # Services
-
-    def open(self, name: bytes, now: float, user: str, for_worker: bool = False) -> Service | None:
-        """The service `name`, made if need be; None if there are too many, or `user` may open no more."""
-        service = self.services.get(name)
-        if service is not None:
-            return service
-        options = self._state.options
-        if self.has_opened_too_many(user):
-            return None
-        if len(self.services) >= options.max_services:
-            # A READY may push out a service that has no worker.
-            if not for_worker or not self._unserved:
-                return None
-            oldest = self.services[next(iter(self._unserved))]
-            self._end_queue(oldest, EndReason.EVICTED, now)
-        service = self.services[name] = Service(name, options.for_service(name), user)
-        if user:
-            self._opened[user] = self._opened.get(user, 0) + 1
-        self._unserved[name] = None
-        return service
-
-    def collect(self, service: Service) -> None:
-        """Forget a service that has neither workers nor requests."""
-        if not service.members and not service.queue and self.services.get(service.name) is service:
-            del self.services[service.name]
-            del self._unserved[service.name]
-            if service.opener:
-                opened = self._opened[service.opener] = self._opened[service.opener] - 1
-                if not opened:
-                    del self._opened[service.opener]
-
-    def has_opened_too_many(self, user: str) -> bool:
-        """Has this user opened as many services as a user may?"""
-        return bool(user) and self._opened.get(user, 0) >= self._state.options.max_user_services
 
     # Workers
 
-    def join(self, worker: Worker, now: float) -> None:
-        """A worker is registered."""
+    def add_worker(self, worker: Worker, now: float) -> None:
+        """Take a newly registered worker into its service."""
         service = worker.service
         service.members[worker] = None
-        self._unserved.pop(service.name, None)
-        self.free(worker, now)
+        self._services.without_worker.pop(service.name, None)
+        self.give_next(worker, now)
 
-    def leave(self, workers: Sequence[Worker], now: float, unsent: Collection[Request] = ()) -> None:
-        """Workers of one connection are lost; what they had is delivered again.
+    def workers_lost(self, workers: Sequence[Worker], now: float, unsent: Collection[Request] = ()) -> None:
+        """Take lost workers of one connection out of their services; deliver their requests again.
 
-        `unsent`: requests they had that could not be sent, or never ran.
+        `unsent`: requests of theirs that could not be sent, or never ran.
         """
         requests = []
         for worker in workers:
@@ -131,14 +65,15 @@ class Delivery:
             del service.members[worker]
             service.idle.pop(worker, None)
             if not service.members:
-                self._unserved[service.name] = None
+                self._services.without_worker[service.name] = None
             if worker.request is not None:
-                if self._recall(worker) or worker.request in unsent:
-                    worker.request.attempts -= 1  # it never reached anybody
+                if self._take_back_unsent(worker) or worker.request in unsent:
+                    worker.request.attempts -= 1  # it never reached a worker
                 else:
                     worker.request.suspect = True
                 requests.append((worker.assigned_at, self.unassign(worker)))
-        # The oldest first to the idle, the rest so that the oldest ends up first in line.
+        # The oldest goes first to an idle worker; the others are queued so that the oldest
+        # of them ends up first in line.
         requests.sort(key=lambda entry: entry[0])
         waiting = []
         for _, request in requests:
@@ -147,45 +82,45 @@ class Delivery:
         for request in reversed(waiting):
             self._enqueue(request, now, again=True)
         for worker in workers:
-            self._desert(worker.service, now)
-            self.collect(worker.service)
+            self._services.fail_those_without_worker(worker.service, now)
+            self._services.collect(worker.service)
 
-    def free(self, worker: Worker, now: float) -> None:
+    def give_next(self, worker: Worker, now: float) -> None:
         """Give an idle worker its next request, or let it wait for one."""
         service = worker.service
         queue = service.queue
         while queue.length:
             request = queue.pop(worker.connection.suspect is None)
             if request is None:
-                break
-            self._unqueue(request, now)
+                break  # suspects wait, and the connection has one
+            self._services.unqueue(request, now)
             client = request.client
             if client is not None and client.gone:
-                self._end(request, EndReason.CLIENT_GONE, now)
+                self._services.end_request(request, EndReason.CLIENT_GONE, now)
                 continue
             if request.ttl_left > 0 and now < request.deadline:
                 self._assign(request, worker, now)
                 return
-            # Its time was up before the tick that would say so.
-            self._end(request, EndReason.DEADLINE if now >= request.deadline else EndReason.EXPIRED, now)
+            # The request's time was up before the tick that would have ended it.
+            reason = EndReason.DEADLINE if now >= request.deadline else EndReason.EXPIRED
+            self._services.end_request(request, reason, now)
         service.idle[worker] = None
 
-    def done(self, worker: Worker) -> None:
-        """A worker has answered its request."""
+    def mark_answered(self, worker: Worker) -> None:
+        """Take its request from a worker that has answered it."""
         self.unassign(worker).move(ANSWERED)
 
-    def relieve(self, connection: Connection, now: float) -> None:
-        """A connection's suspect was answered: it may have another now, whichever of
-        its workers is idle."""
-        for other in connection.workers.values():
-            if connection.suspect is None and other.service.queue.suspects and other in other.service.idle:
-                del other.service.idle[other]
-                self.free(other, now)
+    def suspect_answered(self, connection: Connection, now: float) -> None:
+        """Give another suspect to an idle worker of a connection whose suspect was answered."""
+        for worker in connection.workers.values():
+            if connection.suspect is None and worker.service.queue.suspects and worker in worker.service.idle:
+                del worker.service.idle[worker]
+                self.give_next(worker, now)
 
     # Requests
 
     def submit(self, request: Request, now: float) -> None:
-        """A request is accepted."""
+        """Give an accepted request to a worker, or queue it."""
         service = request.service
         self._state.counters.requests += 1
         request.number = self._state.counters.requests
@@ -194,58 +129,51 @@ class Delivery:
             self._assign(request, service.idle.popitem(last=False)[0], now)
         else:
             self._enqueue(request, now)
-            self.collect(service)  # it may be one that was to fail
-
-    def withdraw(self, request: Request, reason: EndReason, now: float) -> None:
-        """End a request that is queued."""
-        request.service.queue.remove(request)
-        self._unqueue(request, now)
-        self._end(request, reason, now)
-        self.collect(request.service)
-
-    def due(self, request: Request, now: float) -> None:
-        """A queued request's timer."""
-        self.withdraw(request, EndReason.DEADLINE if now >= request.deadline else EndReason.EXPIRED, now)
-
-    def postpone(self, request: Request) -> None:
-        """A queued request's deadline was moved."""
-        self._state.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))
-
-    def stop(self, now: float) -> None:
-        """End what is queued."""
-        for service in list(self.services.values()):
-            self._end_queue(service, EndReason.STOPPED, now)
+            self._services.collect(service)  # the request may have ended: no worker, a full queue
 
     def abort(self, worker: Worker, now: float) -> None:
-        """End what a worker has: the broker stops."""
-        self._end(self.unassign(worker), EndReason.STOPPED, now)
+        """End the request that a worker has: the broker stops."""
+        self._services.end_request(self.unassign(worker), EndReason.STOPPED, now)
 
     def reconsider(self, rights: Access, revoked: Collection[str], workers: Iterable[Worker], now: float) -> None:
-        """Rights may have changed: end what is open of whoever may not call any more."""
+        """End the open requests of users who may not call any more."""
 
         def allowed(request: Request) -> bool:
             client = request.client
             if client is None or not request.address:
-                return True
+                return True  # abandoned, or the broker's own
             return client.user not in revoked and rights.allows(client.user, CALL, request.service.name)
 
-        queued = [request for service in self.services.values() for request in service.queue if not allowed(request)]
+        services = self._services
+        queued = [request for service in services.by_name.values() for request in service.queue if not allowed(request)]
         for request in queued:
-            self.withdraw(request, EndReason.NOT_ALLOWED, now)
+            services.withdraw(request, EndReason.NOT_ALLOWED, now)
         for worker in workers:
             if worker.request is not None and not allowed(worker.request):
                 self._replies.end_early(worker.request, EndReason.NOT_ALLOWED, now)
 
+    def unassign(self, worker: Worker) -> Request:
+        """Take its request from a worker that has one."""
+        request = worker.request
+        assert request is not None  # our callers looked; no peer can bring this about
+        worker.request = None
+        worker.token = EMPTY
+        request.worker = None
+        if request is worker.connection.suspect:
+            worker.connection.suspect = None
+        self.assigned -= 1
+        return request
+
     # Decisions
 
-    def _idle_for(self, request: Request) -> Worker | None:
-        """Take an idle worker for `request`, which lost its own, if it may have one."""
+    def _take_idle_for(self, request: Request) -> Worker | None:
+        """An idle worker for a request that lost its own, taken off the idle ones; None if there is none."""
         service = request.service
         if not service.idle:
             return None
         if not request.suspect:
             return service.idle.popitem(last=False)[0]
-        if not service.queue.suspects:  # else there is none it may have
+        if not service.queue.suspects:  # else no idle worker may have a suspect
             for worker in service.idle:
                 if worker.connection.suspect is None:
                     del service.idle[worker]
@@ -253,6 +181,7 @@ class Delivery:
         return None
 
     def _assign(self, request: Request, worker: Worker, now: float) -> None:
+        """Send a request to a worker."""
         request.move(ASSIGNED)
         attempts = request.attempts = request.attempts + 1
         if attempts > 1:
@@ -275,27 +204,18 @@ class Delivery:
         worker.request = request
         worker.assigned_at = now
         address = worker.token = token.prefix(self._token_start, number)
+        # What Pulse.sending does, for each request.
         pulse = connection.pulse
         pulse.sent = now
         pulse.answered = True
         frames = [*worker.request_head, address + tail, EMPTY, *request.body]
         self._state.outbox.append(new_tuple(Outgoing, (frames, worker, True)))
 
-    def unassign(self, worker: Worker) -> Request:
-        """Take its request from a worker that has one."""
-        request = worker.request
-        assert request is not None  # ours, not a peer's: callers looked
-        worker.request = None
-        worker.token = EMPTY
-        request.worker = None
-        if request is worker.connection.suspect:
-            worker.connection.suspect = None
-        self.assigned -= 1
-        return request
+    def _take_back_unsent(self, worker: Worker) -> bool:
+        """Take back the request that is about to be sent to a worker; False if it was sent.
 
-    def _recall(self, worker: Worker) -> bool:
-        """Take back the request that is about to be sent to a worker, if it is: one that
-        says FINAL and DISCONNECT in one breath has not got it."""
+        A worker that says FINAL and DISCONNECT in one burst has not got its next request yet.
+        """
         outbox = self._state.outbox
         for at, outgoing in enumerate(outbox):
             if outgoing.target is worker:
@@ -304,38 +224,38 @@ class Delivery:
         return False
 
     def _deliver_again(self, request: Request, now: float) -> bool:
-        """Find another worker for a request that lost its own, or end it; False if
-        it is to wait for one."""
+        """Find another worker for a request that lost its own, or end the request; False if it is to wait."""
         reason: EndReason | None = None
         if request.abandon_reason is not None:
             reason = request.abandon_reason
         elif request.client is not None and request.client.gone:
             reason = EndReason.CLIENT_GONE
         elif request.partial_sent:
-            reason = EndReason.WORKER_LOST  # a PARTIAL went out: not run again
+            reason = EndReason.WORKER_LOST  # the client has a part of one run, and gets none of another
         elif request.attempts >= request.service.options.attempts:
             reason = EndReason.ATTEMPTS
         elif now >= request.deadline:
             reason = EndReason.DEADLINE
         if reason is not None:
-            self._end(request, reason, now)
+            self._services.end_request(request, reason, now)
             return True
         self._replies.drop_joined(request)
-        worker = self._idle_for(request)
+        worker = self._take_idle_for(request)
         if worker is None:
             return False
         self._assign(request, worker, now)
         return True
 
     def _enqueue(self, request: Request, now: float, again: bool = False) -> None:
+        """Let a request wait for a worker; `again`: in front, since a worker has had it."""
         service = request.service
         request.move(QUEUED)
         if request.terms.fail_without_worker:
             if not service.members:
-                self._end(request, EndReason.NO_WORKER, now)
+                self._services.end_request(request, EndReason.NO_WORKER, now)
                 return
             service.failing_without_worker += 1
-        self.queued += 1
+        self._services.queued += 1
         request.queued_at = now
         until = now + request.ttl_left
         self._state.timers.arm(request, until if until < request.deadline else request.deadline)
@@ -347,40 +267,5 @@ class Delivery:
         # The newest request of the longest backlog gives way.
         if queue.length > service.options.max_queue:
             victim = queue.evict()
-            self._unqueue(victim, now)
-            self._end(victim, EndReason.OVERLOADED, now)
-
-    def _unqueue(self, request: Request, now: float) -> None:
-        """It has left its queue."""
-        self.queued -= 1
-        if request.terms.fail_without_worker:
-            request.service.failing_without_worker -= 1
-        request.ttl_left -= now - request.queued_at
-        self._state.timers.disarm(request)
-
-    def _desert(self, service: Service, now: float) -> None:
-        """Without a worker, what is to fail then fails."""
-        if service.failing_without_worker and not service.members:
-            for request in [request for request in service.queue if request.terms.fail_without_worker]:
-                self.withdraw(request, EndReason.NO_WORKER, now)
-
-    def _end_queue(self, service: Service, reason: EndReason, now: float) -> None:
-        while (request := service.queue.pop()) is not None:
-            self._unqueue(request, now)
-            self._end(request, reason, now)
-        self.collect(service)
-
-    def _end(self, request: Request, reason: EndReason, now: float) -> None:
-        request.move(Place.ENDED)
-        state = self._state
-        state.counters.count("ended", reason.value)
-        if request.attempts and reason in DEAD_LETTER_REASONS:
-            name = request.service.name
-            state.counters.dead_letters += 1
-            body = list(map(bytes, request.body))
-            age = now - request.accepted_at
-            state.events.append(DeadLetter(name, body, request.attempts, reason.value, age, request.user))
-        status = STATUS_OF_REASON[reason]
-        if status is not None:
-            self._replies.send_status(request, status, now)
-        self._accounts.release(request)
+            self._services.unqueue(victim, now)
+            self._services.end_request(victim, EndReason.OVERLOADED, now)

@@ -2,16 +2,16 @@
 
 The rules of this module:
 
-* A request is refused, and counted, when its caller's time is up (he is not told), when
-  the broker is stopping, when its connection has ``max_in_flight`` open, when its client
-  holds too many bytes, when there are too many services.  A gmdp client is told; a strict
-  one hears nothing, as RFC 7 has it.
-* A gmdp client's request that carries the id of one that is still queued or running
-  joins it, if the user is the same: its answer goes to where the retry came from.
-  Not once a part of the answer went elsewhere: that one is given up then.
-* With :mod:`~.access`, a user may send so many requests a second, and may call and
-  inspect what the policy allows; a gmdp client is told that something is not allowed, a
-  strict one hears ``403`` from ``mmi.`` services and nothing from others.
+* A request is refused, and counted, when its caller's time is up, when the broker is
+  stopping, when its connection has ``max_in_flight`` open, when its client holds too many
+  bytes, when there are too many services.  A gmdp client is told, unless its time is up; a
+  strict client hears nothing, as RFC 7 has it.
+* A gmdp client's request that carries the id of one that is still queued or running joins
+  it, if the user is the same: the answer goes to where the retry came from.  Where a part of
+  the answer went elsewhere before, the running request is given up and the retry begins anew.
+* With :mod:`~.access`, a user may send so many requests a second, and may call and inspect
+  what the policy allows.  A gmdp client is told that something is not allowed; a strict
+  client hears ``403`` from ``mmi.`` services and nothing from others.
 * A cancelled request leaves the queue; if it runs, its answer is dropped.
 """
 
@@ -31,25 +31,37 @@ from .delivery import Delivery
 from .records import CallTerms, Place, Request
 from .replies import Replies
 from .reports import FORBIDDEN, Reports
+from .services import Services
 from .state import BrokerState
 
 _NOTHING = [EMPTY]
 
 
-class Clients:
+class Intake:
     """Requests on their way in."""
 
     def __init__(
-        self, reports: Reports, state: BrokerState, accounts: Accounts, delivery: Delivery, replies: Replies
+        self,
+        state: BrokerState,
+        accounts: Accounts,
+        replies: Replies,
+        services: Services,
+        delivery: Delivery,
+        reports: Reports,
     ) -> None:
-        self._reports = reports
         self._state = state
-        self._delivery = delivery
         self._accounts = accounts
         self._replies = replies
+        self._services = services
+        self._delivery = delivery
+        self._reports = reports
 
-    def said(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
-        """One request, of whatever kind."""
+    def handle(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
+        """Take one message of a client, of whatever kind.
+
+        The order of the questions matters: whether the user may ask at all comes before
+        anything that costs work or tells something; whether there is room comes last.
+        """
         _, dialect, _, stack, name, body, frame = message
         address = (routing_id, *stack)
         state = self._state
@@ -60,32 +72,39 @@ class Clients:
             call = extension.read_call(frame)
             identity = (user, call.id)
             if call.flags & extension.CANCEL:
+                # Frees what is held, so it needs no right and no room, and has no answer.
                 self._cancel(identity, now)
                 return
-        if state.access is not None and not self._may(state.access, address, message, user, now):
-            return
-        if call is not None and identity in accounts.calls and self._joins(identity, call, address, message, now):
+        if state.access is not None and not self._check_rights(state.access, address, message, user, now):
+            return  # refused, and told so where the dialect can say it
+        if call is not None and identity in accounts.calls and self._join(identity, call, address, message, now):
+            # The try belongs to a request that is here already, and takes no further room.
             return
         if name.startswith(MMI_PREFIX):
+            # Answered at once and never queued: management works while the broker is full or draining.
             state.counters.management += 1
             body = list(map(bytes, body))
-            self._tell(address, message, self._reports.answer(name, body, now), Status.OK, now)
+            self._reply(address, message, self._reports.answer(name, body, now), Status.OK, now)
             return
         if call is not None and call.time_left == 0:
-            state.counters.count("drops", "late")  # nobody waits any more
+            # The caller has given up: an answer would come too late, a refusal too.
+            state.counters.count("drops", "late")
             return
         if state.draining:
+            # What is queued may still be worked on, what comes now would only be ended.
             self.refuse(address, message, "draining", Status.SHUTTING_DOWN, now)
             return
         options = state.options
         client = accounts.clients.get(routing_id) or accounts.client_of(routing_id, user)
         if client.open >= options.max_in_flight:
+            # The client is remembered: it has requests open.
             self.refuse(address, message, "in_flight_full", Status.OVERLOADED, now)
             return
-        service = self._delivery.services.get(name) or self._delivery.open(name, now, user)
+        service = self._services.by_name.get(name) or self._services.open(name, now, user)
         if service is None:
+            # A request never pushes out another's service: that is a READY's right alone.
             reason = "services_full"
-            if self._delivery.has_opened_too_many(user):
+            if self._services.has_opened_too_many(user):
                 reason = "user_services_full"
                 state.refusals.append(Refusal(access.CALL, user, name, reason))
             self.refuse(address, message, reason, Status.OVERLOADED, now)
@@ -99,15 +118,39 @@ class Clients:
             if call.time_left is not None:
                 request.deadline = now + call.time_left
         if not accounts.admit(request, client):
+            # A body larger than all the memory there is will never fit; any other may, later.
             too_large = request.size > options.max_queue_bytes
             self.refuse(address, message, "bytes_full", Status.TOO_LARGE if too_large else Status.OVERLOADED, now)
+            # The client and the service may have been made for this request.
             accounts.forget_if_unused(client)
-            self._delivery.collect(service)
+            self._services.collect(service)
             return
         self._delivery.submit(request, now)
 
-    def _may(self, rights: access.Access, address: tuple[bytes, ...], message: Message, user: str, now: float) -> bool:
-        """May `user` send this request?  If not, it is refused."""
+    def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
+        """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
+        found = None if self._state.draining else self._services.open(service, now, "")
+        if found is None:
+            return False
+        request = Request(found, (), RFC18, body, EMPTY, now)
+        client = self._accounts.client_of(EMPTY, "")
+        if not self._accounts.admit(request, client):
+            self._accounts.forget_if_unused(client)
+            self._services.collect(found)
+            return False
+        self._delivery.submit(request, now)
+        return True
+
+    def refuse(self, address: tuple[bytes, ...], message: Message, reason: str, status: Status, now: float) -> None:
+        """Do not accept a request; a gmdp client hears `status`."""
+        self._state.counters.count("drops", reason)
+        if message.extra:
+            self._reply(address, message, _NOTHING, status, now)
+
+    def _check_rights(
+        self, rights: access.Access, address: tuple[bytes, ...], message: Message, user: str, now: float
+    ) -> bool:
+        """True if `user` may send this request; else the request is refused."""
         name = message.subject
         if name == extension.PROBE_SERVICE:
             return True
@@ -122,54 +165,37 @@ class Clients:
         self._state.refusals.append(Refusal(action, user, name, reason))
         if inspects and not message.extra and status is Status.NOT_ALLOWED:
             self._state.counters.count("drops", reason)
-            self._tell(address, message, [FORBIDDEN], status, now)
+            self._reply(address, message, [FORBIDDEN], status, now)
         else:
             self.refuse(address, message, reason, status, now)
         return False
 
-    def refuse(self, address: tuple[bytes, ...], message: Message, reason: str, status: Status, now: float) -> None:
-        """Do not accept a request."""
-        self._state.counters.count("drops", reason)
-        if message.extra:
-            self._tell(address, message, _NOTHING, status, now)
-
-    def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
-        """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
-        found = None if self._state.draining else self._delivery.open(service, now, "")
-        if found is None:
-            return False
-        request = Request(found, (), RFC18, body, EMPTY, now)
-        client = self._accounts.client_of(EMPTY, "")
-        if not self._accounts.admit(request, client):
-            self._accounts.forget_if_unused(client)
-            self._delivery.collect(found)
-            return False
-        self._delivery.submit(request, now)
-        return True
-
-    def _tell(
+    def _reply(
         self, address: tuple[bytes, ...], message: Message, body: list[bytes], status: Status, now: float
     ) -> None:
+        """Answer a message at once."""
         reply = message.dialect.reply(message.subject, body)
         if message.extra:
-            taken = extension.read_call(message.extra).attempt
-            self._replies.send([*address, extension.answered(message.extra, status, taken, 0), *reply], now)
+            attempt = extension.read_call(message.extra).attempt
+            self._replies.send([*address, extension.answered(message.extra, status, attempt, 0), *reply], now)
         else:
             self._replies.send([*address, *reply], now)
 
-    def _joins(
+    def _join(
         self, identity: tuple[str, bytes], call: CallFrame, address: tuple[bytes, ...], message: Message, now: float
     ) -> bool:
-        """Does it join the request that has its id?  Also True if it is dropped."""
+        """Have a retry join the request that has its id, or drop the retry; False if it begins anew."""
         request = self._accounts.calls[identity]
         if request.service.name != message.subject:
+            # One id for two calls is a client's defect; the first call keeps the id.
             self._state.counters.count("drops", "id_reused")
             return True
         if call.attempt < extension.read_call(request.terms.frame).attempt:
+            # A later try was here before this one, which took a slower connection.
             self._state.counters.count("drops", "late_retry")
             return True
         if request.partial_sent and request.address != address:
-            # Whoever asks now has not seen the parts that went out.
+            # The retry's connection has not seen the parts that went out on another.
             self._accounts.abandon(request, EndReason.CLIENT_GONE, now)
             return False
         self._state.counters.joins += 1
@@ -177,14 +203,15 @@ class Clients:
         self._accounts.move(request, address, self._accounts.client_of(address[0], identity[0]))
         request.deadline = math.inf if call.time_left is None else now + call.time_left
         if request.place is Place.QUEUED:
-            self._delivery.postpone(request)
+            self._services.deadline_moved(request)
         return True
 
     def _cancel(self, identity: tuple[str, bytes], now: float) -> None:
+        """End a call that its caller gave up."""
         request = self._accounts.calls.get(identity)
         if request is None:
             self._state.counters.count("drops", "late_cancel")
         elif request.place is Place.QUEUED:
-            self._delivery.withdraw(request, EndReason.CANCELLED, now)
+            self._services.withdraw(request, EndReason.CANCELLED, now)
         else:
             self._accounts.abandon(request, EndReason.CANCELLED, now)

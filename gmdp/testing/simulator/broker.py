@@ -145,7 +145,7 @@ class BrokerNode(Node):
                 if obstacle is not None:
                     if self.on_traffic is not None and obstacle == "gone":
                         self.on_traffic(self, "unsent", outgoing.frames)
-                    core.unsent(outgoing, obstacle == "full", now)
+                    core.send_failed(outgoing, obstacle == "full", now)
                 elif self.on_traffic is not None:
                     self.on_traffic(self, "sent", outgoing.frames)
             for event in core.events:

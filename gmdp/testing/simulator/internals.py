@@ -17,7 +17,7 @@ from ...core.peer.worker import WorkerCore
 
 def worker_connections(core: BrokerCore) -> Mapping[Any, Connection]:
     """The connections of workers, by key."""
-    return core._workers.connections
+    return core._registry.connections
 
 
 def clients(core: BrokerCore) -> Mapping[Any, Client]:

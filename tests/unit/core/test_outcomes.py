@@ -7,7 +7,7 @@ import pytest
 
 import gmdp.wsgi
 from gmdp import exceptions
-from gmdp.core.broker import delivery
+from gmdp.core.broker import services
 from gmdp.core.outcomes import (
     DEAD_LETTER_REASONS,
     OUTCOME_OF_STATUS,
@@ -64,7 +64,7 @@ def test_what_a_broker_says_is_a_rejection_and_is_shown_as_it_is():
 
 
 def test_the_keys_of_a_broker_s_statistics_are_those_its_module_documents():
-    documented = re.findall(r"^  ``(\w+)``  ", delivery.__doc__, re.M)
+    documented = re.findall(r"^  ``(\w+)``  ", services.__doc__, re.M)
     assert documented == [reason.value for reason in EndReason]
 
 

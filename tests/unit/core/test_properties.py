@@ -310,7 +310,7 @@ def test_a_broker_drops_and_counts_what_it_cannot_read(routing_id, data):
         assert dispositions(core) == before + 1 or lost_now or routing_id in (b"busy", b"idle")
     if reasons.keys() & {"malformed", "too_many_frames", "frame_too_large"}:
         # "treating that peer as invalid"
-        assert routing_id not in core._workers.connections
+        assert routing_id not in core._registry.connections
     counters = core.counters
     assert counters.requests == counters.replies + sum(counters.ended.values()) + core.queued + core.assigned
 
@@ -324,7 +324,7 @@ def test_a_broker_drops_messages_of_very_many_frames(routing_id, frames):
     core.feed(frames, 1.0)
     if len(frames) > 40:
         assert core.counters.drops == {"too_many_frames": 1}
-        assert routing_id not in core._workers.connections
+        assert routing_id not in core._registry.connections
 
 
 @pytest.mark.parametrize("frames", [[], [b""], [b"busy"], [b"busy", b""], [b"", b"", b""]])
@@ -333,7 +333,7 @@ def test_a_broker_counts_messages_without_frames(frames):
     core = a_broker()
     core.feed(frames, 1.0)
     assert core.counters.drops == {"malformed": 1}
-    assert (b"busy" in core._workers.connections) == (not frames or frames[0] != b"busy")
+    assert (b"busy" in core._registry.connections) == (not frames or frames[0] != b"busy")
 
 
 def a_worker(dialect, state):

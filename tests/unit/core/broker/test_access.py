@@ -344,7 +344,7 @@ def test_S8_a_backlog_is_not_read_by_another_user():
     broker.core.feed([b"w", *MDP02.final(token, b"answer")], broker.now, "worker")
     (outgoing,) = broker.core.outbox
     broker.core.outbox.clear()
-    broker.core.unsent(outgoing, True, broker.now)
+    broker.core.send_failed(outgoing, True, broker.now)
     assert broker.core.statistics(broker.now).backlogs == 1
     broker.feed(b"c", MDP02.client_request(b"mmi.gmdp", b""), "thief")
     assert [frames[2] for frames in broker.take(b"c")] == [b"mmi.gmdp"]
@@ -487,7 +487,7 @@ def test_a_revoked_users_backlog_is_dropped():
     broker.core.feed([b"w", *MDP02.final(token, b"answer")], broker.now, "worker")
     outgoing = broker.core.outbox[-1]
     broker.core.outbox.clear()
-    broker.core.unsent(outgoing, True, broker.now)
+    broker.core.send_failed(outgoing, True, broker.now)
     broker.core.reconsider(broker.now, {"leaver"})
     broker.advance(1.0)
     assert broker.take(b"c") == []

@@ -35,7 +35,7 @@ def test_W1_however_a_worker_is_lost_its_request_goes_to_the_next_first_in_line(
     elif how == "unreachable":
         broker.core.awake(broker.now)
         broker.advance(INTERVAL)
-        broker.core.unsent(lost_heartbeat(broker), full=False, now=broker.now)
+        broker.core.send_failed(lost_heartbeat(broker), full=False, now=broker.now)
         broker.core.caught_up(broker.now)
     elif how == "malformed":
         broker.feed(b"W1", [*mdp.heartbeat, b"too many"])
@@ -66,7 +66,7 @@ def test_a_request_that_never_reached_anybody_was_no_attempt():
     for _ in range(4):
         (outgoing,) = broker.core.outbox
         broker.core.outbox.clear()
-        broker.core.unsent(outgoing, full=True, now=broker.now)
+        broker.core.send_failed(outgoing, full=True, now=broker.now)
     broker.collect()
     address, body = broker.assignment(MDP02, b"W4")
     assert body == [b"x"]
@@ -78,9 +78,9 @@ def test_a_request_that_never_reached_anybody_was_no_attempt():
 def test_a_heartbeat_to_a_full_peer_is_skipped_to_a_gone_one_tells_of_its_loss():
     broker = ManualBroker()
     broker.ready(MDP02, b"W1")
-    broker.core.unsent(lost_heartbeat(broker), full=True, now=broker.now)
+    broker.core.send_failed(lost_heartbeat(broker), full=True, now=broker.now)
     assert len(broker.workers) == 1
-    broker.core.unsent(lost_heartbeat(broker), full=False, now=broker.now)
+    broker.core.send_failed(lost_heartbeat(broker), full=False, now=broker.now)
     assert broker.core.deadline() <= broker.now  # it is looked at once more, with all that is to be read
     broker.core.caught_up(broker.now)
     assert len(broker.workers) == 0
@@ -101,9 +101,9 @@ def test_what_a_worker_that_left_had_said_counts_before_its_loss(told):
         (outgoing,) = broker.core.outbox
         broker.core.outbox.clear()
     else:
-        (connection,) = broker.core._workers.connections.values()
+        (connection,) = broker.core._registry.connections.values()
         outgoing = Outgoing([b"W"], connection, False)
-    broker.core.unsent(outgoing, full=False, now=broker.now)
+    broker.core.send_failed(outgoing, full=False, now=broker.now)
     broker.core.feed([b"W", first, b"", *MDP02.final(request[MDP02.address_at], b"answer")], broker.now)
     broker.core.caught_up(broker.now)
     broker.collect()
@@ -196,10 +196,10 @@ def test_W9_the_memory_of_strangers_is_bounded(monkeypatch):
     broker = ManualBroker()
     for number in range(1000):
         broker.feed(b"%d" % number, MDP02.heartbeat)
-    assert len(broker.core._workers._rejected) == 10
+    assert len(broker.core._registry._rejected) == 10
     broker.now += EXPIRY + 0.1
     broker.feed(b"one more", MDP02.heartbeat)
-    assert len(broker.core._workers._rejected) == 1
+    assert len(broker.core._registry._rejected) == 1
 
 
 @every_dialect
@@ -453,7 +453,7 @@ def test_an_answer_with_a_hole_in_it_goes_no_further():
     broker.core.feed([b"W1", *MDP02.partial(address, b"1")], broker.now)
     (outgoing,) = broker.core.outbox
     broker.core.outbox.clear()
-    broker.core.unsent(outgoing, full=False, now=broker.now)
+    broker.core.send_failed(outgoing, full=False, now=broker.now)
     broker.feed(b"W1", MDP02.partial(address, b"2"))
     broker.feed(b"W1", MDP02.final(address, b"3"))
     assert broker.take(b"client") == []
@@ -631,7 +631,7 @@ def test_the_rest_of_an_answer_is_not_sent_after_a_part_was_not():
         broker.core.feed([b"W1", *frames], broker.now)
     first, *rest = broker.core.outbox
     assert not broker.core.backlogs.hold_back(first, broker.now)
-    broker.core.unsent(first, full=False, now=broker.now)
+    broker.core.send_failed(first, full=False, now=broker.now)
     assert [broker.core.backlogs.hold_back(outgoing, broker.now) for outgoing in rest] == [True, True]
     assert counters(broker).drops == {"client_gone": 1, "abandoned": 2}
 

@@ -415,7 +415,7 @@ class Socket:
                 peer = outgoing.frames[0]
                 room = self.room.get(peer, 1)
                 if room == "gone" or room == 0:
-                    core.unsent(outgoing, room == 0, now)
+                    core.send_failed(outgoing, room == 0, now)
                     continue
                 if peer in self.room:
                     self.room[peer] -= 1
@@ -694,9 +694,9 @@ def test_a_connection_without_sessions_is_forgotten_when_it_is_silent():
     broker = Gmdp()
     broker.register(b"W", 1)
     broker.session(b"W", 1, b"\x06")
-    assert len(broker.core._workers.connections) == 1
+    assert len(broker.core._registry.connections) == 1
     broker.advance(EXPIRY)
-    assert not broker.core._workers.connections
+    assert not broker.core._registry.connections
     assert broker.core.counters.lost_workers == {"disconnect": 1}
 
 
@@ -708,7 +708,7 @@ def test_W16_sessions_that_come_and_go_leave_nothing():
     broker.feed(b"W", MDP02.disconnect)
     core = broker.core
     assert (core.worker_count, len(core.services), len(core._state.timers)) == (0, 0, 0)
-    assert not core._workers.connections
+    assert not core._registry.connections
     assert core.counters.registrations == 10_000
 
 

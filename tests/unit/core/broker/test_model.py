@@ -209,7 +209,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 routing_id = outgoing.frames[0]
                 if routing_id in self.gone or routing_id in self.full:
                     full = routing_id not in self.gone
-                    core.unsent(outgoing, full, self.now)
+                    core.send_failed(outgoing, full, self.now)
                     if self.exact:
                         model.unsent(expected[at], full, self.now)
                 else:
@@ -588,7 +588,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert counters.lost_workers == +model.lost
         assert counters.drops == +model.drops
         assert set(core.services) == set(model.services)
-        assert list(core._delivery._unserved) == model.unserved
+        assert list(core._services.without_worker) == model.unserved
         for name, service in core.services.items():
             foretold = model.services[name]
             assert service.workers == foretold.workers
@@ -630,7 +630,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def every_worker_is_idle_or_busy(self):
         core = self.core
-        for key, connection in core._workers.connections.items():
+        for key, connection in core._registry.connections.items():
             (worker,) = connection.workers.values()
             assert worker.connection is connection
             assert connection.key == key
@@ -645,7 +645,9 @@ class BrokerMachine(RuleBasedStateMachine):
             assert set(service.idle) <= set(mine)
             assert not (service.idle and len(service.queue)), "a request waits while a worker is idle"
             assert mine or len(service.queue), "a service of nothing is remembered"
-        assert set(core._delivery._unserved) == {name for name, service in core.services.items() if not service.workers}
+        assert set(core._services.without_worker) == {
+            name for name, service in core.services.items() if not service.workers
+        }
 
     @invariant()
     def bounds_hold(self):

@@ -1,0 +1,222 @@
+"""What workers say to a broker (RFC 7 and RFC 18, MDP/Worker; the extension).
+
+The rules of this module:
+
+* A worker has at most one request; a reply counts only if it carries the token of that very
+  assignment, whichever peer sent it and whatever else it says.
+* What a registered worker may say, and what comes of it:
+
+  ============  ======================  ===================================
+  command       worker idle             worker busy
+  ============  ======================  ===================================
+  READY         lost, DISCONNECT        lost, DISCONNECT, redelivery
+  PARTIAL       lost, DISCONNECT        right token: forwarded or joined;
+                                        wrong one: lost, DISCONNECT,
+                                        redelivery
+  FINAL         lost, DISCONNECT        right token: answered, then idle;
+                                        wrong one as above
+  HEARTBEAT     alive                   alive
+  DISCONNECT    lost                    lost, redelivery
+  malformed     lost, DISCONNECT        lost, DISCONNECT, redelivery
+  any, in       lost, DISCONNECT        lost, DISCONNECT, redelivery
+  another
+  dialect
+  ============  ======================  ===================================
+
+* A peer that is not registered may say READY; to anything else, the first answer is
+  DISCONNECT and there is no second one.
+* In the extension each session of a connection is such a worker.  A session's number is never
+  used again after a DISCONNECT, from either side: later messages of the session are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from ...protocol import extension, token
+from ...protocol.dialects import EMPTY, Command
+from ...protocol.extension import Status
+from ...protocol.wire import Message
+from .accounts import Accounts
+from .delivery import Delivery
+from .records import Connection, Request, Worker
+from .registry import Registry
+from .replies import Replies
+from .state import BrokerState
+
+# For each reply: a member of an Enum is slow to look up in Python 3.11.
+_FINAL = Command.FINAL
+_OK = Status.OK
+
+
+class Conversation:
+    """The messages of workers, and what comes of them."""
+
+    def __init__(
+        self, state: BrokerState, accounts: Accounts, replies: Replies, delivery: Delivery, registry: Registry
+    ) -> None:
+        self._state = state
+        self._accounts = accounts
+        self._replies = replies
+        self._delivery = delivery
+        self._registry = registry
+        self._connections = registry.connections
+
+    def handle(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
+        """Take one message of a worker, of whatever kind."""
+        command, dialect, _, stack, _, _, session = message
+        key: Hashable = (routing_id, *stack) if stack else routing_id
+        connection = self._connections.get(key)
+        if connection is None:
+            self._on_unregistered_peer(key, (routing_id, *stack), message, now, user)
+            return
+        # "Any received command except DISCONNECT acts as a heartbeat."
+        connection.pulse.heard = now
+        if dialect is not connection.dialect:
+            self._on_other_dialect(connection, message, now)
+            return
+        worker = connection.workers.get(session)
+        if worker is None:
+            self._on_unregistered_session(connection, message, now)
+        elif command is _FINAL:
+            self._on_final(worker, message, now)
+        elif command is Command.HEARTBEAT:
+            self._on_heartbeat(connection, now)
+        elif command is Command.PARTIAL:
+            self._on_partial(worker, message, now)
+        elif command is Command.DISCONNECT:
+            # "When the broker receives DISCONNECT from a worker it MUST send no
+            # further commands to that worker."
+            self._registry.lose_worker(worker, "disconnect", now)
+        else:
+            # "The worker MUST NOT send a further READY."
+            self._registry.lose_worker(worker, "second_ready", now, disconnect=True)
+
+    def on_malformed(self, key: Hashable, now: float) -> None:
+        """Lose a connection that sent what is no message.
+
+        "The broker SHOULD respond to invalid messages by dropping them and
+        treating that peer as invalid."
+        """
+        connection = self._connections.get(key)
+        if connection is not None:
+            self._registry.lose_connection(connection, "malformed", now, disconnect=True)
+
+    # Messages of no registered worker
+
+    def _on_unregistered_peer(
+        self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float, user: str
+    ) -> None:
+        """A message of a peer without a connection of its own."""
+        if message.command is Command.READY:
+            self._registry.register(key, address, message, now, user)
+            return
+        self._state.counters.count("drops", "unregistered")
+        self._registry.reject(key, address, message, now)
+
+    def _on_other_dialect(self, connection: Connection, message: Message, now: float) -> None:
+        """A message in another dialect than that of READY.
+
+        An extended connection speaks the RFC's own dialect where it means itself and not one of
+        its sessions.
+        """
+        own = connection.dialect.extended and message.dialect is connection.base_dialect
+        if own and message.command is Command.HEARTBEAT:
+            self._on_heartbeat(connection, now)
+        elif own and message.command is Command.DISCONNECT:
+            self._registry.lose_connection(connection, "disconnect", now)
+        else:
+            self._registry.lose_connection(connection, "other_dialect", now, disconnect=True)
+
+    def _on_unregistered_session(self, connection: Connection, message: Message, now: float) -> None:
+        """A message whose session frame is not that of a registered session."""
+        flags, number = extension.read_session(message.extra)
+        # The flag LAST makes another frame of a registered session's number.
+        worker = connection.workers.get(extension.session_frame(number)) if flags == extension.LAST else None
+        if worker is not None and message.command is Command.FINAL:
+            # The session answers and ends in one message.
+            self._on_final(worker, message, now, last=True)
+            return
+        if worker is not None and message.command is Command.DISCONNECT:
+            # The session ends and has not begun its request.
+            self._registry.lose_worker(worker, "disconnect", now, unsent=worker.request)
+            return
+        if flags and (worker is not None or flags != extension.LAST):
+            # Flags that there are not, or LAST on another command.
+            self._state.counters.count("drops", "malformed")
+            self._registry.lose_connection(connection, "malformed", now, disconnect=True)
+            return
+        if number <= connection.highest_session:
+            # The session was lost before: what was on its way then is no breach of the protocol.
+            self._state.counters.count("drops", "retired_session")
+            return
+        if message.command is Command.READY:
+            self._registry.register(connection.key, connection.address, message, now, connection.user)
+            return
+        # A session that never said READY; its number is used up.
+        connection.highest_session = number
+        self._state.counters.count("drops", "unregistered")
+        if message.command is not Command.DISCONNECT:
+            self._registry.send_disconnect((*connection.address, message.extra), connection.dialect)
+
+    # Messages of registered workers
+
+    def _request_answered(self, worker: Worker, message: Message, now: float) -> Request | None:
+        """The request that `message` answers.
+
+        None if `message` answers none: then the worker is lost ("valid but unexpected command").
+        """
+        request = worker.request
+        if request is not None and message.subject[: token.PREFIX_SIZE] == worker.token:
+            return request
+        self._state.counters.count("drops", "stray_reply")
+        self._registry.lose_worker(worker, "stray_reply", now, disconnect=True)
+        return None
+
+    def _on_partial(self, worker: Worker, message: Message, now: float) -> None:
+        """Forward a part of an answer, or keep it for a client that gets one reply in all."""
+        request = self._request_answered(worker, message, now)
+        if request is None:
+            return
+        self._state.counters.partials += 1
+        if request.dialect.streams:
+            request.partial_sent = True
+            self._replies.answer(request, message.body, Status.PARTIAL, now)
+        else:
+            self._replies.keep_part(request, message.body, now)
+
+    def _on_final(self, worker: Worker, message: Message, now: float, last: bool = False) -> None:
+        """Answer a request and give the worker its next one; `last`: the session ends with this answer."""
+        request = self._request_answered(worker, message, now)
+        if request is None:
+            return
+        counters = self._state.counters
+        counters.replies += 1
+        worker.service.replies += 1
+        worker.served += 1
+        status = _OK
+        _, _, _, _, address, body, _ = message
+        if token.says_failed(address):
+            counters.handler_failures += 1
+            status = Status.HANDLER_FAILED
+        elif request.joined_parts is not None:
+            body = request.joined_parts + body
+        self._replies.answer(request, body, status, now)
+        self._delivery.mark_answered(worker)
+        if last:
+            self._registry.lose_worker(worker, "disconnect", now)
+        else:
+            self._delivery.give_next(worker, now)
+        if request.suspect:
+            self._delivery.suspect_answered(worker.connection, now)
+        self._accounts.release(request)
+
+    def _on_heartbeat(self, connection: Connection, now: float) -> None:
+        """Answer a HEARTBEAT if nothing else was sent meanwhile."""
+        if not connection.dialect.extended:
+            worker = connection.workers[EMPTY]
+            # The first HEARTBEAT of an assignment may have been sent before it arrived.
+            if worker.request is not None and now >= worker.assigned_at + self._state.options.heartbeat_interval:
+                connection.heartbeat_while_busy = True
+        if connection.pulse.heartbeat_due():
+            self._registry.send_heartbeat(connection, now)

@@ -1,0 +1,157 @@
+"""The services there are, and the requests that wait for a worker of theirs.
+
+The rules of this module:
+
+* A service is known as long as it has a worker or a queued request.
+* There are at most ``max_services``; a newcomer is refused.  A READY may push out the
+  service that has had no worker for the longest.
+* A user may have opened at most ``max_user_services``: a service counts for the user who was
+  the first to name it.
+* A request that ends tells its client why (:mod:`gmdp.core.outcomes`), and becomes a dead
+  letter if workers were lost over it.
+
+  ================  =======================================  ==================
+  it ends           when                                     the client hears
+  ================  =======================================  ==================
+  ``expired``       it waited for ``request_ttl``            expired
+  ``deadline``      its caller's time is up                  nothing
+  ``cancelled``     its caller gave it up                    nothing
+  ``client_gone``   a part of its answer could not be sent,  nothing
+                    for its client is unreachable; or its
+                    connection is known to be closed
+  ``client_full``   the same: its client reads too slowly    overloaded
+  ``too_large``     the parts of its answer are too large    too large
+                    to be joined
+  ``no_worker``     no worker is registered, and it is to    no worker
+                    fail then
+  ``overloaded``    its queue is full                        overloaded
+  ``evicted``       its service gave way to a worker's       overloaded
+  ``attempts``      workers were lost, and no attempt is     worker lost
+                    left
+  ``worker_lost``   its worker was lost after a PARTIAL      worker lost
+  ``not_allowed``   its user may not call any more, or is    not allowed
+                    none any more
+  ``stopped``       the broker stops                         shutting down
+  ================  =======================================  ==================
+"""
+
+from __future__ import annotations
+
+from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
+from .accounts import Accounts
+from .decisions import DeadLetter
+from .records import Place, Request, Service
+from .replies import Replies
+from .state import BrokerState
+
+
+class Services:
+    """All services, and how requests leave their queues without a worker."""
+
+    def __init__(self, state: BrokerState, accounts: Accounts, replies: Replies) -> None:
+        self._state = state
+        self._accounts = accounts
+        self._replies = replies
+        self.by_name: dict[bytes, Service] = {}
+        #: Services without a worker, those that have had none for the longest first.
+        self.without_worker: dict[bytes, None] = {}
+        #: How many services each user was the first to name.
+        self._opened_by_user: dict[str, int] = {}
+        #: Requests that wait for a worker.
+        self.queued = 0
+
+    # Services
+
+    def open(self, name: bytes, now: float, user: str, for_worker: bool = False) -> Service | None:
+        """The service `name`, made if it is not known; None if there are too many, or `user` may open no more."""
+        service = self.by_name.get(name)
+        if service is not None:
+            return service
+        options = self._state.options
+        if self.has_opened_too_many(user):
+            return None
+        if len(self.by_name) >= options.max_services:
+            if not for_worker or not self.without_worker:
+                return None
+            oldest = self.by_name[next(iter(self.without_worker))]
+            self.end_queue(oldest, EndReason.EVICTED, now)
+        service = self.by_name[name] = Service(name, options.for_service(name), user)
+        if user:
+            self._opened_by_user[user] = self._opened_by_user.get(user, 0) + 1
+        self.without_worker[name] = None
+        return service
+
+    def collect(self, service: Service) -> None:
+        """Forget a service that has neither workers nor requests."""
+        if not service.members and not service.queue and self.by_name.get(service.name) is service:
+            del self.by_name[service.name]
+            del self.without_worker[service.name]
+            if service.opener:
+                opened = self._opened_by_user[service.opener] = self._opened_by_user[service.opener] - 1
+                if not opened:
+                    del self._opened_by_user[service.opener]
+
+    def has_opened_too_many(self, user: str) -> bool:
+        """True if this user has opened as many services as a user may."""
+        return bool(user) and self._opened_by_user.get(user, 0) >= self._state.options.max_user_services
+
+    # Queued requests
+
+    def unqueue(self, request: Request, now: float) -> None:
+        """Note that a request has left its queue."""
+        self.queued -= 1
+        if request.terms.fail_without_worker:
+            request.service.failing_without_worker -= 1
+        request.ttl_left -= now - request.queued_at
+        self._state.timers.disarm(request)
+
+    def withdraw(self, request: Request, reason: EndReason, now: float) -> None:
+        """Take a request out of its queue and end it."""
+        request.service.queue.remove(request)
+        self.unqueue(request, now)
+        self.end_request(request, reason, now)
+        self.collect(request.service)
+
+    def on_timer(self, request: Request, now: float) -> None:
+        """A queued request has waited for too long."""
+        self.withdraw(request, EndReason.DEADLINE if now >= request.deadline else EndReason.EXPIRED, now)
+
+    def deadline_moved(self, request: Request) -> None:
+        """Wait for a queued request's new deadline."""
+        self._state.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))
+
+    def fail_those_without_worker(self, service: Service, now: float) -> None:
+        """Where no worker is left, end the requests that are to fail then."""
+        if service.failing_without_worker and not service.members:
+            for request in [request for request in service.queue if request.terms.fail_without_worker]:
+                self.withdraw(request, EndReason.NO_WORKER, now)
+
+    def end_queue(self, service: Service, reason: EndReason, now: float) -> None:
+        """End all that is queued for a service."""
+        while (request := service.queue.pop()) is not None:
+            self.unqueue(request, now)
+            self.end_request(request, reason, now)
+        self.collect(service)
+
+    def end_all_queues(self, now: float) -> None:
+        """End all that is queued: the broker stops."""
+        for service in list(self.by_name.values()):
+            self.end_queue(service, EndReason.STOPPED, now)
+
+    # The end
+
+    def end_request(self, request: Request, reason: EndReason, now: float) -> None:
+        """End a request that no queue and no worker has any more, without its answer."""
+        request.move(Place.ENDED)
+        state = self._state
+        state.counters.count("ended", reason.value)
+        if request.attempts and reason in DEAD_LETTER_REASONS:
+            name = request.service.name
+            state.counters.dead_letters += 1
+            body = list(map(bytes, request.body))
+            age = now - request.accepted_at
+            state.events.append(DeadLetter(name, body, request.attempts, reason.value, age, request.user))
+        status = STATUS_OF_REASON[reason]
+        if status is not None:
+            self._replies.send_status(request, status, now)
+        self._accounts.release(request)
