@@ -219,17 +219,17 @@ class BrokerEngine:
         core = self._core
         send = self.link.send
         # A message that cannot be sent, and a hook, may lead to further messages.
-        while core.outbox or core.events:
-            outbox = core.outbox[:]
-            core.outbox.clear()
+        hold_back = core.backlogs.hold_back
+        while True:
+            outbox, events = core.take()
+            if not outbox and not events:
+                return
             for outgoing in outbox:
-                if core.backlogs.hold_back(outgoing, now):
+                if hold_back(outgoing, now):
                     continue
                 why_not = send(outgoing.frames)
                 if why_not is not None:
                     core.send_failed(outgoing, why_not == "full", now)
-            events = core.events[:]
-            core.events.clear()
             for event in events:
                 if isinstance(event, DeadLetter):
                     self._on_dead_letter(event)
@@ -286,7 +286,7 @@ class BrokerEngine:
     # Records for the audit hook
 
     def _audit_refusals(self, link: Link, now: float) -> None:
-        for refusal in self._core.refusals:
+        for refusal in self._core.take_refusals():
             self._auditor.record(
                 now,
                 REGISTRATION_REFUSED if refusal.action == SERVE else CALL_REFUSED,
@@ -295,7 +295,6 @@ class BrokerEngine:
                 service=refusal.service,
                 reason=refusal.reason,
             )
-        self._core.refusals.clear()
 
     def _count_connections(self, now: float) -> None:
         census, counters = self._census, self._core.counters

@@ -154,6 +154,8 @@ class ManualBroker:
         self.core = BrokerCore(BrokerOptions(heartbeat_interval=INTERVAL, **options), NONCE, START, access=access)
         #: All that was sent: (when, peer, frames without the routing id).
         self.log = []
+        #: All events, in order.
+        self.events = []
         self._waiting = {}
 
     @property
@@ -183,11 +185,15 @@ class ManualBroker:
             self.collect()
         self.now = end
 
+    def decided(self):
+        """What the core wants sent, for tests that call the core itself; the messages are not sent."""
+        outbox, events = self.core.take()
+        self.events += events
+        return outbox
+
     def collect(self):
         """Take what the core wants sent, as an owner does; needed only after calls to the core itself."""
-        while self.core.outbox:
-            outbox = self.core.outbox[:]
-            self.core.outbox.clear()
+        while outbox := self.decided():
             for outgoing in outbox:
                 if self.core.backlogs.hold_back(outgoing, self.now):
                     continue

@@ -712,11 +712,12 @@ class BrokerRun:
         """As the owner does."""
         core, now = self.core, self.now
         rounds = 0
-        while core.outbox or core.events:
+        while True:
+            outbox, events = core.take()
+            if not outbox and not events:
+                return
             rounds += 1
             assert rounds < 100, "there is always more to send"
-            outbox = core.outbox[:]
-            core.outbox.clear()
             for outgoing in outbox:
                 frames = outgoing.frames
                 assert type(frames) is list, frames
@@ -730,10 +731,9 @@ class BrokerRun:
                     core.send_failed(outgoing, True, now)
                 else:
                     self.sent(frames)
-            for event in core.events[:]:
+            for event in events:
                 assert isinstance(event, (Event, DeadLetter))
                 assert not isinstance(event, DeadLetter) or event.age >= 0 < event.attempts
-            core.events.clear()
         self.check_tables()
 
     def time(self) -> None:
@@ -761,7 +761,7 @@ class BrokerRun:
         """A connection is closed."""
         peer = PEERS[self.source.byte() % 5]
         self.core.gone(peer, self.now)
-        assert all(outgoing.frames[0] != peer for outgoing in self.core.outbox), "something goes to one who left"
+        assert all(outgoing.frames[0] != peer for outgoing in self.core._state.outbox), "something goes to one who left"
 
     def reconsider(self) -> None:
         said = self.source.byte()
@@ -804,11 +804,10 @@ class BrokerRun:
             if extension.is_call(frame):
                 self.asked.setdefault(frame[9:33], set()).add(user)
         core.feed(frames, self.now, user)
-        for refusal in core.refusals:
+        for refusal in core.take_refusals():
             assert isinstance(refusal, Refusal)
             assert refusal.user == user
             assert self.has_users
-        core.refusals.clear()
 
     # What goes out
 

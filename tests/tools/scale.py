@@ -426,10 +426,8 @@ class CoreBench:
 
     def _sent(self) -> list[list[bytes]]:
         core = self.core
-        sent = [outgoing.frames for outgoing in core.outbox if not core.backlogs.hold_back(outgoing, self.now)]
-        core.outbox.clear()
-        core.events.clear()
-        return sent
+        outbox, _ = core.take()
+        return [outgoing.frames for outgoing in outbox if not core.backlogs.hold_back(outgoing, self.now)]
 
     def run(self, least: int) -> int:
         """Answer so many requests or some more; returns how many."""

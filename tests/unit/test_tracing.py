@@ -319,7 +319,7 @@ def test_a_broker_s_core_tells_of_waits_only_if_it_is_asked(traced):
     broker.advance(0.5)
     for worker in (b"W1", b"W2"):
         broker.ready(MDP02, worker)
-    waits = [event for event in broker.core.events if isinstance(event, Waited)]
+    waits = [event for event in broker.events if isinstance(event, Waited)]
     assert waits == ([Waited(b"echo", PARENT.encode(), 0.5, 1)] if traced else [])
 
 

@@ -92,7 +92,7 @@ class BrokerCore:
         self._sized = sized
         self._has_users = access is not None
         self._max_frames = options.max_frames
-        #: What was not allowed; to be emptied by whoever tells it.
+        #: What was not allowed; an owner that finds it not empty calls :meth:`take_refusals`.
         self.refusals: list[Refusal] = state.refusals
 
     def trace(self) -> None:
@@ -129,6 +129,23 @@ class BrokerCore:
             self._intake.handle(frames[0], message, now, user)
         else:
             self._conversation.handle(frames[0], message, now, user)
+
+    def take(self) -> tuple[list[Outgoing], list[Event | DeadLetter | Waited]]:
+        """Return what was decided since the last call, (messages to send, events), and clear it."""
+        state = self._state
+        decided = state.outbox, state.events
+        state.outbox, state.events = [], []
+        return decided
+
+    def take_refusals(self) -> list[Refusal]:
+        """Return what was not allowed since the last call, and clear it.
+
+        Not a part of :meth:`take`: the owner knows the peer's address only until it reads the
+        next message.
+        """
+        refusals = self.refusals[:]
+        self.refusals.clear()
+        return refusals
 
     def send_failed(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """`outgoing` could not be sent: its peer's socket is `full`, or gone."""
@@ -224,16 +241,6 @@ class BrokerCore:
             self._conversation.on_malformed(frames[0], now)
 
     # What there is
-
-    @property
-    def outbox(self) -> list[Outgoing]:
-        """What to send, in order; to be emptied by whoever sends it."""
-        return self._state.outbox
-
-    @property
-    def events(self) -> list[Event | DeadLetter | Waited]:
-        """What to tell, in order; to be emptied by whoever tells it."""
-        return self._state.events
 
     @property
     def services(self) -> dict[bytes, Service]:

@@ -133,9 +133,10 @@ class BrokerNode(Node):
     def flush(self, now: float) -> None:
         """Send the messages that the core decided on, and collect dead letters."""
         core = self.core
-        while core.outbox or core.events:
-            outbox = core.outbox[:]
-            core.outbox.clear()
+        while True:
+            outbox, events = core.take()
+            if not outbox and not events:
+                return
             for outgoing in outbox:
                 if core.backlogs.hold_back(outgoing, now):
                     continue
@@ -148,7 +149,4 @@ class BrokerNode(Node):
                     core.send_failed(outgoing, obstacle == "full", now)
                 elif self.on_traffic is not None:
                     self.on_traffic(self, "sent", outgoing.frames)
-            for event in core.events:
-                if isinstance(event, DeadLetter):
-                    self.letters.append(event)
-            core.events.clear()
+            self.letters += [event for event in events if isinstance(event, DeadLetter)]

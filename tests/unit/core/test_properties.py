@@ -269,7 +269,7 @@ def a_broker():
     core.feed([b"client", *client_request(RFC7, b"s", [b"1"])], 0.0)
     core.feed([b"client", *client_request(RFC7, b"s", [b"2"])], 0.0)
     core.feed([b"idle", *worker_command(RFC7, "READY", b"other")], 0.0)
-    core.outbox.clear()
+    core.take()
     return core
 
 

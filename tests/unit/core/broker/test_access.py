@@ -45,9 +45,7 @@ class Secured(ManualBroker):
 
     def refused(self):
         """What is to be told of refusals, since the last time."""
-        refusals = self.core.refusals[:]
-        self.core.refusals.clear()
-        return refusals
+        return self.core.take_refusals()
 
     @property
     def drops(self):
@@ -321,7 +319,7 @@ def test_S8_no_answer_goes_to_another_user_under_a_clients_routing_id():
     ((*_, token, _, _),) = broker.take(b"w")
     # Decided, but not sent when the other one's message is read.
     broker.core.feed([b"w", *MDP02.final(token, b"answer 0")], broker.now, "worker")
-    assert [outgoing.frames[0] for outgoing in broker.core.outbox] == [b"c", b"w"]
+    assert [outgoing.frames[0] for outgoing in broker.core._state.outbox] == [b"c", b"w"]
     broker.feed(b"c", MDP02.client_request(b"other", b"x"), "thief")
     assert broker.take(b"c") == []
     ((*_, token, _, body),) = broker.take(b"w")
@@ -342,8 +340,7 @@ def test_S8_a_backlog_is_not_read_by_another_user():
     broker.ask(b"c", "client", b"x")
     ((*_, token, _, _),) = broker.take(b"w")
     broker.core.feed([b"w", *MDP02.final(token, b"answer")], broker.now, "worker")
-    (outgoing,) = broker.core.outbox
-    broker.core.outbox.clear()
+    (outgoing,) = broker.decided()
     broker.core.send_failed(outgoing, True, broker.now)
     assert broker.core.statistics(broker.now).backlogs == 1
     broker.feed(b"c", MDP02.client_request(b"mmi.gmdp", b""), "thief")
@@ -485,8 +482,7 @@ def test_a_revoked_users_backlog_is_dropped():
     broker.call(b"c", "leaver", 1)
     token = broker.take(b"w")[0][2]
     broker.core.feed([b"w", *MDP02.final(token, b"answer")], broker.now, "worker")
-    outgoing = broker.core.outbox[-1]
-    broker.core.outbox.clear()
+    outgoing = broker.decided()[-1]
     broker.core.send_failed(outgoing, True, broker.now)
     broker.core.reconsider(broker.now, {"leaver"})
     broker.advance(1.0)

@@ -64,8 +64,7 @@ def test_a_request_that_never_reached_anybody_was_no_attempt():
         broker.ready(MDP02, b"W%d" % number)
     broker.core.feed([b"client", *MDP02.client_request(b"echo", b"x")], broker.now)
     for _ in range(4):
-        (outgoing,) = broker.core.outbox
-        broker.core.outbox.clear()
+        (outgoing,) = broker.decided()
         broker.core.send_failed(outgoing, full=True, now=broker.now)
     broker.collect()
     address, body = broker.assignment(MDP02, b"W4")
@@ -98,8 +97,7 @@ def test_what_a_worker_that_left_had_said_counts_before_its_loss(told):
     if told == "request":
         # A second one does not get there; it is given to another, and that was no attempt.
         broker.core.feed([b"client", *MDP02.client_request(b"echo", b"next")], broker.now)
-        (outgoing,) = broker.core.outbox
-        broker.core.outbox.clear()
+        (outgoing,) = broker.decided()
     else:
         (connection,) = broker.core._registry.connections.values()
         outgoing = Outgoing([b"W"], connection, False)
@@ -127,7 +125,7 @@ def test_W5_a_request_that_kills_its_workers_ends_after_its_attempts(attempts):
     broker.ready(MDP02, b"last")
     assert broker.take(b"last") == []
     assert counters(broker).ended == {"attempts": 1}
-    (letter,) = [event for event in broker.core.events if isinstance(event, DeadLetter)]
+    (letter,) = [event for event in broker.events if isinstance(event, DeadLetter)]
     assert letter == DeadLetter(b"echo", [b"poison"], attempts, "attempts", 0.0, "")
     assert counters(broker).dead_letters == 1
     assert broker.core.held_bytes == 0
@@ -451,8 +449,7 @@ def test_an_answer_with_a_hole_in_it_goes_no_further():
     broker = ManualBroker()
     address, _ = busy_worker(broker)
     broker.core.feed([b"W1", *MDP02.partial(address, b"1")], broker.now)
-    (outgoing,) = broker.core.outbox
-    broker.core.outbox.clear()
+    (outgoing,) = broker.decided()
     broker.core.send_failed(outgoing, full=False, now=broker.now)
     broker.feed(b"W1", MDP02.partial(address, b"2"))
     broker.feed(b"W1", MDP02.final(address, b"3"))
@@ -629,7 +626,7 @@ def test_the_rest_of_an_answer_is_not_sent_after_a_part_was_not():
     address, _ = busy_worker(broker)
     for frames in (MDP02.partial(address, b"1"), MDP02.partial(address, b"2"), MDP02.final(address, b"3")):
         broker.core.feed([b"W1", *frames], broker.now)
-    first, *rest = broker.core.outbox
+    first, *rest = broker.decided()
     assert not broker.core.backlogs.hold_back(first, broker.now)
     broker.core.send_failed(first, full=False, now=broker.now)
     assert [broker.core.backlogs.hold_back(outgoing, broker.now) for outgoing in rest] == [True, True]

@@ -47,9 +47,8 @@ class Gmdp(ManualBroker):
         return told
 
     def letters(self):
-        found = [event for event in self.core.events if isinstance(event, DeadLetter)]
-        self.core.events.clear()
-        return found
+        events, self.events = self.events, []
+        return [event for event in events if isinstance(event, DeadLetter)]
 
 
 def failed(number, status, attempts=0):
@@ -406,9 +405,7 @@ class Socket:
 
     def flush(self):
         core, now = self.broker.core, self.broker.now
-        while core.outbox:
-            outbox = core.outbox[:]
-            core.outbox.clear()
+        while outbox := self.broker.decided():
             for outgoing in outbox:
                 if core.backlogs.hold_back(outgoing, now):
                     continue

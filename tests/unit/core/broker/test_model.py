@@ -186,7 +186,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def _tick(self):
         self.core.tick(self.now)
         if self.exact:
-            beats = [tuple(outgoing.frames) for outgoing in self.core.outbox]
+            beats = [tuple(outgoing.frames) for outgoing in self.core._state.outbox]
             firsts = [next((at for at, frames in enumerate(beats) if frames[0] == key[0]), -1) for key, _ in WORKERS]
             order = dict(zip([key for key, _ in WORKERS], firsts, strict=True))
             self.model.tick(self.now, order.__getitem__)
@@ -195,9 +195,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def _send(self):
         """Act as the owner does."""
         core, model = self.core, self.model
-        while core.outbox:
-            outbox = core.outbox[:]
-            core.outbox.clear()
+        while outbox := core.take()[0]:
             expected, model.outbox = model.outbox, []
             if self.exact:
                 expected = self._by_peer(outbox, expected)
@@ -219,7 +217,6 @@ class BrokerMachine(RuleBasedStateMachine):
             if self.exact:
                 model.caught_up(self.now)
         assert not model.outbox or not self.exact
-        core.events.clear()
 
     @staticmethod
     def _by_peer(outbox, expected):
@@ -562,7 +559,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.core.finish(self.now)
         if self.exact:
             self.model.finish(self.now)
-            assert len(self.core.outbox) == len(self.model.outbox)
+            assert len(self.core._state.outbox) == len(self.model.outbox)
         self.compare_with_the_model()
         self.nothing_is_lost()
         core = self.core
@@ -725,14 +722,13 @@ def test_parts_that_wait_to_be_joined_count_in_the_bound():
     core = BrokerCore(BrokerOptions(max_queue_bytes=300), NONCE, 0.0)
     core.feed([b"worker", *worker_command(RFC18, "READY", b"s")], 0.0)
     core.feed([b"client", *client_request(RFC7, b"s", [b"x" * 20])], 0.0)
-    _, address, _ = read_for_worker(RFC18, core.outbox[-1].frames[1:])
-    core.outbox.clear()
+    _, address, _ = read_for_worker(RFC18, core.take()[0][-1].frames[1:])
     for held in (60, 164, 0, 0):
         core.feed([b"worker", *worker_command(RFC18, "PARTIAL", address, b"", b"x" * 40)], 1.0)
         assert core.held_bytes == held
     assert core.counters.drops == {"reply_too_large": 1, "abandoned": 1}
     core.feed([b"worker", *worker_command(RFC18, "FINAL", address, b"", b"end")], 1.0)
-    assert core.outbox == []
+    assert core.take()[0] == []
     assert (core.held_bytes, core.counters.replies) == (0, 1)
     (worker,) = core.workers
     assert worker.request is None
