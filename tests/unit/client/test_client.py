@@ -151,6 +151,7 @@ def test_B1_a_lost_broker_is_noticed_or_the_call_is_tried_again(unused_endpoint,
         else:
             with pytest.raises(BrokerShuttingDown):
                 future.get()
+            hold.set()  # stop() would wait for the handler, for as long as it may
     broker.close()
 
 
