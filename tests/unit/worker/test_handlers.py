@@ -1,0 +1,194 @@
+"""What handlers return, how they fail, and what runs them."""
+
+from time import monotonic
+
+import gevent
+import peers
+import pytest
+from gevent.event import Event
+from gevent.pool import Pool
+from waiting import wait_until
+
+from gmdp import AsyncClient, Broker, HandlerFailed, Worker
+
+
+def echo(request):
+    return request.body
+
+
+# What a handler returns
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+@pytest.mark.parametrize(
+    ("returned", "reply"),
+    [
+        (b"one", [b"one"]),
+        (bytearray(b"one"), [b"one"]),
+        ([b"a", b"b"], [b"a", b"b"]),
+        ((b"a", b""), [b"a", b""]),
+        ([], [b""]),
+        (b"", [b""]),
+    ],
+)
+def test_handler_returns_bytes_or_frames(broker, client, version, returned, reply):
+    with Worker(broker.endpoint, "it", lambda request: returned, version=version) as worker:
+        assert client.request("it", b"x") == reply
+        assert worker.statistics().errors == 0
+
+
+def parts(request):
+    yield b"first"
+    yield [b"second", b"half"]
+    return b"last"
+
+
+def bare_parts(request):
+    yield b"first"
+    yield b"second"
+
+
+@pytest.mark.parametrize(
+    ("handler", "streamed", "joined"),
+    [
+        (parts, [[b"first"], [b"second", b"half"], [b"last"]], [b"first", b"second", b"half", b"last"]),
+        (bare_parts, [[b"first"], [b"second"]], [b"first", b"second"]),
+        (lambda request: iter([b"x", b"y"]), [[b"x"], [b"y"]], [b"x", b"y"]),
+        (lambda request: iter([]), [[b""]], [b""]),
+    ],
+)
+def test_handler_returns_an_iterator(broker, client, handler, streamed, joined):
+    """Each item is a PARTIAL, the return value the FINAL; joined for 0.1."""
+    with Worker(broker.endpoint, "new", handler), Worker(broker.endpoint, "old", handler, version="0.1"):
+        assert list(client.stream("new", b"")) == streamed
+        assert client.request("new", b"") == joined
+        assert list(client.stream("old", b"")) == [joined]
+
+
+def test_a_part_goes_out_before_the_next_is_made(broker, client):
+    proceed = Event()
+
+    def handler(request):
+        yield b"first"
+        proceed.wait()
+        yield b"second"
+
+    with Worker(broker.endpoint, "parts", handler):
+        stream = client.stream("parts", b"")
+        assert next(stream) == [b"first"]
+        proceed.set()
+        assert list(stream) == [[b"second"]]
+
+
+def test_a_long_stream_arrives_whole_and_in_order(broker, client):
+    count = 20_000
+
+    def handler(request):
+        for number in range(count):
+            yield b"%d" % number
+
+    with Worker(broker.endpoint, "numbers", handler):
+        for number, part in enumerate(client.stream("numbers", b"")):
+            assert part == [b"%d" % number]
+        assert number == count - 1
+
+
+def broken(request):
+    raise ValueError("a secret")
+
+
+def nonsense(request):
+    return 42
+
+
+def text(request):
+    return "text"
+
+
+def broken_parts(request):
+    yield b"fine"
+    raise ValueError("a secret")
+
+
+def killed(request):
+    raise gevent.GreenletExit
+
+
+def leaving(request):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("handler", [broken, nonsense, text, killed, leaving, lambda request: iter([3])])
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_W6_a_handler_fails_and_the_worker_lives_on(broker, client, handler, version):
+    """A gmdp client gets a typed error, a strict one the configured reply; neither learns why."""
+    fail = Event()
+    fail.set()
+    with Worker(broker.endpoint, "it", lambda r: handler(r) if fail.is_set() else r.body, version=version) as worker:
+        with pytest.raises(HandlerFailed) as caught:
+            client.request("it", b"x")
+        assert (caught.value.type_name, caught.value.detail) == ("", "")
+        assert (caught.value.service, caught.value.attempt, caught.value.deliveries) == (b"it", 1, 1)
+        assert peers.ask(broker.endpoint, b"it", b"x") == [[b"500"]]
+        assert worker.statistics().errors == 2
+        fail.clear()
+        assert client.request("it", b"x") == [b"x"]
+        assert broker.statistics().handler_failures == 2
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_W6_a_worker_may_reveal_why_a_handler_failed_to_gmdp_clients(broker, client, version):
+    with Worker(broker.endpoint, "it", broken, version=version, reveal_errors=True):
+        with pytest.raises(HandlerFailed, match="ValueError: a secret") as caught:
+            client.request("it", b"x")
+        assert (caught.value.type_name, caught.value.detail) == ("ValueError", "a secret")
+        assert peers.ask(broker.endpoint, b"it", b"x") == [[b"500"]]
+
+
+def test_error_reply_is_an_option_and_nothing_internal_leaks(broker, client):
+    with Worker(broker.endpoint, "it", broken, error_reply=[b"oops", b"7"]):
+        assert peers.ask(broker.endpoint, b"it", b"") == [[b"oops", b"7"]]
+
+
+def test_a_stream_that_breaks_ends_with_the_error(broker, client):
+    with Worker(broker.endpoint, "it", broken_parts):
+        stream = client.stream("it", b"")
+        assert next(stream) == [b"fine"]
+        with pytest.raises(HandlerFailed):
+            next(stream)
+        assert peers.ask(broker.endpoint, b"it", b"") == [[b"fine"], [b"500"]]
+
+
+# How handlers run
+
+
+@pytest.mark.parametrize(
+    "spawn",
+    [None, "default", "raw", 2, Pool(2), gevent.spawn, lambda f, *args: f(*args)],
+    ids=["None", "default", "raw", "2", "Pool", "gevent.spawn", "lambda"],
+)
+def test_spawn_is_what_gevents_servers_take(broker, client, spawn):
+    with Worker(broker.endpoint, "it", echo, concurrency=2, spawn=spawn):
+        assert sorted(client.map("it", [b"%d" % n for n in range(20)])) == sorted([[b"%d" % n] for n in range(20)])
+
+
+def test_W7_a_computing_handler_off_the_hub_keeps_its_heartbeats(thread_pool):
+    """In a ThreadPool a handler may hold its thread far longer than the expiry."""
+    gate = gevent.monkey.get_original("threading", "Lock")()
+    gate.acquire()
+
+    def compute(request):
+        gate.acquire()
+        return b"done"
+
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.02, busy_timeout=0.5) as broker:
+        worker = Worker(broker.endpoint, "it", compute, spawn=thread_pool(1), heartbeat_interval=0.02)
+        with worker, AsyncClient(broker.endpoint) as client:
+            future = client.submit("it", b"")
+            wait_until(lambda: worker.statistics().busy)
+            began = monotonic()
+            wait_until(lambda: monotonic() - began > 1.0)  # fifteen times the expiry, twice busy_timeout
+            gate.release()
+            assert future.get() == [b"done"]
+            assert worker.statistics().reconnects == 0
+            assert broker.statistics().redeliveries == 0
