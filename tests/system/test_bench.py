@@ -39,12 +39,6 @@ def test_each_combination_is_measured_and_told_as_json():
     assert len(re.findall(rb"gmdp 0\.[12], \d+ bytes, 3 callers\n", ended.err)) == 4
 
 
-def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
-    ended = gmdp("bench", "--seconds", "100", "--plot", str(tmp_path / "nowhere" / "picture.svg"))
-    assert ended.status == 2
-    assert ended.one_line() == f"gmdp: --plot cannot write to the folder {tmp_path / 'nowhere'}"
-
-
 def test_a_table_for_people():
     ended = gmdp("bench", *QUICK, "--concurrency", "2")
     assert ended.status == 0, ended
@@ -114,23 +108,6 @@ def test_calls_that_fail_are_counted_and_are_the_exit_status():
         assert row["p50_ms"] is None
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--plot", "x.pdf"], r"--plot writes \.png or \.svg, not x\.pdf"),
-        (["--concurrency", "0"], "concurrency"),
-        (["--mdp", "0.3"], "0.3"),
-        (["--seconds", "0"], "seconds"),
-        (["--compare"], r"bench/compare\.py"),
-    ],
-)
-def test_what_cannot_be_measured_is_said_in_one_line(options, message):
-    ended = gmdp("bench", *options)
-    assert (ended.status, ended.out) == (2, b"")
-    assert re.search(message, ended.err.decode())
-    assert ended.err.count(b"\n") == 1
-
-
 def test_a_worker_that_cannot_start_ends_it_with_one_line(monkeypatch):
     ended = gmdp("bench", *QUICK, "--broker", "nonsense")
     assert (ended.status, ended.out) == (1, b"")
@@ -151,10 +128,3 @@ def test_interrupted_it_takes_its_processes_with_it(number):
         wait_until(lambda: bench.poll() is not None)
         assert bench.returncode == 130
         wait_until(lambda: broker.statistics().workers == 0 == broker.statistics().connections)
-
-
-def test_without_matplotlib_a_picture_is_refused_before_anything_is_measured(tmp_path):
-    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(name='matplotlib')")
-    ended = gmdp("bench", "--plot", "x.png", PYTHONPATH=str(tmp_path))
-    assert (ended.status, ended.out) == (2, b"")
-    assert ended.err == b"gmdp: --plot needs matplotlib: pip install 'gmdp[plot]'\n"

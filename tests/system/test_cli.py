@@ -14,9 +14,8 @@ from typing import NamedTuple
 import gevent
 import peers
 import pytest
-import zmq
-import zmq.green
 from processes import HANDLERS, Gate, Process, Unreachable, environment, gmdp, only_line, outcomes
+from refusals import Refusal
 from waiting import wait_until
 
 from gmdp import AsyncClient, Broker, Client, HandlerFailed, MDPError, Worker, __version__
@@ -124,133 +123,52 @@ def workers_of(client, service):
     return found[0]["workers"] if found else 0
 
 
-# What is refused: one line on standard error, nothing else, and not exit status 0
-
-
-class Refusal(NamedTuple):
-    """A command line that is refused; {…} are filled in."""
-
-    name: str
-    arguments: list
-    #: A pattern of the whole line.
-    says: str
-    status: int = 2
-
+# What is refused; tests/unit/cli has more, in the tests' own process
 
 FILES = {
-    "syntax.toml": "liveness = 3\nattempts = = 3\n",
     "name.toml": "heartbeat_intervall = 3\n",
-    "service.toml": '[services."a.*"]\nrequest_tttl = 3\n',
-    "value.toml": "attempts = 0\n",
     "service_value.toml": '[services."a.*"]\nattempts = "many"\n',
-    "bind.toml": 'bind = "udp://127.0.0.1:1"\n',
-    "context.toml": 'context = "mine"\n',
-    "endless.toml": "max_queue = 1" + "0" * 400 + "\n",
     "raises.py": "def half(:\n",
-    "wants.py": "import nothing_of_this_name\n",
-    "exits.py": "import sys\nsys.exit(0)\n",
 }
 
-BROKER_REFUSALS = [
-    Refusal("port in use", ["--bind", "{busy}"], "cannot bind {busy}: Address already in use", 1),
+REFUSALS = [
+    Refusal("port in use", ["broker", "--bind", "{busy}"], "cannot bind {busy}: Address already in use", 1),
     Refusal(
-        "second port in use", ["--bind", ANYWHERE, "--bind", "{busy}"], "cannot bind {busy}: Address already in use", 1
+        "second port in use",
+        ["broker", "--bind", ANYWHERE, "--bind", "{busy}"],
+        "cannot bind {busy}: Address already in use",
+        1,
     ),
-    Refusal("foreign address", ["--bind", "tcp://192.0.2.1:5555"], "cannot bind tcp://192.0.2.1:5555: .+", 1),
-    Refusal("no such folder", ["--bind", "ipc:///no/such/folder"], "cannot bind ipc:///no/such/folder: No such .+", 1),
-    Refusal("no endpoint", ["--bind", "nonsense"], "bad endpoint 'nonsense': it must begin with tcp://.*"),
-    Refusal("empty endpoint", ["--bind", ""], "bad endpoint '': it must begin with tcp://.*"),
-    Refusal("no port", ["--bind", "tcp://127.0.0.1"], "bad endpoint 'tcp://127.0.0.1': .* tcp://HOST:PORT"),
-    Refusal("large port", ["--bind", "tcp://127.0.0.1:99999"], ".*99999.*: the port must be at most 65535"),
-    Refusal("unknown option", ["--liveliness", "3"], ".*[Nn]o such option.*--liveliness.*--liveness.*"),
-    Refusal("no number", ["--liveness", "often"], ".*--liveness.*'often' is not a valid.*"),
-    Refusal("not whole", ["--attempts", "1.5"], ".*--attempts.*'1.5' is not a valid.*"),
-    Refusal("no value", ["--attempts"], ".*--attempts.* requires an argument.*"),
-    Refusal("wrong value", ["--liveness", "2"], "liveness must be a number of at least 3, not 2.*"),
-    Refusal("not a number", ["--request-ttl", "nan"], "request_ttl must be a number greater than 0, not nan"),
-    Refusal("no messages", ["--hwm", "0"], "hwm must be a whole number of at least 1, not 0"),
-    Refusal("beyond an int", ["--hwm", "99999999999", "--bind", "{busy}"], "hwm must be .*"),
-    Refusal("beyond a long", ["--max-frame-size", "9" * 30, "--bind", "{busy}"], "max_frame_size must be .*"),
-    Refusal("beyond a year", ["--heartbeat-interval", "1e10", "--bind", "{busy}"], "heartbeat_interval must be .*"),
-    Refusal("extra argument", ["extra"], ".*[Gg]ot unexpected extra argument.*extra.*"),
-    Refusal("file not there", ["--config", "nowhere.toml"], "cannot read nowhere.toml: No such file or directory"),
-    Refusal("file is a folder", ["--config", "."], r"cannot read \.: Is a directory"),
-    Refusal("file is no TOML", ["--config", "syntax.toml"], "syntax.toml is not valid TOML: .*line 2.*"),
+    Refusal("foreign address", ["broker", "--bind", "tcp://192.0.2.1:5555"], "cannot bind tcp://192.0.2.1:5555: .+", 1),
+    Refusal(
+        "no such folder",
+        ["broker", "--bind", "ipc:///no/such/folder"],
+        "cannot bind ipc:///no/such/folder: No such .+",
+        1,
+    ),
+    Refusal("unknown option", ["broker", "--liveliness", "3"], ".*[Nn]o such option.*--liveliness.*--liveness.*"),
     Refusal(
         "unknown key",
-        ["--config", "name.toml"],
+        ["broker", "--config", "name.toml"],
         "name.toml: unknown option 'heartbeat_intervall'; did you mean 'heartbeat_interval'.*",
     ),
     Refusal(
-        "unknown key of a service",
-        ["--config", "service.toml"],
-        r"service.toml: services\['a.\*'\]: unknown option 'request_tttl'; did you mean 'request_ttl'.*",
-    ),
-    Refusal("value of a key", ["--config", "value.toml"], "value.toml: attempts must be a whole number.*, not 0"),
-    Refusal(
         "value of a key of a service",
-        ["--config", "service_value.toml"],
+        ["broker", "--config", "service_value.toml"],
         r"service_value.toml: services\['a.\*'\]: attempts must be a whole number.*, not 'many'",
     ),
-    Refusal("endpoint of a file", ["--config", "bind.toml"], "bind.toml: bad endpoint 'udp://127.0.0.1:1': .*"),
     Refusal(
-        "a wrong file is refused though the command line overrides it",
-        ["--config", "value.toml", "--attempts", "3"],
-        "value.toml: attempts must be .*",
+        "module is wrong", ["worker", "svc", "raises:work"], "cannot import raises: SyntaxError.*raises.py, line 1.*"
     ),
-    Refusal("key for Python only", ["--config", "context.toml"], "context.toml: unknown option 'context'.*"),
-    Refusal("endless number", ["--config", "endless.toml", "--bind", "{busy}"], "endless.toml: max_queue must be .*"),
-]
-
-WORKER_REFUSALS = [
-    Refusal("neither", [], "name either PACKAGE.MODULE:CALLABLE or --exec COMMAND"),
-    Refusal("both", ["handlers:work", "--exec", "cat"], "name either PACKAGE.MODULE:CALLABLE or --exec COMMAND"),
-    Refusal("no colon", ["handlers"], "'handlers' must look like package.module:callable"),
-    Refusal("no callable named", ["handlers:"], "'handlers:' must look like package.module:callable"),
-    Refusal("no module named", [":work"], "':work' must look like package.module:callable"),
-    Refusal("module not there", ["handlerz:work"], "cannot import handlerz: .*No module named 'handlerz'"),
-    Refusal("package not there", ["no.such:work"], "cannot import no.such: .*No module named 'no'"),
-    Refusal("module wants another", ["wants:work"], "cannot import wants: .*No module named 'nothing_of_this_name'"),
-    Refusal("module is wrong", ["raises:work"], "cannot import raises: SyntaxError.*raises.py, line 1.*"),
-    Refusal("module exits", ["exits:work"], "cannot import exits: .*"),
-    Refusal("relative module", [".handlers:work"], "cannot import .handlers: .*"),
-    Refusal("callable not there", ["handlers:worc"], "handlers has no worc"),
-    Refusal("attribute not there", ["handlers:Holder.function"], "handlers has no Holder.function"),
-    Refusal("not callable", ["handlers:number"], "handlers:number is not callable.*int"),
-    Refusal("no command", ["--exec", ""], "--exec needs a command"),
-    Refusal("open quotation", ["--exec", "tr 'a b"], "--exec .*: No closing quotation"),
-    Refusal("command not there", ["--exec", "no-such-command -x"], "--exec: no such command: no-such-command"),
-    Refusal("command not there, a path", ["--exec", "./command.txt"], "--exec: no such command: ./command.txt"),
-    Refusal("no session", ["handlers:work", "--concurrency", "0"], "concurrency must be .* at least 1, not 0"),
-    Refusal("no number", ["handlers:work", "--concurrency", "x"], ".*--concurrency.*'x' is not a valid integer.*"),
-    Refusal("unknown option", ["handlers:work", "--concurency", "2"], ".*[Nn]o such option.*--concurency.*"),
-    Refusal("bad broker", ["handlers:work", "--broker", "127.0.0.1:5555"], "bad endpoint '127.0.0.1:5555': .*"),
+    Refusal("callable not there", ["worker", "svc", "handlers:worc"], "handlers has no worc"),
     Refusal(
-        "wildcard broker", ["handlers:work", "--broker", ANYWHERE], "bad endpoint .*: one can bind to a wildcard.*"
+        "command not there",
+        ["worker", "svc", "--exec", "no-such-command -x"],
+        "--exec: no such command: no-such-command",
     ),
-    Refusal("version", ["handlers:work", "--mdp", "0.3"], ".*--mdp.*0.3.*"),
-    Refusal("beyond a year", ["handlers:work", "--heartbeat-interval", "1e10"], "heartbeat_interval must be .*"),
-]
-
-CLIENT_REFUSALS = [
     Refusal("unknown command", ["cal", "x"], ".*[Nn]o such command 'cal'.*"),
-    Refusal("unknown option of all", ["--brocker"], ".*[Nn]o such option.*--brocker.*"),
-    Refusal("call without a service", ["call"], ".*[Mm]issing argument 'SERVICE'.*"),
-    Refusal("worker without a service", ["worker"], ".*[Mm]issing argument 'SERVICE'.*"),
-    Refusal("call of nothing", ["call", "", "x"], "a service name is 1 to 255 bytes long, not 0"),
-    Refusal("call of a long name", ["call", "x" * 256, "x"], "a service name is 1 to 255 bytes long, not 256"),
     Refusal("call in no time", ["call", "x", "x", "--timeout", "0"], "timeout must be a number greater than 0, .*"),
-    Refusal("call in any time", ["call", "x", "x", "--timeout", "inf"], "timeout must be a number greater than 0, .*"),
-    Refusal("call in words", ["call", "x", "x", "--timeout", "soon"], ".*--timeout.*'soon' is not a valid.*"),
-    Refusal("call of a bad broker", ["call", "x", "x", "--broker", "x"], "bad endpoint 'x': .*"),
-    Refusal("call of half a list", ["call", "x", "x", "--broker", "{nobody},"], "bad endpoint '': .*"),
-    Refusal("services of a bad broker", ["services", "--broker", "x"], "bad endpoint 'x': .*"),
-    Refusal("ping of a bad broker", ["ping", "--broker", "x"], "bad endpoint 'x': .*"),
-    Refusal("ping never", ["ping", "--count", "0"], "--count must be at least 1"),
-    Refusal("ping of nothing", ["ping", "x"], ".*[Gg]ot unexpected extra argument.*x.*"),
     Refusal("demo of no folder", ["demo", "nowhere"], "nowhere is not a folder"),
-    Refusal("demo of a file", ["demo", "handlers.py"], "handlers.py is not a folder"),
-    Refusal("demo of an empty folder", ["demo", "empty"], "empty holds no file that can be read"),
     Refusal(
         "nobody answers a call",
         ["call", "x", "y", "--broker", "{nobody}", "--timeout", "0.5"],
@@ -277,51 +195,23 @@ CLIENT_REFUSALS = [
     ),
 ]
 
-REFUSALS = {
-    f"{command} {refusal.name}".strip(): refusal._replace(arguments=[*prefix, *refusal.arguments])
-    for command, prefix, refusals in (
-        ("broker:", ["broker"], BROKER_REFUSALS),
-        ("worker:", ["worker", "svc"], WORKER_REFUSALS),
-        ("", [], CLIENT_REFUSALS),
-    )
-    for refusal in refusals
-}
-
 
 @pytest.fixture(scope="module")
 def refused(folder, unreachable):
-    """How the command lines of REFUSALS ended, and what was filled in."""
+    """The command lines of REFUSALS, filled in, and how they ended; both by name."""
     for name, text in FILES.items():
         (folder / name).write_text(text)
-    (folder / "empty").mkdir()
-    busy = socket.create_server(("127.0.0.1", 0))
-    try:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
         filled = {"busy": f"tcp://127.0.0.1:{busy.getsockname()[1]}", "nobody": unreachable}
-        commands = [
-            [argument.format(**filled) if "{" in argument else argument for argument in refusal.arguments]
-            for refusal in REFUSALS.values()
-        ]
-        return filled, dict(zip(REFUSALS, outcomes(commands, folder), strict=True))
-    finally:
-        busy.close()
+        refusals = [refusal.filled(**filled) for refusal in REFUSALS]
+        ends = outcomes([refusal.arguments for refusal in refusals], folder)
+        return {refusal.name: (refusal, ended) for refusal, ended in zip(refusals, ends, strict=True)}
 
 
-@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize("name", [refusal.name for refusal in REFUSALS])
 def test_what_is_refused_says_why_in_one_line(refused, name):
-    filled, ended = refused
-    refusal = REFUSALS[name]
-    line = ended[name].one_line()
-    program, _, message = line.partition(": ")
-    assert program.split()[0] == "gmdp"
-    pattern = refusal.says.format(**filled) if "{" in refusal.says else refusal.says
-    assert re.fullmatch(pattern, message), line
-    assert ended[name].status == refusal.status
-
-
-def test_without_arguments_it_shows_what_there_is_and_fails(folder):
-    [ended] = outcomes([[]], folder)
-    assert ended.status == 2
-    assert b"Commands:" in ended.out + ended.err
+    refusal, ended = refused[name]
+    refusal.assert_ended_so(ended)
 
 
 def test_a_service_name_may_be_any_bytes(broker_endpoint, client):
@@ -330,42 +220,7 @@ def test_a_service_name_may_be_any_bytes(broker_endpoint, client):
     assert ended == (0, b"heard x", b"")
 
 
-# Help
-
-HELP = {
-    (): ["broker", "worker", "call", "services", "ping", "demo", "--version", "gmdp call"],
-    ("broker",): [
-        *("--bind", "--config", "--hwm", "--heartbeat-interval", "--liveness", "--busy-timeout", "--request-ttl"),
-        *("--attempts", "--max-services", "--max-workers", "--max-queue", "--max-queue-bytes", "--max-frames"),
-        *("--max-frame-size", "--verbose", "tcp://127.0.0.1:5555", "SIGTERM", "listening on", "seconds"),
-    ],
-    ("worker",): [
-        *("SERVICE", "PACKAGE.MODULE:CALLABLE", "--exec", "--broker", "--concurrency", "--heartbeat-interval"),
-        *("--liveness", "--mdp", "--verbose", "GMDP_BROKER", "standard input", "500", "SIGTERM"),
-    ],
-    ("call",): [
-        *("SERVICE", "FRAME", "--broker", "--timeout", "--mdp", "GMDP_BROKER", "standard input", "standard output"),
-        *("124", "tcp://127.0.0.1:5555"),
-    ],
-    ("services",): ["--broker", "--timeout", "GMDP_BROKER", "tcp://127.0.0.1:5555"],
-    ("ping",): ["--broker", "--timeout", "--count", "--mdp", "GMDP_BROKER", "tcp://127.0.0.1:5555"],
-    ("demo",): ["FOLDER", "four worker processes", "Exit status"],
-}
-
-
-@pytest.fixture(scope="module")
-def helps(folder):
-    return dict(zip(HELP, outcomes([[*command, "--help"] for command in HELP], folder), strict=True))
-
-
-@pytest.mark.parametrize("command", HELP, ids=lambda command: command[0] if command else "gmdp")
-def test_help_says_what_a_user_needs(helps, command):
-    ended = helps[command]
-    assert (ended.status, ended.err) == (0, b"")
-    text = " ".join(ended.out.decode().split())
-    assert text.startswith(" ".join(["Usage: gmdp", *command]))
-    assert [word for word in [*HELP[command], "--help"] if word not in text] == []
-    assert max(map(len, ended.out.decode().splitlines())) <= 80
+# The program
 
 
 def test_version(folder):
@@ -645,12 +500,6 @@ def test_a_worker_and_a_broker_give_running_work_the_time_they_are_told(unused_e
                 assert isinstance(reply.exception, MDPError) or not reply.ready()
 
 
-def test_a_call_without_a_worker_says_what_the_matter_may_be(broker_endpoint):
-    ended = gmdp("call", "nobody", "x", "--timeout", "0.2", "--broker", broker_endpoint)
-    assert ended.status == 124
-    assert re.fullmatch("gmdp: timeout: .*: no worker is registered for it", ended.one_line())
-
-
 #: The command, which is interrupted while it imports the module sys.argv[1].
 INTERRUPTED = """
 import os, signal, sys
@@ -780,26 +629,6 @@ def test_a_worker_may_reveal_its_errors_and_they_are_one_line_all_the_same(broke
     assert ended.one_line().endswith("and 1 try, 1 delivery: ValueError: internal")
 
 
-def test_call_may_fail_at_once_without_a_worker(broker_endpoint):
-    ended = gmdp("call", "nobody here", "x", "--broker", broker_endpoint, "--when-no-worker", "fail")
-    assert ended.status == 1
-    assert re.fullmatch(r"gmdp: no worker: service .*: no worker is registered", ended.one_line())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["--priority", "7"], "priority must be a whole number of at most 3"),
-        (["--when-no-worker", "panic"], "Invalid value for '--when-no-worker'"),
-        (["--retries", "-1"], "retries must be a whole number of at least 0"),
-    ],
-)
-def test_call_says_what_is_wrong(broker_endpoint, arguments, line):
-    ended = gmdp("call", "it", "x", "--broker", broker_endpoint, *arguments)
-    assert ended.status == 2
-    assert line in ended.one_line()
-
-
 def test_exec_may_be_stopped_when_its_caller_has_gone(broker_endpoint, folder, gate):
     """The command is killed with its handler, and the worker is free for the next request."""
     command = shlex.join([sys.executable, "-I", "-S", str(folder / "command.py")])
@@ -828,12 +657,6 @@ def test_dead_letters_may_go_to_a_service(tmp_path, folder, how):
                 wait_until(lambda: seen)
         assert json.loads(seen[0][0])["reason"] == "attempts"
         assert seen[0][1:] == [b"body"]
-
-
-def test_call_that_nobody_answers_ends_with_124(broker_endpoint):
-    ended = gmdp("call", "nobody here", "x", "--broker", broker_endpoint, "--timeout", "0.2")
-    assert ended.status == 124
-    assert re.fullmatch(r"gmdp: timeout: service .*nobody here.*after \d+\.\d+ s.*", ended.one_line())
 
 
 def test_call_keeps_its_time_when_parts_have_come(worker_of_work, broker_endpoint, gate):
@@ -927,27 +750,6 @@ def table(output):
     return [re.split(r"\s*[│┃|]\s*", line.strip(" │┃|")) for line in output.decode().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["[/closed]", "[bold]name", ":smile:", "größe ☃", "a" * 100],
-    ids=["closing tag", "tag", "emoji", "letters", "long"],
-)
-def test_services_shows_names_as_they_are(broker_endpoint, client, name):
-    """Whatever a terminal library makes of them elsewhere, and in one piece where no terminal is."""
-    with Worker(broker_endpoint, name, lambda request: b""):
-        wait_until(lambda: workers_of(client, name) == 1)
-        ended = gmdp("services", "--broker", broker_endpoint)
-    assert (ended.status, ended.err) == (0, b"")
-    assert name in ended.out.decode()
-
-
-def test_services_of_a_broker_that_knows_none():
-    with Process("broker", "--bind", ANYWHERE) as broker:
-        ended = gmdp("services", "--broker", broker.listening()[0])
-    assert (ended.status, ended.err) == (0, b"")
-    assert "service" in ended.out.decode()
-
-
 PING = r"{}: {}; {} round trips: min \d+\.\d+, mean \d+\.\d+, max \d+\.\d+ ms"
 
 
@@ -961,80 +763,6 @@ def test_ping_tells_what_answers_and_how_fast(broker_endpoint, unreachable, vers
     assert re.fullmatch(PING.format(broker_endpoint, what, 3), line)
     least, mean, most = map(float, re.findall(r"\d+\.\d+(?=,| ms)", line.partition("round trips")[2]))
     assert least <= mean <= most
-
-
-@pytest.fixture
-def foreign():
-    """A function: starts a bare ROUTER that answers every request with `body`; returns its endpoint."""
-    opened = []
-
-    def start(body):
-        router = zmq.green.Context.instance().socket(zmq.ROUTER)
-        router.set(zmq.LINGER, 0)
-        router.bind(ANYWHERE)
-        opened.append((router, gevent.spawn(answer, router, body)))
-        return router.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
-
-    def answer(router, body):
-        while True:
-            sender, *frames = router.recv_multipart()
-            if frames[:2] == [b"", b"MDPC01"]:
-                router.send_multipart([sender, b"", b"MDPC01", frames[2], *body])
-            elif frames[:2] == [b"MDPC02", b"\x01"]:
-                router.send_multipart([sender, b"MDPC02", b"\x03", frames[2], *body])
-
-    yield start
-    for router, greenlet in opened:
-        greenlet.kill()
-        router.close(0)
-
-
-def test_ping_of_a_foreign_broker_of_0_1(foreign):
-    """All it has for us is "501", and that is an answer."""
-    endpoint = foreign([b"501"])
-    ended = gmdp("ping", "--broker", endpoint, "--mdp", "0.1", "--count", "2")
-    assert (ended.status, ended.err) == (0, b"")
-    assert re.fullmatch(PING.format(endpoint, "an MDP broker", 2), only_line(ended.out))
-
-
-def test_services_of_a_foreign_broker_says_that_it_does_not_know(foreign):
-    endpoint = foreign([b"501"])
-    ended = gmdp("services", "--broker", endpoint)
-    assert ended.status == 1
-    assert re.fullmatch(rf"gmdp: the broker at {endpoint} does not know mmi\.services.*501.*", ended.one_line())
-
-
-JUNK = {
-    "no JSON": [b"200", b"\xff{"],
-    "another JSON": [b"200", b"[1]"],
-    "other keys": [b"200", b"{}"],
-    "no body": [b"200"],
-    "rows of numbers": [b"200", b'{"total": 1, "services": [5]}'],
-}
-
-
-@pytest.mark.parametrize("name", JUNK)
-def test_what_a_foreign_broker_may_answer(foreign, folder, name):
-    """A broker that has services of the same names, with other answers: ping pings, services says so."""
-    endpoint = foreign(JUNK[name])
-    commands = [["ping", "--broker", endpoint, "--count", "1"], ["services", "--broker", endpoint]]
-    pinged, listed = outcomes(commands, folder)
-    assert (pinged.status, pinged.err) == (0, b"")
-    assert re.fullmatch(PING.format(endpoint, "an MDP broker", 1), only_line(pinged.out))
-    assert listed.status == 1
-    assert endpoint in listed.one_line()
-
-
-def test_a_broker_that_never_answers_is_a_timeout(folder):
-    silent = socket.create_server(("127.0.0.1", 0))
-    try:
-        endpoint = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
-        commands = [[name, "--broker", endpoint, "--timeout", "0.5"] for name in ("ping", "services")]
-        for ended in outcomes(commands, folder):
-            assert ended.status == 124
-            assert "timeout" in ended.one_line()
-    finally:
-        silent.close()
 
 
 def test_the_environment_names_the_broker(broker_endpoint, folder, unreachable):

@@ -1,4 +1,7 @@
-"""Keys, passwords and access rules on the command line: real processes, and nothing secret in what they print."""
+"""Keys, passwords and access rules on the command line, and nothing secret in what it prints.
+
+Where a broker or worker is involved, all are real processes.
+"""
 
 import contextlib
 import os
@@ -10,7 +13,7 @@ import stat
 from typing import NamedTuple
 
 import pytest
-from processes import Process, gmdp, only_line, outcomes
+from processes import Process, gmdp, gmdp_here, only_line, outcomes
 from waiting import wait_until
 
 from gmdp import State, Worker
@@ -151,7 +154,7 @@ def ruled_endpoint(keys):
             yield endpoint
 
 
-# What ends at once: all of these are played by the children of one process
+# What ends at once: with brokers, the children of one process; without, this process
 
 
 class Run(NamedTuple):
@@ -236,7 +239,9 @@ WITHOUT_BROKERS = {
     "call with a name": Run(
         ("call", "a", "b", "--username", "bob"), r"--username needs --password-file, or \$GMDP_PASSWORD"
     ),
-    "call with a password": Run(("call", "a", "b", "--password-file", "password"), "--password-file needs --username"),
+    "call with a password for nobody": Run(
+        ("call", "a", "b", "--password-file", "password"), "--password-file needs --username"
+    ),
     "call with a password that is not there": Run(
         ("call", "a", "b", "--username", "bob", "--password-file", "nowhere"),
         "cannot read nowhere: No such file or directory",
@@ -358,8 +363,11 @@ def ended(keys, filled, keyed_endpoint, keyed_worker, named_endpoint, ruled_endp
     with busy:
         filled.update(keyed=keyed_endpoint, named=named_endpoint, ruled=ruled_endpoint)
         filled["busy"] = f"tcp://127.0.0.1:{busy.getsockname()[1]}"
-        commands = [[fill(argument, filled) for argument in run.arguments] for run in RUNS.values()]
-        return dict(zip(RUNS, outcomes(commands, keys.folder), strict=True))
+        commands = [[fill(argument, filled) for argument in run.arguments] for run in WITH_BROKERS.values()]
+        ended = dict(zip(WITH_BROKERS, outcomes(commands, keys.folder), strict=True))
+    for name, run in WITHOUT_BROKERS.items():
+        ended[name] = gmdp_here(*(fill(argument, filled) for argument in run.arguments), cwd=keys.folder)
+    return ended
 
 
 @pytest.mark.parametrize("name", RUNS)

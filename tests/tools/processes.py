@@ -1,6 +1,10 @@
 """The command line in processes of its own: started, read, waited for with a deadline, always ended."""
 
+import contextlib
+import importlib
+import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -9,9 +13,12 @@ import sys
 import tempfile
 from time import monotonic
 from typing import NamedTuple
+from unittest import mock
 
 import gevent.socket
 from gevent.select import select
+
+from gmdp.cli import main
 
 #: Seconds after which something that must happen is taken not to happen.
 DEADLINE = 30.0
@@ -179,6 +186,72 @@ def gmdp(*arguments, timeout=DEADLINE, **options):
     """Run ``python -m gmdp`` to its end; how it ended."""
     with Process(*arguments, **options) as process:
         return process.ended(timeout)
+
+
+@contextlib.contextmanager
+def _standard_streams(stdin):
+    """Files in the place of the standard streams; the contents of output and errors come in a list afterwards."""
+    printed = []
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+        files[0].write(stdin)
+        files[0].seek(0)
+        streams = [
+            io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", write_through=True) for file in files
+        ]
+        before = sys.stdin, sys.stdout, sys.stderr
+        sys.stdin, sys.stdout, sys.stderr = streams
+        try:
+            yield printed
+        finally:
+            sys.stdin, sys.stdout, sys.stderr = before
+            for file in files[1:]:
+                file.seek(0)
+                printed.append(file.read())
+            for stream in streams:
+                stream.detach()
+
+
+@contextlib.contextmanager
+def _undone(cwd):
+    """Undo, at the end, what a command changes in its process."""
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hub, logger = gevent.get_hub(), logging.getLogger("gmdp.connections")
+    not_error, handlers = hub.NOT_ERROR, logger.handlers[:]
+    argv, path, modules, folder = sys.argv, sys.path[:], set(sys.modules), os.getcwd()
+    os.chdir(cwd or folder)
+    importlib.invalidate_caches()
+    configured = logging.NullHandler()  # so that a command leaves logging as it is
+    logging.root.addHandler(configured)
+    try:
+        # A worker's command patches the standard library.
+        with mock.patch("gevent.monkey.patch_all"):
+            yield
+    finally:
+        logging.root.removeHandler(configured)
+        os.chdir(folder)
+        sys.argv, sys.path[:] = argv, path
+        for name in set(sys.modules) - modules:
+            if cwd and (getattr(sys.modules[name], "__file__", None) or "").startswith(f"{cwd}{os.sep}"):
+                del sys.modules[name]
+        hub.NOT_ERROR, logger.handlers[:] = not_error, handlers
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+
+
+def gmdp_here(*arguments, stdin=b"", cwd=None, **variables):
+    """Run the command line `arguments` in this process, which takes milliseconds; how it ended.
+
+    For commands that end by themselves.  Their log goes where the tests' goes, not to standard error.
+    """
+    with _undone(cwd), mock.patch.dict(os.environ, environment(**variables), clear=True):
+        sys.argv = ["gmdp", *map(os.fsdecode, arguments)]
+        with _standard_streams(stdin) as printed:
+            try:
+                main()
+            except SystemExit as exit:
+                status = exit.code
+    return Ended(status, *printed)
 
 
 # Starting an interpreter takes its time, and of ways to fail there are many: one

@@ -1,5 +1,42 @@
-"""Fixtures of the tests of ``gmdp gateway``."""
+"""What the tests of commands share: a folder with files for them, and a port that is taken."""
 
+import socket
+
+import pytest
 from gateways import client, connect, gated, gateway, stack
+from processes import HANDLERS
 
+#: For the tests of ``gmdp gateway``.
 __all__ = ["client", "connect", "gated", "gateway", "stack"]
+
+FILES = {
+    "syntax.toml": "liveness = 3\nattempts = = 3\n",
+    "name.toml": "heartbeat_intervall = 3\n",
+    "service.toml": '[services."a.*"]\nrequest_tttl = 3\n',
+    "value.toml": "attempts = 0\n",
+    "service_value.toml": '[services."a.*"]\nattempts = "many"\n',
+    "bind.toml": 'bind = "udp://127.0.0.1:1"\n',
+    "context.toml": 'context = "mine"\n',
+    "endless.toml": "max_queue = 1" + "0" * 400 + "\n",
+    "raises.py": "def half(:\n",
+    "wants.py": "import nothing_of_this_name\n",
+    "exits.py": "import sys\nsys.exit(0)\n",
+}
+
+
+@pytest.fixture(scope="package")
+def folder(tmp_path_factory):
+    """A folder with a blank in its name: handlers, and the files commands are told to read."""
+    folder = tmp_path_factory.mktemp("command line")
+    (folder / "handlers.py").write_text(HANDLERS)
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="package")
+def busy():
+    """An endpoint that somebody else listens on: a broker that comes to bind ends at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"

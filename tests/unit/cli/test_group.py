@@ -6,6 +6,8 @@ import sys
 
 import click
 import pytest
+from processes import gmdp_here
+from refusals import Refusal
 
 from gmdp.cli.group import COMMANDS, cli, import_command
 
@@ -68,3 +70,51 @@ def test_help_imports_no_command():
     status, modules = run_and_list_modules("--help")
     assert status == 0
     assert {f"gmdp.cli{entry.module}" for entry in COMMANDS.values()} & modules == set()
+
+
+def test_without_arguments_it_shows_what_there_is_and_fails():
+    ended = gmdp_here()
+    assert ended.status == 2
+    assert b"Commands:" in ended.out + ended.err
+
+
+REFUSALS = [
+    Refusal("unknown command", ["cal", "x"], ".*[Nn]o such command 'cal'.*"),
+    Refusal("unknown option of all", ["--brocker"], ".*[Nn]o such option.*--brocker.*"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
+def test_a_refusal_is_one_line(refusal):
+    refusal.check()
+
+
+HELP = {
+    (): ["broker", "worker", "call", "services", "ping", "demo", "--version", "gmdp call"],
+    ("broker",): [
+        *("--bind", "--config", "--hwm", "--heartbeat-interval", "--liveness", "--busy-timeout", "--request-ttl"),
+        *("--attempts", "--max-services", "--max-workers", "--max-queue", "--max-queue-bytes", "--max-frames"),
+        *("--max-frame-size", "--verbose", "tcp://127.0.0.1:5555", "SIGTERM", "listening on", "seconds"),
+    ],
+    ("worker",): [
+        *("SERVICE", "PACKAGE.MODULE:CALLABLE", "--exec", "--broker", "--concurrency", "--heartbeat-interval"),
+        *("--liveness", "--mdp", "--verbose", "GMDP_BROKER", "standard input", "500", "SIGTERM"),
+    ],
+    ("call",): [
+        *("SERVICE", "FRAME", "--broker", "--timeout", "--mdp", "GMDP_BROKER", "standard input", "standard output"),
+        *("124", "tcp://127.0.0.1:5555"),
+    ],
+    ("services",): ["--broker", "--timeout", "GMDP_BROKER", "tcp://127.0.0.1:5555"],
+    ("ping",): ["--broker", "--timeout", "--count", "--mdp", "GMDP_BROKER", "tcp://127.0.0.1:5555"],
+    ("demo",): ["FOLDER", "four worker processes", "Exit status"],
+}
+
+
+@pytest.mark.parametrize("command", HELP, ids=lambda command: command[0] if command else "gmdp")
+def test_help_says_what_a_user_needs(command):
+    ended = gmdp_here(*command, "--help")
+    assert (ended.status, ended.err) == (0, b"")
+    text = " ".join(ended.out.decode().split())
+    assert text.startswith(" ".join(["Usage: gmdp", *command]))
+    assert [word for word in [*HELP[command], "--help"] if word not in text] == []
+    assert max(map(len, ended.out.decode().splitlines())) <= 80

@@ -1,0 +1,123 @@
+"""``gmdp services`` and ``gmdp ping``: what they print of gmdp's brokers and of others."""
+
+import re
+import socket
+
+import gevent
+import pytest
+import zmq.green
+from processes import gmdp_here, only_line
+from refusals import Refusal
+from waiting import wait_until
+
+from gmdp import Worker
+
+ANYWHERE = "tcp://127.0.0.1:*"
+PING = r"{}: {}; {} round trips: min \d+\.\d+, mean \d+\.\d+, max \d+\.\d+ ms"
+
+REFUSALS = [
+    Refusal("services of a bad broker", ["services", "--broker", "x"], "bad endpoint 'x': .*"),
+    Refusal("ping of a bad broker", ["ping", "--broker", "x"], "bad endpoint 'x': .*"),
+    Refusal("ping never", ["ping", "--count", "0"], "--count must be at least 1"),
+    Refusal("ping of nothing", ["ping", "x"], ".*[Gg]ot unexpected extra argument.*x.*"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
+def test_a_refusal_is_one_line(folder, refusal):
+    refusal.check(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["[/closed]", "[bold]name", ":smile:", "größe ☃", "a" * 100],
+    ids=["closing tag", "tag", "emoji", "letters", "long"],
+)
+def test_services_shows_names_as_they_are(broker, name):
+    """Whatever a terminal library makes of them elsewhere, and in one piece where no terminal is."""
+    with Worker(broker.endpoint, name, lambda request: b""):
+        wait_until(lambda: broker.statistics().workers == 1)
+        ended = gmdp_here("services", "--broker", broker.endpoint)
+    assert (ended.status, ended.err) == (0, b"")
+    assert name in ended.out.decode()
+
+
+def test_services_of_a_broker_that_knows_none(broker):
+    ended = gmdp_here("services", "--broker", broker.endpoint)
+    assert (ended.status, ended.err) == (0, b"")
+    assert "service" in ended.out.decode()
+
+
+@pytest.fixture
+def foreign():
+    """A function: starts a bare ROUTER that answers every request with `body`; returns its endpoint."""
+    opened = []
+
+    def start(body):
+        router = zmq.green.Context.instance().socket(zmq.ROUTER)
+        router.set(zmq.LINGER, 0)
+        router.bind(ANYWHERE)
+        opened.append((router, gevent.spawn(answer, router, body)))
+        return router.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def answer(router, body):
+        while True:
+            sender, *frames = router.recv_multipart()
+            if frames[:2] == [b"", b"MDPC01"]:
+                router.send_multipart([sender, b"", b"MDPC01", frames[2], *body])
+            elif frames[:2] == [b"MDPC02", b"\x01"]:
+                router.send_multipart([sender, b"MDPC02", b"\x03", frames[2], *body])
+
+    yield start
+    for router, greenlet in opened:
+        greenlet.kill()
+        router.close(0)
+
+
+def test_ping_of_a_foreign_broker_of_0_1(foreign):
+    """All it has for us is "501", and that is an answer."""
+    endpoint = foreign([b"501"])
+    ended = gmdp_here("ping", "--broker", endpoint, "--mdp", "0.1", "--count", "2")
+    assert (ended.status, ended.err) == (0, b"")
+    assert re.fullmatch(PING.format(endpoint, "an MDP broker", 2), only_line(ended.out))
+
+
+def test_services_of_a_foreign_broker_says_that_it_does_not_know(foreign):
+    endpoint = foreign([b"501"])
+    ended = gmdp_here("services", "--broker", endpoint)
+    assert ended.status == 1
+    assert re.fullmatch(rf"gmdp: the broker at {endpoint} does not know mmi\.services.*501.*", ended.one_line())
+
+
+JUNK = {
+    "no JSON": [b"200", b"\xff{"],
+    "another JSON": [b"200", b"[1]"],
+    "other keys": [b"200", b"{}"],
+    "no body": [b"200"],
+    "rows of numbers": [b"200", b'{"total": 1, "services": [5]}'],
+}
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_what_a_foreign_broker_may_answer(foreign, name):
+    """A broker that has services of the same names, with other answers: ping pings, services says so."""
+    endpoint = foreign(JUNK[name])
+    commands = [["ping", "--broker", endpoint, "--count", "1"], ["services", "--broker", endpoint]]
+    pinged, listed = (gmdp_here(*command) for command in commands)
+    assert (pinged.status, pinged.err) == (0, b"")
+    assert re.fullmatch(PING.format(endpoint, "an MDP broker", 1), only_line(pinged.out))
+    assert listed.status == 1
+    assert endpoint in listed.one_line()
+
+
+def test_a_broker_that_never_answers_is_a_timeout():
+    silent = socket.create_server(("127.0.0.1", 0))
+    try:
+        endpoint = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        commands = [[name, "--broker", endpoint, "--timeout", "0.5"] for name in ("ping", "services")]
+        for command in commands:
+            ended = gmdp_here(*command)
+            assert ended.status == 124
+            assert "timeout" in ended.one_line()
+    finally:
+        silent.close()
