@@ -1,4 +1,4 @@
-"""Two processes of gunicorn on gevent, real HTTP, and what is behind them killed meanwhile."""
+"""Two processes of gunicorn on gevent under load, while a worker, the broker and a process are killed."""
 
 import http.client
 import json
@@ -18,24 +18,24 @@ from gmdp import Client
 
 try:
     import gunicorn.workers.ggevent  # noqa: F401
-except RuntimeError as too_old:  # that is what it raises for a gevent older than it can use
+except RuntimeError as too_old:  # gunicorn raises it for a gevent that is too old
     pytest.skip(str(too_old), allow_module_level=True)
 
 #: The processes of a fixture of the module are replaced in the tests; so are the pipes from them.
 pytestmark = pytest.mark.gmdp_allow_leaks("descriptors")
 
-#: What may be answered while a worker and the broker are killed.
+#: The statuses that are allowed while a worker and the broker are killed.
 DOCUMENTED = {200, 429, 502, 503, 504}
 
 #: Seconds a call may take in all, and further tries.
 TIMEOUT, RETRIES = 4, 3
 #: Seconds after which a connection hangs.
 HANGS = 20
-#: Connections at a time, each with a request at a time, and requests after which it is made anew:
-#: at the beginning, one process may get all of them.
+#: Connections at a time, each with one request at a time, and requests after which a connection is
+#: closed and opened again: one process may get all connections at the beginning.
 CONNECTIONS, KEPT_FOR = 24, 8
 
-#: An application with a client of the module, which is made, and with --preload used, before the fork.
+#: An application whose module makes a client; with --preload, it is made and used before the fork.
 APPLICATION = f"""
 import os
 
@@ -66,8 +66,8 @@ def application(environ, start_response):
 GATEWAY = "gmdp.wsgi:gateway_from_environment()"
 
 
-class Behind:
-    """A broker and two workers, each a process of its own."""
+class Backend:
+    """A broker and two workers, each in a process of its own."""
 
     def __init__(self, endpoint, folder):
         self.endpoint = endpoint
@@ -76,7 +76,7 @@ class Behind:
         self._workers = []
 
     def start(self):
-        """Start what does not run."""
+        """Start the processes that do not run."""
         if self._broker is None:
             self._broker = Process("broker", "--bind", self.endpoint)
             self._broker.listening()
@@ -95,7 +95,7 @@ class Behind:
         self._workers.pop(0).__exit__()
 
     def replace_broker(self):
-        """Kill the broker and start another one at the same place."""
+        """Kill the broker, and start another one on the same endpoint."""
         self._broker.__exit__()
         self._broker = Process("broker", "--bind", self.endpoint)
         self._broker.listening()
@@ -115,22 +115,22 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def behind_all(folder, tmp_path_factory):
-    behind = Behind(f"ipc://{tmp_path_factory.mktemp('broker')}/broker.sock", folder)
+def backend_of_module(folder, tmp_path_factory):
+    backend = Backend(f"ipc://{tmp_path_factory.mktemp('broker')}/broker.sock", folder)
     try:
-        yield behind
+        yield backend
     finally:
-        behind.close()
+        backend.close()
 
 
 @pytest.fixture
-def behind(behind_all):
-    behind_all.start()
-    return behind_all
+def backend(backend_of_module):
+    backend_of_module.start()
+    return backend_of_module
 
 
 class Gunicorn(Process):
-    """gunicorn with two processes, once it serves."""
+    """gunicorn with two processes; ready when they serve."""
 
     def __init__(self, application, endpoint, folder, *options):
         command = (sys.executable, "-m", "gunicorn", "-k", "gevent", "-w", "2", "--bind", "127.0.0.1:0")
@@ -149,7 +149,7 @@ class Gunicorn(Process):
         self.port = int(re.search(rb"Listening at: http://127\.0\.0\.1:(\d+)", self.err)[1])
 
     def kill_one(self):
-        """Kill one of its processes; it starts another."""
+        """Kill one of the two processes; gunicorn starts another."""
         os.kill(self._first, signal.SIGKILL)
         self.log(b"Booting worker with pid", count=3)
 
@@ -161,39 +161,39 @@ class Gunicorn(Process):
 
 
 class Load:
-    """Requests from many greenlets, each on a connection of its own that is kept for a while."""
+    """Requests from many greenlets, each on a connection of its own that it keeps for a while."""
 
     def __init__(self, gunicorn, path):
         self._gunicorn = gunicorn
         self._path = path
-        self._left = 0
+        self._remaining = 0
         self.done = 0
-        #: Whether connections may end without an answer, and how many did.
+        #: Whether connections may break off without an answer, and how many did.
         self.cuts_expected = False
         self.cut = 0
         self.statuses = Counter()
-        #: Those that told which they are.
+        #: The ids of the processes that answered, as far as they said.
         self.processes = set()
         self.wrong = []
 
     def start(self, count):
-        """Begin with `count` more requests; the greenlets at it."""
-        self._left += count
+        """Begin `count` more requests, and return the greenlets that send them."""
+        self._remaining += count
         return [gevent.spawn(self._requests) for _ in range(CONNECTIONS)]
 
     def _requests(self):
         connection = self._gunicorn.connection()
         try:
-            while self._left:
-                self._left -= 1
-                body = b"body %d" % self._left
+            while self._remaining:
+                self._remaining -= 1
+                body = b"body %d" % self._remaining
                 try:
                     connection.request("POST", self._path, body)
                     answer = connection.getresponse()
-                    said = answer.read()
+                    received = answer.read()
                 except Exception as error:
                     self.done += 1
-                    # What came with the connection it was sent on went with it.
+                    # The rest of this connection is of no use.
                     connection.close()
                     if self.cuts_expected and isinstance(error, (ConnectionError, http.client.IncompleteRead)):
                         self.cut += 1
@@ -203,34 +203,37 @@ class Load:
                 self.done += 1
                 self.statuses[answer.status] += 1
                 self.processes.add(answer.getheader("X-Process"))
-                if self._left % KEPT_FOR == 0:
+                if self._remaining % KEPT_FOR == 0:
                     connection.close()
-                if answer.status not in DOCUMENTED or (answer.status == 200 and said != body):
-                    self.wrong.append(f"{body!r}: {answer.status} {said[:200]!r}")
+                if answer.status not in DOCUMENTED or (answer.status == 200 and received != body):
+                    self.wrong.append(f"{body!r}: {answer.status} {received[:200]!r}")
         finally:
             connection.close()
 
 
-def play(gunicorn, behind, path, count):
-    """`count` requests, meanwhile a worker, the broker and one of gunicorn's processes are
-    killed; then all of the last hundred are answered.  The processes that told they served."""
+def play(gunicorn, backend, path, count):
+    """Send `count` requests, and meanwhile kill a worker, the broker and a process of gunicorn.
+
+    After that, each of the last hundred requests must be answered.  Returns the ids of the
+    processes that answered.
+    """
     load = Load(gunicorn, path)
     greenlets = load.start(count - 100)
     wait_until(lambda: load.done >= count // 4 or load.wrong)
-    behind.kill_worker()
+    backend.kill_worker()
     wait_until(lambda: load.done >= count // 2 or load.wrong)
-    behind.replace_broker()
+    backend.replace_broker()
     wait_until(lambda: load.done >= 3 * count // 4 or load.wrong)
     load.cuts_expected = True
     gunicorn.kill_one()
     gevent.joinall(greenlets, raise_error=True)
     assert load.wrong == []
     assert load.done == count - 100
-    # Each connection to the process that was killed, once.
+    # Each connection to the killed process may break off once.
     assert load.cut <= CONNECTIONS
     assert load.statuses[200] >= count // 3, load.statuses
 
-    behind.start()
+    backend.start()
     after = Load(gunicorn, path)
     gevent.joinall(after.start(100), raise_error=True)
     assert (after.wrong, after.statuses) == ([], {200: 100})
@@ -243,18 +246,18 @@ OPTIONS = pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "pre
 
 @pytest.mark.parametrize("count", [FEW, MANY])
 @OPTIONS
-def test_the_gateway_survives_what_happens_behind_it(behind, folder, options, count):
-    with Gunicorn(GATEWAY, behind.endpoint, folder, *options) as gunicorn:
-        play(gunicorn, behind, "/services/work", count)
+def test_the_gateway_survives_kills_behind_it(backend, folder, options, count):
+    with Gunicorn(GATEWAY, backend.endpoint, folder, *options) as gunicorn:
+        play(gunicorn, backend, "/services/work", count)
         assert b"Traceback" not in gunicorn.err, gunicorn.err.decode()
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
 @OPTIONS
-def test_a_client_of_a_module_serves_both_processes(behind, folder, options, count):
-    """With --preload it was made, and used, in the parent."""
-    with Gunicorn("shared:application", behind.endpoint, folder, *options) as gunicorn:
-        assert len(play(gunicorn, behind, "/", count)) > 1
+def test_a_client_of_a_module_serves_both_processes(backend, folder, options, count):
+    """With --preload, the parent makes and uses the client."""
+    with Gunicorn("shared:application", backend.endpoint, folder, *options) as gunicorn:
+        assert len(play(gunicorn, backend, "/", count)) > 1
         assert made_before_the_fork(gunicorn) is bool(options)
         if options:
             gunicorn.signal(signal.SIGTERM)
@@ -263,6 +266,7 @@ def test_a_client_of_a_module_serves_both_processes(behind, folder, options, cou
 
 
 def made_before_the_fork(gunicorn):
+    """Whether the module's client was made in another process than the one that serves."""
     connection = gunicorn.connection()
     try:
         connection.request("GET", "/made")

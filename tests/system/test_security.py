@@ -1,4 +1,4 @@
-"""Who gets into a secured broker, what they may do there, and what of it is told: with real sockets (rows S1 to S8)."""
+"""A secured broker on real sockets: who gets in, what users may do, and what is recorded (rows S1 to S8)."""
 
 import hashlib
 import itertools
@@ -55,8 +55,8 @@ def started(broker):
         yield broker, records
 
 
-class Watched:
-    """What becomes of the handshake of a bare socket."""
+class HandshakeMonitor:
+    """Watches how the handshake of a bare socket ends."""
 
     #: Endpoints of monitors: one that was used before may not be free yet.
     numbers = itertools.count()
@@ -69,11 +69,12 @@ class Watched:
     }
 
     def __init__(self, peer):
-        name = f"inproc://watched-{next(self.numbers)}"
+        name = f"inproc://handshakes-{next(self.numbers)}"
         peer.socket.monitor(name, sum(self.WORDS))
         self._monitor = peers.Peer(zmq.PAIR, name)
 
-    def word(self):
+    def result(self):
+        """How the next handshake ended, in a word."""
         event = int.from_bytes(self._monitor.recv()[0][:2], "little")
         return self.WORDS[event]
 
@@ -82,7 +83,7 @@ class Watched:
 
 
 class Stranger(peers.Peer):
-    """A DEALER that is watched, with whatever options."""
+    """A DEALER with any options, whose handshake is watched."""
 
     def __init__(self, endpoint, **options):
         self._options = options
@@ -91,11 +92,11 @@ class Stranger(peers.Peer):
     def prepare(self, socket):
         for name, value in self._options.items():
             socket.set(getattr(zmq, name), value)
-        self.watched = Watched(self)
+        self.monitor = HandshakeMonitor(self)
 
     def close(self):
         self.socket.disable_monitor()
-        self.watched.close()
+        self.monitor.close()
         super().close()
 
 
@@ -121,8 +122,8 @@ def test_broker_worker_and_client_over_curve(keys, tmp_path, where, version):
         wait_until(lambda: broker.statistics().connections == 0)
 
 
-def test_S1_who_has_no_right_key_is_refused_and_not_one_frame_arrives(keys):
-    """An unknown key, no key, a password, another server key: each is refused in the handshake."""
+def test_S1_a_peer_without_an_allowed_key_is_refused_and_no_frame_arrives(keys):
+    """An unknown key, no key, a password, another server key: the handshake refuses each."""
     keys.make("client")
     keys.make("eve", allow=False)
     server, client, eve = (keys.pair(name) for name in ("broker", "client", "eve"))
@@ -138,14 +139,14 @@ def test_S1_who_has_no_right_key_is_refused_and_not_one_frame_arrives(keys):
             with Stranger(broker.endpoint, **options) as stranger:
                 stranger.send(b"MDPC02", b"\x01", b"mmi.broker", b"")
                 stranger.send(b"MDPW02", b"\x01", b"echo")
-                assert stranger.watched.word() in expected
+                assert stranger.monitor.result() in expected
         with Stranger(broker.endpoint, **curve(client, server[0])) as right:
-            assert right.watched.word() == "in"
+            assert right.monitor.result() == "in"
             assert [message[3] for message in _asked(right)] == [b"200"]
         wait_until(lambda: sum(broker.statistics().refused_connections.values()) >= 4)
         now = broker.statistics()
     assert (now.management - before.management, now.registrations, dict(now.drops)) == (1, 0, {})
-    # Either end may be the first to see that they do not fit.
+    # Either end may be the first to see that the mechanisms do not fit.
     assert {"key"} < set(now.refused_connections) <= {"key", "protocol", "handshake"}
     assert now.handshakes == 1
     (unknown,) = [record for record in records if record.reason == "key"]
@@ -159,8 +160,8 @@ def _asked(peer):
 
 
 @pytest.mark.parametrize("kind", ["unknown key", "no key", "a password", "another server key"])
-def test_S1_a_client_that_is_not_let_in_hears_so_at_once(keys, kind):
-    """A typed error within the call's time, not a silent wait; and with the next call again."""
+def test_S1_a_client_that_is_not_allowed_gets_an_error_at_once(keys, kind):
+    """A typed error before the call's time is up, in each call."""
     keys.make("client")
     keys.make("eve", allow=False)
     options = {
@@ -178,7 +179,7 @@ def test_S1_a_client_that_is_not_let_in_hears_so_at_once(keys, kind):
 
 
 def test_S1_a_client_with_a_key_does_not_talk_to_a_broker_without(keys):
-    """Nobody can make it speak in clear."""
+    """No other broker can make it speak in clear."""
     keys.make("client")
     with Broker("tcp://127.0.0.1:*") as broker, Client(broker.endpoint, timeout=60, **keys.of("client")) as client:
         with pytest.raises(AuthenticationFailed):
@@ -186,29 +187,29 @@ def test_S1_a_client_with_a_key_does_not_talk_to_a_broker_without(keys):
         assert broker.statistics().management == 0
 
 
-def test_S1_a_worker_that_is_not_let_in_says_so_and_goes_on_trying(keys):
-    """It is warned of once; when its key is allowed, it registers by itself."""
+def test_S1_a_worker_that_is_not_allowed_warns_and_keeps_trying(keys):
+    """It warns once; when its key is allowed, it registers by itself."""
     keys.make("worker", allow=False)
-    with keys.broker() as broker, listening("gmdp.worker") as said:
+    with keys.broker() as broker, listening("gmdp.worker") as log:
         with Worker(broker.endpoint, "echo", echo, reconnect_interval=0.02, **keys.of("worker")) as worker:
             wait_until(lambda: worker.statistics().denied > 3)
-            warnings = [record for record in said.records if record.levelname == "WARNING"]
+            warnings = [record for record in log.records if record.levelname == "WARNING"]
             assert len(warnings) == 1
             assert "is not allowed" in warnings[0].getMessage()
             keys.allow("worker")
             wait_until(lambda: broker.statistics().workers == 1)
 
 
-def test_S1_with_several_brokers_a_client_takes_the_one_that_lets_it_in(keys):
+def test_S1_of_several_brokers_a_client_takes_the_one_that_allows_it(keys):
     keys.make("client")
-    with keys.broker(curve_clients=lambda key: None) as closed, keys.broker() as open_one:
-        endpoints = [closed.endpoint, open_one.endpoint]
+    with keys.broker(curve_clients=lambda key: None) as refusing, keys.broker() as allowing:
+        endpoints = [refusing.endpoint, allowing.endpoint]
         with Client(endpoints, timeout=20, **keys.of("client")) as client:
             assert client.request("mmi.broker", b"")[0] == b"200"
-            assert client.endpoint == open_one.endpoint
+            assert client.endpoint == allowing.endpoint
 
 
-def test_a_client_that_is_let_in_later_recovers(keys):
+def test_a_client_that_is_allowed_later_recovers(keys):
     keys.make("client", allow=False)
     with keys.broker() as broker, Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
         with pytest.raises(AuthenticationFailed):
@@ -228,7 +229,7 @@ def test_a_client_that_is_let_in_later_recovers(keys):
 
 
 def test_bare_curve_peers_work_with_a_secured_broker(keys):
-    """A REQ of MDP/0.1, a DEALER of MDP/0.2, a bare worker; user ids are the names of their keys."""
+    """A REQ of MDP/0.1, a DEALER of MDP/0.2, and a bare worker, each with a key."""
     keys.make("old", "new", "bare")
     with keys.broker() as broker, keys.dealer(broker.endpoint, "bare") as bare:
         with peers.Echo(bare, [b"MDPW02", b"\x01", b"echo"], lambda m: [[b"MDPW02", b"\x04", m[2], b"", *m[4:]]]):
@@ -241,7 +242,7 @@ def test_bare_curve_peers_work_with_a_secured_broker(keys):
 
 
 class BareServer(peers.StrictBroker):
-    """A ROUTER with a server key, and no authentication: it plays the broker."""
+    """A ROUTER with a server key and no authentication, in place of a broker."""
 
     def __init__(self, pair):
         self._pair = pair
@@ -272,13 +273,13 @@ def test_gmdp_peers_work_with_a_bare_curve_broker(keys):
 # Any key, callables, no list (S2)
 
 
-def test_S2_without_a_list_it_does_not_start(keys):
+def test_S2_a_broker_without_a_list_is_refused(keys):
     with pytest.raises(ConfigurationError, match="curve_clients"):
         Broker(curve_key=keys.folder / "broker.key_secret")
 
 
-def test_S2_any_key_has_to_be_asked_for_by_name(keys):
-    """A client without a key of its own makes one up; its user is that key."""
+def test_S2_any_key_is_allowed_only_by_name(keys):
+    """A client without a key of its own makes a new one; its user is that key."""
     users = []
 
     def policy(user, action, service):
@@ -291,7 +292,7 @@ def test_S2_any_key_has_to_be_asked_for_by_name(keys):
     assert [len(user) for user in users] == [40]
 
 
-def test_a_callable_may_wait_and_says_who_it_is(keys):
+def test_a_callable_may_wait_and_names_the_user(keys):
     keys.make("client", "other", "unknown", allow=False)
     asked, users = [], []
 
@@ -319,13 +320,13 @@ RULES = [
 ]
 
 
-def test_S3_who_may_not_is_told_and_it_is_told_of(keys):
-    """Worker: DISCONNECT; client: not allowed; both recorded with the user, the address and the service."""
+def test_S3_a_user_without_the_right_is_told_and_recorded(keys):
+    """A worker gets DISCONNECT, a client NotAllowed; each record has the user, the address and the service."""
     keys.make("worker", "client")
     with started(keys.broker(access=RULES)) as (broker, records):
-        with keys.dealer(broker.endpoint, "client") as usurper:
-            usurper.send(b"MDPW02", b"\x01", b"echo")
-            assert usurper.recv() == [b"MDPW02", b"\x06"]
+        with keys.dealer(broker.endpoint, "client") as intruder:
+            intruder.send(b"MDPW02", b"\x01", b"echo")
+            assert intruder.recv() == [b"MDPW02", b"\x06"]
         with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
             with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
                 assert client.request("echo", b"x") == [b"x"]
@@ -333,24 +334,24 @@ def test_S3_who_may_not_is_told_and_it_is_told_of(keys):
                     with pytest.raises(NotAllowed):
                         client.request(service, b"x")
         assert broker.statistics().drops == {"not_allowed": 3}
-    told = [(one.kind, one.user, one.address, one.service, one.reason) for one in records]
-    assert told == [
+    facts = [(record.kind, record.user, record.address, record.service, record.reason) for record in records]
+    assert facts == [
         ("registration_refused", "client", "127.0.0.1", b"echo", "not_allowed"),
         ("call_refused", "client", "127.0.0.1", b"other", "not_allowed"),
         ("call_refused", "client", "127.0.0.1", b"mmi.workers", "not_allowed"),
     ]
 
 
-def test_what_is_told_is_one_structured_log_record_each_and_not_too_many(keys):
+def test_each_refusal_is_one_structured_log_record_at_a_bounded_rate(keys):
     keys.make("client")
-    with keys.broker(access=RULES) as broker, listening("gmdp.audit") as said:
+    with keys.broker(access=RULES) as broker, listening("gmdp.audit") as log:
         with AsyncClient(broker.endpoint, timeout=20, **keys.of("client")) as client:
             futures = [client.submit("other", b"x") for _ in range(500)]
             for future in futures:
                 with pytest.raises(NotAllowed):
                     future.get()
         assert broker.statistics().drops == {"not_allowed": 500}
-    first = said.records[0]
+    first = log.records[0]
     assert first.audit == {
         "kind": "call_refused",
         "user": "client",
@@ -361,7 +362,7 @@ def test_what_is_told_is_one_structured_log_record_each_and_not_too_many(keys):
     }
     assert first.levelname == "WARNING"
     assert json.dumps(first.audit)
-    assert len(said.records) < 200  # ten a second, and the test takes no minute
+    assert len(log.records) < 200  # ten a second, and the test takes no minute
 
 
 def _coroutine(value):
@@ -376,20 +377,20 @@ def _coroutine(value):
     [lambda *_: 1 / 0, lambda *_: "deny", lambda *_: 1, lambda *_: None, _coroutine(True), type("Policy", (), {})],
     ids=["raises", "text", "number", "nothing", "coroutine", "class"],
 )
-def test_a_policy_that_says_neither_yes_nor_no_denies_and_the_broker_lives(keys, policy):
-    """It is said, but not for each request; the audit hook may fail as well."""
+def test_a_policy_without_a_bool_denies_and_the_broker_lives(keys, policy):
+    """It is logged, but not for each request.  The audit hook may fail, too."""
     keys.make("client")
 
     def broken(record):
         raise RuntimeError("no disk")
 
-    with keys.broker(access=policy, audit=broken) as broker, listening("gmdp") as said:
+    with keys.broker(access=policy, audit=broken) as broker, listening("gmdp") as log:
         with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
             for _ in range(20):
                 with pytest.raises(NotAllowed):
                     client.request("echo", b"x")
         assert broker.started
-    messages = [record.getMessage() for record in said.records]
+    messages = [record.getMessage() for record in log.records]
     assert "the audit hook failed" in messages
     assert 1 <= sum("the access policy failed" in message for message in messages) < 10
 
@@ -410,8 +411,8 @@ def test_a_policy_that_failed_once_is_asked_again(keys):
         assert client.request("mmi.broker", b"")[0] == b"200"
 
 
-def test_rights_hold_without_keys_too():
-    """Where nobody is authenticated, rules for everybody are rules."""
+def test_rules_hold_without_keys_too():
+    """Where no user is authenticated, the rules for everybody hold."""
     with Broker("tcp://127.0.0.1:*", access=[{"user": "*", "call": "echo"}, {"user": "", "serve": "echo"}]) as broker:
         with Worker(broker.endpoint, "echo", echo), Client(broker.endpoint, timeout=20) as client:
             assert client.request("echo", b"x") == [b"x"]
@@ -419,7 +420,7 @@ def test_rights_hold_without_keys_too():
                 client.request("mmi.workers", b"")
 
 
-def test_reconsider_ends_what_is_not_allowed_any_more(keys):
+def test_reconsider_ends_calls_and_workers_that_are_not_allowed_any_more(keys):
     keys.make("worker", "client")
     allowed = {"worker", "client"}
     with keys.broker(access=lambda user, *_: user in allowed) as broker:
@@ -438,8 +439,8 @@ def test_reconsider_ends_what_is_not_allowed_any_more(keys):
 # The authentication fails (S4)
 
 
-def test_S4_before_anybody_answers_nobody_gets_in(keys):
-    """The socket is bound and libzmq's question stays open; as soon as it is answered, it goes on."""
+def test_S4_no_connection_is_allowed_before_the_gate_replies(keys):
+    """The socket is bound, but the ZAP request waits for its reply."""
     keys.make("client")
     gate = Gate(
         curve_key=keys.folder / "broker.key_secret",
@@ -452,21 +453,21 @@ def test_S4_before_anybody_answers_nobody_gets_in(keys):
     )
     context = zmq.green.Context()
     router = context.socket(zmq.ROUTER)
-    asked = gate.secure(router, context)
+    handler = gate.secure(router, context)
     try:
         router.bind("tcp://127.0.0.1:*")
         endpoint = router.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
         with keys.dealer(endpoint, "client") as client:
             client.send(b"hello")
-            question = asked.recv_multipart()
-            assert question[4:6] == [b"gmdp", b"127.0.0.1"]
+            request = handler.recv_multipart()
+            assert request[4:6] == [b"gmdp", b"127.0.0.1"]
             assert not router.poll(50)
-            asked.close(0)  # nobody will answer any more
+            handler.close(0)  # no reply will come any more
             with keys.dealer(endpoint, "client") as second:
                 second.send(b"hello")
                 assert not router.poll(300)
     finally:
-        asked.close(0)
+        handler.close(0)
         router.close(0)
         context.term()
 
@@ -483,14 +484,14 @@ def test_S4_a_check_that_fails_refuses_and_the_broker_lives(keys, how):
         return 5
 
     broker = keys.broker(curve_clients=check, handshake_timeout=0.2)
-    with started(broker) as (broker, records), listening("gmdp.security") as said:
+    with started(broker) as (broker, records), listening("gmdp.security") as log:
         with keys.dealer(broker.endpoint, "client") as client:
             client.send(b"MDPC02", b"\x01", b"mmi.broker", b"")
             wait_until(lambda: broker.statistics().refused_connections.get("check_failed"))
         assert broker.statistics().management == 0
         assert broker.started
     assert [record.reason for record in records] == ["check_failed"]
-    assert len(said.records) == (how != "hangs")
+    assert len(log.records) == (how != "hangs")
 
 
 def test_S4_many_checks_at_once_are_bounded_and_all_end(keys):
@@ -512,8 +513,8 @@ def test_S4_many_checks_at_once_are_bounded_and_all_end(keys):
     assert max(most) <= Gate.max_calls
 
 
-def test_S4_when_the_owner_dies_its_doors_are_closed(keys):
-    """It is reported, and nobody gets in."""
+def test_S4_when_the_owner_dies_no_connection_is_allowed(keys):
+    """The broker is closed, and can be started again."""
     keys.make("client")
     with keys.broker() as broker, keys.dealer(broker.endpoint, "client") as client:
         assert _asked(client)[0][3] == b"200"
@@ -531,11 +532,11 @@ def test_S4_when_the_owner_dies_its_doors_are_closed(keys):
 # Half-open handshakes (S5)
 
 
-def half_open(endpoint, said):
-    """A connection that says so much and no more."""
+def half_open(endpoint, sent):
+    """A connection that sends these bytes and no more."""
     host, _, port = endpoint.removeprefix("tcp://").partition(":")
     connection = gevent.socket.create_connection((host, int(port)))
-    connection.sendall(said)
+    connection.sendall(sent)
     return connection
 
 
@@ -543,14 +544,14 @@ def half_open(endpoint, said):
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f" + b"\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
 
 
-@pytest.mark.parametrize("said", [b"", b"\xff", GREETING, b"GET / HTTP/1.1\r\n\r\n" * 8, bytes(1000)])
-def test_S5_what_never_finishes_its_handshake_is_dropped(keys, said):
-    """At the limit at the latest; honest peers are served all the while."""
+@pytest.mark.parametrize("sent", [b"", b"\xff", GREETING, b"GET / HTTP/1.1\r\n\r\n" * 8, bytes(1000)])
+def test_S5_a_connection_without_a_complete_handshake_is_dropped(keys, sent):
+    """At the time limit at the latest.  Honest peers are served meanwhile."""
     keys.make("client", "worker")
     with keys.broker(handshake_timeout=0.3) as broker:
         with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
             with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
-                connections = [half_open(broker.endpoint, said) for _ in range(50)]
+                connections = [half_open(broker.endpoint, sent) for _ in range(50)]
                 assert client.request("echo", b"x") == [b"x"]
                 wait_until(lambda: broker.statistics().connections_accepted == 52)
                 wait_until(lambda: broker.statistics().connections == 2)
@@ -569,13 +570,13 @@ def test_S5_what_never_finishes_its_handshake_is_dropped(keys, said):
 @pytest.mark.slow
 @pytest.mark.deadline(300)
 def test_S5_a_thousand_half_open_handshakes_at_most_double_the_latency_of_honest_calls():
-    """Half of them no ZMTP at all; those that are dropped come again."""
+    """Some are no ZMTP at all.  Dropped connections come again."""
     without, attacked = security_costs.half_open()
     assert attacked <= 2 * without
 
 
-def test_S5_connections_are_bounded_and_those_beyond_are_refused_for_now(keys):
-    """They come in when there is room again, and are not told anything else meanwhile."""
+def test_S5_connections_above_the_bound_are_refused_for_now(keys):
+    """They get in when there is room again; until then, their calls wait."""
     keys.make("client")
     broker = keys.broker(max_connections=2, handshake_timeout=1.2)
     with started(broker) as (broker, records), ExitStack() as stack:
@@ -590,8 +591,8 @@ def test_S5_connections_are_bounded_and_those_beyond_are_refused_for_now(keys):
     assert {record.reason for record in records} >= {"connections_full"}
 
 
-def test_S5_strangers_take_no_ones_place(keys):
-    """Who never finishes a handshake does not count among the connections that are bounded."""
+def test_S5_strangers_take_no_place_of_others(keys):
+    """Connections without a complete handshake do not count."""
     keys.make("client")
     with keys.broker(max_connections=5, handshake_timeout=600) as broker:
         strangers = [half_open(broker.endpoint, b"") for _ in range(50)]
@@ -607,7 +608,7 @@ def test_S5_strangers_take_no_ones_place(keys):
 
 
 def test_S6_keys_come_and_go_without_a_restart(keys):
-    """A new key gets in; a removed one does not, and what it had open ends within an interval."""
+    """A new key gets in.  A removed key does not, and its calls and workers end within an interval."""
     keys.make("worker", "client")
     keys.make("newcomer", allow=False)
     with started(keys.broker()) as (broker, records), ExitStack() as stack:
@@ -626,7 +627,7 @@ def test_S6_keys_come_and_go_without_a_restart(keys):
         keys.revoke("client")
         with pytest.raises(NotAllowed):
             future.get()
-        # The connection stands, since libzmq cannot close it; nothing is allowed on it.
+        # libzmq cannot close the connection, but nothing is allowed on it.
         with pytest.raises(NotAllowed):
             client.request("mmi.broker", b"")
         with Client(broker.endpoint, timeout=20, **keys.of("client")) as again:
@@ -639,7 +640,7 @@ def test_S6_keys_come_and_go_without_a_restart(keys):
     assert ("call_refused", "revoked") in {(record.kind, record.reason) for record in records}
 
 
-def test_S6_a_new_key_under_an_old_name_ends_what_the_old_one_had(keys):
+def test_S6_a_new_key_under_an_old_name_revokes_the_old_key(keys):
     keys.make("worker")
     with keys.broker() as broker, keys.dealer(broker.endpoint, "worker") as stolen:
         stolen.send(b"MDPW02", b"\x01", b"echo")
@@ -656,9 +657,9 @@ def test_S6_a_new_key_under_an_old_name_ends_what_the_old_one_had(keys):
             assert broker.statistics().workers == 1
 
 
-def test_S6_a_folder_that_is_gone_allows_nobody_until_it_is_back(keys):
+def test_S6_a_missing_folder_allows_nobody_until_it_is_back(keys):
     keys.make("client")
-    with started(keys.broker()) as (broker, records), listening("gmdp.security") as said:
+    with started(keys.broker()) as (broker, records), listening("gmdp.security") as log:
         with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
             assert client.request("mmi.broker", b"")[0] == b"200"
             away = keys.allowed.rename(keys.folder / "away")
@@ -666,16 +667,16 @@ def test_S6_a_folder_that_is_gone_allows_nobody_until_it_is_back(keys):
             with pytest.raises(NotAllowed):
                 client.request("mmi.broker", b"")
             away.rename(keys.allowed)
-            wait_until(lambda: [one.kind for one in records].count("list_reloaded") == 2)
+            wait_until(lambda: [record.kind for record in records].count("list_reloaded") == 2)
             assert client.request("mmi.broker", b"")[0] == b"200"
-    assert [record.levelname for record in said.records] == ["WARNING"]
+    assert [record.levelname for record in log.records] == ["WARNING"]
 
 
 # Passwords and addresses
 
 
 def test_users_and_passwords(tmp_path):
-    """Hashed at rest; a wrong one is refused; a changed one ends what the old one opened."""
+    """Hashed in the file.  A wrong password is refused; a changed one revokes the old one."""
     file = tmp_path / "users"
     set_password(file, "alice", "sesame")
     set_password(file, "bob", "other")
@@ -697,17 +698,17 @@ def test_users_and_passwords(tmp_path):
         for refused in (eve, nobody):
             with pytest.raises(AuthenticationFailed):
                 refused.request("mmi.broker", b"")
-        assert [(one.user, one.reason) for one in records] == [("alice", "password"), ("carol", "password")]
+        assert [(record.user, record.reason) for record in records] == [("alice", "password"), ("carol", "password")]
         assert records[0].address.endswith(f":{os.getpid()}")
         set_password(file, "alice", "changed")
 
-        def void():
+        def is_revoked():
             try:
                 return alice.request("mmi.broker", b"") is None
             except NotAllowed:
                 return True
 
-        wait_until(void)
+        wait_until(is_revoked)
         assert bob.request("mmi.broker", b"")[0] == b"200"
         fresh = stack.enter_context(Client(broker.endpoint, timeout=20, username="alice", password="changed"))
         assert fresh.request("mmi.broker", b"")[0] == b"200"
@@ -735,7 +736,7 @@ def test_a_callable_checks_names_and_passwords(tmp_path):
     ],
 )
 def test_addresses_are_allowed_and_denied(tmp_path, options, tcp, ipc):
-    """Without a key or password, nobody has a user; fairness is between connections."""
+    """Without keys and passwords."""
     with Broker(["tcp://127.0.0.1:*", f"ipc://{tmp_path}/broker"], **options) as broker:
         for endpoint, allowed in zip(broker.endpoints, (tcp, ipc), strict=True):
             with Client(endpoint, timeout=20) as client:
@@ -748,13 +749,13 @@ def test_addresses_are_allowed_and_denied(tmp_path, options, tcp, ipc):
         assert set(refused) == (set() if tcp and ipc else {"address"})
 
 
-def test_a_right_password_is_computed_once(tmp_path, monkeypatch):
-    """And again when the list changes, and for each wrong one."""
-    computed = []
+def test_a_right_password_is_hashed_once(tmp_path, monkeypatch):
+    """It is hashed again when the list changes; a wrong one is hashed each time."""
+    hashed = []
     original = hashlib.scrypt
     file = tmp_path / "users"
     set_password(file, "alice", "sesame")
-    monkeypatch.setattr(hashlib, "scrypt", lambda *a, **k: computed.append(1) or original(*a, **k))
+    monkeypatch.setattr(hashlib, "scrypt", lambda *a, **k: hashed.append(1) or original(*a, **k))
     with Broker(f"ipc://{tmp_path}/broker", plain_users=file, heartbeat_interval=INTERVAL) as broker:
 
         def connect(password="sesame"):
@@ -763,21 +764,21 @@ def test_a_right_password_is_computed_once(tmp_path, monkeypatch):
 
         for _ in range(5):
             connect()
-        assert len(computed) == 1
+        assert len(hashed) == 1
         for _ in range(2):
             with pytest.raises(AuthenticationFailed):
                 connect("guess")
-        assert len(computed) == 3
+        assert len(hashed) == 3
         reloaded = []
         broker._engine._auditor._hook = reloaded.append
         set_password(file, "bob", "other")
         wait_until(lambda: reloaded)
-        before = len(computed)
+        before = len(hashed)
         connect()
-        assert len(computed) == before + 1
+        assert len(hashed) == before + 1
 
 
-def test_a_broker_that_was_stopped_amid_checks_checks_again_when_it_starts(keys):
+def test_a_broker_that_was_stopped_during_checks_checks_again_when_it_starts(keys):
     keys.make("client")
     patience = [600]
 
@@ -796,7 +797,7 @@ def test_a_broker_that_was_stopped_amid_checks_checks_again_when_it_starts(keys)
 
 
 def test_stopping_does_not_wait_for_the_applications_threads(keys):
-    """All threads of the hub's are at work that does not end."""
+    """All threads of the hub are busy, and stay so."""
     keys.make("client")
     pool = gevent.get_hub().threadpool
     blocked = [threading.Event() for _ in range(pool.maxsize)]
@@ -813,30 +814,30 @@ def test_stopping_does_not_wait_for_the_applications_threads(keys):
             event.set()
 
 
-def test_brokers_and_the_applications_own_handler_do_not_collide(keys):
-    """Each secured broker has a context of its own; what answers in the application's is not asked."""
+def test_brokers_and_the_applications_own_zap_handler_do_not_collide(keys):
+    """Each secured broker has a context of its own.  The handler in the application's context gets no request."""
     keys.make("client")
-    mine = zmq.green.Context.instance().socket(zmq.REP)
-    mine.bind("inproc://zeromq.zap.01")
+    own_handler = zmq.green.Context.instance().socket(zmq.REP)
+    own_handler.bind("inproc://zeromq.zap.01")
     try:
-        with keys.broker() as one, keys.broker(curve_clients=lambda key: None) as other, Broker() as plain:
-            with Client(one.endpoint, timeout=20, **keys.of("client")) as client:
+        with keys.broker() as allowing, keys.broker(curve_clients=lambda key: None) as refusing, Broker() as plain:
+            with Client(allowing.endpoint, timeout=20, **keys.of("client")) as client:
                 assert client.request("mmi.broker", b"")[0] == b"200"
-            with Client(other.endpoint, timeout=20, **keys.of("client")) as client:
+            with Client(refusing.endpoint, timeout=20, **keys.of("client")) as client:
                 with pytest.raises(AuthenticationFailed):
                     client.request("mmi.broker", b"")
             with Client(plain.endpoint, timeout=20) as client:
                 assert client.request("mmi.broker", b"")[0] == b"200"
-        assert not mine.poll(0)
+        assert not own_handler.poll(0)
     finally:
-        mine.close(0)
+        own_handler.close(0)
 
 
 def test_P7_starting_and_stopping_a_secured_broker_leaves_nothing(keys, tmp_path, request):
     keys.make("client")
     file = tmp_path / "users"
     set_password(file, "alice", "sesame")
-    with Broker(f"ipc://{tmp_path}/b", plain_users=file) as broker:  # what the process has for all is made once
+    with Broker(f"ipc://{tmp_path}/b", plain_users=file) as broker:  # makes what the whole process shares
         with Client(broker.endpoint, timeout=20, username="alice", password="sesame") as client:
             client.request("mmi.broker", b"")
     nothing_left = request.getfixturevalue("nothing_left")
@@ -854,8 +855,8 @@ def test_P7_starting_and_stopping_a_secured_broker_leaves_nothing(keys, tmp_path
     wait_until(lambda: len(os.listdir("/proc/self/task")) <= before)
 
 
-def test_B9_a_secured_broker_that_finds_no_descriptors_says_so_and_starts_when_there_are_some(keys):
-    """In a process of its own; one that runs when they are used up can still be stopped."""
+def test_B9_a_secured_broker_without_descriptors_raises_and_starts_once_there_are_some(keys):
+    """In a process of its own.  A running broker can be stopped without descriptors."""
     script = """
 import os, resource, sys, gmdp
 broker = gmdp.Broker("tcp://127.0.0.1:*", curve_key=sys.argv[1], curve_clients="*")
@@ -893,7 +894,7 @@ print("done", broker.closed)
     command = [sys.executable, "-c", script, str(keys.folder / "broker.key_secret")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     *refusals, last = done.stdout.splitlines()
-    # pyzmq itself complains of green sockets that could not be made.
+    # stderr has pyzmq's complaints of green sockets that could not be made.
     assert (last, done.returncode) == ("done True", 0), done.stderr
     assert len(refusals) >= 10
     assert all(line.endswith("True True") for line in refusals)
@@ -902,16 +903,16 @@ print("done", broker.closed)
 # Secrets (S7)
 
 
-def test_S7_no_secret_is_told_anywhere(keys, tmp_path):
-    """Logs from DEBUG on of everything there is, reprs, errors, statistics, audit records."""
+def test_S7_no_secret_is_shown_anywhere(keys, tmp_path):
+    """In no log from DEBUG on, no repr, error, statistics or audit record."""
     keys.make("worker", "client")
     keys.make("eve", allow=False)
     file = tmp_path / "users"
     set_password(file, "alice", "open-sesame")
     secrets = [keys.pair(name)[1].decode() for name in ("broker", "worker", "client", "eve")]
     secrets += ["open-sesame", "wrong-guess"]
-    told = []
-    with listening("") as said, ExitStack() as stack:
+    shown = []
+    with listening("") as log, ExitStack() as stack:
         curve_broker, audits = stack.enter_context(started(keys.broker(access=RULES)))
         plain_broker, more = stack.enter_context(started(Broker(f"ipc://{tmp_path}/b", plain_users=file)))
         worker = stack.enter_context(Worker(curve_broker.endpoint, "echo", echo, **keys.of("worker")))
@@ -926,14 +927,14 @@ def test_S7_no_secret_is_told_anywhere(keys, tmp_path):
             client = stack.enter_context(Client(endpoint, timeout=20, **options))
             for service in ("echo", "mmi.statistics", "mmi.workers"):
                 try:
-                    told.append(client.request(service, b"x", timeout=5, when_no_worker="fail"))
+                    shown.append(client.request(service, b"x", timeout=5, when_no_worker="fail"))
                 except gmdp.MDPError as error:
-                    told.append((repr(error), str(error), error.__dict__))
-            told += [client, client.statistics()]
-        told += [worker, worker.statistics(), curve_broker, plain_broker, curve_broker.statistics()]
-        told += [curve_broker._gate, plain_broker._gate, plain_broker.statistics(), audits, more]
-    text = said.text() + repr(told)
-    assert keys.pair("eve")[0].decode() in text  # it was told what is no secret
+                    shown.append((repr(error), str(error), error.__dict__))
+            shown += [client, client.statistics()]
+        shown += [worker, worker.statistics(), curve_broker, plain_broker, curve_broker.statistics()]
+        shown += [curve_broker._gate, plain_broker._gate, plain_broker.statistics(), audits, more]
+    text = log.text() + repr(shown)
+    assert keys.pair("eve")[0].decode() in text  # a public key is no secret
     for secret in secrets:
         assert secret not in text
 
@@ -941,8 +942,8 @@ def test_S7_no_secret_is_told_anywhere(keys, tmp_path):
 # Routing ids and rights (S8, W12)
 
 
-def test_S8_whoever_takes_anothers_routing_id_has_none_of_its_rights(keys):
-    """A worker leaves without a word; another user connects under its routing id and goes on in its name."""
+def test_S8_a_peer_that_takes_a_routing_id_has_none_of_its_rights(keys):
+    """A worker's connection is closed.  Another user connects under its routing id and sends its reply."""
     keys.make("worker", "client", "thief", "second")
     rules = [{"user": "worker", "serve": "*"}, {"user": "second", "serve": "*"}, {"user": "client", "call": "*"}]
     with started(keys.broker(access=rules, heartbeat_interval=60)) as (broker, _), ExitStack() as stack:
@@ -952,7 +953,7 @@ def test_S8_whoever_takes_anothers_routing_id_has_none_of_its_rights(keys):
         future = client.submit("echo", b"x")
         token = worker.recv()[2]
         worker.close()
-        # Long before it expires: its connection is closed.
+        # Long before the worker expires: its connection is closed.
         wait_until(lambda: broker.statistics().lost_workers == {"unreachable": 1})
         thief = stack.enter_context(keys.dealer(broker.endpoint, "thief", routing_id=b"the-worker"))
         wait_until(lambda: broker.statistics().handshakes == 3)
@@ -965,8 +966,8 @@ def test_S8_whoever_takes_anothers_routing_id_has_none_of_its_rights(keys):
             assert (future.get(), later.get()) == ([b"x"], [b"secret"])
 
 
-def test_S8_what_a_worker_said_last_counts_though_its_connection_is_closed(keys):
-    """An answer and a farewell in one breath."""
+def test_S8_the_last_reply_of_a_closed_connection_counts(keys):
+    """A worker sends a reply and DISCONNECT, and closes at once."""
     keys.make("worker", "client")
     with keys.broker(heartbeat_interval=60) as broker, AsyncClient(broker.endpoint, **keys.of("client")) as client:
         for _ in range(20):
@@ -982,8 +983,8 @@ def test_S8_what_a_worker_said_last_counts_though_its_connection_is_closed(keys)
         assert broker.statistics().redeliveries == 0
 
 
-def test_W12_an_authenticated_worker_cannot_forge_anothers_reply(keys):
-    """It knows the token's form and has had tokens of its own; a guess costs it its registration."""
+def test_W12_an_authenticated_worker_cannot_forge_a_reply_of_another(keys):
+    """It knows the form of tokens and has had one.  A guess costs the worker its registration."""
     keys.make("worker", "client", "villain")
     with keys.broker() as broker, AsyncClient(broker.endpoint, timeout=60, **keys.of("client")) as client:
         with keys.dealer(broker.endpoint, "worker") as worker, keys.dealer(broker.endpoint, "villain") as villain:
@@ -993,7 +994,7 @@ def test_W12_an_authenticated_worker_cannot_forge_anothers_reply(keys):
             worker.send(b"MDPW02", b"\x01", b"echo")
             future = client.submit("echo", b"x")
             right = worker.recv()[2]
-            # Everything but the number of the assignment is the same, and the number is one more.
+            # The tokens differ in the number of the assignment only.
             forged = bytearray(token)
             at = next(at for at, (a, b) in enumerate(zip(token, right, strict=True)) if a != b)
             forged[at:] = right[at:]
@@ -1008,7 +1009,7 @@ def test_W12_an_authenticated_worker_cannot_forge_anothers_reply(keys):
 
 
 def test_two_peers_of_one_key_are_one_user_to_the_queue(keys):
-    """Fairness is between users: two connections of one have one lane."""
+    """Fairness is between users: two connections of one user have one lane."""
     keys.make("greedy", "modest", "worker")
     with keys.broker() as broker, ExitStack() as stack:
         first, second = (stack.enter_context(keys.dealer(broker.endpoint, "greedy")) for _ in range(2))
@@ -1029,7 +1030,7 @@ def test_two_peers_of_one_key_are_one_user_to_the_queue(keys):
 
 
 def test_B4_hostile_messages_of_an_authenticated_peer(keys):
-    """Random, truncated, huge in number, NUL-filled, frameless: dropped and counted, nobody else notices."""
+    """Random, truncated, empty and many frames are dropped and counted, and no other peer notices."""
     keys.make("worker", "client", "eve")
     junk = [
         [b""],
@@ -1051,7 +1052,7 @@ def test_B4_hostile_messages_of_an_authenticated_peer(keys):
         with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
             with Client(broker.endpoint, timeout=20, **keys.of("client")) as client:
                 eve.send_all(junk)
-                assert eve.pending() is not None  # all of it was read
+                assert eve.pending() is not None  # the broker has read all of it
                 assert client.request("echo", b"x") == [b"x"]
         drops = broker.statistics().drops
         assert drops["malformed"] > 20
@@ -1064,7 +1065,7 @@ def services(count):
 
 @pytest.mark.parametrize("count", [5_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.deadline(900)])])
 def test_B5_distinct_service_names_are_capped_and_collected(keys, count):
-    """One user cannot fill the table; what idles is forgotten; memory stays where it was."""
+    """One user cannot fill the table, idle services are forgotten, and memory does not grow."""
     keys.make("eve", "client")
     limits = {"max_services": 200, "max_user_services": 100, "request_ttl": 0.5, "max_user_rate": 1e6}
     with keys.broker(**limits) as broker, keys.dealer(broker.endpoint, "eve") as eve:
@@ -1084,13 +1085,13 @@ def test_B5_distinct_service_names_are_capped_and_collected(keys, count):
 
 
 def resident():
-    """Bytes of memory of this process."""
+    """Bytes of resident memory of this process."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_B6_a_flood_without_a_worker_stays_within_its_bounds(keys):
-    """By number and by bytes; what is more is refused, and another user finds room."""
+    """In number and in bytes.  Requests above the bounds are refused, and another user finds room."""
     keys.make("eve", "client")
     limits = {"max_queue": 1_000, "max_queue_bytes": 1_000_000, "max_user_bytes": 200_000, "max_user_rate": 1e6}
     with keys.broker(**limits) as broker, keys.dealer(broker.endpoint, "eve") as eve:
@@ -1109,7 +1110,7 @@ def test_B6_a_flood_without_a_worker_stays_within_its_bounds(keys):
             future.cancel()
 
 
-def test_a_users_rate_is_limited_and_told(keys):
+def test_the_rate_of_a_user_is_limited_and_recorded(keys):
     keys.make("client")
     with started(keys.broker(max_user_rate=20)) as (broker, records):
         with AsyncClient(broker.endpoint, timeout=60, **keys.of("client")) as client:
@@ -1121,8 +1122,8 @@ def test_a_users_rate_is_limited_and_told(keys):
     assert records[0].reason == "rate_full"
 
 
-def test_B7_a_frame_above_the_limit_costs_its_sender_the_connection_and_nobody_else(keys):
-    """A gmdp sender is told before it sends."""
+def test_B7_a_frame_above_the_limit_costs_only_its_sender_the_connection(keys):
+    """A gmdp client refuses to send it."""
     keys.make("worker", "client", "eve")
     with keys.broker(max_frame_size=10_000) as broker, keys.dealer(broker.endpoint, "eve") as eve:
         with Worker(broker.endpoint, "echo", echo, **keys.of("worker")):
@@ -1139,8 +1140,8 @@ def test_B7_a_frame_above_the_limit_costs_its_sender_the_connection_and_nobody_e
         assert broker.statistics().requests == 2
 
 
-def test_a_sender_without_a_greeting_of_zmtp_cannot_hurt_an_unsecured_broker_either():
-    """Bytes that are no ZMTP, in all lengths; and connections that are reset at once."""
+def test_bytes_that_are_no_zmtp_do_not_hurt_an_unsecured_broker_either():
+    """In many lengths; also connections that are reset at once."""
     with Broker("tcp://127.0.0.1:*", handshake_timeout=0.3) as broker:
         for size in (0, 1, 9, 10, 63, 64, 65, 1000):
             half_open(broker.endpoint, os.urandom(size)).close()
@@ -1154,7 +1155,7 @@ def test_a_sender_without_a_greeting_of_zmtp_cannot_hurt_an_unsecured_broker_eit
 
 
 def test_bare_peers_of_the_tests_have_keys(keys):
-    """So that what is refused above is not refused for want of one."""
+    """No test above is refused for want of a key."""
     keys.make("client")
     with keys.broker() as broker:
         with BarePeer(zmq.DEALER, broker.endpoint, keys.pair("client"), keys.pair("broker")[0]) as peer:

@@ -1,12 +1,12 @@
-"""What security costs, and what strangers can do to honest traffic: measured, with processes of their own.
+"""Measures what security costs, and how strangers affect honest traffic, with processes of their own.
 
-``python security_costs.py curve`` compares a broker and a worker without keys and with
-them, turn and turn about: calls a second of one client with 32 greenlets, and the CPU each
-process spends on a call, for bodies of 64 bytes and of 64 KiB.
+``python security_costs.py curve`` compares a broker and a worker without keys and with keys,
+in turns: calls a second of one client with 32 greenlets, and the CPU that each process
+spends on a call, for bodies of 64 bytes and of 64 KiB.
 
 ``python security_costs.py half-open`` measures the latency of honest calls without and with
-1,000 connections that never finish their handshake: silent, half a greeting, no ZMTP at all;
-when one is dropped, the next one comes a second later.
+1,000 connections that never complete their handshake: silent, half a greeting, or no ZMTP.
+A second after a connection is dropped, another takes its place.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SECONDS = 4.0
 ROUNDS = 3
 STRANGERS = 1_000
 
-#: What a stranger says before it falls silent; the last two are no ZMTP.
+#: The bytes that strangers send before they fall silent; the last two are no ZMTP.
 HALF = (b"", b"\xff", b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15), b"GET / HTTP/1.1\r\n\r\n", os.urandom(200))
 
 _HANDLERS = "def echo(request):\n    return request.body\n"
@@ -42,7 +42,7 @@ _HANDLERS = "def echo(request):\n    return request.body\n"
 
 @contextmanager
 def process(*arguments: str, cwd: str) -> Iterator[tuple[int, str]]:
-    """``gmdp`` with `arguments`: its process id, and the last word of the line it prints."""
+    """Run ``gmdp`` with `arguments`.  Yields its process id, and the last word of its first line."""
     command = [sys.executable, "-m", "gmdp", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as started:
         assert started.stdout is not None
@@ -54,8 +54,8 @@ def process(*arguments: str, cwd: str) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def stack(secured: bool) -> Iterator[tuple[gmdp.Client, list[int]]]:
-    """A broker and a worker in processes of their own, and a client here: it, and their process ids."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_ones:
+    """Run a broker and a worker in processes of their own.  Yields a client, and the two process ids."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         Path(folder, "handlers.py").write_text(_HANDLERS)
         broker_options, worker_options, keywords = [], [], {}
         if secured:
@@ -75,18 +75,18 @@ def stack(secured: bool) -> Iterator[tuple[gmdp.Client, list[int]]]:
             ]
             worker_options = ["--curve-key", "worker.key_secret", "--server-key", "broker.key"]
             keywords = {"curve_key": f"{folder}/client.key_secret", "server_key": f"{folder}/broker.key"}
-        broker, endpoint = open_ones.enter_context(
+        broker, endpoint = running.enter_context(
             process("broker", "--bind", "tcp://127.0.0.1:*", *broker_options, cwd=folder)
         )
         arguments = ("worker", "echo", "handlers:echo", "--broker", endpoint, "--concurrency", str(GREENLETS))
-        worker, _ = open_ones.enter_context(process(*arguments, *worker_options, cwd=folder))
-        client = open_ones.enter_context(gmdp.Client(endpoint, timeout=30, **keywords))
+        worker, _ = running.enter_context(process(*arguments, *worker_options, cwd=folder))
+        client = running.enter_context(gmdp.Client(endpoint, timeout=30, **keywords))
         client.request("echo", b"warm")
         yield client, [broker, worker]
 
 
 def cpu(process_id: int) -> float:
-    """Seconds of CPU it has used."""
+    """Seconds of CPU that a process has used."""
     fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -97,18 +97,18 @@ def own_cpu() -> float:
 
 
 def latencies(client: gmdp.Client, body: bytes, greenlets: int, seconds: float) -> list[float]:
-    """Seconds of each call that so many greenlets make one after the other."""
+    """The seconds of each call, of so many greenlets that call again and again."""
     until = monotonic() + seconds
-    took: list[float] = []
+    durations: list[float] = []
 
     def calls() -> None:
         while monotonic() < until:
             began = perf_counter()
             assert client.request("echo", body) == [body]
-            took.append(perf_counter() - began)
+            durations.append(perf_counter() - began)
 
     gevent.joinall([gevent.spawn(calls) for _ in range(greenlets)], raise_error=True)
-    return took
+    return durations
 
 
 def curve(seconds: float = SECONDS) -> None:
@@ -134,14 +134,14 @@ def curve(seconds: float = SECONDS) -> None:
 
 
 def strangers(endpoint: str, count: int) -> None:
-    """Keep so many connections that never finish their handshake, until killed."""
+    """Keep so many connections that never complete their handshake, until the process is killed."""
     host, _, port = endpoint.removeprefix("tcp://").partition(":")
 
-    def one(said: bytes) -> None:
+    def keep_connecting(sent: bytes) -> None:
         while True:
             try:
                 connection = gevent.socket.create_connection((host, int(port)))
-                connection.sendall(said)
+                connection.sendall(sent)
                 while connection.recv(4096):
                     pass
             except OSError:
@@ -149,19 +149,19 @@ def strangers(endpoint: str, count: int) -> None:
             gevent.sleep(1.0)
 
     for number in range(count):
-        gevent.spawn(one, HALF[number % len(HALF)])
+        gevent.spawn(keep_connecting, HALF[number % len(HALF)])
     print("ready", flush=True)
     gevent.get_hub().join()
 
 
 def accepted(client: gmdp.Client) -> int:
-    """How many connections the broker has taken so far."""
+    """The number of connections that the broker has accepted so far."""
     return int(json.loads(client.request("mmi.statistics", b"")[1])["connections_accepted"])
 
 
 def half_open(seconds: float = SECONDS, rounds: int = ROUNDS, count: int = STRANGERS) -> tuple[float, float]:
     """Print and return the 99th percentile of honest calls, without and with strangers (seconds)."""
-    found: dict[bool, list[float]] = {False: [], True: []}
+    percentiles: dict[bool, list[float]] = {False: [], True: []}
     with stack(True) as (client, _):
         latencies(client, b"warm", 8, 1.0)
         for _ in range(rounds):
@@ -176,9 +176,11 @@ def half_open(seconds: float = SECONDS, rounds: int = ROUNDS, count: int = STRAN
                         attacker.stdout.readline()
                         while accepted(client) < before + count:
                             gevent.sleep(0.01)
-                    found[attacked].append(statistics.quantiles(latencies(client, b"x" * 64, 8, seconds), n=100)[98])
+                    percentiles[attacked].append(
+                        statistics.quantiles(latencies(client, b"x" * 64, 8, seconds), n=100)[98]
+                    )
         report = client.request("mmi.statistics", b"")[1]
-    without, attacked_p99 = (statistics.median(found[attacked]) for attacked in (False, True))
+    without, attacked_p99 = (statistics.median(percentiles[attacked]) for attacked in (False, True))
     print(
         f"p99 of honest calls: {without * 1000:.2f} ms; with {count} half-open handshakes "
         f"{attacked_p99 * 1000:.2f} ms ({attacked_p99 / without:.2f} times)\n{report.decode()}",
@@ -188,12 +190,12 @@ def half_open(seconds: float = SECONDS, rounds: int = ROUNDS, count: int = STRAN
 
 
 if __name__ == "__main__":
-    what, *rest = sys.argv[1:]
-    if what == "strangers":
-        strangers(rest[0], int(rest[1]))
-    elif what == "curve":
-        curve(*map(float, rest))
-    elif what == "half-open":
-        half_open(*map(float, rest))
+    command, *arguments = sys.argv[1:]
+    if command == "strangers":
+        strangers(arguments[0], int(arguments[1]))
+    elif command == "curve":
+        curve(*map(float, arguments))
+    elif command == "half-open":
+        half_open(*map(float, arguments))
     else:
         raise SystemExit(__doc__)
