@@ -4,11 +4,8 @@ import contextvars
 import subprocess
 import sys
 
-import gevent
-import gevent.event
 import pytest
 from cores import MDP02, ManualBroker
-from waiting import wait_until
 
 from gmdp import AsyncClient, HandlerFailed, Worker, tracing
 from gmdp.core.broker.decisions import Waited
@@ -27,74 +24,6 @@ def client(broker):
 
 
 # Contexts
-
-
-def test_callbacks_of_a_future_see_the_context_of_who_submitted(broker, client):
-    seen = []
-    with Worker(broker.endpoint, "echo", lambda request: request.body):
-        for name in ("first", "second"):
-
-            def submit(name=name):
-                mine.set(name)
-                future = client.submit("echo", b"")
-                future.rawlink(lambda future: seen.append((mine.get(), future.value)))
-                mine.set("later")
-
-            gevent.spawn(submit).join()
-        wait_until(lambda: len(seen) == 2)
-    assert sorted(seen) == [("first", [b""]), ("second", [b""])]
-    assert mine.get() == "nothing"
-
-
-def test_a_callback_that_is_unlinked_is_not_called(broker, client):
-    seen = []
-    future = client.submit("nobody", b"")
-    for callback in (seen.append, seen.remove):
-        future.rawlink(callback)
-    future.unlink(seen.remove)
-    assert gevent.wait([future], timeout=0.01) == []  # which links and unlinks something of gevent's
-    future.cancel()
-    wait_until(lambda: seen)
-    assert seen == [future]
-
-
-def test_callbacks_are_linked_and_unlinked_as_those_of_gevent_s_own(broker, client):
-    """As often as they were, and whatever they are: without a hash, or equal to another."""
-
-    class Equal(list):
-        def __call__(self, future):
-            called.append(self)
-
-    called = []
-    first, second = Equal(), Equal()
-    future = client.submit("nobody", b"")
-    plain = gevent.event.AsyncResult()
-    for one in (future, plain):
-        for callback in (first, second, first):
-            one.rawlink(callback)
-        one.unlink(first)
-    future.cancel()
-    plain.set()
-    wait_until(lambda: len(called) == 4)
-    gevent.sleep(0)
-    assert len(called) == 4
-    assert sum(callback is second for callback in called) >= 2
-
-
-def test_the_caller_s_context_ends_with_its_call(broker, client):
-    """A value set by a callback is nobody else's."""
-    seen = []
-
-    def callback(future):
-        seen.append(mine.get())
-        mine.set("set by a callback")
-
-    with Worker(broker.endpoint, "echo", lambda request: request.body):
-        future = client.submit("echo", b"")
-        future.rawlink(callback)
-        future.rawlink(lambda future: seen.append(mine.get()))
-        wait_until(lambda: len(seen) == 2)
-    assert seen == ["nothing", "nothing"]
 
 
 @pytest.mark.parametrize(

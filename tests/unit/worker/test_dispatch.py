@@ -1,12 +1,13 @@
-"""From a session's work to a running handler: killed, refused, several at once."""
+"""From a session's work to a running handler: killed, refused, several at once; and for how long."""
 
 import gevent
+import peers
 import pytest
 from gevent.event import Event
 from gevent.pool import Pool
 from waiting import wait_until
 
-from gmdp import HandlerFailed, Worker
+from gmdp import HandlerFailed, RequestCancelled, RequestTimeout, Worker
 
 
 def echo(request):
@@ -101,3 +102,140 @@ def test_close_from_ones_own_handler_does_not_kill_it(broker, client):
     wait_until(lambda: after)
     with Worker(broker.endpoint, "it", lambda request: b"second"):
         assert future.get() == [b"second"]
+
+
+# Deadlines
+
+
+class HeldHandler:
+    """A handler whose requests wait until they are released."""
+
+    def __init__(self):
+        self.requests = []
+        self._released = Event()
+
+    def __call__(self, request):
+        self.requests.append(request)
+        self._released.wait()
+        return request.body
+
+    def release(self):
+        """Answer every request, those to come as well."""
+        self._released.set()
+
+
+@pytest.fixture
+def held(broker):
+    """The handler of the service "held", which has one worker."""
+    handler = HeldHandler()
+    worker = Worker(broker.endpoint, "held", handler)
+    worker.start()
+    yield handler
+    handler.release()
+    worker.stop()
+
+
+def test_a_handler_sees_how_long_its_caller_still_waits(broker, client):
+    seen = []
+
+    def handler(request):
+        seen.append(request.remaining())
+        return b""
+
+    with Worker(broker.endpoint, "it", handler), Worker(broker.endpoint, "it", handler, version="0.1"):
+        for _ in range(2):
+            client.request("it", b"", timeout=5.0)
+        list(client.stream("it", b"", timeout=5.0))
+        list(client.stream("it", b"", timeout=5.0, deadline=7.0))
+        peers.ask(broker.endpoint, b"it", b"")
+    assert all(4 < remaining <= 5 for remaining in seen[:2])
+    assert seen[2] is None
+    assert 6 < seen[3] <= 7
+    assert seen[4] is None
+
+
+def test_a_handler_sees_that_its_caller_has_gone(broker, held, client):
+    future = client.submit("held", b"x")
+    wait_until(lambda: held.requests)
+    (request,) = held.requests
+    assert request.remaining() > 0
+    future.cancel()
+    wait_until(lambda: request.remaining() == 0)
+    assert request.remaining() == 0.0
+
+
+def watched_handler():
+    """A handler that waits, and a list of what happened to it."""
+    seen = []
+
+    def handler(request):
+        try:
+            seen.append("began")
+            gevent.sleep(60)
+        except BaseException as error:
+            seen.append(error)
+            raise
+
+    return handler, seen
+
+
+@pytest.mark.parametrize("spawn", [None, "raw", 5], ids=["greenlet", "raw", "pool"])
+@pytest.mark.parametrize("how", ["cancelled", "time up", "killed"])
+def test_enforce_deadline_stops_a_handler_whose_caller_does_not_wait_any_more(broker, client, spawn, how):
+    handler, seen = watched_handler()
+    worker = Worker(broker.endpoint, "it", handler, spawn=spawn, enforce_deadline=True)
+    with worker:
+        if how == "killed":
+            caller = gevent.spawn(client.request, "it", b"")
+        else:
+            future = client.submit("it", b"", timeout=0.3 if how == "time up" else 60)
+        wait_until(lambda: seen)
+        if how == "killed":
+            caller.kill()
+        elif how == "cancelled":
+            assert future.cancel()
+        else:
+            with pytest.raises(RequestTimeout):
+                future.get()
+        wait_until(lambda: len(seen) == 2)
+        assert isinstance(seen[1], RequestCancelled)
+        # Where the caller's time is up, that and the news that it has gone come together.
+        assert "has gone" in str(seen[1]) or (how == "time up" and "time is up" in str(seen[1]))
+        wait_until(lambda: not worker.statistics().busy)
+        assert worker.statistics().errors == 1
+        assert worker.statistics().callers_gone >= 1
+        # The worker is free for the next.
+        seen.clear()
+        client.submit("it", b"", timeout=0.2)
+        wait_until(lambda: seen)
+
+
+def test_a_handler_is_not_stopped_without_enforce_deadline(broker, held, client):
+    future = client.submit("held", b"x", timeout=0.1)
+    with pytest.raises(RequestTimeout):
+        future.get()
+    wait_until(lambda: held.requests[0].remaining() == 0)
+    held.release()
+    wait_until(lambda: broker.statistics().replies == 1)
+    assert broker.statistics().handler_failures == 0
+    assert set(broker.statistics().drops) <= {"abandoned", "late"}
+
+
+def test_a_handler_in_a_thread_is_not_stopped_and_may_ask_for_the_remaining_time(broker, client, thread_pool):
+    seen = []
+
+    def handler(request):
+        import time
+
+        while request.remaining():
+            time.sleep(0.001)
+        seen.append(request.remaining())
+        return b"stopped by itself"
+
+    with Worker(broker.endpoint, "it", handler, spawn=thread_pool(1), enforce_deadline=True) as worker:
+        future = client.submit("it", b"", timeout=60)
+        wait_until(lambda: worker.statistics().busy)
+        future.cancel()
+        wait_until(lambda: seen == [0.0])
+        wait_until(lambda: worker.statistics().replies == 1)
+        assert worker.statistics().errors == 0

@@ -108,6 +108,8 @@ def test_no_descriptors_left_is_one_more_lost_connection(broker, monkeypatch):
         ({"reconnect_interval": -1}, "greater than 0"),
         ({"spawn": 0}, "spawn must be"),
         ({"spawn": "fork"}, "spawn must be"),
+        ({"enforce_deadline": "yes"}, "enforce_deadline must be True or"),
+        ({"reveal_errors": 0}, "reveal_errors must be True or False"),
         ({"context": 3}, "zmq.green.Context"),
     ],
 )

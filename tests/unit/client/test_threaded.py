@@ -1,0 +1,138 @@
+"""The thread of a threaded client: its start, calls in it, and its end."""
+
+import threading
+
+import gevent
+import pytest
+from waiting import wait_until
+
+import gmdp.client.threaded
+import gmdp.io.slots
+from gmdp import Client, ClosedError, StateError
+from gmdp.client.threaded import ClientThread
+
+
+@pytest.fixture
+def echo(echoing):
+    """The endpoint of a broker with the service "echo"."""
+    return echoing.endpoint
+
+
+def test_many_greenlets_may_start_and_use_a_threaded_client_at_once(echo, nothing_left):
+    client = Client(echo, timeout=20, threaded=True)
+    calls = [gevent.spawn(client.request, "echo", b"%d" % n) for n in range(100)]
+    gevent.joinall(calls)
+    assert [call.value for call in calls] == [[b"%d" % n] for n in range(100)]
+    client.close()
+    nothing_left()
+
+
+def test_closing_ends_a_call_that_waits_in_a_thread(echo):
+    client = Client(echo, timeout=20, threaded=True)
+    errors = []
+
+    def ask():
+        try:
+            client.request("nobody", b"")
+        except ClosedError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_until(lambda: client.started and client.statistics().in_flight == 1)
+    client.close()
+    wait_until(lambda: not thread.is_alive())
+    assert len(errors) == 1
+    with pytest.raises(ClosedError):
+        client.request("echo", b"")
+
+
+def test_a_client_closed_while_it_starts_is_closed(echo, monkeypatch):
+    """Another thread has called for it, and its own has not yet begun."""
+    go = gmdp.io.slots.allocate_lock()
+    go.acquire()
+
+    def start_later(function, args):
+        start_thread(lambda: go.acquire() and function(*args), ())
+
+    start_thread = gmdp.client.threaded.start_thread
+    monkeypatch.setattr("gmdp.client.threaded.start_thread", start_later)
+    client = Client(echo, timeout=20, threaded=True)
+    thread = threading.Thread(target=client.start)
+    thread.start()
+    wait_until(lambda: client._thread._starters)
+    gevent.spawn(go.release)  # once this greenlet waits
+    client.close()
+    gevent.sleep(0)
+    thread.join()
+    assert client.closed
+    assert not client._thread.alive
+
+
+def test_a_call_waits_until_the_client_has_started(echo, monkeypatch):
+    """Two threads call at once, and the sockets of the first one's are not yet made."""
+    go = gmdp.io.slots.allocate_lock()
+    go.acquire()
+    opened = Client._open
+
+    def open_later(client):
+        go.acquire()
+        return opened(client)
+
+    monkeypatch.setattr(Client, "_open", open_later)
+    client = Client(echo, timeout=20, threaded=True)
+    calls = [gevent.spawn(client.request, "echo", b"first")]
+    wait_until(lambda: client.started)
+    calls.append(gevent.spawn(client.request, "echo", b"second"))
+    wait_until(lambda: calls[1].dead or len(client._thread._starters) == 2)
+    go.release()
+    assert [call.get() for call in calls] == [[b"first"], [b"second"]]
+    client.close()
+
+
+def test_a_client_closed_at_any_moment_of_its_start_is_closed(echo):
+    """By another thread."""
+    for number in range(40):
+        client = Client(echo, timeout=20, threaded=True)
+        thread = threading.Thread(target=client.start)
+        thread.start()
+        for _ in range(number):
+            client.state  # noqa: B018 - so that it comes a little later each time
+        client.close()
+        thread.join()
+        client.close()
+        assert client.closed
+        assert not client._thread.alive
+
+
+class Closable:
+    """In place of a client."""
+
+    def close(self):
+        """Nothing is open."""
+
+
+def test_an_error_at_the_start_goes_to_every_caller_that_waits():
+    """The thread ends, and may be started again."""
+    thread, client = ClientThread(20), Closable()
+
+    def fail():
+        raise StateError("it does not start")
+
+    for _ in range(2):
+        with pytest.raises(StateError, match="does not start"):
+            thread.start(client, fail, lambda: False)
+        thread.join()
+        assert not thread.starting
+        assert not thread.alive
+
+
+def test_a_thread_that_does_not_start_in_time_is_an_error(monkeypatch):
+    monkeypatch.setattr("gmdp.client.threaded.start_thread", lambda function, args: None)
+    with pytest.raises(StateError, match=r"0\.01 seconds"):
+        ClientThread(0.01).start(Closable(), lambda: None, lambda: False)
+
+
+def test_an_open_client_needs_no_thread(monkeypatch):
+    monkeypatch.setattr("gmdp.client.threaded.start_thread", None)
+    ClientThread(20).start(Closable(), lambda: None, lambda: True)
