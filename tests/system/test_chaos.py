@@ -1,4 +1,4 @@
-"""Processes that are killed and started again at random, under load, for two minutes."""
+"""Chaos: for two minutes, processes are killed and started again at random, under load."""
 
 import gc
 import os
@@ -17,11 +17,11 @@ from gmdp import AsyncClient, CallError, RequestTimeout
 
 SECONDS = float(os.environ.get("GMDP_CHAOS_SECONDS", "120"))
 WORKERS = 4
-ASKERS = 60
+CALLERS = 60
 
 
 class Supervisor:
-    """Keeps worker processes up; kills one now and then."""
+    """Keeps worker processes up, and kills one of them now and then."""
 
     def __init__(self, endpoint, chance):
         self.endpoint = endpoint
@@ -51,7 +51,7 @@ class Supervisor:
 @pytest.mark.slow
 @pytest.mark.deadline(SECONDS + 300)
 def test_chaos_every_call_is_answered_rightly_or_ends_in_a_typed_error(unused_endpoint, nothing_left):
-    """W1, W2, B1 together: four workers killed and started again at random, the broker twice."""
+    """W1, W2 and B1 together: four workers are killed and started again at random, the broker twice."""
     seed = int(os.environ.get("GMDP_CHAOS_SEED", random.randrange(10**6)))
     print(f"GMDP_CHAOS_SEED={seed}")
     chance = random.Random(seed)
@@ -62,7 +62,7 @@ def test_chaos_every_call_is_answered_rightly_or_ends_in_a_typed_error(unused_en
     until = begun + SECONDS
     memory = []
 
-    def ask(client, name):
+    def call_in_a_loop(client, name):
         nonlocal slowest
         number = 0
         while monotonic() < until:
@@ -87,9 +87,9 @@ def test_chaos_every_call_is_answered_rightly_or_ends_in_a_typed_error(unused_en
         process = broker.__enter__()
         supervisor = Supervisor(endpoint, chance)
         try:
-            askers = [
-                gevent.spawn(ask, client, b"%d" % number)
-                for number, client in enumerate([first, second, third] * (ASKERS // 3))
+            callers = [
+                gevent.spawn(call_in_a_loop, client, b"%d" % number)
+                for number, client in enumerate([first, second, third] * (CALLERS // 3))
             ]
             monkey = gevent.spawn(supervisor.run, until)
             for third_of_time in (1, 2):
@@ -101,12 +101,12 @@ def test_chaos_every_call_is_answered_rightly_or_ends_in_a_typed_error(unused_en
                 gevent.sleep(chance.uniform(0, 2))
                 broker = broker_process(endpoint, "--request-ttl", "15")
                 process = broker.__enter__()
-            gevent.joinall([*askers, monkey], raise_error=True)
+            gevent.joinall([*callers, monkey], raise_error=True)
             memory.append(resident(os.getpid()))
             for client in (first, second, third):
                 now = client.statistics()
                 assert (now.in_flight, now.waiting) == (0, 0)
-                # What was healed is healed.
+                # A client works again once the broker and the workers do.
                 assert client.request("it", b"after all", timeout=30.0, retries=3) == [b"lla retfa"]
             with peers.dealer(endpoint) as bare:
                 assert bare.pending() == []
@@ -115,7 +115,7 @@ def test_chaos_every_call_is_answered_rightly_or_ends_in_a_typed_error(unused_en
             broker.__exit__(None, None, None)
     print(dict(outcomes), dict(supervisor.killed), f"slowest {slowest:.2f} s", [size // 1_000_000 for size in memory])
     assert outcomes["answered"] >= 200 * SECONDS
-    # A call without retries may be lost with its broker; those with retries end in their answer, or their time is up.
+    # A call without retries may be lost with its broker; a call with retries is answered or times out.
     allowed = {"answered", "BrokerLost", "WorkerLost", "RequestExpired", RequestTimeout.__name__}
     assert set(outcomes) <= allowed
     assert sum(count for name, count in outcomes.items() if name != "answered") < outcomes["answered"] / 20

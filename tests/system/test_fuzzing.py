@@ -1,4 +1,4 @@
-"""Row B4, hostile bytes: what fuzzing found worth keeping, fuzzing itself, and that it notices bugs."""
+"""Row B4, hostile bytes: the inputs that fuzzing kept, fuzzing itself, and planted bugs that fuzzing must find."""
 
 import importlib.util
 import re
@@ -21,7 +21,7 @@ RUNS = 20_000
 
 @pytest.mark.parametrize(("name", "path"), KEPT, ids=[f"{name}-{path.name}" for name, path in KEPT])
 def test_B4_an_input_that_was_kept_does_no_harm(name, path):
-    """B4: bytes that led the fuzzers far, or to a defect, by themselves."""
+    """B4: each input once reached much code, or a defect."""
     fuzzing.run_target(name, path.read_bytes())
 
 
@@ -34,7 +34,7 @@ def test_B4_few_and_small_inputs_are_kept_of_each_target():
 
 @pytest.mark.parametrize("name", fuzzing.TARGETS)
 def test_B4_any_bytes_are_an_input(name):
-    """B4: none at all, and a few by chance."""
+    """B4: an empty input, and a few drawn by chance."""
     fuzzing.run_target(name, b"")
     fuzzing.by_chance(name, 50, seeds.FIRST)
 
@@ -42,7 +42,7 @@ def test_B4_any_bytes_are_an_input(name):
 @pytest.mark.slow
 @pytest.mark.deadline(3600)
 def test_B4_many_hostile_bytes_led_by_what_they_reach():
-    """B4: under atheris, if there is one; else by chance."""
+    """B4: under atheris, if it is installed; else by chance."""
     if importlib.util.find_spec("atheris") is None:
         for name in fuzzing.TARGETS:
             fuzzing.by_chance(name, RUNS, seeds.FIRST)
@@ -50,12 +50,12 @@ def test_B4_many_hostile_bytes_led_by_what_they_reach():
     command = [sys.executable, fuzzing.__file__, "all", "--runs", str(RUNS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = dict(re.findall(r"^(\w+): ([\d,]+) executions", done.stdout, re.M))
-    assert told.keys() == {*fuzzing.TARGETS, "all"}
-    assert all(int(number.replace(",", "")) >= RUNS for number in told.values())
+    executions = dict(re.findall(r"^(\w+): ([\d,]+) executions", done.stdout, re.M))
+    assert executions.keys() == {*fuzzing.TARGETS, "all"}
+    assert all(int(number.replace(",", "")) >= RUNS for number in executions.values())
 
 
-# Bugs planted on purpose
+# Planted bugs
 
 _parse, _release = wire.parse, accounts.Accounts.release
 _lost, _forget = registry.Registry._count_lost, replies.Replies.forget_routing_id
@@ -96,7 +96,7 @@ def _forget_but_not_what_waits(self, routing_id, *rest):
     self._state.outbox[:] = outbox
 
 
-#: What is wrong: a target that finds it, what is changed, and into what.
+#: Per bug: the target that finds it, the object and the name of what is replaced, and the replacement.
 PLANTED = {
     "a frame is lost in reading": ("wire", wire, "parse", _parse_and_lose_a_frame),
     "a call frame must have a traceparent": ("wire", wire, "CALL_SIZES", frozenset({92})),
@@ -106,32 +106,32 @@ PLANTED = {
     "a traceparent of zeros": ("extension", extension, "_TRACEPARENT", re.compile(rb"[0-9a-f-]{55}\Z")),
     "a call frame may be shorter": ("extension", extension, "CALL_SIZES", frozenset({36, 37, 92})),
     "a token of a few bytes": ("extension", token, "failed", lambda address: address[:21] + b"\x01" + address[22:]),
-    "bytes that are given back stay on the books": (
+    "released bytes stay on the account": (
         "broker",
         accounts.Accounts,
         "release",
         _release_and_keep_the_bytes,
     ),
-    "lost workers are counted on": ("broker", registry.Registry, "_count_lost", _lost_but_counted),
+    "lost workers still count": ("broker", registry.Registry, "_count_lost", _lost_but_counted),
     "all tokens are one": ("broker", token, "prefix", lambda begin, number: begin + bytes(8)),
-    "everybody may do everything": ("broker", access.Access, "allows", lambda self, *asked: True),
-    "what waits for one user goes to the next": (
+    "every user may do everything": ("broker", access.Access, "allows", lambda self, *asked: True),
+    "messages that wait for one user go to the next": (
         "broker",
         replies.Replies,
         "forget_routing_id",
         _forget_but_not_what_waits,
     ),
-    "services stay": ("broker", services.Services, "collect", lambda self, service: None),
+    "unused services stay": ("broker", services.Services, "collect", lambda self, service: None),
     "a broker's DISCONNECT ends its worker": ("worker", worker.WorkerCore, "_said", _said_without_a_look),
-    "a worker's sessions are lost sight of": ("worker", worker.WorkerCore, "_arrange", lambda self, now: None),
+    "a worker's sessions never register again": ("worker", worker.WorkerCore, "_arrange", lambda self, now: None),
     "a free connection is forgotten": ("client", client.ClientCore, "_off", _off_but_not_idle),
-    "a call that is closed hears nothing": ("client", client.ClientCore, "close", lambda self, now: None),
+    "a call is not told of its client's end": ("client", client.ClientCore, "close", lambda self, now: None),
 }
 
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_B4_a_planted_bug_is_noticed(monkeypatch, bug):
-    """B4: by what is kept, or some bytes by chance."""
+    """B4: one of the kept inputs, or one drawn by chance, finds it."""
     name, where, what, wrong = PLANTED[bug]
     if isinstance(where, Dialect):
         monkeypatch.setitem(where.__dict__, what, wrong)
@@ -149,7 +149,7 @@ def look_for_bugs(name):
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["all", "--runs", "many"]])
 def test_B4_it_is_a_command(arguments):
-    """B4: which says what it can be told."""
+    """B4: its help names the targets."""
     done = subprocess.run([sys.executable, fuzzing.__file__, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == (0 if arguments == ["--help"] else 2)
     assert ",".join([*fuzzing.TARGETS, "all"]) in done.stdout + done.stderr
