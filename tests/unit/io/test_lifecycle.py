@@ -1,0 +1,151 @@
+"""Starting, stopping and serving, as the supervisors of gevent's servers know it."""
+
+import subprocess
+import sys
+
+import gevent
+import pytest
+import zmq
+import zmq.green
+from gevent.event import Event
+from waiting import wait_until
+
+from gmdp import AsyncClient, Broker, ConfigurationError, OwnerDied, State, StateError, Worker
+
+
+def echo(request):
+    return request.body
+
+
+def test_the_context_must_be_green():
+    with pytest.raises(ConfigurationError, match=r"zmq\.green\.Context"):
+        Broker(context=zmq.Context.instance())
+
+
+def test_starting_twice_changes_nothing(broker):
+    endpoint = broker.endpoint
+    broker.start()
+    assert broker.endpoint == endpoint
+
+
+def test_starting_while_stopping_is_an_error(broker):
+    hold = Event()
+    with Worker(broker.endpoint, "held", lambda r: hold.wait() and b""), AsyncClient(broker.endpoint) as client:
+        future = client.submit("held", b"")
+        wait_until(lambda: broker.statistics().assigned)
+        stopper = gevent.spawn(broker.stop)
+        wait_until(lambda: broker.state is State.DRAINING)
+        with pytest.raises(StateError, match="still stopping"):
+            broker.start()
+        hold.set()
+        future.get()
+        stopper.get()
+    broker.start()
+
+
+def test_close_is_abrupt(broker):
+    hold = Event()
+    with Worker(broker.endpoint, "held", lambda r: hold.wait() and b""), AsyncClient(broker.endpoint) as client:
+        client.submit("held", b"")
+        wait_until(lambda: broker.statistics().assigned)
+        broker.close()
+        assert broker.closed
+        hold.set()
+
+
+def test_serve_forever_starts_waits_and_ends_with_stop(unused_endpoint):
+    broker = Broker(unused_endpoint)
+    server = gevent.spawn(broker.serve_forever)
+    wait_until(lambda: broker.started)
+    assert not server.ready()
+    broker.stop()
+    server.get(timeout=30)
+
+
+def test_serve_forever_stops_what_it_serves_when_it_is_interrupted(broker):
+    server = gevent.spawn(broker.serve_forever, stop_timeout=0)
+    gevent.sleep(0)
+    server.kill()
+    assert broker.closed
+
+
+def test_a_supervisor_that_knows_gevents_servers_only(broker):
+    """start, stop, serve_forever, started, closed, stop_timeout: as StreamServer's."""
+    from gevent.server import StreamServer
+
+    things = [StreamServer(("127.0.0.1", 0), lambda *_: None), Worker(broker.endpoint, "echo", echo)]
+    for thing in things:
+        thing.start()
+    assert all(thing.started and not thing.closed for thing in things)
+    for thing in things:
+        thing.stop(timeout=thing.stop_timeout)
+    assert all(thing.closed and not thing.started for thing in things)
+
+
+def test_subscribers_get_every_change_in_order_with_its_reason():
+    broker = Broker("tcp://127.0.0.1:*")
+    changes = broker.subscribe()
+    for _ in range(3):
+        with broker:
+            pass
+    got = [changes.get() for _ in range(changes.qsize())]
+    cycle = [State.STARTING, State.RUNNING, State.DRAINING, State.CLOSED]
+    assert [change.new for change in got] == cycle * 3
+    assert [change.old for change in got] == [State.NEW, *(cycle * 3)[:-1]]
+    assert [change.at for change in got] == sorted(change.at for change in got)
+    broker.unsubscribe(changes)
+    broker.start()
+    broker.stop()
+    assert changes.empty()
+
+
+def test_a_subscriber_that_does_not_read_is_dropped_with_a_warning(caplog):
+    from gevent.queue import Queue
+
+    broker = Broker("tcp://127.0.0.1:*")
+    full, fine = broker.subscribe(Queue(1)), broker.subscribe()
+    with broker:
+        pass
+    assert (full.qsize(), fine.qsize()) == (1, 4)
+    assert "queue of state changes is full" in caplog.text
+
+
+def test_P6_the_interpreter_ends_without_close():
+    script = """
+import gmdp
+broker = gmdp.Broker("tcp://127.0.0.1:*"); broker.start()
+worker = gmdp.Worker(broker.endpoint, "echo", lambda r: r.body); worker.start()
+client = gmdp.Client(broker.endpoint)
+print(client.request("echo", b"x"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("[b'x']\n", 0), done.stderr
+
+
+def test_serve_forever_raises_when_a_defect_ended_it(broker):
+    """A supervisor must not take it for a stop."""
+    server = gevent.spawn(broker.serve_forever)
+    gevent.sleep(0)
+    broker._owner.greenlet.kill()
+    with pytest.raises(OwnerDied):
+        server.get(timeout=30)
+    broker.start()
+    broker.stop()
+
+
+def test_serve_forever_does_not_stop_the_next_life(unused_endpoint):
+    broker = Broker(unused_endpoint)
+    server = gevent.spawn(broker.serve_forever)
+    wait_until(lambda: broker.started)
+    changes = broker.subscribe()
+
+    def restart():
+        while changes.get().new is not State.CLOSED:
+            pass
+        broker.start()
+
+    supervisor = gevent.spawn(restart)
+    gevent.spawn(broker.stop)
+    gevent.joinall([server, supervisor], timeout=30, raise_error=True)
+    assert broker.started
+    broker.stop()
