@@ -268,7 +268,7 @@ class BrokerEngine:
     def on_connection_refused(self, refused: RefusedConnection) -> None:
         """A connection was refused."""
         reason = refused.reason.value
-        self._core.counters.count("refused_connections", reason)
+        self._core.counters.count_refused_connections(reason)
         self._auditor.record(
             monotonic(), CONNECTION_REFUSED, user=refused.claimed_user, address=refused.address, reason=reason
         )
@@ -293,7 +293,7 @@ class BrokerEngine:
                 user=credential_owner(link.user_id) if refusal.user == REVOKED else refusal.user,
                 address=link.address,
                 service=refusal.service,
-                reason=refusal.reason,
+                reason=refusal.reason.value,
             )
 
     def _count_connections(self, now: float) -> None:
@@ -302,6 +302,6 @@ class BrokerEngine:
         counters.handshakes += census.handshakes
         census.accepted = census.handshakes = 0
         for reason, count in census.failures.items():
-            counters.count("refused_connections", reason, count)
+            counters.count_refused_connections(reason, count)
             self._auditor.record(now, CONNECTION_REFUSED, count=count, reason=reason)
         census.failures.clear()

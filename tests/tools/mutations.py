@@ -92,13 +92,13 @@ MUTATIONS = {
     ),
     "a retired session is told DISCONNECT": Mutation(
         "core.broker.conversation",
-        'self._state.counters.count("drops", "retired_session")',
+        "self._state.counters.count_drop(DropReason.RETIRED_SESSION)",
         "self._registry.send_disconnect((*connection.address, message.extra), connection.dialect)",
     ),
     "DISCONNECT from a worker leaves it registered": Mutation(
         "core.broker.conversation",
-        '            self._registry.lose_worker(worker, "disconnect", now)\n        else:\n            # "The worker',
-        '            pass\n        else:\n            # "The worker',
+        'to that worker."\n            self._registry.lose_worker(worker, LossReason.DISCONNECT, now)\n',
+        'to that worker."\n            pass\n',
     ),
     "an unreachable worker stays": Mutation(
         "core.broker.registry", "            if target.registered:\n", "            if False:\n"
@@ -110,10 +110,11 @@ MUTATIONS = {
     ),
     "a purge that stops at the first living worker": Mutation(
         "core.broker.registry",
-        '            if gap.may_judge(now):\n                self.lose_connection(connection, "expired", now)\n'
+        "            if gap.may_judge(now):\n"
+        "                self.lose_connection(connection, LossReason.EXPIRED, now)\n"
         "                return\n            lost_at = gap.until\n",
         "            if gap.may_judge(now) and next(iter(self.connections)) == connection.key:\n"
-        '                self.lose_connection(connection, "expired", now)\n'
+        "                self.lose_connection(connection, LossReason.EXPIRED, now)\n"
         "                return\n            lost_at = max(gap.until, now + 1.0)\n",
     ),
     "a worker that is stopped loses its next request an attempt": Mutation(

@@ -22,6 +22,7 @@ from ...protocol.extension import Status
 from ..outcomes import EndReason
 from .accounts import Accounts
 from .decisions import Outgoing
+from .reasons import DropReason
 from .records import Backlog, Client, Request, charged_bytes
 from .state import BrokerState
 
@@ -58,7 +59,7 @@ class Backlogs:
         target = outgoing.target
         if type(target) is Request:
             if target.abandon_reason is not None:
-                self._state.counters.count("drops", "abandoned")
+                self._state.counters.count_drop(DropReason.ABANDONED)
                 return True
         elif target is not None or not outgoing.essential:
             return False  # a worker's
@@ -83,9 +84,9 @@ class Backlogs:
             self._state.timers.arm(backlog, now + backlog.delay)
             self._hold(backlog, outgoing, backlog.returned, now)
             return
-        self._drop(outgoing, EndReason.CLIENT_GONE, "client_gone", now)
+        self._drop(outgoing, EndReason.CLIENT_GONE, DropReason.CLIENT_GONE, now)
         if backlog is not None:
-            self.drop_all(client, EndReason.CLIENT_GONE, "client_gone", now)
+            self.drop_all(client, EndReason.CLIENT_GONE, DropReason.CLIENT_GONE, now)
         self._accounts.forget_if_unused(client)
 
     def on_timer(self, backlog: Backlog, now: float) -> None:
@@ -107,12 +108,12 @@ class Backlogs:
             outgoing = waiting.popleft()
             self._accounts.charge(backlog.client, -charged_bytes(outgoing.frames))
             if isinstance(outgoing.target, Request) and now > outgoing.target.deadline:
-                self._drop(outgoing, EndReason.DEADLINE, "late", now)
+                self._drop(outgoing, EndReason.DEADLINE, DropReason.LATE, now)
             else:
                 self._state.outbox.append(outgoing)
         self._state.timers.arm(backlog, now + FIRST_RETRY)
 
-    def drop_all(self, client: Client, reason: EndReason, counted_as: str, now: float) -> None:
+    def drop_all(self, client: Client, reason: EndReason, counted_as: DropReason, now: float) -> None:
         """Drop what waits for a client that will not read it."""
         backlog = client.backlog
         if backlog is None:
@@ -132,7 +133,7 @@ class Backlogs:
         """Put a message into one part of a backlog, or drop it if the account has no room."""
         size = charged_bytes(outgoing.frames)
         if not self._accounts.has_room(backlog.client, size):
-            self._drop(outgoing, EndReason.CLIENT_FULL, "client_full", now)
+            self._drop(outgoing, EndReason.CLIENT_FULL, DropReason.CLIENT_FULL, now)
             request = outgoing.target
             if not isinstance(request, Request) or not request.terms.frame:
                 return  # a strict client would not understand the status
@@ -143,8 +144,8 @@ class Backlogs:
         where.append(outgoing)
         self._accounts.charge(backlog.client, size)
 
-    def _drop(self, outgoing: Outgoing, reason: EndReason, counted_as: str, now: float) -> None:
+    def _drop(self, outgoing: Outgoing, reason: EndReason, counted_as: DropReason, now: float) -> None:
         """Drop a message, and with it the rest of its answer."""
-        self._state.counters.count("drops", counted_as)
+        self._state.counters.count_drop(counted_as)
         if isinstance(outgoing.target, Request):
             self._accounts.abandon(outgoing.target, reason, now)

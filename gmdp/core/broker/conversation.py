@@ -39,6 +39,7 @@ from ...protocol.extension import Status
 from ...protocol.wire import Message
 from .accounts import Accounts
 from .delivery import Delivery
+from .reasons import DropReason, LossReason
 from .records import Connection, Request, Worker
 from .registry import Registry
 from .replies import Replies
@@ -87,10 +88,10 @@ class Conversation:
         elif command is Command.DISCONNECT:
             # "When the broker receives DISCONNECT from a worker it MUST send no
             # further commands to that worker."
-            self._registry.lose_worker(worker, "disconnect", now)
+            self._registry.lose_worker(worker, LossReason.DISCONNECT, now)
         else:
             # "The worker MUST NOT send a further READY."
-            self._registry.lose_worker(worker, "second_ready", now, disconnect=True)
+            self._registry.lose_worker(worker, LossReason.SECOND_READY, now, disconnect=True)
 
     def on_malformed(self, key: Hashable, now: float) -> None:
         """Lose a connection that sent what is no message.
@@ -100,7 +101,7 @@ class Conversation:
         """
         connection = self._connections.get(key)
         if connection is not None:
-            self._registry.lose_connection(connection, "malformed", now, disconnect=True)
+            self._registry.lose_connection(connection, LossReason.MALFORMED, now, disconnect=True)
 
     # Messages of no registered worker
 
@@ -111,7 +112,7 @@ class Conversation:
         if message.command is Command.READY:
             self._registry.register(key, address, message, now, user)
             return
-        self._state.counters.count("drops", "unregistered")
+        self._state.counters.count_drop(DropReason.UNREGISTERED)
         self._registry.reject(key, address, message, now)
 
     def _on_other_dialect(self, connection: Connection, message: Message, now: float) -> None:
@@ -124,9 +125,9 @@ class Conversation:
         if own and message.command is Command.HEARTBEAT:
             self._on_heartbeat(connection, now)
         elif own and message.command is Command.DISCONNECT:
-            self._registry.lose_connection(connection, "disconnect", now)
+            self._registry.lose_connection(connection, LossReason.DISCONNECT, now)
         else:
-            self._registry.lose_connection(connection, "other_dialect", now, disconnect=True)
+            self._registry.lose_connection(connection, LossReason.OTHER_DIALECT, now, disconnect=True)
 
     def _on_unregistered_session(self, connection: Connection, message: Message, now: float) -> None:
         """A message whose session frame is not that of a registered session."""
@@ -139,23 +140,23 @@ class Conversation:
             return
         if worker is not None and message.command is Command.DISCONNECT:
             # The session ends and has not begun its request.
-            self._registry.lose_worker(worker, "disconnect", now, unsent=worker.request)
+            self._registry.lose_worker(worker, LossReason.DISCONNECT, now, unsent=worker.request)
             return
         if flags and (worker is not None or flags != extension.LAST):
             # Flags that there are not, or LAST on another command.
-            self._state.counters.count("drops", "malformed")
-            self._registry.lose_connection(connection, "malformed", now, disconnect=True)
+            self._state.counters.count_drop(DropReason.MALFORMED)
+            self._registry.lose_connection(connection, LossReason.MALFORMED, now, disconnect=True)
             return
         if number <= connection.highest_session:
             # The session was lost before: what was on its way then is no breach of the protocol.
-            self._state.counters.count("drops", "retired_session")
+            self._state.counters.count_drop(DropReason.RETIRED_SESSION)
             return
         if message.command is Command.READY:
             self._registry.register(connection.key, connection.address, message, now, connection.user)
             return
         # A session that never said READY; its number is used up.
         connection.highest_session = number
-        self._state.counters.count("drops", "unregistered")
+        self._state.counters.count_drop(DropReason.UNREGISTERED)
         if message.command is not Command.DISCONNECT:
             self._registry.send_disconnect((*connection.address, message.extra), connection.dialect)
 
@@ -169,8 +170,8 @@ class Conversation:
         request = worker.request
         if request is not None and message.subject[: token.PREFIX_SIZE] == worker.token:
             return request
-        self._state.counters.count("drops", "stray_reply")
-        self._registry.lose_worker(worker, "stray_reply", now, disconnect=True)
+        self._state.counters.count_drop(DropReason.STRAY_REPLY)
+        self._registry.lose_worker(worker, LossReason.STRAY_REPLY, now, disconnect=True)
         return None
 
     def _on_partial(self, worker: Worker, message: Message, now: float) -> None:
@@ -204,7 +205,7 @@ class Conversation:
         self._replies.answer(request, body, status, now)
         self._delivery.mark_answered(worker)
         if last:
-            self._registry.lose_worker(worker, "disconnect", now)
+            self._registry.lose_worker(worker, LossReason.DISCONNECT, now)
         else:
             self._delivery.give_next(worker, now)
         if request.suspect:

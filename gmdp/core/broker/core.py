@@ -35,6 +35,7 @@ from .decisions import DeadLetter, Event, Outgoing, Refusal, Waited
 from .delivery import Delivery
 from .intake import Intake
 from .options import BrokerOptions
+from .reasons import DropReason, LossReason
 from .records import Backlog, Connection, Request, Service, Worker
 from .registry import Registry
 from .replies import Replies
@@ -120,11 +121,11 @@ class BrokerCore:
         if self._has_users and frames and self._state.users.get(frames[0]) != user:
             self._on_other_user(frames[0], user, now)
         if len(frames) > self._max_frames:
-            self._on_malformed(frames, "too_many_frames", now)
+            self._on_malformed(frames, DropReason.TOO_MANY_FRAMES, now)
         elif not self._sized and len(frames) > 2 and max(map(len, frames)) > self.options.max_frame_size:
-            self._on_malformed(frames, "frame_too_large", now)
+            self._on_malformed(frames, DropReason.FRAME_TOO_LARGE, now)
         elif (message := parse(frames)) is None:
-            self._on_malformed(frames, "malformed", now)
+            self._on_malformed(frames, DropReason.MALFORMED, now)
         elif message[2]:  # a client's
             self._intake.handle(frames[0], message, now, user)
         else:
@@ -195,12 +196,12 @@ class BrokerCore:
             if worker.request is not None:
                 self._delivery.abort(worker, now)
         for connection in list(self._registry.connections.values()):
-            self._registry.lose_connection(connection, "stopped", now, disconnect=True)
+            self._registry.lose_connection(connection, LossReason.STOPPED, now, disconnect=True)
 
     def gone(self, routing_id: bytes, now: float) -> None:
         """The connection of this routing id is closed, and all that came on it was read."""
-        self._registry.forget_routing_id(routing_id, "unreachable", now)
-        self._replies.forget_routing_id(routing_id, "client_gone", now)
+        self._registry.forget_routing_id(routing_id, LossReason.UNREACHABLE, now)
+        self._replies.forget_routing_id(routing_id, DropReason.CLIENT_GONE, now)
         self._state.users.pop(routing_id, None)
 
     def reconsider(self, now: float, revoked: Collection[str] = ()) -> None:
@@ -220,8 +221,8 @@ class BrokerCore:
         users = self._state.users
         if routing_id in users:
             # Rights go with the user; any peer may choose a routing id that another had.
-            self._registry.forget_routing_id(routing_id, "other_user", now)
-            self._replies.forget_routing_id(routing_id, "other_user", now)
+            self._registry.forget_routing_id(routing_id, LossReason.OTHER_USER, now)
+            self._replies.forget_routing_id(routing_id, DropReason.OTHER_USER, now)
         elif len(users) >= self._sweep_at and not self._state.outbox:
             # Forget the routing ids that hold nothing, where nothing is on its way to them.
             workers = {connection.address[0] for connection in self._registry.connections.values()}
@@ -230,13 +231,13 @@ class BrokerCore:
             self._sweep_at = 2 * len(users) + SWEEP_AT
         users[routing_id] = user
 
-    def _on_malformed(self, frames: list[bytes], reason: str, now: float) -> None:
+    def _on_malformed(self, frames: list[bytes], reason: DropReason, now: float) -> None:
         """Drop a message that is none, or too large; a gmdp client hears why, a worker is lost."""
-        message = parse(frames) if reason != "malformed" else None
+        message = parse(frames) if reason is not DropReason.MALFORMED else None
         if message is not None and message.client:
             self._intake.refuse((frames[0], *message.stack), message, reason, Status.TOO_LARGE, now)
         else:
-            self.counters.count("drops", reason)
+            self.counters.count_drop(reason)
         if frames:
             self._conversation.on_malformed(frames[0], now)
 

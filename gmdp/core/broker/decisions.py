@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .reasons import DropReason
+
 #: What makes a NamedTuple of a tuple of all its fields.
 new_tuple = tuple.__new__
 
@@ -41,9 +43,7 @@ class Refusal(NamedTuple):
     #: Whoever's connection it came on; empty if that is not known.
     user: str
     service: bytes
-    #: "not_allowed" (by the policy), "revoked" (no longer a user), "rate_full",
-    #: "user_services_full", "user_workers_full".
-    reason: str
+    reason: DropReason
 
 
 class DeadLetter(NamedTuple):

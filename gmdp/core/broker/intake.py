@@ -28,6 +28,7 @@ from . import access
 from .accounts import Accounts
 from .decisions import Refusal, new_tuple
 from .delivery import Delivery
+from .reasons import DropReason
 from .records import CallTerms, Place, Request
 from .replies import Replies
 from .reports import FORBIDDEN, Reports
@@ -88,24 +89,24 @@ class Intake:
             return
         if call is not None and call.time_left == 0:
             # The caller has given up: an answer would come too late, a refusal too.
-            state.counters.count("drops", "late")
+            state.counters.count_drop(DropReason.LATE)
             return
         if state.draining:
             # What is queued may still be worked on, what comes now would only be ended.
-            self.refuse(address, message, "draining", Status.SHUTTING_DOWN, now)
+            self.refuse(address, message, DropReason.DRAINING, Status.SHUTTING_DOWN, now)
             return
         options = state.options
         client = accounts.clients.get(routing_id) or accounts.client_of(routing_id, user)
         if client.open >= options.max_in_flight:
             # The client is remembered: it has requests open.
-            self.refuse(address, message, "in_flight_full", Status.OVERLOADED, now)
+            self.refuse(address, message, DropReason.IN_FLIGHT_FULL, Status.OVERLOADED, now)
             return
         service = self._services.by_name.get(name) or self._services.open(name, now, user)
         if service is None:
             # A request never pushes out another's service: that is a READY's right alone.
-            reason = "services_full"
+            reason = DropReason.SERVICES_FULL
             if self._services.has_opened_too_many(user):
-                reason = "user_services_full"
+                reason = DropReason.USER_SERVICES_FULL
                 state.refusals.append(Refusal(access.CALL, user, name, reason))
             self.refuse(address, message, reason, Status.OVERLOADED, now)
             accounts.forget_if_unused(client)
@@ -120,7 +121,9 @@ class Intake:
         if not accounts.admit(request, client):
             # A body larger than all the memory there is will never fit; any other may, later.
             too_large = request.size > options.max_queue_bytes
-            self.refuse(address, message, "bytes_full", Status.TOO_LARGE if too_large else Status.OVERLOADED, now)
+            self.refuse(
+                address, message, DropReason.BYTES_FULL, Status.TOO_LARGE if too_large else Status.OVERLOADED, now
+            )
             # The client and the service may have been made for this request.
             accounts.forget_if_unused(client)
             self._services.collect(service)
@@ -141,9 +144,11 @@ class Intake:
         self._delivery.submit(request, now)
         return True
 
-    def refuse(self, address: tuple[bytes, ...], message: Message, reason: str, status: Status, now: float) -> None:
+    def refuse(
+        self, address: tuple[bytes, ...], message: Message, reason: DropReason, status: Status, now: float
+    ) -> None:
         """Do not accept a request; a gmdp client hears `status`."""
-        self._state.counters.count("drops", reason)
+        self._state.counters.count_drop(reason)
         if message.extra:
             self._reply(address, message, _NOTHING, status, now)
 
@@ -157,14 +162,17 @@ class Intake:
         inspects = name.startswith(MMI_PREFIX)
         action = access.INSPECT if inspects else access.CALL
         if user and not rights.in_time(user, now):
-            reason, status = "rate_full", Status.OVERLOADED
+            reason, status = DropReason.RATE_FULL, Status.OVERLOADED
         elif not rights.allows(user, action, name):
-            reason, status = "revoked" if user == access.REVOKED else "not_allowed", Status.NOT_ALLOWED
+            reason, status = (
+                DropReason.REVOKED if user == access.REVOKED else DropReason.NOT_ALLOWED,
+                Status.NOT_ALLOWED,
+            )
         else:
             return True
         self._state.refusals.append(Refusal(action, user, name, reason))
         if inspects and not message.extra and status is Status.NOT_ALLOWED:
-            self._state.counters.count("drops", reason)
+            self._state.counters.count_drop(reason)
             self._reply(address, message, [FORBIDDEN], status, now)
         else:
             self.refuse(address, message, reason, status, now)
@@ -188,11 +196,11 @@ class Intake:
         request = self._accounts.calls[identity]
         if request.service.name != message.subject:
             # One id for two calls is a client's defect; the first call keeps the id.
-            self._state.counters.count("drops", "id_reused")
+            self._state.counters.count_drop(DropReason.ID_REUSED)
             return True
         if call.attempt < extension.read_call(request.terms.frame).attempt:
             # A later try was here before this one, which took a slower connection.
-            self._state.counters.count("drops", "late_retry")
+            self._state.counters.count_drop(DropReason.LATE_RETRY)
             return True
         if request.partial_sent and request.address != address:
             # The retry's connection has not seen the parts that went out on another.
@@ -210,7 +218,7 @@ class Intake:
         """End a call that its caller gave up."""
         request = self._accounts.calls.get(identity)
         if request is None:
-            self._state.counters.count("drops", "late_cancel")
+            self._state.counters.count_drop(DropReason.LATE_CANCEL)
         elif request.place is Place.QUEUED:
             self._services.withdraw(request, EndReason.CANCELLED, now)
         else:

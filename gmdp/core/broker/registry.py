@@ -24,6 +24,7 @@ from ...protocol.wire import Message
 from . import access
 from .decisions import Event, Outgoing, Refusal
 from .delivery import Delivery
+from .reasons import DropReason, LossReason
 from .records import Connection, Request, Worker
 from .services import Services
 from .state import BrokerState
@@ -69,26 +70,26 @@ class Registry:
         if message.subject.startswith(MMI_PREFIX):
             # RFC 8: "It MUST disconnect any workers that attempt to register
             # services in this namespace."
-            reason = "reserved_name"
+            reason = DropReason.RESERVED_NAME
         elif state.access is not None and (refused := self._refusal_of(state.access, user, message.subject, now)):
             reason = refused
             state.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
         elif state.draining:
-            reason = "draining"
+            reason = DropReason.DRAINING
         elif max(self.count, len(self.connections)) >= state.options.max_workers:
-            reason = "workers_full"
+            reason = DropReason.WORKERS_FULL
         elif connection is not None and len(connection.workers) >= self._max_sessions:
-            reason = "sessions_full"
+            reason = DropReason.SESSIONS_FULL
         elif message.extra and extension.read_session(message.extra)[0]:
-            reason = "malformed"  # a READY has no flags
+            reason = DropReason.MALFORMED  # a READY has no flags
         else:
-            reason = "services_full"
+            reason = DropReason.SERVICES_FULL
             service = self._services.open(message.subject, now, user, for_worker=True)
             if service is None and self._services.has_opened_too_many(user):
-                reason = "user_services_full"
+                reason = DropReason.USER_SERVICES_FULL
                 state.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
         if service is None:
-            state.counters.count("drops", reason)
+            state.counters.count_drop(reason)
             if connection is not None:
                 # The session's number is used up, the connection stands.
                 connection.highest_session = extension.read_session(message.extra)[1]
@@ -114,15 +115,15 @@ class Registry:
         state.events.append(Event("registered", service.name, message.dialect.name))
         self._delivery.add_worker(worker, now)
 
-    def _refusal_of(self, rights: access.Access, user: str, service: bytes, now: float) -> str:
-        """Why `user` may not register for `service`; empty if the user may."""
+    def _refusal_of(self, rights: access.Access, user: str, service: bytes, now: float) -> DropReason | None:
+        """Why `user` may not register for `service`; None if the user may."""
         if user and not rights.in_time(user, now):
-            return "rate_full"
+            return DropReason.RATE_FULL
         if not rights.allows(user, access.SERVE, service):
-            return "revoked" if user == access.REVOKED else "not_allowed"
+            return DropReason.REVOKED if user == access.REVOKED else DropReason.NOT_ALLOWED
         if user and self._workers_by_user.get(user, 0) >= self._state.options.max_user_workers:
-            return "user_workers_full"
-        return ""
+            return DropReason.USER_WORKERS_FULL
+        return None
 
     def reject(self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float) -> None:
         """Answer an unregistered peer, by one DISCONNECT for as long as it goes on talking.
@@ -145,7 +146,7 @@ class Registry:
     # Losing
 
     def lose_worker(
-        self, worker: Worker, reason: str, now: float, disconnect: bool = False, unsent: Request | None = None
+        self, worker: Worker, reason: LossReason, now: float, disconnect: bool = False, unsent: Request | None = None
     ) -> None:
         """Lose one worker; a strict one is its connection.  `unsent`: its request, if that never ran."""
         connection = worker.connection
@@ -161,7 +162,7 @@ class Registry:
         if had_suspect:
             self._delivery.suspect_answered(connection, now)
 
-    def lose_connection(self, connection: Connection, reason: str, now: float, disconnect: bool = False) -> None:
+    def lose_connection(self, connection: Connection, reason: LossReason, now: float, disconnect: bool = False) -> None:
         """Lose a connection, with all its workers."""
         del self.connections[connection.key]
         unsent = self.unreachable.pop(connection, _NO_REQUESTS)
@@ -170,16 +171,16 @@ class Registry:
         connection.workers.clear()
         if disconnect:
             self.send_disconnect(connection.address, connection.base_dialect)
-        if disconnect or reason == "disconnect":
+        if disconnect or reason is LossReason.DISCONNECT:
             self._note_rejected(connection.key, now)
         self._count_lost(workers, reason, now, unsent)
 
-    def _count_lost(self, workers: list[Worker], reason: str, now: float, unsent: Collection[Request]) -> None:
+    def _count_lost(self, workers: list[Worker], reason: LossReason, now: float, unsent: Collection[Request]) -> None:
         """Count lost workers of one connection, tell of them, and have their requests delivered again."""
         state = self._state
         for worker in workers:
             worker.registered = False
-            state.counters.count("lost_workers", reason)
+            state.counters.count_lost(reason)
             user = worker.connection.user
             if user:
                 left = self._workers_by_user[user] = self._workers_by_user[user] - 1
@@ -187,14 +188,16 @@ class Registry:
                     del self._workers_by_user[user]
         self.count -= len(workers)
         for service, number in Counter(worker.service for worker in workers).items():
-            state.events.append(Event("lost", service.name, reason if number == 1 else f"{reason} ({number} workers)"))
+            state.events.append(
+                Event("lost", service.name, reason.value if number == 1 else f"{reason.value} ({number} workers)")
+            )
         self._delivery.workers_lost(workers, now, unsent)
 
     def lose_unreachable(self, now: float) -> None:
         """Lose the unreachable connections: there was nothing more to read, so they said no more."""
         while self.unreachable:
             connection = next(iter(self.unreachable))
-            self.lose_connection(connection, "unreachable", now)
+            self.lose_connection(connection, LossReason.UNREACHABLE, now)
 
     def send_failed(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """A message to a worker could not be sent: the worker's socket is `full`, or gone."""
@@ -205,14 +208,14 @@ class Registry:
                 if target.request is not None:
                     unsent.add(target.request)
                 if full:
-                    self.lose_connection(target.connection, "unreachable", now)
+                    self.lose_connection(target.connection, LossReason.UNREACHABLE, now)
         elif isinstance(target, Connection) and not full and self.connections.get(target.key) is target:
             # A worker whose socket is full has no need of a HEARTBEAT.
             self.unreachable.setdefault(target, set())
 
     # Rights
 
-    def forget_routing_id(self, routing_id: bytes, reason: str, now: float) -> None:
+    def forget_routing_id(self, routing_id: bytes, reason: LossReason, now: float) -> None:
         """Lose the connections of this routing id; the peer that has it next is a stranger."""
         for connection in list(self.connections.values()):
             if connection.address[0] == routing_id:
@@ -223,11 +226,11 @@ class Registry:
         """Lose the workers whose users may not serve any more; they hear DISCONNECT."""
         for connection in list(self.connections.values()):
             if connection.user in revoked:
-                self.lose_connection(connection, "revoked", now, disconnect=True)
+                self.lose_connection(connection, LossReason.REVOKED, now, disconnect=True)
                 continue
             for worker in list(connection.workers.values()):
                 if not rights.allows(connection.user, access.SERVE, worker.service.name):
-                    self.lose_worker(worker, "not_allowed", now, disconnect=True)
+                    self.lose_worker(worker, LossReason.NOT_ALLOWED, now, disconnect=True)
 
     # Liveness
 
@@ -246,7 +249,7 @@ class Registry:
         if now >= lost_at:
             gap = self._state.gap
             if gap.may_judge(now):
-                self.lose_connection(connection, "expired", now)
+                self.lose_connection(connection, LossReason.EXPIRED, now)
                 return
             lost_at = gap.until
         # "Peers SHOULD NOT send HEARTBEAT commands while also sending other commands."

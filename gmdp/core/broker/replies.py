@@ -20,6 +20,7 @@ from ..outcomes import STATUS_OF_REASON, EndReason
 from .accounts import Accounts
 from .backlogs import Backlogs
 from .decisions import Outgoing, new_tuple
+from .reasons import DropReason
 from .records import FRAME_COST, Request, charged_bytes
 from .state import BrokerState
 
@@ -40,9 +41,9 @@ class Replies:
         """Send an answer, a part of one, or the status that says why there is none."""
         client = request.client
         if request.abandon_reason is not None or client is None or client.gone:
-            self._state.counters.count("drops", "abandoned")
+            self._state.counters.count_drop(DropReason.ABANDONED)
         elif now > request.deadline:
-            self._state.counters.count("drops", "late")
+            self._state.counters.count_drop(DropReason.LATE)
         elif request.address:
             outgoing: Outgoing = new_tuple(Outgoing, (request.answer_frames(body, status), request, True))
             if client.backlog is None:
@@ -68,11 +69,11 @@ class Replies:
         """Keep a part of an answer, for a client that gets one reply in all."""
         client = request.client
         if client is None:
-            self._state.counters.count("drops", "abandoned")
+            self._state.counters.count_drop(DropReason.ABANDONED)
             return
         size = charged_bytes(body) + (FRAME_COST if request.joined_parts else 0)
         if not self._accounts.has_room(client, size):
-            self._state.counters.count("drops", "reply_too_large")
+            self._state.counters.count_drop(DropReason.REPLY_TOO_LARGE)
             self.end_early(request, EndReason.TOO_LARGE, now)
             return
         if request.joined_parts is None:
@@ -101,12 +102,12 @@ class Replies:
 
     # Clients that may hear nothing more
 
-    def forget_routing_id(self, routing_id: bytes, counted_as: str, now: float) -> None:
+    def forget_routing_id(self, routing_id: bytes, counted_as: DropReason, now: float) -> None:
         """Drop all that is on its way to this routing id: its client is gone."""
         outbox = self._state.outbox
         kept = [outgoing for outgoing in outbox if outgoing.frames[0] != routing_id]
         for _ in range(len(outbox) - len(kept)):
-            self._state.counters.count("drops", counted_as)
+            self._state.counters.count_drop(counted_as)
         outbox[:] = kept
         client = self._accounts.clients.pop(routing_id, None)
         if client is not None:
@@ -118,5 +119,5 @@ class Replies:
         """Drop what waits for connections of these users."""
         for client in list(self._accounts.clients.values()) if revoked else ():
             if client.backlog is not None and client.user in revoked:
-                self._backlogs.drop_all(client, EndReason.NOT_ALLOWED, "not_allowed", now)
+                self._backlogs.drop_all(client, EndReason.NOT_ALLOWED, DropReason.NOT_ALLOWED, now)
                 self._accounts.forget_if_unused(client)

@@ -144,7 +144,7 @@ class Services:
         """End a request that no queue and no worker has any more, without its answer."""
         request.move(Place.ENDED)
         state = self._state
-        state.counters.count("ended", reason.value)
+        state.counters.count_end(reason)
         if request.attempts and reason in DEAD_LETTER_REASONS:
             name = request.service.name
             state.counters.dead_letters += 1

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ..outcomes import EndReason
 from ..snapshots import Measure, counter, gauge, snapshot_of
+from .reasons import DropReason, LossReason
 
 
 @dataclass(slots=True)
@@ -55,10 +57,21 @@ class BrokerCounters:
         default_factory=dict, metadata=counter("Connections refused, by reason.", "connections", "reason")
     )
 
-    def count(self, table: str, reason: str, number: int = 1) -> None:
-        """Add `number` to `reason` in one of the tables."""
-        counts: dict[str, int] = getattr(self, table)
-        counts[reason] = counts.get(reason, 0) + number
+    def count_end(self, reason: EndReason) -> None:
+        """Count a request that ended without an answer."""
+        self.ended[reason.value] = self.ended.get(reason.value, 0) + 1
+
+    def count_lost(self, reason: LossReason) -> None:
+        """Count a lost worker."""
+        self.lost_workers[reason.value] = self.lost_workers.get(reason.value, 0) + 1
+
+    def count_drop(self, reason: DropReason) -> None:
+        """Count a dropped message, or a refused newcomer."""
+        self.drops[reason.value] = self.drops.get(reason.value, 0) + 1
+
+    def count_refused_connections(self, reason: str, number: int = 1) -> None:
+        """Count connections that the broker's gate or socket refused."""
+        self.refused_connections[reason] = self.refused_connections.get(reason, 0) + number
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from gmdp.core import rates
 from gmdp.core.broker import access
 from gmdp.core.broker.access import CALL, INSPECT, REVOKED, SERVE, Access, Rules
 from gmdp.core.broker.decisions import Refusal
+from gmdp.core.broker.reasons import DropReason
 from gmdp.core.broker.records import Service
 from gmdp.protocol import extension
 from gmdp.protocol.extension import Status
@@ -154,7 +155,7 @@ def test_S3_who_may_not_serve_is_told_disconnect(mdp):
     broker = Secured()
     broker.ready(b"w", "client", mdp=mdp)
     assert broker.take(b"w") == [mdp.disconnect]
-    assert broker.refused() == [Refusal(SERVE, "client", b"echo", "not_allowed")]
+    assert broker.refused() == [Refusal(SERVE, "client", b"echo", DropReason.NOT_ALLOWED)]
     assert (broker.drops, broker.workers) == ({"not_allowed": 1}, {})
     broker.ready(b"w", "worker1", service=b"echo", mdp=mdp)
     assert list(broker.workers) == [b"w"]
@@ -179,7 +180,7 @@ def test_S3_who_may_not_call_is_told_if_he_understands_and_dropped_if_not():
     assert broker.take(b"d") == []
     broker.call(b"c", "client")
     assert len(broker.take(b"w")) == 1
-    assert broker.refused() == [Refusal(CALL, "stranger", b"echo", "not_allowed")] * 2
+    assert broker.refused() == [Refusal(CALL, "stranger", b"echo", DropReason.NOT_ALLOWED)] * 2
     assert broker.drops == {"not_allowed": 2}
     assert list(broker.core.services) == [b"echo"]
 
@@ -207,7 +208,7 @@ def test_without_a_policy_everybody_may_everything_but_who_is_revoked():
     assert broker.take(b"v") == [MDP02.disconnect]
     broker.call(b"d", REVOKED)
     assert broker.statuses(b"d") == [Status.NOT_ALLOWED]
-    assert {refusal.reason for refusal in broker.refused()} == {"revoked"}
+    assert {refusal.reason for refusal in broker.refused()} == {DropReason.REVOKED}
 
 
 # Limits of a user
@@ -220,7 +221,7 @@ def test_a_users_requests_are_limited_to_a_rate():
         broker.call(b"c", "greedy", number)
     assert broker.statuses(b"c") == [Status.OVERLOADED] * 5
     assert broker.drops == {"rate_full": 5}
-    assert broker.refused()[0] == Refusal(CALL, "greedy", b"echo", "rate_full")
+    assert broker.refused()[0] == Refusal(CALL, "greedy", b"echo", DropReason.RATE_FULL)
     broker.call(b"d", "modest")
     assert broker.statuses(b"d") == []
     broker.advance(0.5)
@@ -246,7 +247,7 @@ def test_a_user_may_open_so_many_services():
     broker.ready(b"v", "one", service=b"d")
     assert broker.take(b"v") == [MDP02.disconnect]
     assert broker.drops == {"user_services_full": 2}
-    assert [refusal.reason for refusal in broker.refused()] == ["user_services_full"] * 2
+    assert [refusal.reason for refusal in broker.refused()] == [DropReason.USER_SERVICES_FULL] * 2
     broker.ready(b"x", "two", service=b"c")
     broker.call(b"c", "one", 3, service=b"c")
     assert len(broker.take(b"x")) == 1
