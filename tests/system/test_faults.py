@@ -130,7 +130,7 @@ def cuttable(endpoint):
         server.stop(timeout=0)
 
 
-def test_W3_a_silent_cut(broker, client):
+def test_W3_a_cut_that_nobody_is_told_of(broker, client):
     """Both sides notice within the expiry; the worker comes back on a new socket."""
     with cuttable(broker.endpoint) as (endpoint, passing), worker_process(endpoint, "slow") as worker:
         registered(broker, 1)

@@ -16,7 +16,7 @@ TESTS, SEEDS = 10, 25
 
 @pytest.mark.parametrize("test", range(TESTS))
 def test_25_seeds_nothing_is_lost_and_nothing_answered_wrongly(test):
-    """Every fault of rows W, C and B that has no process or kernel in it, drawn by chance, and everything checked
+    """Every fault of rows W, C and B without a process or kernel, drawn by chance, with all invariants checked
     after each step: W1, W2, W3, W5, W8, W9, W10, W11, W12, W13, W15, C1, C2, C3, C6, C9, C10, B1, B2, B3, B4, B6, B11.
     """
     first = seeds.FIRST + test * SEEDS
@@ -34,7 +34,7 @@ def test_100_000_seeds_at_1000_times_real_time(capsys):
 
 @pytest.mark.slow
 def test_a_simulated_second_costs_what_it_did():
-    """In runs of a reference loop: machines differ by more than a factor of two.  A third is for noise."""
+    """Measured in runs of a reference loop: machines differ by more than a factor of two.  A third is for noise."""
     costs = []
     for first in range(0, 100, 10):
         began = process_time()
@@ -47,7 +47,7 @@ def test_a_simulated_second_costs_what_it_did():
 
 @pytest.mark.parametrize("name", list(mutations.MUTATIONS))
 def test_a_planted_bug_has_its_place_in_the_code(name):
-    """Whether it is found is for the slow set; here, that the code it changes is still there."""
+    """The code that the bug changes still exists; the slow set checks that seeds find the bug."""
     compile(mutations.mutated(mutations.MUTATIONS[name]), name, "exec")
 
 
@@ -55,8 +55,8 @@ def test_a_planted_bug_has_its_place_in_the_code(name):
 @pytest.mark.deadline(mutations.PATIENCE + 60)
 @pytest.mark.parametrize("name", list(mutations.MUTATIONS))
 def test_a_planted_bug_is_found_within_1000_seeds(name):
-    _, seed, said = mutations.hunt(name)
-    assert seed >= 0, said
+    _, seed, output = mutations.hunt(name)
+    assert seed >= 0, output
 
 
 def test_there_are_enough_planted_bugs():

@@ -18,14 +18,14 @@ from gmdp.testing.leaks import no_leaks
 
 
 @pytest.fixture(autouse=True)
-def _interrupts():
-    """Here, and in what is started here; a shell's job in the background ignores them, and hands that on."""
+def _sigint_raises():
+    """Let SIGINT raise here: a background job of a shell ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_deadline_that_is_met_leaves_nothing(capsys):
+def test_a_deadline_that_does_not_pass_leaves_no_trace(capsys):
     with no_leaks(), deadline.deadline(60):
         gevent.sleep(0.01)
     assert capsys.readouterr().err == ""
@@ -51,7 +51,7 @@ def test_a_deadline_raises_again_while_cleaning_up_and_through_except_exception(
     assert capsys.readouterr().err.count("The deadline of 0.05 s passed.\n") == 2
 
 
-def test_a_deadline_ends_the_greenlet_it_was_set_in():
+def test_a_deadline_raises_in_the_greenlet_that_started_it():
     def work():
         with deadline.deadline(0.05):
             gevent.sleep(60)
@@ -61,19 +61,19 @@ def test_a_deadline_ends_the_greenlet_it_was_set_in():
         working.get()
 
 
-def test_a_blocked_hub_is_interrupted_and_a_users_interrupt_is_left_alone(monkeypatch, capsys):
+def test_a_blocked_hub_is_interrupted_and_a_users_interrupt_stays_one(monkeypatch, capsys):
     monkeypatch.setattr(deadline, "GRACE", 0.1)
     with pytest.raises(DeadlinePassed, match="the hub was blocked") as raised, deadline.deadline(0.05):
         time.sleep(60)
     assert isinstance(raised.value.__cause__, KeyboardInterrupt)
-    told = capsys.readouterr().err
-    assert "the hub has not run for 0.1 s since" in told
-    assert "time.sleep(60)" in told
+    err = capsys.readouterr().err
+    assert "the hub has not run for 0.1 s since" in err
+    assert "time.sleep(60)" in err
     with pytest.raises(KeyboardInterrupt), deadline.deadline(60):
         raise KeyboardInterrupt
 
 
-def test_a_hub_blocked_by_asyncio_is_interrupted_until_that_helps(monkeypatch, capsys):
+def test_a_hub_blocked_by_asyncio_is_interrupted_until_it_ends(monkeypatch, capsys):
     async def block():
         time.sleep(60)
         slept.append(True)
@@ -86,7 +86,7 @@ def test_a_hub_blocked_by_asyncio_is_interrupted_until_that_helps(monkeypatch, c
     assert capsys.readouterr().err.count("the hub has not run for 0.1 s since") == 1
 
 
-def test_a_deadline_goes_on_after_a_pause_with_what_remains(monkeypatch):
+def test_after_a_pause_a_deadline_has_the_seconds_that_remained(monkeypatch):
     passed = 0.0
     monkeypatch.setattr(deadline, "monotonic", lambda: time.monotonic() + passed)
     limit = deadline.deadline(60)
@@ -103,14 +103,14 @@ def test_a_deadline_goes_on_after_a_pause_with_what_remains(monkeypatch):
 
 
 def test_a_block_that_has_just_ended_is_not_interrupted(monkeypatch):
-    """Where its deadline is being cancelled, in time, it is too late."""
+    """No signal is sent while the deadline is being cancelled in time."""
     monkeypatch.setattr(deadline, "GRACE", 0.05)
     with deadline.deadline(0.05) as limit:
         limit._drop_timer()
         limit._timer = types.SimpleNamespace(stop=functools.partial(time.sleep, 0.3), close=bool)
 
 
-def test_an_interrupt_that_is_on_its_way_comes_before_a_deadline_is_left(monkeypatch):
+def test_an_interrupt_on_its_way_arrives_before_the_block_has_ended(monkeypatch):
     sent = []
 
     def block():
@@ -130,7 +130,7 @@ def test_an_interrupt_that_is_on_its_way_comes_before_a_deadline_is_left(monkeyp
 
 
 def test_a_forked_child_has_no_deadline_but_may_start_one():
-    """Even if the thread that watches the hub held the lock when it forked."""
+    """Even if the watching thread held the lock at the fork."""
 
     def child(outer, inner):
         signal.alarm(20)
@@ -157,7 +157,7 @@ def test_a_forked_child_has_no_deadline_but_may_start_one():
     assert os.waitstatus_to_exitcode(status) == 7
 
 
-def test_another_threads_deadline_interrupts_nobody(monkeypatch, capsys):
+def test_a_deadline_of_another_thread_sends_no_signal(monkeypatch, capsys):
     monkeypatch.setattr(deadline, "GRACE", 0.05)
     monkeypatch.setattr(signal, "pthread_kill", lambda thread, number: sent.append(number))
     ended, sent, err = [], [], ""
@@ -168,7 +168,7 @@ def test_another_threads_deadline_interrupts_nobody(monkeypatch, capsys):
             while "the hub has not run" not in err:
                 time.sleep(0.001)
                 err += capsys.readouterr().err
-            time.sleep(0.2)  # time enough for four signals
+            time.sleep(0.2)  # long enough for four signals
         ended.append(True)
         gevent.get_hub().destroy(destroy_loop=True)
 
@@ -179,7 +179,7 @@ def test_another_threads_deadline_interrupts_nobody(monkeypatch, capsys):
     assert sent == []
 
 
-def test_where_nothing_can_ever_happen_a_deadline_does_not_hide_it():
+def test_a_deadline_does_not_prevent_a_loop_exit():
     done = []
 
     def run():

@@ -11,7 +11,7 @@ def test_an_unknown_transport_is_refused():
         Installation(transport="udp", options={}, seconds=1)
 
 
-def test_a_worker_that_cannot_register_is_told(monkeypatch):
+def test_a_worker_that_cannot_register_is_an_error(monkeypatch):
     monkeypatch.setattr("gmdp.testing.fixtures.REGISTRATION", 0.2)
     installation = Installation(options={"max_workers": 1}, seconds=30)
     installation.begin()

@@ -1,4 +1,4 @@
-"""Leaks: which are found, and which things are none."""
+"""The search for leaks: what counts as one, and what does not."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ from gmdp.testing import leaks
 from gmdp.testing.leaks import Census, Leaked, no_leaks
 
 
-def test_no_leaks_raises_what_was_left():
+def test_no_leaks_raises_for_a_leak():
     with pytest.raises(Leaked) as raised, no_leaks(patience=0.05):
         left = gevent.spawn(gevent.sleep, 1000)
     (leak,) = raised.value.leaks
@@ -29,7 +29,7 @@ def test_no_leaks_raises_what_was_left():
     left.kill()
 
 
-def test_no_leaks_looks_at_nothing_after_an_error_and_at_nothing_allowed():
+def test_no_leaks_ignores_allowed_kinds_and_blocks_that_raise():
     kept = []
 
     def fail():
@@ -45,7 +45,7 @@ def test_no_leaks_looks_at_nothing_after_an_error_and_at_nothing_allowed():
     gevent.killall(kept)
 
 
-def test_what_only_the_garbage_collector_frees_is_not_left():
+def test_things_that_only_the_garbage_collector_frees_are_no_leaks():
     gc.collect()
     with no_leaks():
         cycle = [os.fdopen(os.open(os.devnull, os.O_RDONLY))]
@@ -53,7 +53,7 @@ def test_what_only_the_garbage_collector_frees_is_not_left():
         del cycle
 
 
-def test_a_closed_descriptor_whose_number_is_used_again_is_told():
+def test_a_new_descriptor_with_an_old_number_is_a_leak():
     old = os.open(os.devnull, os.O_RDONLY)
     census = Census()
     os.close(old)
@@ -63,7 +63,7 @@ def test_a_closed_descriptor_whose_number_is_used_again_is_told():
     os.close(new)
 
 
-def test_the_idle_threads_of_the_hubs_own_pool_are_no_leak_but_busy_ones_are():
+def test_busy_threads_of_the_hubs_own_pool_are_leaks_and_idle_ones_are_not():
     pool, begun, go_on = gevent.get_hub().threadpool, threading.Event(), threading.Event()
 
     def work():
@@ -83,14 +83,14 @@ def test_the_idle_threads_of_the_hubs_own_pool_are_no_leak_but_busy_ones_are():
     census.check()
 
 
-def test_a_pool_that_is_killed_leaves_nothing():
+def test_a_killed_pool_is_no_leak():
     with no_leaks():
         pool = ThreadPool(2)
         pool.spawn(int).get()
         pool.kill()
 
 
-def test_requests_that_were_there_before_do_not_count():
+def test_earlier_requests_are_no_leaks():
     with gmdp.Broker("inproc://before") as broker, gmdp.AsyncClient(broker.endpoint) as client:
         client.submit("nobody", b"")
         wait_until(lambda: broker.statistics().queued == 1)
@@ -103,14 +103,14 @@ def test_requests_that_were_there_before_do_not_count():
             census.check(patience=0.05)
 
 
-def test_what_was_begun_just_before_does_not_count(unused_endpoint):
+def test_a_call_made_just_before_is_no_leak(unused_endpoint):
     with gmdp.AsyncClient(unused_endpoint) as client:
         client.submit("nobody", b"")
         with no_leaks(patience=0.05):
             pass
 
 
-def test_what_python_holds_counts_beside_what_may_be_zeromqs(unused_endpoint):
+def test_sockets_of_python_are_leaks_though_others_may_be_zeromqs(unused_endpoint):
     with gmdp.Client(unused_endpoint):
         for make in (socket.socket, gevent.socket.socket):
             census = Census()
@@ -124,7 +124,7 @@ def test_what_python_holds_counts_beside_what_may_be_zeromqs(unused_endpoint):
     os.close(others)
 
 
-def test_what_belongs_to_a_hub_that_does_not_run_is_not_waited_for(monkeypatch):
+def test_a_hub_that_does_not_run_is_asked_once(monkeypatch):
     def run():
         made.append(gmdp.AsyncClient("tcp://127.0.0.1:1"))
         made[-1].start()
@@ -148,7 +148,7 @@ def test_what_belongs_to_a_hub_that_does_not_run_is_not_waited_for(monkeypatch):
     assert not made[0].closed
 
 
-def test_calls_of_a_client_with_a_hub_of_its_own_count(unused_endpoint):
+def test_calls_of_a_threaded_client_are_leaks(unused_endpoint):
     with gmdp.Client(unused_endpoint, threaded=True) as client:
         census = Census()
         stream = client.stream("nobody", b"")
@@ -158,7 +158,7 @@ def test_calls_of_a_client_with_a_hub_of_its_own_count(unused_endpoint):
         stream.close()
 
 
-def test_another_thread_may_make_a_client_meanwhile(monkeypatch):
+def test_another_thread_may_make_a_client_during_the_census(monkeypatch):
     class Changing(list):
         changes = 2
 
@@ -174,7 +174,7 @@ def test_another_thread_may_make_a_client_meanwhile(monkeypatch):
     assert changing.changes == 0
 
 
-def test_greenlets_of_other_threads_count_without_their_place():
+def test_greenlets_of_other_threads_are_leaks_without_a_place():
     def run():
         there = gevent.spawn(gevent.sleep, 60)
         until.wait(60)

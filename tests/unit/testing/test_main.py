@@ -14,16 +14,16 @@ def run_module(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_failure_tells_its_seed_and_the_seed_replays_it(monkeypatch, capsys):
-    monkeypatch.setattr("gmdp.protocol.token.PREFIX_SIZE", 0)  # any token will do
+def test_a_failure_names_its_seed_and_the_seed_replays_it(monkeypatch, capsys):
+    monkeypatch.setattr("gmdp.protocol.token.PREFIX_SIZE", 0)  # any token is accepted
     seed = next(seed for seed in range(1000) if run_seeds([seed]).failures)
     assert main(["--first", str(seed), "--seeds", "1", "--jobs", "1"]) == 1
-    told = capsys.readouterr()
-    assert told.out.startswith(f"seed {seed}, after ")
-    assert "--replay" in told.err
+    failure = capsys.readouterr()
+    assert failure.out.startswith(f"seed {seed}, after ")
+    assert "--replay" in failure.err
     assert main(["--replay", str(seed)]) == 1
     replayed = capsys.readouterr()
-    assert told.out.splitlines()[0].startswith(replayed.err.strip())
+    assert failure.out.splitlines()[0].startswith(replayed.err.strip())
     assert "FAILED" in replayed.out.splitlines()[-1]
 
 
@@ -36,7 +36,7 @@ def test_a_failure_tells_its_seed_and_the_seed_replays_it(monkeypatch, capsys):
         (["--replay", "1"], 0, "a scenario of the kind"),
     ],
 )
-def test_it_is_a_command(arguments, status, line):
+def test_the_command_line(arguments, status, line):
     ended = run_module(*arguments)
     assert ended.returncode == status
     assert line in ended.stdout + ended.stderr

@@ -29,8 +29,8 @@ CONFTEST = """if True:
 
 
 @pytest.fixture(autouse=True)
-def _interrupts():
-    """Here, and in what is started here; a shell's job in the background ignores them, and hands that on."""
+def _sigint_raises():
+    """Let SIGINT raise, here and in children: in a background job of a shell it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -38,7 +38,7 @@ def _interrupts():
 
 @pytest.fixture
 def run(pytester, monkeypatch):
-    """A function: runs pytest with the plugin, and no other one, in a process of its own."""
+    """A function that runs pytest in a process of its own, with this plugin as the only one."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
@@ -53,15 +53,12 @@ def run(pytester, monkeypatch):
 
 
 def sections(result):
-    """What a run says of each test, and in each phase."""
+    """The sections of a run's output, by title: one for each test and phase that failed."""
     parts = re.split(r"^_{3,} (.*?) _{3,}$", result.stdout.str(), flags=re.M)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-# With pytest
-
-
-def test_where_no_fixture_is_used_nothing_is_imported(run):
+def test_without_its_fixtures_the_plugin_imports_nothing(run):
     result = run(
         """
         import sys
@@ -116,7 +113,7 @@ def test_simulation(gmdp_simulation):
     gmdp_simulation.run(20)
     assert call.reply == [b"HELLO"]
 
-def test_what_ends_soon_is_no_leak(gmdp_client):
+def test_things_that_end_soon_are_no_leaks(gmdp_client):
     gevent.spawn(gevent.sleep, 0.05)
     gevent.spawn_later(0.05, gmdp_client.submit("nobody", b"").cancel)
     with pytest.raises(gmdp.RequestTimeout):
@@ -145,7 +142,7 @@ def test_allowed(gmdp_client):
     KEPT.append(open(os.devnull))
     gmdp_client.submit("nobody", b"")
 
-def test_of_those_before_nothing_is_said(gmdp_broker):
+def test_leaks_of_earlier_tests_are_not_reported(gmdp_broker):
     assert not KEPT[0].dead
     assert gmdp_broker.state is gmdp.State.RUNNING
 """
@@ -180,9 +177,9 @@ def test_the_fixtures_work_in_a_monkey_patched_program(run):
         conftest="from gevent import monkey\nmonkey.patch_all()\n" + CONFTEST,
     )
     result.assert_outcomes(passed=2, failed=1, errors=1)
-    told = sections(result)
-    assert re.search(r"greenlets:\n +<Greenlet.*sleeper", told["ERROR at teardown of test_thread"])
-    assert "Failed: the deadline of 0.2 s passed" in told["test_deadline"]
+    reports = sections(result)
+    assert re.search(r"greenlets:\n +<Greenlet.*sleeper", reports["ERROR at teardown of test_thread"])
+    assert "Failed: the deadline of 0.2 s passed" in reports["test_deadline"]
 
 
 LEAKY = """
@@ -242,17 +239,17 @@ def test_clean(gmdp_broker):
 """
 
 
-def test_what_a_test_leaves_is_told_at_its_teardown(run):
+def test_leaks_are_reported_at_the_teardown(run):
     result = run(LEAKY)
-    told = sections(result)
-    here = r"test_what_a_test_leaves_is_told_at_its_teardown\.py:\d+ in"
+    reports = sections(result)
+    here = r"test_leaks_are_reported_at_the_teardown\.py:\d+ in"
 
     def kinds(name):
-        return re.findall(r"^  (\w+):$", told[f"ERROR at teardown of {name}"], re.M)
+        return re.findall(r"^  (\w+):$", reports[f"ERROR at teardown of {name}"], re.M)
 
     def says(name, *patterns):
         for pattern in patterns:
-            assert re.search(pattern, told[f"ERROR at teardown of {name}"]), told[f"ERROR at teardown of {name}"]
+            assert re.search(pattern, reports[f"ERROR at teardown of {name}"]), reports[f"ERROR at teardown of {name}"]
 
     result.assert_outcomes(passed=11, failed=1, errors=10)
     assert kinds("test_greenlet") == kinds("test_raw_greenlet") == kinds("test_unbegun_greenlet") == ["greenlets"]
@@ -275,11 +272,13 @@ def test_what_a_test_leaves_is_told_at_its_teardown(run):
     says("test_assigned", "service b'slow': 1 assigned", r"calls in flight: 1\n")
     assert kinds("test_call")[:2] == ["requests", "greenlets"]  # and what it tries to connect with
     says("test_call", r"calls not yet sent: 1\n", "gmdp-client of tcp://127.0.0.1:1", rf"{here} test_call: KEPT")
-    assert "on its own account" in told["test_failed"]
-    assert re.findall(r"^  (\w+):$", told["test_failed"].partition("Captured leaks teardown")[2], re.M) == ["requests"]
+    assert "on its own account" in reports["test_failed"]
+    assert re.findall(r"^  (\w+):$", reports["test_failed"].partition("Captured leaks teardown")[2], re.M) == [
+        "requests"
+    ]
 
 
-def test_a_test_that_hangs_fails_and_tells_what_everybody_did(run):
+def test_a_test_that_hangs_fails_with_all_stacks(run):
     result = run(
         """
         import gevent, pytest, time
@@ -339,25 +338,25 @@ def test_a_test_that_hangs_fails_and_tells_what_everybody_did(run):
     )
     result.assert_outcomes(passed=3, failed=4, errors=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    told = sections(result)
-    waits, errors = told["test_waits"], {name for name in told if name.startswith("ERROR")}
+    reports = sections(result)
+    waits, errors = reports["test_waits"], {name for name in reports if name.startswith("ERROR")}
     assert "Failed: the deadline of 0.2 s passed; greenlets alive: " in waits
     assert re.search(r"at .* in nothing_happens: gevent.sleep\(1000\)", waits)
     assert re.search(r'File ".*", line \d+, in nothing_happens', waits.partition("Captured stderr")[2])
     assert '<Greenlet "gmdp-broker' in waits.partition("Captured stderr")[2]
     assert "service b'slow': 1 assigned" in waits.partition("Captured leaks teardown")[2]
-    assert "the deadline of 0.2 s passed" in told["test_swallows"]
+    assert "the deadline of 0.2 s passed" in reports["test_swallows"]
     for name, what in (("test_handler_blocks", "while True"), ("test_sleeps", r"time\.sleep")):
-        assert re.search(rf">  .*{what}.*\n(?: +\^+\n)?E +KeyboardInterrupt", told[name])
-        assert re.search(r"Failed: the deadline of 0\.2 s passed, and the hub was blocked", told[name])
-        assert "the hub has not run for 0.3 s since" in told[name]
+        assert re.search(rf">  .*{what}.*\n(?: +\^+\n)?E +KeyboardInterrupt", reports[name])
+        assert re.search(r"Failed: the deadline of 0\.2 s passed, and the hub was blocked", reports[name])
+        assert "the hub has not run for 0.3 s since" in reports[name]
     assert errors == {"ERROR at teardown of test_fixture_hangs"}
-    assert "Failed: the deadline of 0.2 s passed; " in told["ERROR at teardown of test_fixture_hangs"]
+    assert "Failed: the deadline of 0.2 s passed; " in reports["ERROR at teardown of test_fixture_hangs"]
     ended = r"Exit: in the teardown of .*::test_fixture_blocks, the deadline of 0\.2 s passed, and the hub was blocked"
     assert re.search(ended, result.stdout.str())
 
 
-def test_what_is_told_wrongly_is_an_error_that_says_so(run):
+def test_wrong_options_and_markers_are_errors_that_name_them(run):
     result = run(
         """
         import pytest
@@ -396,18 +395,18 @@ def test_what_is_told_wrongly_is_an_error_that_says_so(run):
         """,
         *("-o", "gmdp_deadline=abc"),
     )
-    told = sections(result)
+    reports = sections(result)
     result.assert_outcomes(passed=2, errors=7)
-    assert "unknown option 'request_til'" in told["ERROR at setup of test_option"]
-    assert "takes keywords only" in told["ERROR at setup of test_position"]
-    assert "'greenlet' is no kind of leak" in told["ERROR at setup of test_kind"]
-    assert "the marker gmdp_deadline takes" in told["ERROR at setup of test_no_seconds"]
-    assert re.search("gmdp_deadline.*not 'soon'", told["ERROR at setup of test_no_number"])
-    assert "0 seconds, not -1.0" in told["ERROR at setup of test_negative"]
+    assert "unknown option 'request_til'" in reports["ERROR at setup of test_option"]
+    assert "takes keywords only" in reports["ERROR at setup of test_position"]
+    assert "'greenlet' is no kind of leak" in reports["ERROR at setup of test_kind"]
+    assert "the marker gmdp_deadline takes" in reports["ERROR at setup of test_no_seconds"]
+    assert re.search("gmdp_deadline.*not 'soon'", reports["ERROR at setup of test_no_number"])
+    assert "0 seconds, not -1.0" in reports["ERROR at setup of test_negative"]
 
 
-def test_what_interrupts_a_phase_of_a_test_ends_nothing_else(run):
-    """Also where asyncio has a handler of its own for SIGINT, and in a TestCase."""
+def test_an_interrupt_of_a_phase_ends_no_other_test(run):
+    """Under asyncio, which has its own handler for SIGINT, and in a TestCase, too."""
     result = run(
         """
         import asyncio, time, unittest, gevent, pytest, gmdp, gmdp_pytest
@@ -460,15 +459,15 @@ def test_what_interrupts_a_phase_of_a_test_ends_nothing_else(run):
                 assert not installation.deadline.running
         """,
     )
-    told = sections(result)
+    reports = sections(result)
     result.assert_outcomes(passed=2, failed=4, errors=2)
     blocked = r"Failed: the deadline of 0\.2 s passed, and the hub was blocked"
-    assert re.search(blocked, told["ERROR at setup of test_setup_blocks"])
+    assert re.search(blocked, reports["ERROR at setup of test_setup_blocks"])
     for name in ("test_coroutine_blocks", "test_coroutine_waits", "TestOld.test_blocks"):
-        assert re.search(blocked, told[name]), name
-        assert told[name].count("the hub has not run for") == 1
-    assert "Failed: the deadline of 0.2 s passed; " in told["TestOld.test_hangs"]
-    assert "SystemExit" in told["ERROR at teardown of TestLast.test_torn_down_no_further"]
+        assert re.search(blocked, reports[name]), name
+        assert reports[name].count("the hub has not run for") == 1
+    assert "Failed: the deadline of 0.2 s passed; " in reports["TestOld.test_hangs"]
+    assert "SystemExit" in reports["ERROR at teardown of TestLast.test_torn_down_no_further"]
 
 
 def test_between_the_phases_of_a_test_its_deadline_does_not_run(run):
@@ -496,7 +495,7 @@ def test_between_the_phases_of_a_test_its_deadline_does_not_run(run):
     result.assert_outcomes(passed=2)
 
 
-def test_a_debugger_has_all_the_time_it_wants(run, pytester):
+def test_under_a_debugger_a_test_has_unlimited_time(run, pytester):
     pytester.makepyfile(
         patient="""
         import pdb, gmdp_pytest
@@ -535,7 +534,7 @@ def test_a_debugger_has_all_the_time_it_wants(run, pytester):
     assert "deadline" not in result.stdout.str() + result.stderr.str()
 
 
-def test_what_a_failed_test_leaves_is_no_second_error_and_not_waited_for(run):
+def test_leaks_of_a_failed_test_are_no_second_error_and_cost_no_wait(run):
     result = run(
         """
         import os, socket, unittest, pytest
@@ -574,16 +573,16 @@ def test_what_a_failed_test_leaves_is_no_second_error_and_not_waited_for(run):
         conftest="from gmdp.testing import leaks\nleaks.PATIENCE = 50\n",
     )
     result.assert_outcomes(passed=1, failed=2, skipped=1, xfailed=1, errors=1)
-    told = sections(result)
-    assert "on its own account" in told["test_fails"]
+    reports = sections(result)
+    assert "on its own account" in reports["test_fails"]
     assert re.search(
-        r"- Captured leaks teardown -+\nleft behind:\n  descriptors:\n    \d+ -> /dev/null\n", told["test_fails"]
+        r"- Captured leaks teardown -+\nleft behind:\n  descriptors:\n    \d+ -> /dev/null\n", reports["test_fails"]
     )
-    assert "in the setup" in told["ERROR at setup of test_setup_fails"]
+    assert "in the setup" in reports["ERROR at setup of test_setup_fails"]
     assert result.duration < 40
 
 
-def test_what_was_set_up_before_may_connect_and_be_connected_to(run):
+def test_earlier_fixtures_may_make_and_accept_connections(run):
     result = run(
         """
         import asyncio, os, socket, threading, pytest, gmdp
@@ -623,10 +622,10 @@ def test_what_was_set_up_before_may_connect_and_be_connected_to(run):
         """
     )
     result.assert_outcomes(passed=9, errors=3)
-    told = sections(result)
-    assert re.search(r"descriptors:\n +\d+ -> socket", told["ERROR at teardown of test_pythons_own_sockets_count"])
-    assert re.search(r"descriptors:\n +\d+ -> /dev/null", told["ERROR at teardown of test_files_count"])
-    kept = told["ERROR at teardown of test_clients_of_the_test_count"]
+    reports = sections(result)
+    assert re.search(r"descriptors:\n +\d+ -> socket", reports["ERROR at teardown of test_pythons_own_sockets_count"])
+    assert re.search(r"descriptors:\n +\d+ -> /dev/null", reports["ERROR at teardown of test_files_count"])
+    kept = reports["ERROR at teardown of test_clients_of_the_test_count"]
     assert re.search(r'greenlets:\n +<Greenlet "gmdp-client', kept)
     assert "descriptors:" not in kept
 
@@ -652,13 +651,13 @@ def test_under_xdist(run):
         """,
         *("-p", "xdist", "-n", "2"),
     )
-    told = sections(result)
+    reports = sections(result)
     result.assert_outcomes(passed=3, failed=1, errors=1)
-    assert "-> /dev/null" in told["ERROR at teardown of test_leaks"]
-    assert "Failed: the deadline of 0.2 s passed, and the hub was blocked" in told["test_blocks"]
+    assert "-> /dev/null" in reports["ERROR at teardown of test_leaks"]
+    assert "Failed: the deadline of 0.2 s passed, and the hub was blocked" in reports["test_blocks"]
 
 
-def test_it_is_loaded_by_a_pytest_whose_pluggy_has_no_new_wrappers(monkeypatch):
+def test_the_plugin_loads_with_an_old_pluggy(monkeypatch):
     def hookimpl(function=None, hookwrapper=False, optionalhook=False, tryfirst=False, trylast=False):
         return (lambda function: function) if function is None else function
 

@@ -1,4 +1,4 @@
-"""Scenarios: which kinds there are, and that a seed stands for one run."""
+"""Scenarios: a few seeds cover all kinds, and one seed is one run."""
 
 import pytest
 import seeds

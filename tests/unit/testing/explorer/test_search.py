@@ -5,7 +5,7 @@ import sys
 
 
 def test_the_simulator_needs_no_hub():
-    """No greenlet, thread or descriptor is used for it."""
+    """The simulator uses no greenlet, thread or descriptor."""
     code = (
         "import gevent._hub_local as local, threading, os, gmdp.testing.explorer.search as s\n"
         "before = len(os.listdir('/proc/self/fd'))\n"

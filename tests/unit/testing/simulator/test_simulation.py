@@ -1,4 +1,4 @@
-"""The simulator, as its users meet it."""
+"""The simulator, as its users see it."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def upper(request):
 
 
 def test_W1_a_worker_that_dies_and_one_that_takes_over():
-    """As the documentation has it."""
+    """The example of the documentation."""
     simulation = Simulation(seed=7)
     simulation.broker()
     worker = simulation.worker("upper", upper, takes=(0.5, 0.5))
@@ -26,7 +26,7 @@ def test_W1_a_worker_that_dies_and_one_that_takes_over():
 
 
 def test_a_handler_that_kills_its_process_and_what_becomes_of_the_others():
-    """W5: among workers with many sessions on one connection; no innocent request ends because of it."""
+    """W5: among workers with many sessions on one connection, only the deadly request ends."""
 
     def handler(request):
         if request.body == [b"poison"]:
@@ -49,7 +49,7 @@ def test_a_handler_that_kills_its_process_and_what_becomes_of_the_others():
     assert (letter.service, letter.body, letter.attempts, letter.reason) == (b"it", [b"poison"], 3, "attempts")
 
 
-def test_handlers_may_stream_fail_and_look_at_the_time():
+def test_handlers_may_stream_fail_and_read_the_clock():
     seen = []
 
     def handler(request):
@@ -90,7 +90,7 @@ def test_strict_peers_and_several_brokers():
     assert (first.counters.replies, second.counters.replies) == (1, 1)
 
 
-def test_what_does_not_hold_is_told_with_the_seed():
+def test_a_broken_invariant_is_reported_with_the_seed():
     simulation = Simulation(seed=42)
     broker = simulation.broker()
     simulation.worker("upper", upper)
