@@ -12,7 +12,7 @@ import gmdp.security.lists
 
 pytestmark = pytest.mark.both_ends
 
-#: Parent and child; {fork}: how it forks: `child()` runs there.
+#: Parent and child; {fork} forks and runs `child()` in the child.
 SCRIPT = """
 import gc, os, sys, time
 import gevent
@@ -40,37 +40,39 @@ ticking = gevent.spawn(tick)
 gevent.sleep(0.05)
 pid = os.getpid()
 owners = [shell._owner.greenlet for shell in (broker, worker, client)]
-watchers = [one for shell in (broker, worker, client) for link in shell._owner._links for one in link._watchers]
+watchers = [
+    watcher for shell in (broker, worker, client) for link in shell._owner._links for watcher in link._watchers
+]
 assert all(watcher.active for watcher in watchers)
 
 
 def child():
     assert os.getpid() != pid
-    assert [one.state.value for one in (broker, worker, client)] == ["new"] * 3
+    assert [shell.state.value for shell in (broker, worker, client)] == ["new"] * 3
     assert broker.statistics().requests == worker.statistics().requests == client.statistics().requests == 0
     assert broker.endpoint == "tcp://127.0.0.1:*"
     assert not any(watcher.active for watcher in watchers)
     ticking.kill()  # greenlets are copied; this one is not wanted here
-    # The parent's broker and worker do it, over a connection of the child's own.
+    # The parent's broker and worker answer, over a connection of the child's own.
     for number in range(50):
         assert client.request("echo", b"%d" % number) == [b"%d" % number]
     assert set(handled) == {{pid}}
-    # What is the parent's is gone from here, and nothing of it happens any more.
+    # The parent's greenlets are gone from here: to kill them changes nothing.
     gc.collect()
     gevent.killall(owners)
-    assert [one.state.value for one in (broker, worker, client)] == ["new", "new", "running"]
-    # Nothing spins on what was inherited.
-    began = time.process_time()
+    assert [shell.state.value for shell in (broker, worker, client)] == ["new", "new", "running"]
+    # Nothing spins on an inherited descriptor.
+    cpu = time.process_time()
     gevent.sleep(0.5)
-    assert time.process_time() - began < 0.2, time.process_time() - began
+    assert time.process_time() - cpu < 0.2, time.process_time() - cpu
     # All may be started again, and stopped.
     broker.start()
     assert broker.endpoint != parents
     worker.start()
     own = gmdp.Client(broker.endpoint, timeout=20)
     assert own.request("mmi.services", b"")[0] == b"200"
-    for one in (own, client, worker, broker):
-        one.stop()
+    for shell in (own, client, worker, broker):
+        shell.stop()
     assert not waits.ready()
     print("the child is well", flush=True)
 
@@ -86,14 +88,14 @@ assert broker.started and worker.started and client.started
 assert broker.statistics().queued == 1 and not waits.ready()
 assert set(handled) == {{pid}}
 ticking.kill()
-for one in (client, worker, broker):
-    one.close()
+for shell in (client, worker, broker):
+    shell.close()
 print("the parent is well", flush=True)
 """
 
 FORK = """
-started = os.fork()
-if not started:
+child_pid = os.fork()
+if not child_pid:
     status = 1
     try:
         child()
@@ -103,7 +105,7 @@ if not started:
             import traceback
             traceback.print_exc()
         os._exit(status)
-status = ended(started)
+status = wait_for(child_pid)
 assert status == 0, status
 """
 
@@ -117,15 +119,15 @@ process.join()
 assert process.exitcode == 0, process.exitcode
 """
 
-#: Waits for a child while the hub runs; `ended(pid)` is its status.
-ENDED = """
+#: Defines `wait_for(pid)`: the status of a child, once it has ended; the hub runs meanwhile.
+WAIT_FOR = """
 import os
 import gevent
 
 
-def ended(started):
+def wait_for(child_pid):
     while True:
-        found, status = os.waitpid(started, os.WNOHANG)
+        found, status = os.waitpid(child_pid, os.WNOHANG)
         if found:
             return status
         gevent.sleep(0.01)
@@ -136,7 +138,7 @@ PATCH = "import gevent.monkey; gevent.monkey.patch_all()"
 
 def run(script, patch="", **variables):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", f"{patch}\n{ENDED}\n{textwrap.dedent(script)}"],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", f"{patch}\n{WAIT_FOR}\n{textwrap.dedent(script)}"],
         capture_output=True,
         text=True,
         timeout=100,
@@ -150,19 +152,19 @@ def run(script, patch="", **variables):
 
 @pytest.mark.parametrize("patch", ["", PATCH], ids=["nothing patched", "everything patched"])
 @pytest.mark.parametrize("fork", [FORK, MULTIPROCESSING], ids=["os.fork", "multiprocessing"])
-def test_P1_in_a_forked_child_all_is_as_new_and_the_parent_notices_nothing(patch, fork):
+def test_P1_in_a_forked_child_everything_is_as_new_and_the_parent_notices_nothing(patch, fork):
     assert run(SCRIPT.format(fork=fork), patch) == ["the child is well", "the parent is well"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gevent.libuv._corecffi") is None, reason="gevent was built without it")
 def test_P1_with_gevent_s_other_loop():
-    """Which does not see by itself that it was forked."""
+    """libuv does not see by itself that the process was forked."""
     script = SCRIPT.format(fork=FORK)
     assert run(script, GEVENT_LOOP="libuv") == ["the child is well", "the parent is well"]
 
 
 def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
-    """In the middle of an owner's pass, too."""
+    """The hook forks in the middle of an owner's pass."""
     script = """
     import os
     import gevent
@@ -170,40 +172,40 @@ def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
     import gmdp
 
     def fork(*_):
-        started = os.fork()
-        if not started:
-            with gmdp.Client(there, timeout=20) as client:
+        child_pid = os.fork()
+        if not child_pid:
+            with gmdp.Client(endpoint, timeout=20) as client:
                 assert client.request("echo", b"child") == [b"child"]
             os._exit(7)
-        children.append(started)
+        children.append(child_pid)
         return b"forked"
 
     class Hook:
         def __call__(self, letter, broker):
-            pass_of = gevent.getcurrent()
-            started = os.fork()
-            if not started:
-                gevent.spawn_later(0.1, lambda: os._exit(7 if pass_of.dead else 1))
+            owner = gevent.getcurrent()
+            child_pid = os.fork()
+            if not child_pid:
+                gevent.spawn_later(0.1, lambda: os._exit(7 if owner.dead else 1))
                 return  # back into the owner, which ends
-            children.append(started)
+            children.append(child_pid)
 
     children = []
     over = gevent.event.Event()
     broker = gmdp.Broker("tcp://127.0.0.1:*", attempts=1, dead_letter=Hook())
     broker.start()
-    there = broker.endpoint
-    echo = gmdp.Worker(there, "echo", lambda request: request.body)
-    forks = gmdp.Worker(there, "forks", fork)
-    client = gmdp.AsyncClient(there, timeout=20)
+    endpoint = broker.endpoint
+    echo = gmdp.Worker(endpoint, "echo", lambda request: request.body)
+    forks = gmdp.Worker(endpoint, "forks", fork)
+    client = gmdp.AsyncClient(endpoint, timeout=20)
     echo.start()
     forks.start()
     assert client.request("forks", b"") == [b"forked"]
-    lost = gmdp.Worker(there, "lost", lambda request: over.wait())
+    lost = gmdp.Worker(endpoint, "lost", lambda request: over.wait())
     lost.start()
     future = client.submit("lost", b"")
     while not lost.statistics().busy:
         gevent.sleep(0.01)
-    lost._owner.finish()  # abruptly; its handler is spared
+    lost._owner.finish()  # abruptly, but without killing its handler
     lost._owner.post(int)
     try:
         future.get()
@@ -211,8 +213,8 @@ def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
         pass
     while len(children) < 2:
         gevent.sleep(0.01)
-    for started in children:
-        status = ended(started)
+    for child_pid in children:
+        status = wait_for(child_pid)
         assert os.waitstatus_to_exitcode(status) == 7, status
     assert client.request("echo", b"after") == [b"after"]
     print("well")
@@ -221,7 +223,7 @@ def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
 
 
 def test_P1_a_handler_that_had_not_begun_does_not_in_the_child():
-    """What it does would be done twice."""
+    """The handler's work would be done twice."""
     script = """
     import gmdp
 
@@ -232,12 +234,12 @@ def test_P1_a_handler_that_had_not_begun_does_not_in_the_child():
             future = client.submit("it", b"")
             while not worker.statistics().busy:
                 gevent.sleep(0.001)
-            started = os.fork()
-            if not started:
-                gevent.sleep(0.4)  # which is due after that
+            child_pid = os.fork()
+            if not child_pid:
+                gevent.sleep(0.4)  # the handler would begin after 0.2
                 os._exit(len(begun))
             assert future.get() == [b"done"]
-            assert ended(started) == 0
+            assert wait_for(child_pid) == 0
             assert begun == [1]
     print("well")
     """
@@ -245,8 +247,8 @@ def test_P1_a_handler_that_had_not_begun_does_not_in_the_child():
 
 
 @pytest.mark.parametrize("patch", ["", PATCH], ids=["nothing patched", "everything patched"])
-def test_P1_a_client_works_in_the_child_of_another_thread_too(patch):
-    """The hub of the thread that made it is not there."""
+def test_P1_a_client_works_in_a_child_that_another_thread_forked(patch):
+    """The hub of the thread that made the client does not exist in the child."""
     script = """
     import threading
     import gmdp
@@ -258,10 +260,10 @@ def test_P1_a_client_works_in_the_child_of_another_thread_too(patch):
     ends = []
 
     def fork():
-        started = os.fork()
-        if not started:
+        child_pid = os.fork()
+        if not child_pid:
             os._exit(7 if client.request("mmi.nothing", b"") == [b"501"] else 1)
-        ends.append(ended(started))
+        ends.append(wait_for(child_pid))
 
     thread = threading.Thread(target=fork)
     thread.start()
@@ -277,59 +279,60 @@ def test_P1_a_client_works_in_the_child_of_another_thread_too(patch):
 
 
 def test_P1_passwords_are_checked_in_the_child_too(tmp_path):
-    """By threads of its own."""
+    """The child has threads of its own for that."""
     gmdp.security.lists.set_password(str(tmp_path / "users"), "me", "secret")
     script = f"""
     import gmdp
 
     broker = gmdp.Broker("tcp://127.0.0.1:*", plain_users={str(tmp_path / "users")!r})
     broker.start()
-    asks = lambda: gmdp.Client(broker.endpoint, username="me", password="secret", timeout=20)
-    with asks() as client:
+    make_client = lambda: gmdp.Client(broker.endpoint, username="me", password="secret", timeout=20)
+    with make_client() as client:
         assert client.request("mmi.nothing", b"") == [b"501"]
-    started = os.fork()
-    if not started:
+    child_pid = os.fork()
+    if not child_pid:
         broker.start()
-        gates = [one for one in gc.get_objects() if isinstance(one, gevent.Greenlet) and "_watch" in repr(one)]
-        assert len([one for one in gates if not one.dead]) == 1, gates
-        with asks() as client:
+        greenlets = [thing for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet)]
+        gates = [greenlet for greenlet in greenlets if "_watch" in repr(greenlet)]
+        assert len([gate for gate in gates if not gate.dead]) == 1, gates
+        with make_client() as client:
             assert client.request("mmi.nothing", b"") == [b"501"]
         os._exit(7)
-    assert os.waitstatus_to_exitcode(ended(started)) == 7
+    assert os.waitstatus_to_exitcode(wait_for(child_pid)) == 7
     broker.close()
     print("well")
     """
     assert run("import gc\n" + textwrap.dedent(script)) == ["well"]
 
 
-def test_P1_who_asks_the_parent_is_not_told_by_the_child():
+def test_P1_a_connection_that_waits_for_the_parent_s_check_is_not_refused_by_the_child():
     script = """
     import gevent.event
     import gmdp
 
-    asked, go_on, told = [], gevent.event.Event(), []
+    asked, go_on, records = [], gevent.event.Event(), []
 
     def check(name, password):
         asked.append(name)
         go_on.wait()
 
-    broker = gmdp.Broker("tcp://127.0.0.1:*", plain_users=check, handshake_timeout=20, audit=told.append)
+    broker = gmdp.Broker("tcp://127.0.0.1:*", plain_users=check, handshake_timeout=20, audit=records.append)
     broker.start()
     client = gmdp.AsyncClient(broker.endpoint, username="me", password="secret", timeout=20)
     future = client.submit("mmi.nothing", b"")
     while not asked:
         gevent.sleep(0.001)
-    started = os.fork()
-    if not started:
+    child_pid = os.fork()
+    if not child_pid:
         broker.start()
         go_on.set()
         gevent.sleep(0.1)
-        os._exit(7 + len(told))
-    assert os.waitstatus_to_exitcode(ended(started)) == 7
+        os._exit(7 + len(records))
+    assert os.waitstatus_to_exitcode(wait_for(child_pid)) == 7
     go_on.set()
-    while not told:
+    while not records:
         gevent.sleep(0.001)
-    assert told[0].kind == "connection_refused", told
+    assert records[0].kind == "connection_refused", records
     broker.close()
     client.close()
     print("well")
@@ -349,15 +352,15 @@ def test_P1_a_secured_broker_is_as_new_in_the_child():
     broker.start()
     client = gmdp.Client(broker.endpoint, server_key=keys[0], timeout=20)
     assert client.request("mmi.nothing", b"") == [b"501"]
-    started = os.fork()
-    if not started:
-        assert client.request("mmi.nothing", b"") == [b"501"]  # of the parent's
+    child_pid = os.fork()
+    if not child_pid:
+        assert client.request("mmi.nothing", b"") == [b"501"]  # by the parent's broker
         broker.start()
         own = gmdp.Client(broker.endpoint, server_key=keys[0], timeout=20)
         assert own.request("mmi.nothing", b"") == [b"501"]
         broker.close()
         os._exit(7)
-    status = ended(started)
+    status = wait_for(child_pid)
     assert os.waitstatus_to_exitcode(status) == 7, status
     assert client.request("mmi.nothing", b"") == [b"501"]
     broker.close()
@@ -366,7 +369,7 @@ def test_P1_a_secured_broker_is_as_new_in_the_child():
     assert run(script) == ["well"]
 
 
-def test_P1_the_child_of_a_program_with_a_context_of_its_own_uses_another():
+def test_P1_the_child_does_not_use_the_context_that_the_parent_was_given():
     script = """
     import os
     import gevent
@@ -378,11 +381,11 @@ def test_P1_the_child_of_a_program_with_a_context_of_its_own_uses_another():
     broker.start()
     client = gmdp.Client(broker.endpoint, context=context, timeout=20)
     assert client.request("mmi.nothing", b"") == [b"501"]
-    started = os.fork()
-    if not started:
+    child_pid = os.fork()
+    if not child_pid:
         assert client.request("mmi.nothing", b"") == [b"501"]
         os._exit(7)
-    status = ended(started)
+    status = wait_for(child_pid)
     assert os.waitstatus_to_exitcode(status) == 7, status
     print("well")
     """

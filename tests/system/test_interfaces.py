@@ -1,4 +1,4 @@
-"""Every shipped class keeps its contract, in every state."""
+"""Every class keeps its contract, in every state."""
 
 import gevent
 import pytest
@@ -34,15 +34,15 @@ def test_class_keeps_its_contract(cls, interface):
 
 
 @pytest.mark.parametrize("interface", [IBroker, IWorker, IClient, IAsyncClient])
-def test_everything_that_runs_has_the_life_cycle(interface):
+def test_what_can_run_has_the_life_cycle(interface):
     assert interface.isOrExtends(ILifecycle)
 
 
-def check(interface, thing, state):
-    assert thing.state is state
-    assert verifyObject(interface, thing)
-    assert verifyObject(ILifecycle, thing)
-    assert state.value in repr(thing)
+def check(interface, shell, state):
+    assert shell.state is state
+    assert verifyObject(interface, shell)
+    assert verifyObject(ILifecycle, shell)
+    assert state.value in repr(shell)
 
 
 def test_broker_in_every_state():
@@ -103,8 +103,8 @@ def test_client_in_every_state(broker, cls, interface):
     check(interface, client, State.CLOSED)
 
 
-def test_state_starting_is_seen_by_whoever_looks_then(broker):
-    """STARTING lasts as long as sockets are being opened: within start()."""
+def test_the_state_is_starting_while_sockets_are_opened(broker):
+    """Within start()."""
 
     class Curious(Worker):
         def _open(self):
@@ -115,7 +115,7 @@ def test_state_starting_is_seen_by_whoever_looks_then(broker):
         assert worker.started
 
 
-def test_a_handler_of_the_users_own_can_be_verified(broker):
+def test_a_user_s_own_handler_can_be_verified(broker):
     from zope.interface import implementer
 
     @implementer(IRequestHandler)

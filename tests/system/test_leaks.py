@@ -1,4 +1,4 @@
-"""What is stopped leaves nothing behind."""
+"""Objects that were stopped leave nothing behind."""
 
 import gevent
 import pytest
@@ -8,7 +8,7 @@ from waiting import wait_until
 
 from gmdp import AsyncClient, Broker, Client, RequestTimeout, Worker
 
-#: Of the row, 1,000; the quick suite sees to a tenth of them.
+#: The row asks for 1,000; the quick suite does a tenth of them.
 CYCLES = [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.deadline(1200)])]
 
 
@@ -17,7 +17,7 @@ def echo(request):
 
 
 def cycle(endpoint, timeouts=True):
-    """Everything there is, once: calls, streams, timeouts, given up and cancelled."""
+    """Do everything once: calls, streams, timeouts, a caller that is killed, a worker that starts again."""
     with Broker(endpoint) as broker, Worker(broker.endpoint, "echo", echo, concurrency=2) as worker:
         with AsyncClient(broker.endpoint) as client:
             assert client.request("echo", b"x") == [b"x"]
@@ -38,7 +38,7 @@ def cycle(endpoint, timeouts=True):
 def test_P7_start_and_stop_many_times_leaves_nothing(transport, cycles, tmp_path, request):
     """No greenlet, descriptor or thread."""
     endpoint = "tcp://127.0.0.1:*" if transport == "tcp" else f"inproc://{tmp_path}"
-    cycle(endpoint)  # what is made once: the context's threads, the hub's descriptors
+    cycle(endpoint)  # some things are made only once: the context's threads, the hub's descriptors
     nothing_left = request.getfixturevalue("nothing_left")
     for _ in range(cycles):
         cycle(endpoint)
@@ -67,28 +67,27 @@ def test_W16_many_register_and_leave(nothing_left):
             for _ in range(100):
                 worker.stop()
                 worker.start()
-        broker_now = broker.statistics()
-        assert broker_now.workers <= 8
+        assert broker.statistics().workers <= 8
     nothing_left()
     assert broker.statistics().workers == 0
     assert len(broker.statistics().services) == 0
 
 
 def test_peers_that_leave_while_a_broker_closes_do_not_stop_their_context():
-    """What happens to connections at the end is told to nobody: else ZeroMQ's thread would wait for ever."""
-    elsewhere = zmq.green.Context()
+    """The monitor is stopped before the end: with events that nobody reads, ZeroMQ's thread would wait for ever."""
+    other_context = zmq.green.Context()
     try:
         for _ in range(60):
             with Broker("tcp://127.0.0.1:*") as broker:
-                others = [elsewhere.socket(zmq.DEALER) for _ in range(20)]
-                for socket in others:
+                peers = [other_context.socket(zmq.DEALER) for _ in range(20)]
+                for socket in peers:
                     socket.connect(broker.endpoint)
                 wait_until(lambda broker=broker: broker.statistics().handshakes == 20)
                 closing = gevent.spawn(broker.stop)
-                for socket in others:
+                for socket in peers:
                     socket.close(0)
                 closing.get()
         with Broker("tcp://127.0.0.1:*") as broker, Client(broker.endpoint, timeout=30) as client:
             assert client.request("mmi.broker", b"")[0] == b"200"
     finally:
-        elsewhere.term()
+        other_context.term()

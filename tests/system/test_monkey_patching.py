@@ -1,4 +1,4 @@
-"""P2 and P4: whatever is monkey-patched, and when; and two hubs.  Each in an interpreter of its own."""
+"""P2 to P4: whatever is monkey-patched, and whenever; and two hubs.  Each in an interpreter of its own."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ with gmdp.Broker("tcp://127.0.0.1:*") as broker:
         gevent.joinall(calls)
         assert [call.value for call in calls] == [[b"%d" % n] for n in range(200)]
         assert list(client.map("echo", [b"%d" % n for n in range(50)])) == [[b"%d" % n] for n in range(50)]
-        # What threading gives, whatever that is at present; waited for without blocking this hub.
+        # Real threads or greenlets, as threading is patched or not; this hub is not blocked meanwhile.
         found = []
         threads = [
             threading.Thread(target=lambda n=n: found.append((n, client.request("echo", b"%d" % n)))) for n in range(8)
@@ -73,7 +73,7 @@ def run(script, *, timeout=100):
 @pytest.mark.parametrize("what", [what for what in WHAT if what != "nothing"])
 @pytest.mark.parametrize("when", ["first", "second", "third"])
 def test_P2_whatever_is_patched_and_whenever(what, when):
-    """Nothing at all: below."""
+    """The case of no patching is in the next test."""
     run(SCRIPT.format(**{"first": "", "second": "", "third": "", when: WHAT[what]}))
 
 
@@ -85,7 +85,7 @@ def test_P2_in_any_order_of_imports(order, what):
 
 @pytest.mark.parametrize("patch", ["", ALL], ids=["nothing patched", "everything patched"])
 def test_P4_two_hubs_in_two_threads_are_independent(patch):
-    """Each with broker, worker and client; one of them is blocked, and ends, while the other works."""
+    """Each has a broker, a worker and a client; one hub is blocked while the other works and ends."""
     run(f"""
     {patch}
     import gevent
@@ -97,37 +97,37 @@ def test_P4_two_hubs_in_two_threads_are_independent(patch):
     blocked = gevent.monkey.get_original("_thread", "allocate_lock")()
     blocked.acquire()
     pause = gevent.monkey.get_original("time", "sleep")
-    told = dict(a=[], b=[])
+    reports = dict(a=[], b=[])
 
     def live(name, other):
         with gmdp.Broker("tcp://127.0.0.1:*") as broker:
-            told[name].append(broker.endpoint)
-            with gmdp.Worker(broker.endpoint, "who", lambda request: name.encode()):
+            reports[name].append(broker.endpoint)
+            with gmdp.Worker(broker.endpoint, "name", lambda request: name.encode()):
                 with gmdp.AsyncClient(broker.endpoint, timeout=20) as client:
-                    while not told[other]:
+                    while not reports[other]:
                         gevent.sleep(0.001)
                     for _ in range(100):
-                        assert client.request("who", b"") == [name.encode()]
+                        assert client.request("name", b"") == [name.encode()]
                     # Across: the other's broker, from this hub.
-                    with gmdp.Client(told[other][0], timeout=20) as across:
-                        assert across.request("who", b"") == [other.encode()]
-                    told[name].append("worked")
-                    while len(told[other]) < 2:
+                    with gmdp.Client(reports[other][0], timeout=20) as across:
+                        assert across.request("name", b"") == [other.encode()]
+                    reports[name].append("worked")
+                    while len(reports[other]) < 2:
                         gevent.sleep(0.001)
                     if name == "a":
-                        blocked.acquire()  # this hub, until the other has worked meanwhile, and ended
-                        assert told["b"][-1] == "ended"
-                        assert client.request("who", b"") == [b"a"]
+                        blocked.acquire()  # blocks this hub until the other has worked and ended
+                        assert reports["b"][-1] == "ended"
+                        assert client.request("name", b"") == [b"a"]
                     else:
                         for _ in range(100):
-                            assert client.request("who", b"") == [b"b"]
-        told[name].append("ended")
+                            assert client.request("name", b"") == [b"b"]
+        reports[name].append("ended")
         if name == "b":
             blocked.release()
 
     start_thread(live, ("a", "b"))
     start_thread(live, ("b", "a"))
-    while not (told["a"][-1:] == told["b"][-1:] == ["ended"]):
+    while not (reports["a"][-1:] == reports["b"][-1:] == ["ended"]):
         pause(0.005)
     print("well")
     """)

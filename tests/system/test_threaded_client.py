@@ -1,4 +1,4 @@
-"""``Client(threaded=True)``: for programs in which no hub runs.  P3."""
+"""``Client(threaded=True)`` in programs in which no hub runs.  P3."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from waiting import wait_until
 
 from gmdp import Worker
 
-#: What a program without gevent does: eight threads that share a client.
+#: A program without gevent: eight threads share a client.
 PROGRAM = """
 import atexit
 atexit.register(lambda: print(client.closed, client._thread.alive))  # after gmdp's own

@@ -1,4 +1,4 @@
-"""Threads that come and go, hubs that are gone, greenlets that strangers kill."""
+"""Threads that come and go, hubs that are gone, and greenlets of gmdp that other code kills."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from gmdp import AsyncClient, Broker, Client, ClosedError, HandlerFailed, MDPErr
 
 
 def in_thread(function):
-    """What `function` returns or raises in a thread of its own; this hub runs meanwhile."""
+    """The result or the error of `function` in a thread of its own; this hub runs meanwhile."""
     results = []
 
     def work():
@@ -31,8 +31,8 @@ def in_thread(function):
 
 
 @pytest.mark.parametrize("destroyed", [False, True])
-def test_P3_a_client_whose_threads_hub_is_gone_ends_its_calls_in_an_error(broker, destroyed):
-    """Also where the system gives the next thread the number of the one that ended."""
+def test_P3_a_call_fails_when_the_hub_of_the_client_s_thread_is_gone(broker, destroyed):
+    """Also where the next thread gets the number of the thread that ended."""
 
     def make():
         client = Client(broker.endpoint, timeout=0.05)
@@ -46,7 +46,7 @@ def test_P3_a_client_whose_threads_hub_is_gone_ends_its_calls_in_an_error(broker
         assert isinstance(in_thread(lambda: client.request("echo", b"")), RequestTimeout)
 
 
-def test_a_client_never_started_whose_threads_hub_is_gone(broker):
+def test_a_call_fails_when_the_hub_is_gone_before_the_client_s_start(broker):
     def make():
         client = Client(broker.endpoint, timeout=0.05)
         gevent.get_hub().destroy(destroy_loop=True)
@@ -56,18 +56,18 @@ def test_a_client_never_started_whose_threads_hub_is_gone(broker):
     assert isinstance(in_thread(lambda: client.request("echo", b"")), MDPError)
 
 
-def test_to_stop_what_another_thread_starts_again_does_not_wait_for_the_next_end(monkeypatch):
+def test_stop_from_a_thread_does_not_wait_for_a_broker_that_was_started_again(monkeypatch):
     broker = Broker("tcp://127.0.0.1:*")
     broker.start()
-    told = broker._set_when_ended
+    set_when_ended = broker._set_when_ended
 
-    def tell_end(*arguments):
-        # Between the two that a stop from another thread posts.
+    def set_later(*arguments):
+        # A stop from another thread posts two functions; the broker is started between them.
         wait_until(lambda: broker.closed)
         broker.start()
-        told(*arguments)
+        set_when_ended(*arguments)
 
-    monkeypatch.setattr(broker, "_set_when_ended", lambda *arguments: gevent.spawn(tell_end, *arguments))
+    monkeypatch.setattr(broker, "_set_when_ended", lambda *arguments: gevent.spawn(set_later, *arguments))
     assert in_thread(broker.stop) is None
     assert broker.started
     monkeypatch.undo()
@@ -91,8 +91,8 @@ def test_each_caller_of_a_closed_client_has_an_error_of_its_own(broker):
     assert len({id(error) for error in errors}) == 5
 
 
-def test_W6_a_dispatcher_killed_with_work_in_its_hands_answers_it(broker):
-    """It waits for a place in a full pool when it is killed."""
+def test_W6_a_dispatcher_that_is_killed_answers_the_request_it_has(broker):
+    """The dispatcher waits for a place in a full pool when it is killed."""
     hold, pool = Event(), Pool(1)
     handler = lambda request: hold.wait() and request.body  # noqa: E731
     worker = Worker(broker.endpoint, "it", handler, concurrency=2, spawn=pool)
@@ -110,7 +110,7 @@ def test_W6_a_dispatcher_killed_with_work_in_its_hands_answers_it(broker):
         assert client.request("it", b"again") == [b"again"]
 
 
-def test_a_spawn_that_has_run_its_task_already_counts_it_once(broker):
+def test_a_task_that_has_ended_before_spawn_returns_counts_once(broker):
     def spawn(function, *args):
         greenlet = gevent.spawn(function, *args)
         greenlet.join()
@@ -124,7 +124,7 @@ def test_a_spawn_that_has_run_its_task_already_counts_it_once(broker):
         assert (now.requests, now.replies, now.errors, now.late_replies) == (5, 5, 0, 0)
 
 
-def test_an_interrupt_that_hits_a_handler_ends_the_program_all_the_same():
+def test_an_interrupt_in_a_handler_ends_the_program():
     script = """
 import os, signal, gmdp
 def handler(request):

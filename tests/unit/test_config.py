@@ -1,4 +1,4 @@
-"""A broker's options: from a TOML file, from keywords; what is refused, and how it says so."""
+"""A broker's options: from a TOML file, from keywords; wrong ones, and how they are refused."""
 
 import re
 
@@ -78,19 +78,19 @@ def test_lines_may_end_as_on_other_systems(written):
     ],
     ids=["syntax", "twice", "table", "half", "encoding", "nul", "digits"],
 )
-def test_what_is_no_toml_is_refused_with_the_name_of_the_file(written, text, says):
+def test_a_file_that_is_no_toml_is_refused_by_its_name(written, text, says):
     path = written(text)
     with pytest.raises(ConfigurationError, match=re.escape(str(path)) + " " + says) as refused:
         config.load(path)
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"cannot read .*nowhere\.toml: No such file or directory"):
         config.load(tmp_path / "nowhere.toml")
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_a_folder_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=f"cannot read {re.escape(str(tmp_path))}: Is a directory"):
         config.load(tmp_path)
 
@@ -111,7 +111,7 @@ def test_times_are_numbers_above_0(name, value):
 
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("value", [0, -1, 1.0, float("inf"), "1", None, True, {}], ids=repr)
-def test_numbers_of_things_are_whole_and_at_least_1(name, value):
+def test_counts_are_whole_and_at_least_1(name, value):
     with pytest.raises(ConfigurationError) as refused:
         Broker(**{name: value})
     assert str(refused.value) == f"{name} must be a whole number of at least 1, not {value!r}"
@@ -148,7 +148,7 @@ def test_a_number_beyond_all_bounds_is_refused_by_name(name):
     ],
     ids=str,
 )
-def test_what_zeromq_cannot_hold_is_refused_by_name_before_the_start(name, value):
+def test_a_number_that_zeromq_cannot_hold_is_refused_by_name_before_the_start(name, value):
     with pytest.raises(ConfigurationError, match=f"^{name} must be "):
         Broker("tcp://127.0.0.1:*", **{name: value})
 
@@ -197,21 +197,21 @@ def test_options_cannot_be_changed_afterwards():
         ("hvm", "hwm"),
     ],
 )
-def test_an_unknown_option_is_told_its_near_name(name, near):
+def test_an_unknown_option_s_error_has_the_nearest_name(name, near):
     with pytest.raises(ConfigurationError) as refused:
         Broker(**{name: 1})
     assert str(refused.value) == f"unknown option {name!r}; did you mean {near!r}?"
 
 
-def test_an_option_like_no_other_is_told_all_there_are():
+def test_the_error_of_an_option_like_no_other_lists_all_options():
     with pytest.raises(ConfigurationError, match=r"^unknown option 'zzz'; known are: .*attempts.*bind.*request_ttl"):
         Broker(zzz=1)
 
 
-# What differs per service
+# Options of services
 
 
-def test_the_first_pattern_that_matches_counts_and_the_rest_is_the_brokers():
+def test_the_first_pattern_that_matches_counts_and_the_broker_s_values_fill_the_rest():
     options = BrokerOptions(
         attempts=2,
         request_ttl=9.0,
@@ -221,7 +221,7 @@ def test_the_first_pattern_that_matches_counts_and_the_rest_is_the_brokers():
     assert options.for_service(b"other") == ServiceOptions(attempts=2, request_ttl=9.0, max_queue=3)
 
 
-def test_without_a_pattern_that_matches_the_brokers_values_hold():
+def test_without_a_pattern_that_matches_the_broker_s_values_hold():
     options = BrokerOptions(attempts=2, services={"a": {"attempts": 5}})
     for name in (b"b", b"A", b"aa", b"", b"\xff\x00"):
         assert options.for_service(name) == ServiceOptions(attempts=2)
@@ -267,7 +267,7 @@ def test_a_wrong_services_table_is_refused(services, says):
     assert str(refused.value) == says
 
 
-def test_only_what_makes_sense_may_differ_per_service():
+def test_only_some_options_may_differ_per_service():
     with pytest.raises(ConfigurationError, match=r"^services\['a'\]: unknown option 'liveness'; known are: attempts, "):
         Broker(services={"a": {"liveness": 5}})
 

@@ -1,4 +1,4 @@
-"""What the hops of a request have in common: contexts, traceparent, and spans of OpenTelemetry."""
+"""The hops of one request: contexts, traceparent, and spans of OpenTelemetry."""
 
 import contextvars
 import subprocess
@@ -46,7 +46,7 @@ def test_each_handler_has_a_fresh_context(broker, client, thread_pool, spawn):
 
 
 def test_calls_of_a_handler_carry_its_traceparent_on(broker, client):
-    """Unless they are told another."""
+    """Unless they have another."""
     other = PARENT.replace("0af7", "1bf7")
     seen = {}
 
@@ -122,7 +122,7 @@ for span in exporter.get_finished_spans():
 
 @pytest.mark.parametrize("provided", ["before", "after"])
 def test_a_span_for_the_call_one_for_its_wait_and_one_for_its_handler(provided):
-    """Whether the program sets its provider before gmdp is imported, or once all is running."""
+    """Whether the program sets its provider before gmdp is imported, or when everything runs."""
     pytest.importorskip("opentelemetry.sdk")
     done = subprocess.run([sys.executable, "-c", SPANS, provided], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -135,7 +135,7 @@ def test_a_span_for_the_call_one_for_its_wait_and_one_for_its_handler(provided):
         row = [row for row in rows if row[0] == f"call {name}"][number]
         return row, sorted(other[0] for other in rows if other[4] == row[3])
 
-    # The one that was begun in a span of the program's own, with a call inside.
+    # The call that began in a span of the program's own; its handler made another call.
     (own,) = [row for row in rows if row[0] == "mine"]
     calls = [row for row in rows if row[0] == "call outer"]
     assert len(calls) == 3
@@ -147,10 +147,10 @@ def test_a_span_for_the_call_one_for_its_wait_and_one_for_its_handler(provided):
     inner, children = family("inner")
     assert by_id[inner[4]][0] == "handle outer"
     assert children == ["handle inner", "wait inner"]
-    # The one with a traceparent of somebody else's.
+    # The call with a traceparent of another program's.
     second, _ = family("outer", 1)
     assert (second[2], second[4]) == (TRACE, "b7ad6b7169203331")
-    # Failed, cancelled, closed before its end; one that never began has none.
+    # Calls that failed, were cancelled, or were ended by close; a call that never began has no span.
     third, children = family("outer", 2)
     assert (third[5], children) == ("ERROR", ["handle outer", "wait outer"])
     assert [row[5] for row in rows if row[0] == "handle outer"] == ["UNSET", "UNSET", "ERROR"]
@@ -158,7 +158,7 @@ def test_a_span_for_the_call_one_for_its_wait_and_one_for_its_handler(provided):
     assert {row[1] for row in rows if row[0].startswith("handle")} == {"SERVER"}
 
 
-#: A program whose span processor fails: sys.argv[1] says when, and for the spans of what.
+#: A program whose span processor fails at the start or the end (sys.argv[1]) of some spans (sys.argv[2]).
 FAILING = """
 import sys
 from opentelemetry import trace
@@ -204,7 +204,7 @@ print("well")
 
 @pytest.mark.parametrize("whose", ["call", "wait", "handle"])
 @pytest.mark.parametrize("when", ["start", "end"])
-def test_a_span_processor_that_fails_harms_nothing_but_its_span(when, whose):
+def test_an_error_of_a_span_processor_harms_nothing_but_its_span(when, whose):
     pytest.importorskip("opentelemetry.sdk")
     done = subprocess.run([sys.executable, "-c", FAILING, when, whose], capture_output=True, text=True, timeout=60)
     assert done.stdout == "well\n", done.stderr
@@ -214,7 +214,7 @@ def test_a_span_processor_that_fails_harms_nothing_but_its_span(when, whose):
 
 
 def test_without_opentelemetry_nothing_of_it_is_imported():
-    """And nothing fails."""
+    """Calls work, and the traceparent of the caller reaches the handler."""
     script = f"""
 import sys
 sys.modules["opentelemetry"] = None
@@ -228,7 +228,7 @@ assert [name for name in sys.modules if name.startswith("opentelemetry")] == ["o
     assert (done.stdout, done.stderr) == (f"[b'{PARENT}']\n", "")
 
 
-def test_a_failed_handler_is_told_as_before(broker, client):
+def test_a_handler_s_error_reaches_its_caller_through_the_span(broker, client):
     def handler(request):
         raise ValueError("why")
 
@@ -238,7 +238,7 @@ def test_a_failed_handler_is_told_as_before(broker, client):
 
 
 @pytest.mark.parametrize("traced", [False, True])
-def test_a_broker_s_core_tells_of_waits_only_if_it_is_asked(traced):
+def test_a_broker_s_core_reports_waits_only_where_spans_are_made(traced):
     broker = ManualBroker()
     if traced:
         broker.core.trace()
@@ -252,8 +252,8 @@ def test_a_broker_s_core_tells_of_waits_only_if_it_is_asked(traced):
     assert waits == ([Waited(b"echo", PARENT.encode(), 0.5, 1)] if traced else [])
 
 
-def test_where_nobody_has_set_a_provider_there_are_no_spans(broker, client):
-    """Empty ones would cost as much as any."""
+def test_without_a_provider_there_are_no_spans(broker, client):
+    """Empty spans would cost as much as others."""
     assert tracing.tracer() is None
     answer = client.submit("nobody", b"")._answer
     assert answer.span is None
