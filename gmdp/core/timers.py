@@ -1,9 +1,8 @@
 """A heap of deadlines for items that mostly do not reach them.
 
-Rules: an item has at most one entry, its ``timer`` attribute; an entry that was
-disarmed has no item, is stale and skipped.  Stale entries are swept when they
-outnumber the live ones, so the heap never holds more than twice the live entries
-and a constant.
+Rules: an item has at most one entry, its ``timer`` attribute.  An entry that was disarmed has
+no item; it is stale and skipped.  Stale entries are swept when they outnumber the live ones,
+so the heap never holds more than twice the live entries and a constant.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ _SWEEP_AT = 1024
 
 
 class Timed(Protocol):
-    """What can wait in :class:`Timers`."""
+    """An item that can wait in :class:`Timers`."""
 
-    #: Its entry, whose first element is when it is due (monotonic seconds), or None.
+    #: The item's entry, whose first element is when it is due (monotonic seconds), or None.
     timer: list[Any] | None
 
 
@@ -28,7 +27,7 @@ class Timers:
     __slots__ = ("_heap", "_sequence", "_stale")
 
     def __init__(self) -> None:
-        #: [when, number, item]
+        #: Entries: [when, number, item].
         self._heap: list[list[Any]] = []
         self._sequence = 0
         self._stale = 0
@@ -37,7 +36,7 @@ class Timers:
         return len(self._heap) - self._stale
 
     def arm(self, item: Timed, when: float) -> None:
-        """Make `item` due at `when`, instead of any earlier arrangement."""
+        """Make `item` due at `when`, and at no other time."""
         if item.timer is not None:
             self.disarm(item)
         self._sequence += 1
@@ -56,7 +55,7 @@ class Timers:
             heapq.heapify(self._heap)
             self._stale = 0
 
-    def next(self) -> float:
+    def next_due(self) -> float:
         """When the earliest item is due; infinity if there is none."""
         heap = self._heap
         while heap:
@@ -68,9 +67,9 @@ class Timers:
             self._stale -= 1
         return math.inf
 
-    def due(self, now: float) -> Any:
+    def pop_due(self, now: float) -> Any:
         """Take out one item that is due by `now`; None if there is none."""
-        if self.next() > now:
+        if self.next_due() > now:
             return None
         item = heapq.heappop(self._heap)[2]
         item.timer = None

@@ -701,9 +701,11 @@ class BrokerModel:
         for one in core.workers:
             connection, pulse = one.connection, one.connection.pulse
             key = connection.key if isinstance(connection.key, tuple) else (connection.key,)
-            copy = ModelWorker(key, connection.dialect, one.service.name, pulse.heard, pulse.sent, pulse.beat)
+            copy = ModelWorker(
+                key, connection.dialect, one.service.name, pulse.heard_at, pulse.sent_at, pulse.heartbeat_sent_at
+            )
             copy.answered, copy.heard_busy, copy.assigned_at = (
-                pulse.answered,
+                pulse.sent_since_heartbeat,
                 connection.heartbeat_while_busy,
                 one.assigned_at,
             )

@@ -105,7 +105,7 @@ MUTATIONS = {
     ),
     "heartbeats are not answered": Mutation(
         "core.broker.conversation",
-        "        if connection.pulse.heartbeat_due():\n            self._registry.send_heartbeat(connection, now)",
+        "        if connection.pulse.on_heartbeat():\n            self._registry.send_heartbeat(connection, now)",
         "        if False:\n            self._registry.send_heartbeat(connection, now)",
     ),
     "a purge that stops at the first living worker": Mutation(

@@ -1,1 +1,1 @@
-"""The decisions of a broker: what becomes of each message, and of each moment without one."""
+"""The decisions of a broker: what comes of each message, and of time without one."""

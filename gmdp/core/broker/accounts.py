@@ -155,5 +155,5 @@ class Accounts:
                 extension.session_frame(number, CALLER_GONE),
                 *connection.dialect.worker(Command.HEARTBEAT),
             ]
-            connection.pulse.beating(now)
+            connection.pulse.on_heartbeat_sent(now)
             self._state.outbox.append(Outgoing(frames, connection, False))

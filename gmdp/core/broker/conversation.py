@@ -72,7 +72,7 @@ class Conversation:
             self._on_unregistered_peer(key, (routing_id, *stack), message, now, user)
             return
         # "Any received command except DISCONNECT acts as a heartbeat."
-        connection.pulse.heard = now
+        connection.pulse.heard_at = now
         if dialect is not connection.dialect:
             self._on_other_dialect(connection, message, now)
             return
@@ -219,5 +219,5 @@ class Conversation:
             # The first HEARTBEAT of an assignment may have been sent before it arrived.
             if worker.request is not None and now >= worker.assigned_at + self._state.options.heartbeat_interval:
                 connection.heartbeat_while_busy = True
-        if connection.pulse.heartbeat_due():
+        if connection.pulse.on_heartbeat():
             self._registry.send_heartbeat(connection, now)

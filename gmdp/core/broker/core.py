@@ -104,7 +104,7 @@ class BrokerCore:
 
     def awake(self, now: float) -> None:
         """A pass begins."""
-        self._state.gap.awake(now, self._state.timers.next())
+        self._state.gap.awake(now, self._state.timers.next_due())
 
     def caught_up(self, now: float) -> None:
         """There was nothing more to read."""
@@ -158,7 +158,7 @@ class BrokerCore:
     def tick(self, now: float) -> None:
         """Do what is due by `now`."""
         timers = self._state.timers
-        while (item := timers.due(now)) is not None:
+        while (item := timers.pop_due(now)) is not None:
             if isinstance(item, Connection):
                 self._registry.on_timer(item, now)
             elif isinstance(item, Request):
@@ -169,7 +169,7 @@ class BrokerCore:
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next, with all read before; infinity if never."""
-        return self._state.timers.next() if not self._registry.unreachable else 0.0
+        return self._state.timers.next_due() if not self._registry.unreachable else 0.0
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""

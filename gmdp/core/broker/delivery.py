@@ -204,10 +204,10 @@ class Delivery:
         worker.request = request
         worker.assigned_at = now
         address = worker.token = token.prefix(self._token_start, number)
-        # What Pulse.sending does, for each request.
+        # What Pulse.on_sent does, for each request.
         pulse = connection.pulse
-        pulse.sent = now
-        pulse.answered = True
+        pulse.sent_at = now
+        pulse.sent_since_heartbeat = True
         frames = [*worker.request_head, address + tail, EMPTY, *request.body]
         self._state.outbox.append(new_tuple(Outgoing, (frames, worker, True)))
 

@@ -238,14 +238,14 @@ class Registry:
         """Lose a connection that is silent, or send it a HEARTBEAT if one is due."""
         options = self._state.options
         pulse = connection.pulse
-        lost_at = pulse.heard + options.expiry
+        lost_at = pulse.heard_at + options.expiry
         if not connection.dialect.extended:
             worker = connection.workers[EMPTY]
             if worker.request is not None:
                 # A worker that falls silent while it works gets the time that work may take,
                 # unless it has shown that it sends heartbeats while it works.
                 allowance = options.expiry if connection.heartbeat_while_busy else worker.service.options.busy_timeout
-                lost_at = max(pulse.heard, worker.assigned_at) + allowance
+                lost_at = max(pulse.heard_at, worker.assigned_at) + allowance
         if now >= lost_at:
             gap = self._state.gap
             if gap.may_judge(now):
@@ -253,15 +253,15 @@ class Registry:
                 return
             lost_at = gap.until
         # "Peers SHOULD NOT send HEARTBEAT commands while also sending other commands."
-        if now >= pulse.beat_at(options.heartbeat_interval):
+        if now >= pulse.next_heartbeat(options.heartbeat_interval):
             self.send_heartbeat(connection, now)
-        self._state.timers.arm(connection, min(lost_at, pulse.beat_at(options.heartbeat_interval)))
+        self._state.timers.arm(connection, min(lost_at, pulse.next_heartbeat(options.heartbeat_interval)))
 
     # Messages of the broker's own
 
     def send_heartbeat(self, connection: Connection, now: float) -> None:
         """Send a HEARTBEAT."""
-        connection.pulse.beating(now)
+        connection.pulse.on_heartbeat_sent(now)
         self._state.outbox.append(Outgoing(connection.command(Command.HEARTBEAT), connection, False))
 
     def send_disconnect(self, address: tuple[bytes, ...], dialect: Dialect) -> None:

@@ -172,7 +172,7 @@ def _workers(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
             "state": "idle" if worker.request is None else "busy",
             "state_seconds": None if worker.request is None else round(now - worker.assigned_at, 3),
             "registered_seconds": round(now - worker.registered_at, 3),
-            "heard_seconds": round(now - worker.connection.pulse.heard, 3),
+            "heard_seconds": round(now - worker.connection.pulse.heard_at, 3),
             "served": worker.served,
         }
         for worker in itertools.islice(chosen, MAX_ROWS)

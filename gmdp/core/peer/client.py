@@ -96,7 +96,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next; infinity if never."""
-        when = self._timers.next()
+        when = self._timers.next_due()
         if self._waiting and not self._pending and self._mode is None:
             when = min(when, self._open_at)
         return when

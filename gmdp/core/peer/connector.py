@@ -274,7 +274,7 @@ class Connector(abc.ABC, Generic[C, E]):
 
     def tick(self, now: float, jitter: float) -> None:
         """Do what is due by `now`."""
-        while (item := self._timers.due(now)) is not None:
+        while (item := self._timers.pop_due(now)) is not None:
             if not isinstance(item, Connection) or item.phase in USABLE:
                 self._due(item, now, jitter)
             elif item.phase is Phase.PROBING:

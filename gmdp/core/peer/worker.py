@@ -86,7 +86,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
 
     def awake(self, now: float) -> None:
         """A pass begins."""
-        self._gap.awake(now, self._timers.next())
+        self._gap.awake(now, self._timers.next_due())
 
     def caught_up(self, now: float) -> None:
         """There was nothing more to read."""
@@ -175,7 +175,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next; infinity if never."""
-        when = self._timers.next()
+        when = self._timers.next_due()
         if self._free and not self._pending:
             when = min(when, self._open_at)
         return when
@@ -248,7 +248,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
             if self._probe_answer(frames) is None:
                 self._reject(connection, CloseReason.NOT_A_COMMAND, now, jitter)
             return
-        connection.pulse.heard = now
+        connection.pulse.heard_at = now
         command, address, body = parsed
         session = connection.sessions.get(frame)
         if command is Command.DISCONNECT:
@@ -261,7 +261,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         if command is Command.HEARTBEAT:
             if session is not None and session.work is not None and flags & extension.CALLER_GONE:
                 self._gone(session.work, GoneReason.CALLER_GONE)
-            if connection.pulse.heartbeat_due():
+            if connection.pulse.on_heartbeat():
                 self._heartbeat(connection, now)
         elif session is None:
             pass  # it was sent before the broker heard of the session's end
@@ -281,7 +281,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
     def _check(self, connection: WorkerConnection, now: float, jitter: float) -> None:
         """Is the broker silent, does it need a HEARTBEAT?"""
         pulse = connection.pulse
-        lost_at = pulse.heard + self._expiry
+        lost_at = pulse.heard_at + self._expiry
         if now >= lost_at:
             if self._gap.may_judge(now):
                 # "If the worker detects that the broker has disconnected, it SHOULD
@@ -289,12 +289,12 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
                 self._lose(connection, CloseReason.NO_HEARTBEAT, now, jitter)
                 return
             lost_at = self._gap.until
-        if now >= pulse.beat_at(self._interval):
+        if now >= pulse.next_heartbeat(self._interval):
             self._heartbeat(connection, now)
-        self._timers.arm(connection, min(lost_at, pulse.beat_at(self._interval)))
+        self._timers.arm(connection, min(lost_at, pulse.next_heartbeat(self._interval)))
 
     def _heartbeat(self, connection: WorkerConnection, now: float) -> None:
-        connection.pulse.beating(now)
+        connection.pulse.on_heartbeat_sent(now)
         self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))
 
     def _reject(self, connection: WorkerConnection, reason: CloseReason, now: float, jitter: float) -> None:
@@ -420,5 +420,5 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         return self.dialect.worker(command, *rest)
 
     def _send(self, connection: WorkerConnection, frames: list[bytes], now: float) -> None:
-        connection.pulse.sending(now)
+        connection.pulse.on_sent(now)
         self.actions.append(Send(connection, frames))

@@ -123,7 +123,7 @@ class Invariants:
         """Check that no worker is held for alive after too long a silence."""
         now, expiry, gap_end = node.schedule.now, node.options.expiry, internals.gap_end(node.core)
         for connection in internals.worker_connections(node.core).values():
-            heard, allowance = connection.pulse.heard, expiry
+            heard, allowance = connection.pulse.heard_at, expiry
             worker = connection.workers.get(EMPTY)
             if worker is not None and worker.request is not None:
                 heard = max(heard, worker.assigned_at)
@@ -246,7 +246,7 @@ def _check_worker(node: WorkerNode) -> None:
     require(core.registered == registered, "registered:", core.registered, "of", registered)
     require(len(node.running) <= len(core.sessions), "more handlers run than there are sessions")
     for usable in internals.usable_connections(core):
-        alive = node.schedule.now < max(usable.pulse.heard + internals.expiry(core), internals.gap_end(core))
+        alive = node.schedule.now < max(usable.pulse.heard_at + internals.expiry(core), internals.gap_end(core))
         unused = not usable.sessions and usable.timer is None
         require(alive or node.blocked or unused, "a broker that is silent for too long is still used")
     require(core.sockets <= len(core.sessions) + 1, "more connections than sessions, and one")

@@ -653,7 +653,7 @@ class TimersMachine(RuleBasedStateMachine):
     @rule(after=st.integers(0, 4))
     def advance(self, after):
         self.now += after
-        while (item := self.timers.due(self.now)) is not None:
+        while (item := self.timers.pop_due(self.now)) is not None:
             earliest = min(self.model.values())
             assert earliest <= self.now
             assert self.model.pop(item.name) == earliest
@@ -662,7 +662,7 @@ class TimersMachine(RuleBasedStateMachine):
 
     @invariant()
     def same(self):
-        assert self.timers.next() == min(self.model.values(), default=math.inf)
+        assert self.timers.next_due() == min(self.model.values(), default=math.inf)
         assert {item.name: item.timer[0] for item in self.items if item.timer is not None} == self.model
 
     @invariant()
@@ -687,5 +687,5 @@ def test_a_timer_that_is_armed_for_one_time_over_and_over_costs_nothing():
         waiting.arm(item, 60.0)
     assert len(waiting) == 1
     assert len(waiting._heap) <= 2 * timers._SWEEP_AT + 2
-    assert waiting.due(60.0) is item
-    assert waiting.due(1e9) is None
+    assert waiting.pop_due(60.0) is item
+    assert waiting.pop_due(1e9) is None

@@ -318,15 +318,15 @@ def test_who_runs_when_it_has_to_has_no_gaps(pause):
 
 def test_a_heartbeat_is_answered_where_nothing_else_was_sent():
     pulse = Pulse(0.0)
-    assert pulse.heartbeat_due()
-    pulse.sending(1.0)
-    assert pulse.sent == 1.0
-    assert not pulse.heartbeat_due()
-    assert pulse.heartbeat_due()
-    pulse.sending(2.0)
-    pulse.sending(3.0)
-    assert not pulse.heartbeat_due()
-    assert pulse.heartbeat_due()
+    assert pulse.on_heartbeat()
+    pulse.on_sent(1.0)
+    assert pulse.sent_at == 1.0
+    assert not pulse.on_heartbeat()
+    assert pulse.on_heartbeat()
+    pulse.on_sent(2.0)
+    pulse.on_sent(3.0)
+    assert not pulse.on_heartbeat()
+    assert pulse.on_heartbeat()
 
 
 @settings(STEADY, max_examples=100)
@@ -337,11 +337,11 @@ def test_heartbeats_are_not_answered_for_ever(script):
     for line in script:
         side, verb = line.split()
         other = "right" if side == "left" else "left"
-        pulses[side].sending(1.0)
+        pulses[side].on_sent(1.0)
         answers = 0
-        while verb == "beats" and pulses[other].heartbeat_due():
+        while verb == "beats" and pulses[other].on_heartbeat():
             answers += 1
-            pulses[other].sending(1.0)
+            pulses[other].on_sent(1.0)
             side, other = other, side
         assert answers <= 1
 
