@@ -1,130 +1,92 @@
-"""Large frames pass through a broker as ZeroMQ holds them: what is looked at, and what is given to others, is bytes."""
+"""Links: bound, connected, closed and abandoned."""
 
-import itertools
+from time import monotonic
 
-import peers
 import pytest
 import zmq
 import zmq.green
-from cores import MDP01, MDP02, Majortomo, ManualBroker
 from waiting import wait_until
 
-from gmdp import Broker, Client, Worker
-from gmdp.io.frames import LARGE, Large
+from gmdp.core.peer.reasons import CloseReason
+from gmdp.io import link as module
+from gmdp.io.link import milliseconds
 from gmdp.io.owner import Owner
-from gmdp.protocol import extension
-
-BIG = bytes(range(256)) * (2 * LARGE // 256)
+from gmdp.validation import MOST_INT
 
 
-def test_a_large_frame_is_like_its_bytes():
-    large = Large(zmq.Frame(BIG))
-    assert len(large) == len(BIG)
-    assert bytes(large) == BIG
-    assert (large[7], large[-1], large[:5], large[3:-3]) == (BIG[7], BIG[-1], BIG[:5], BIG[3:-3])
-    assert large == large
-    assert large not in (Large(BIG), BIG)
-    assert {large: 1}.get(BIG) is None
-
-
-@pytest.mark.parametrize("size", [LARGE - 1, LARGE, LARGE + 1, 1_000_000])
-@pytest.mark.parametrize("kept", [True, False])
-def test_where_it_is_asked_for_large_frames_are_not_copied(size, kept):
+@pytest.fixture
+def owner():
     owner = Owner(None, "none")
-    context = zmq.green.Context.instance()
-    with context.socket(zmq.DEALER) as peer:
-        link = owner.add_link(context.socket(zmq.ROUTER), 100)
-        if kept:
-            link.large = LARGE
-        peer.connect(link.listen("tcp://127.0.0.1:*"))
-        body = BIG[:1] * size
-        peer.send_multipart([b"small", body, b"small", body])
-        wait_until(lambda: link.events() & zmq.POLLIN)
-        frames = link.receive()
-        large = kept and size >= LARGE
-        assert [isinstance(frame, Large) for frame in frames] == [False, False, large, False, large]
-        assert link.send([frames[0], frames[2], b"x", frames[2]]) is None
-        assert link.send([frames[0], frames[2], b"x"]) is None  # as often as one likes
-        assert peer.recv_multipart() == [body, b"x", body]
-        assert peer.recv_multipart() == [body, b"x"]
+    yield owner
+    for link in owner._links[:]:
         link.close()
 
 
-def shapes():
-    """Messages of each kind, from a client, a worker and their likes in the extension."""
-    call = extension.call_frame(bytes(24))
-    session = extension.session_frame(1)
-    for mdp in (MDP01, MDP02, Majortomo):
-        yield mdp.client_request(b"echo", b"body", b"more")
-        yield mdp.client_request(b"mmi.service", b"echo")
-        yield mdp.ready(b"echo")
-        yield mdp.final(b"address", b"body")
-        yield mdp.heartbeat
-    for head in (b"MDPC01", b"MDPC02"):
-        yield [call, b"", head, *([b"\x01"] if head == b"MDPC02" else []), b"echo", b"body"]
-        yield [b"hop", call, b"", head, *([b"\x01"] if head == b"MDPC02" else []), b"mmi.gmdp", b""]
-    yield [session, b"", b"MDPW02", b"\x04", b"address", b"", b"body"]
-    yield [b"hop", session, b"", b"MDPW02", b"\x01", b"echo"]
+def add_link(owner, kind):
+    return owner.add_link(zmq.green.Context.instance().socket(kind), 100)
 
 
-@pytest.mark.parametrize("shape", list(shapes()))
-def test_B4_a_large_frame_in_any_place_is_no_harm(shape):
-    """B4: as header, address, service, command or token, alone and in pairs."""
-    places = [*itertools.combinations(range(1, len(shape)), 1), *itertools.combinations(range(1, len(shape)), 2)]
-    for at in places:
-        broker, plain = ManualBroker(), ManualBroker()
-        for one in (broker, plain):
-            one.ready(MDP02, b"W")
-            one.take(b"W")
-        broker.feed(b"peer", [Large(BIG) if place in at else frame for place, frame in enumerate(shape)])
-        plain.feed(b"peer", [BIG if place in at else frame for place, frame in enumerate(shape)])
-        now, then = broker.core.statistics(broker.now), plain.core.statistics(plain.now)
-        assert (now.requests, now.drops, now.queued_bytes) == (then.requests, then.drops, then.queued_bytes)
-        for peer in (b"peer", b"W"):
-            told = [[bytes(frame) for frame in message] for message in broker.take(peer)]
-            assert told == plain.take(peer)
+@pytest.mark.parametrize(
+    ("seconds", "option"), [(0, 1), (0.0001, 1), (0.0011, 2), (2.5, 2500), (86_400, 86_400_000), (1e9, MOST_INT)]
+)
+def test_seconds_become_a_socket_option_that_is_never_zero_and_always_fits(seconds, option):
+    assert milliseconds(seconds) == option
 
 
-def test_B4_a_large_token_is_no_token():
-    broker = ManualBroker()
-    broker.ready(MDP02, b"W")
-    broker.ask(MDP02, b"client", b"x")
-    address, _ = broker.assignment(MDP02, b"W")
-    # Only what comes before the time left is compared, and the status looked at.
-    broker.feed(b"W", MDP02.final(Large(address + bytes(LARGE)), b"answer"))
-    assert broker.answers(MDP02, b"client") == [[b"answer"]]
-    broker.feed(b"W", MDP02.final(Large(BIG), b"answer"))
-    assert broker.core.counters.drops == {"stray_reply": 1}
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_a_connection_stands_until_its_peer_closes(owner, tmp_path, transport):
+    router, dealer = add_link(owner, zmq.ROUTER), add_link(owner, zmq.DEALER)
+    dealer.socket.set(zmq.RECONNECT_IVL, 60_000)
+    dealer.connect(router.listen({"tcp": "tcp://127.0.0.1:*", "ipc": f"ipc://{tmp_path}/it"}[transport]))
+    wait_until(lambda: dealer.poll_connection(monotonic()) == (True, False))
+    assert dealer.loss is None
+    router.close()
+    wait_until(lambda: dealer.poll_connection(monotonic()) == (False, True))
+    assert dealer.loss is CloseReason.CONNECTION_CLOSED
 
 
-@pytest.mark.parametrize("version", ["0.1", "0.2"])
-def test_they_come_through_as_they_were_sent(version):
-    def parts(request):
-        yield request.body
-        yield [BIG, b"small"]
-        return BIG
-
-    with Broker("tcp://127.0.0.1:*") as broker, Worker(broker.endpoint, "it", parts, version=version):
-        with Client(broker.endpoint, version=version) as client:
-            assert client.request("it", [BIG, b"", BIG]) == [BIG, b"", BIG, BIG, b"small", BIG]
-        # And towards a strict client, for whom parts are joined.
-        with peers.dealer(broker.endpoint) as strict:
-            strict.send(b"", b"MDPC01", b"it", BIG)
-            assert strict.recv() == [b"", b"MDPC01", b"it", BIG, BIG, b"small", BIG]
+def test_on_inproc_a_socket_without_room_has_no_peer(owner):
+    router, dealer = add_link(owner, zmq.ROUTER), add_link(owner, zmq.DEALER)
+    dealer.socket.set(zmq.SNDHWM, 0)
+    router.listen("inproc://test-link")
+    dealer.connect("inproc://test-link")
+    assert dealer.poll_connection(monotonic()) == (False, False)
+    router.close()
+    wait_until(lambda: dealer.poll_connection(monotonic()) == (False, True))
+    assert dealer.loss is CloseReason.ENDPOINT_CLOSED
 
 
-def test_a_dead_letter_hook_gets_bytes():
-    letters = []
+def test_an_ipc_endpoint_in_use_is_not_taken_over(owner, tmp_path):
+    endpoint = f"ipc://{tmp_path}/it"
+    add_link(owner, zmq.ROUTER).listen(endpoint)
+    with pytest.raises(zmq.ZMQError) as caught:
+        add_link(owner, zmq.ROUTER).listen(endpoint)
+    assert caught.value.errno == zmq.EADDRINUSE
 
-    def dead_letter(letter, broker):
-        letters.append(letter)
 
-    broker = Broker("tcp://127.0.0.1:*", attempts=1, dead_letter=dead_letter)
-    with broker, peers.dealer(broker.endpoint) as worker, peers.dealer(broker.endpoint) as client:
-        worker.send(b"MDPW02", b"\x01", b"it")
-        client.send(b"MDPC02", b"\x01", b"it", BIG, b"small")
-        assert worker.recv()[-2:] == [BIG, b"small"]
-        worker.send(b"MDPW02", b"\x06")
-        wait_until(lambda: letters)
-    assert letters[0].body == [BIG, b"small"]
-    assert {type(frame) for frame in letters[0].body} == {bytes}
+@pytest.mark.parametrize("transport", ["tcp", "ipc", "inproc"])
+def test_an_endpoint_is_free_when_its_socket_was_closed(owner, tmp_path, unused_endpoint, transport):
+    endpoint = {"tcp": unused_endpoint, "ipc": f"ipc://{tmp_path}/it", "inproc": "inproc://test-link"}[transport]
+    for _ in range(10):
+        router = add_link(owner, zmq.ROUTER)
+        router.close_bound([router.listen(endpoint)], linger=0)
+        assert router.closed
+
+
+def test_a_closed_link_is_none_of_its_owners_any_more(owner):
+    link = add_link(owner, zmq.DEALER)
+    assert (owner._links, owner.ready) == ([link], {link})
+    link.close()
+    link.close()  # no effect
+    assert (owner._links, owner.ready, owner.touched) == ([], set(), set())
+    assert not any(watcher.active for watcher in link._watchers)
+
+
+def test_an_abandoned_link_keeps_its_socket_and_never_closes_it(owner):
+    link = add_link(owner, zmq.DEALER)
+    socket = link.socket
+    owner.abandon()
+    assert (link.closed, socket.closed, owner._links) == (True, False, [])
+    assert module._inherited.pop()[0] is socket
+    assert not any(watcher.active for watcher in link._watchers)
+    socket.close(0)

@@ -1,8 +1,6 @@
 """Workers with real sockets: options, stopping, connecting."""
 
 import pytest
-import zmq
-import zmq.green
 from waiting import wait_until
 
 from gmdp import Broker, Client, ConfigurationError, RequestTimeout, State, Worker
@@ -66,24 +64,6 @@ def test_several_endpoints_the_first_that_answers_then_the_next(unused_endpoint)
             first.close()
             assert client.request("it", b"2", retries=1, timeout=60) == [b"2"]
             assert second.statistics().replies == 1
-
-
-def test_no_descriptors_left_is_one_more_lost_connection(broker, monkeypatch):
-    """B9 on the worker's side: it tries again."""
-    from gmdp.io import connector as module
-
-    real, failures = module.open_dealer, [1, 2, 3]
-
-    def open_dealer(*args):
-        if failures:
-            failures.pop()
-            raise zmq.ZMQError(24)
-        return real(*args)
-
-    monkeypatch.setattr(module, "open_dealer", open_dealer)
-    with Worker(broker.endpoint, "it", echo, reconnect_interval=0.001), Client(broker.endpoint) as client:
-        assert client.request("it", b"x") == [b"x"]
-    assert failures == []
 
 
 # Wrong arguments

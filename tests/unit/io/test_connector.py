@@ -1,0 +1,92 @@
+"""The sockets of clients and workers: opened, waited for, closed."""
+
+import pytest
+import zmq
+import zmq.green
+
+from gmdp import Client, Worker
+from gmdp.io import connector
+from gmdp.io.connector import SendQueue, open_dealer
+from gmdp.io.owner import Owner
+from gmdp.io.slots import Slot
+
+
+class Link:
+    """Has room for so many messages."""
+
+    def __init__(self, room):
+        self.room = room
+        self.sent = []
+        self.closed_with = None
+
+    def send(self, frames):
+        if not self.room:
+            return "full"
+        self.room -= 1
+        self.sent.append(frames)
+        return None
+
+    def close(self, linger):
+        self.closed_with = linger
+
+
+def test_unsent_messages_are_sent_in_order_and_waiters_told():
+    link = Link(room=2)
+    queue = SendQueue(link)
+    queue.unsent.extend([[b"1"], [b"2"], [b"3"]])
+    slot = Slot()
+    queue.waiters.append(slot)
+    assert not queue.send_unsent()
+    assert not slot.wait(0)
+    link.room = 5
+    assert queue.send_unsent()
+    assert link.sent == [[b"1"], [b"2"], [b"3"]]
+    assert slot.wait(1)
+    assert slot.get() is True
+
+
+def test_a_closed_queue_drops_its_messages_and_tells_waiters():
+    link = Link(room=0)
+    queue = SendQueue(link)
+    queue.unsent.append([b"1"])
+    queue.closing = True
+    slot = Slot()
+    queue.waiters.append(slot)
+    queue.close(1.5)
+    assert (list(queue.unsent), queue.closing, link.closed_with) == ([], False, 1.5)
+    assert slot.wait(1)
+    assert slot.get() is False
+
+
+def test_a_dealer_that_libzmq_does_not_take_leaves_nothing_open():
+    owner = Owner(None, "none")
+    context = zmq.green.Context.instance()
+    with pytest.raises(zmq.ZMQError):
+        open_dealer(owner, context, "ipc://" + 200 * "x", None, 2.5, 7.5, None)
+    assert owner._links == []
+    assert not owner.ready
+
+
+def test_the_options_of_a_dealer(unused_endpoint):
+    owner = Owner(None, "none")
+    link = open_dealer(owner, zmq.green.Context.instance(), unused_endpoint, None, 2.5, 7.5, None)
+    options = (zmq.LINGER, zmq.RECONNECT_IVL, zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT)
+    assert [link.socket.get(option) for option in options] == [0, connector.NEVER, 2500, 7500]
+    link.close()
+    assert owner._links == []
+
+
+def test_no_descriptors_left_is_one_more_lost_connection(broker, monkeypatch):
+    """B9 on the worker's side: it tries again."""
+    real, failures = connector.open_dealer, [1, 2, 3]
+
+    def open_or_fail(*args):
+        if failures:
+            failures.pop()
+            raise zmq.ZMQError(24)
+        return real(*args)
+
+    monkeypatch.setattr(connector, "open_dealer", open_or_fail)
+    with Worker(broker.endpoint, "it", lambda r: r.body, reconnect_interval=0.001), Client(broker.endpoint) as client:
+        assert client.request("it", b"x") == [b"x"]
+    assert failures == []

@@ -1,0 +1,184 @@
+"""Large frames pass through a broker as ZeroMQ holds them: what is looked at, and what is given to others, is bytes."""
+
+import itertools
+
+import peers
+import pytest
+import zmq
+import zmq.green
+from cores import MDP01, MDP02, Majortomo, ManualBroker
+from waiting import wait_until
+
+from gmdp import Broker, Client, Worker
+from gmdp.io.frames import LARGE, Large
+from gmdp.io.owner import Owner
+from gmdp.protocol import extension
+
+BIG = bytes(range(256)) * (2 * LARGE // 256)
+
+
+def test_a_large_frame_is_like_its_bytes():
+    large = Large(zmq.Frame(BIG))
+    assert len(large) == len(BIG)
+    assert bytes(large) == BIG
+    assert (large[7], large[-1], large[:5], large[3:-3]) == (BIG[7], BIG[-1], BIG[:5], BIG[3:-3])
+    assert large == large
+    assert large not in (Large(BIG), BIG)
+    assert {large: 1}.get(BIG) is None
+
+
+@pytest.mark.parametrize("size", [LARGE - 1, LARGE, LARGE + 1, 1_000_000])
+@pytest.mark.parametrize("kept", [True, False])
+def test_where_it_is_asked_for_large_frames_are_not_copied(size, kept):
+    owner = Owner(None, "none")
+    context = zmq.green.Context.instance()
+    with context.socket(zmq.DEALER) as peer:
+        link = owner.add_link(context.socket(zmq.ROUTER), 100)
+        if kept:
+            link.large = LARGE
+        peer.connect(link.listen("tcp://127.0.0.1:*"))
+        body = BIG[:1] * size
+        peer.send_multipart([b"small", body, b"small", body])
+        wait_until(lambda: link.events() & zmq.POLLIN)
+        frames = link.receive()
+        large = kept and size >= LARGE
+        assert [isinstance(frame, Large) for frame in frames] == [False, False, large, False, large]
+        assert link.send([frames[0], frames[2], b"x", frames[2]]) is None
+        assert link.send([frames[0], frames[2], b"x"]) is None  # as often as one likes
+        assert peer.recv_multipart() == [body, b"x", body]
+        assert peer.recv_multipart() == [body, b"x"]
+        link.close()
+
+
+@pytest.fixture
+def pair():
+    """A ROUTER's link, and a DEALER that is connected to it."""
+    context = zmq.green.Context.instance()
+    link = Owner(None, "none").add_link(context.socket(zmq.ROUTER), 3)
+    with context.socket(zmq.DEALER) as dealer:
+        dealer.set(zmq.LINGER, 0)
+        dealer.connect(link.listen("tcp://127.0.0.1:*"))
+        yield link, dealer
+    link.close()
+
+
+def received(link):
+    """The next message, with what ZeroMQ calls its sender left out."""
+    return wait_until(link.receive)[1:]
+
+
+def test_of_a_message_with_too_many_frames_one_more_is_kept_than_allowed(pair):
+    link, dealer = pair
+    for count in (1, 2, 3, 10):
+        dealer.send_multipart([b"%d" % number for number in range(count)])
+        # With the routing id: three are allowed, four show that there were more.
+        assert received(link) == [b"%d" % number for number in range(min(count, 3))]
+    dealer.send(b"next")
+    assert received(link) == [b"next"]
+    assert link.receive() is None
+
+
+def test_sending_says_why_it_failed_and_leaves_the_frames_as_they_were(pair):
+    link, dealer = pair
+    link.socket.set(zmq.ROUTER_MANDATORY, 1)
+    frames = [b"nobody", b"a", b"b"]
+    assert link.send(frames) == "gone"
+    assert frames == [b"nobody", b"a", b"b"]
+    dealer.send(b"x")
+    routing_id = wait_until(link.receive)[0]
+    frames = [routing_id, bytes(100_000)]
+    wait_until(lambda: link.send(frames) == "full", timeout=60)
+    assert frames == [routing_id, bytes(100_000)]
+    assert link.blocked
+
+
+def test_a_message_has_a_descriptor_and_an_address_where_connections_have_users(pair):
+    link, dealer = pair
+    dealer.send(b"x")
+    received(link)
+    assert (link.user_id, link.address, link.descriptor) == ("", "", -1)
+    link.has_users = True
+    dealer.send(b"y")
+    received(link)
+    assert (link.user_id, link.address) == ("", "127.0.0.1")
+    assert link.descriptor > 0
+
+
+def shapes():
+    """Messages of each kind, from a client, a worker and their likes in the extension."""
+    call = extension.call_frame(bytes(24))
+    session = extension.session_frame(1)
+    for mdp in (MDP01, MDP02, Majortomo):
+        yield mdp.client_request(b"echo", b"body", b"more")
+        yield mdp.client_request(b"mmi.service", b"echo")
+        yield mdp.ready(b"echo")
+        yield mdp.final(b"address", b"body")
+        yield mdp.heartbeat
+    for head in (b"MDPC01", b"MDPC02"):
+        yield [call, b"", head, *([b"\x01"] if head == b"MDPC02" else []), b"echo", b"body"]
+        yield [b"hop", call, b"", head, *([b"\x01"] if head == b"MDPC02" else []), b"mmi.gmdp", b""]
+    yield [session, b"", b"MDPW02", b"\x04", b"address", b"", b"body"]
+    yield [b"hop", session, b"", b"MDPW02", b"\x01", b"echo"]
+
+
+@pytest.mark.parametrize("shape", list(shapes()))
+def test_B4_a_large_frame_in_any_place_is_no_harm(shape):
+    """B4: as header, address, service, command or token, alone and in pairs."""
+    places = [*itertools.combinations(range(1, len(shape)), 1), *itertools.combinations(range(1, len(shape)), 2)]
+    for at in places:
+        broker, plain = ManualBroker(), ManualBroker()
+        for one in (broker, plain):
+            one.ready(MDP02, b"W")
+            one.take(b"W")
+        broker.feed(b"peer", [Large(BIG) if place in at else frame for place, frame in enumerate(shape)])
+        plain.feed(b"peer", [BIG if place in at else frame for place, frame in enumerate(shape)])
+        now, then = broker.core.statistics(broker.now), plain.core.statistics(plain.now)
+        assert (now.requests, now.drops, now.queued_bytes) == (then.requests, then.drops, then.queued_bytes)
+        for peer in (b"peer", b"W"):
+            told = [[bytes(frame) for frame in message] for message in broker.take(peer)]
+            assert told == plain.take(peer)
+
+
+def test_B4_a_large_token_is_no_token():
+    broker = ManualBroker()
+    broker.ready(MDP02, b"W")
+    broker.ask(MDP02, b"client", b"x")
+    address, _ = broker.assignment(MDP02, b"W")
+    # Only what comes before the time left is compared, and the status looked at.
+    broker.feed(b"W", MDP02.final(Large(address + bytes(LARGE)), b"answer"))
+    assert broker.answers(MDP02, b"client") == [[b"answer"]]
+    broker.feed(b"W", MDP02.final(Large(BIG), b"answer"))
+    assert broker.core.counters.drops == {"stray_reply": 1}
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_they_come_through_as_they_were_sent(version):
+    def parts(request):
+        yield request.body
+        yield [BIG, b"small"]
+        return BIG
+
+    with Broker("tcp://127.0.0.1:*") as broker, Worker(broker.endpoint, "it", parts, version=version):
+        with Client(broker.endpoint, version=version) as client:
+            assert client.request("it", [BIG, b"", BIG]) == [BIG, b"", BIG, BIG, b"small", BIG]
+        # And towards a strict client, for whom parts are joined.
+        with peers.dealer(broker.endpoint) as strict:
+            strict.send(b"", b"MDPC01", b"it", BIG)
+            assert strict.recv() == [b"", b"MDPC01", b"it", BIG, BIG, b"small", BIG]
+
+
+def test_a_dead_letter_hook_gets_bytes():
+    letters = []
+
+    def dead_letter(letter, broker):
+        letters.append(letter)
+
+    broker = Broker("tcp://127.0.0.1:*", attempts=1, dead_letter=dead_letter)
+    with broker, peers.dealer(broker.endpoint) as worker, peers.dealer(broker.endpoint) as client:
+        worker.send(b"MDPW02", b"\x01", b"it")
+        client.send(b"MDPC02", b"\x01", b"it", BIG, b"small")
+        assert worker.recv()[-2:] == [BIG, b"small"]
+        worker.send(b"MDPW02", b"\x06")
+        wait_until(lambda: letters)
+    assert letters[0].body == [BIG, b"small"]
+    assert {type(frame) for frame in letters[0].body} == {bytes}
