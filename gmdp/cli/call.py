@@ -11,7 +11,7 @@ import click
 from ..client.client import Client
 from ..exceptions import MDPError, RequestTimeout
 from ..protocol.extension import NORMAL_PRIORITY
-from .options import broker_option, endpoints, mdp_option, security_of, security_options, timeout_option
+from .options import broker_option, mdp_option, security_keywords, security_options, split_endpoints, timeout_option
 
 
 @click.command()
@@ -45,8 +45,8 @@ def call(
     if sys.stdout is None or (sys.stdin is None and not frames):
         raise MDPError("standard input and output are needed, and one of them is closed")
     body = [os.fsencode(frame) for frame in frames] or [sys.stdin.buffer.read()]
-    keywords = security_of(security)
-    with Client(endpoints(endpoint), version=mdp, timeout=timeout, retries=retries, **keywords) as client:
+    keywords = security_keywords(security)
+    with Client(split_endpoints(endpoint), version=mdp, timeout=timeout, retries=retries, **keywords) as client:
         options: dict[str, Any] = {"when_no_worker": when_no_worker, "priority": priority}
         try:
             for part in client.stream(os.fsencode(service), body, deadline=timeout, **options):

@@ -29,8 +29,8 @@ from .terminal import progress_bar
 WORKERS = 4
 IN_FLIGHT = 8
 FRAME = 1024 * 1024
-#: Seconds between heartbeats: a killed worker is found within so long.  Silence is
-#: given far longer: on a busy machine a process may not run for a second or two.
+#: Seconds between heartbeats: a killed worker is noticed within so long.
+#: A silent one has far longer: on a busy machine a process may not run for a second or two.
 HEARTBEAT = 0.5
 LIVENESS = 60
 SERVICE = "sha256"
@@ -39,7 +39,7 @@ STARTING = 60.0
 
 
 def sha256(request: Request) -> bytes:
-    """The service: the hexadecimal SHA-256 digest of all frames together."""
+    """Handle a request: return the hexadecimal SHA-256 digest of all its frames together."""
     digest = hashlib.sha256()
     for frame in request.body:
         digest.update(frame)
@@ -47,14 +47,14 @@ def sha256(request: Request) -> bytes:
 
 
 class Item(NamedTuple):
-    """One file, read."""
+    """A file's contents and digest."""
 
     path: Path
     frames: list[bytes]
     digest: bytes
 
 
-def _files(folder: Path) -> list[tuple[Path, int]]:
+def _find_files(folder: Path) -> list[tuple[Path, int]]:
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} is not a folder")
     found = []
@@ -62,7 +62,7 @@ def _files(folder: Path) -> list[tuple[Path, int]]:
         try:
             status = path.lstat()
         except OSError:
-            continue  # in a folder that may be listed but not entered
+            continue  # its folder may be listed but not entered
         if stat.S_ISREG(status.st_mode) and os.access(path, os.R_OK):
             found.append((path, status.st_size))
     if not found:
@@ -70,19 +70,19 @@ def _files(folder: Path) -> list[tuple[Path, int]]:
     return found
 
 
-def _shown(folder: Path) -> str:
-    """The end of its name, as any terminal can show it."""
+def _printable(folder: Path) -> str:
+    """The end of the folder's name, as any terminal can show it."""
     name = str(folder).encode("utf-8", "backslashreplace").decode()
     return name if len(name) <= 40 else "..." + name[-37:]
 
 
 def _read(path: Path) -> Item:
-    """Read and hash one file, off the hub."""
-    item: Item = gevent.get_hub().threadpool.apply(_read_now, (path,))
+    """Read and hash one file in a thread: neither may block the hub."""
+    item: Item = gevent.get_hub().threadpool.apply(_read_in_thread, (path,))
     return item
 
 
-def _read_now(path: Path) -> Item:
+def _read_in_thread(path: Path) -> Item:
     with path.open("rb") as file:
         frames = list(iter(lambda: file.read(FRAME), b"")) or [b""]
     digest = hashlib.sha256()
@@ -91,16 +91,17 @@ def _read_now(path: Path) -> Item:
     return Item(path, frames, digest.hexdigest().encode())
 
 
-def _wait_until(condition: Callable[[], bool], otherwise: str) -> None:
+def _wait_until(condition: Callable[[], bool], error: str) -> None:
+    """Wait until `condition()` is true; MDPError with the text `error` if that takes too long."""
     until = monotonic() + STARTING
     while not condition():
         if monotonic() > until:
-            raise MDPError(otherwise)
+            raise MDPError(error)
         gevent.sleep(0.005)
 
 
-class _Run:
-    """One demonstration."""
+class _Demonstration:
+    """The state of one demonstration: its processes, and what was counted."""
 
     def __init__(self, broker: Broker, client: AsyncClient, workers: list[subprocess.Popen[bytes]]) -> None:
         self.broker = broker
@@ -111,18 +112,18 @@ class _Run:
         self.wrong: list[Path] = []
 
     def wait_for_workers(self) -> None:
-        """Until all of them are registered."""
+        """Wait until all workers are registered."""
 
-        def registered() -> bool:
+        def all_registered() -> bool:
             if any(worker.poll() is not None for worker in self.workers):
                 raise MDPError("the worker processes did not start")
             service = self.broker.statistics().services.get(SERVICE.encode())
             return service is not None and service.workers == WORKERS
 
-        _wait_until(registered, "the worker processes did not start")
+        _wait_until(all_registered, "the worker processes did not start")
 
     def hash(self, paths: list[Path], progress: Progress, task: Any) -> None:
-        """Have all files hashed, a few at a time, and check every digest."""
+        """Request the digests of all files, a few at a time, and check each."""
         items: deque[Item] = deque()
 
         def bodies() -> Iterator[list[bytes]]:
@@ -137,26 +138,26 @@ class _Run:
     def lose_a_worker(self, paths: list[Path]) -> None:
         """Kill a worker that is certain to have a request.
 
-        All are idle.  One is frozen; as many requests as there are workers go to
-        one each.  When the broker has them all and has one answer less, the
-        request that is left is the frozen worker's: not before, for a large one
-        may still be on its way to the broker when the others are answered.
+        All workers are idle, one is frozen, and as many requests as there are workers go to one
+        each.  When the broker has all requests and all answers but one, the request without an
+        answer is the frozen worker's.  The requests must be counted, too: a large one may still
+        be on its way to the broker when all others are answered.
         """
         items = [_read(path) for path in paths]
         self.wait_for_workers()
         before = self.broker.statistics()
         victim = self.workers[0]
         victim.send_signal(signal.SIGSTOP)
-        _, status = os.waitpid(victim.pid, os.WUNTRACED)  # until it has stopped
+        _, status = os.waitpid(victim.pid, os.WUNTRACED)  # wait until the process has stopped
         if not os.WIFSTOPPED(status):
             raise MDPError("a worker process ended")
         futures = [self.client.submit(SERVICE, item.frames) for item in items]
 
-        def only_its_own_is_left() -> bool:
+        def all_others_are_answered() -> bool:
             now = self.broker.statistics()
             return now.requests == before.requests + len(futures) and now.replies == before.replies + len(futures) - 1
 
-        _wait_until(only_its_own_is_left, "the workers did not answer")
+        _wait_until(all_others_are_answered, "the workers did not answer")
         victim.send_signal(signal.SIGKILL)
         for item, future in zip(items, futures, strict=True):
             if future.get()[0] != item.digest:
@@ -170,8 +171,8 @@ class _Run:
 
 
 def demonstrate(folder: Path) -> int:
-    """Run it; returns the exit status."""
-    files = _files(folder)
+    """Run the demonstration on the files of `folder`; returns the exit status."""
+    files = _find_files(folder)
     largest = max(size for _, size in files)
     paths = [path for path, _ in files]
     half = len(paths) // 2
@@ -191,11 +192,11 @@ def demonstrate(folder: Path) -> int:
         try:
             for _ in range(WORKERS):
                 workers.append(_start_worker(broker.endpoint))
-            run = _Run(broker, client, workers)
+            run = _Demonstration(broker, client, workers)
             run.wait_for_workers()
             began = monotonic()
             with bar:
-                task = bar.add_task(f"hashing {_shown(folder)}", total=len(paths))
+                task = bar.add_task(f"hashing {_printable(folder)}", total=len(paths))
                 run.hash(paths[:half], bar, task)
                 bar.console.print(f"killing worker process {workers[0].pid} in the middle of a request")
                 run.lose_a_worker([paths[at % len(paths)] for at in range(WORKERS)])
@@ -236,7 +237,7 @@ def demo(folder: Path | None) -> int:
     """Hash every file of FOLDER through a broker and four worker processes.
 
     Half way, one worker process is killed; no request is lost.  Every digest is
-    compared with one computed directly.  FOLDER is the installed package's own
-    unless given.  Exit status 0 if all are right.
+    compared with one computed directly.  FOLDER is the installed package's folder
+    unless given.  Exit status 0 if all digests are right.
     """
     return demonstrate(folder if folder is not None else Path(__file__).parent.parent)

@@ -1,4 +1,4 @@
-"""The command that exposes services over HTTP."""
+"""``gmdp gateway``: services over HTTP, on gevent's server made stricter."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from gevent.pywsgi import Input, LoggingLogAdapter, WSGIHandler, WSGIServer
 from ..client.client import Client
 from ..exceptions import BindError, ConfigurationError, MDPError
 from ..http.gateway import MEBIBYTE, Gateway
-from .options import broker_option, endpoints, security_of, security_options, verbose_option
+from .options import broker_option, security_keywords, security_options, split_endpoints, verbose_option
 from .serving import configure_logging, serve
 
 _log = logging.getLogger("gmdp.gateway")
 
 _ADDRESS = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
 
-#: A line of a request's header.  RFC 9112, 5.1, 5.2 and 2.2: a space before the colon, a folded
-#: line and a CR by itself are read by everybody in another way.
+#: A line of a request's header.  Servers and proxies disagree about a space before the colon,
+#: a folded line and a lone CR (RFC 9112, 5.1, 5.2 and 2.2): none of them is accepted.
 _FIELD = re.compile(rb"[!#-'*+.^-z|~0-9A-Z-]+:[^\r\n\0]*\r?\n")
 _HEADER_ENDS = (b"\r\n", b"\n")
 _LENGTH = re.compile(r"[ \t]*[0-9]+[ \t]*")
-#: What goes before the path in the absolute form of a target.
+#: The part before the path of a target in absolute form.
 _ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
-#: Bytes of a body nobody wants that are read away, so that the connection can be used on.
+#: Bytes of an unwanted body that are read and dropped, so that the connection can be used again.
 _READ_AWAY = 65536
 
-#: Descriptors that connections leave to the rest: a broker that speaks the RFCs only takes two for
-#: each of the client's sockets.
+#: Descriptors that connections leave for everything else.  Towards a broker that speaks the RFCs
+#: only, each of the client's sockets takes two.
 _DESCRIPTORS_KEPT = 50 + 2 * Client.max_sockets
 
 
@@ -55,48 +55,49 @@ class _Head:
 
 
 class _Handler(WSGIHandler):  # type: ignore[misc]
-    """A connection.  It ends after the present request once the server stops.
+    """One connection.  It ends after the present request once the server stops.
 
-    A request of which others on the way might see another end is refused: what they take for
-    its body would be the next request here.
+    A request whose end a proxy might see elsewhere is refused: a part of its body could
+    become a request of its own here, or the other way round.
     """
 
-    #: Seconds in which a client that is still sending may read why nobody listens.
+    #: Seconds a client that still sends a refused body has to read the answer.
     linger = 5.0
-    #: Seconds in which it has to take what it is sent, and bytes a second it has to take besides.
+    #: Seconds the client has to read an answer, and bytes a second: longer answers have more time.
     patience = 60.0
     pace = 10_000.0
 
     server: _Server
     path: str
     response_headers: list[tuple[bytes, bytes]]
-    #: True if the body was not read, and will not be.
+    #: True if the rest of the body will not be read.
     abandons = False
 
     def handle(self) -> None:
         try:
             super().handle()
-        except OSError as error:  # the client has gone, and does not read what is wrong with its request
+        except OSError as error:  # the client has gone before it read why its request is refused
             _log.info("%s: %s", self.client_address, error)
         finally:
             self.server.idle.discard(self)
 
     def hang_up(self) -> None:
-        """Let it read what has come, and no more."""
+        """Receive nothing more; the bytes that have arrived can still be read."""
         try:
             self.socket.shutdown(socket.SHUT_RD)
         except OSError:
             pass
 
     def read_requestline(self) -> Any:
-        # It waits for a request until it has all of the header; once the server stops, there is none.
+        # A connection is idle until the whole header of a request has arrived.  Once the server
+        # stops, no further request is awaited.
         self.server.idle.add(self)
         if self.server.closed:
             self.hang_up()
         return super().read_requestline()
 
     def MessageClass(self, rfile: Any, *more: Any) -> Any:
-        """The header of a request; ValueError if it is malformed, or tells no end of the body for certain."""
+        """Parse the header of a request; ValueError if it is malformed, or leaves the end of the body in doubt."""
         head = _Head(rfile)
         try:
             headers = super().MessageClass(head, *more)
@@ -108,25 +109,25 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
         codings = headers.get_all("Transfer-Encoding", [])
         if codings and (lengths or self.request_version == "HTTP/1.0"):
             raise ValueError("a Transfer-Encoding together with a Content-Length, or in HTTP/1.0")
-        if codings and [one.strip().lower() for one in codings] != ["chunked"]:
+        if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
             raise ValueError("a Transfer-Encoding that is not chunked")
         if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
             raise ValueError("a Content-Length that is not one number")
         if headers.get("Expect", "").strip().lower() == "100-continue":
-            headers.replace_header("Expect", "100-continue")  # gevent knows no other letters
+            headers.replace_header("Expect", "100-continue")  # gevent compares with this spelling
         self.server.idle.discard(self)
         return headers
 
     def read_request(self, raw_requestline: str) -> Any:
-        done = super().read_request(raw_requestline)
+        valid = super().read_request(raw_requestline)
         origin = _ORIGIN.match(self.path)
         if origin is not None:  # RFC 9112, 3.2.2
             path = self.path[origin.end() :]
             self.path = path if path.startswith("/") else f"/{path}"
-        return done
+        return valid
 
     def _connection_upgrade_requested(self) -> bool:
-        # Nothing is upgraded here: the body is one like any other.
+        # The gateway upgrades no connection: the body of such a request is an ordinary one.
         return False
 
     def finalize_headers(self) -> None:
@@ -134,24 +135,24 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
         endless = self.request_version == "HTTP/1.0" and self.provided_content_length is None
         if self._much_is_unread():
             self.abandons = True
-            self.wsgi_input = Input(self.rfile, None)  # which is all that gevent reads away
+            self.wsgi_input = Input(self.rfile, None)  # an empty body, so that gevent does not read the rest
         if endless or self.abandons or self.server.closed:
             self.close_connection = True
-            self.response_headers = [one for one in self.response_headers if one[0].lower() != b"connection"]
+            self.response_headers = [header for header in self.response_headers if header[0].lower() != b"connection"]
             self.response_headers.append((b"Connection", b"close"))
         super().finalize_headers()
 
     def _much_is_unread(self) -> bool:
-        """Is it better to close the connection than to read the rest of the body?"""
+        """True if closing the connection is better than reading the rest of the body."""
         body = self.wsgi_input
         if body.chunked_input:
             return bool(body.chunk_length)
-        left = (body.content_length or 0) - body.position
-        # A client that was not told to continue may send it, or not.
-        return bool(left > (_READ_AWAY if body.socket is None else 0))
+        rest = (body.content_length or 0) - body.position
+        # A client that waits to be told to continue may or may not send its body.
+        return bool(rest > (_READ_AWAY if body.socket is None else 0))
 
     def _sendall(self, data: bytes) -> None:
-        # Else one that does not read would have for ever what it was to be sent.
+        # Without a limit, a client that never reads would keep the answer in memory for ever.
         limit = self.patience + len(data) / self.pace
         with gevent.Timeout(limit, TimeoutError(f"the client did not read {len(data)} bytes in {limit:.0f} s")):
             super()._sendall(data)
@@ -162,7 +163,11 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
             self._linger()
 
     def _linger(self) -> None:
-        """Closed with something unread, the connection would be reset, and the answer lost (RFC 9112, 9.6)."""
+        """Drop what still arrives, for a while.
+
+        A connection that is closed with something unread is reset, and the client loses the
+        answer (RFC 9112, 9.6).
+        """
         self.server.idle.add(self)
         try:
             with gevent.Timeout(self.linger, False):
@@ -174,11 +179,11 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
 
     def handle_error(self, t: Any, v: Any, tb: Any) -> None:
         if self.headers_sent and not self.response_use_chunked:
-            # Its end would look like that of a whole body: the connection is to be reset.
+            # Without chunks, a broken-off body looks complete when the connection is closed; a reset shows it.
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
         if issubclass(t, (OSError, MDPError)):
-            # The client has gone, or an answer broke off after its first parts.
+            # The client has gone, or the answer broke off after its first parts.
             _log.info("%s: %s: %s", self.client_address, t.__name__, v)
             self.close_connection = True
         else:
@@ -186,23 +191,23 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
 
 
 class _Server(WSGIServer):  # type: ignore[misc]
-    """gevent's server; it lets running requests end before it closes the client."""
+    """gevent's server, which closes the gateway's client after the running requests have ended."""
 
     stop_timeout = 10.0
-    #: Connections at a time, or as many as there are descriptors for; more wait until they are accepted.
+    #: Connections at a time, if there are as many descriptors; further ones wait to be accepted.
     max_connections = 10_000
 
     def __init__(self, address: tuple[str, int], gateway: Gateway) -> None:
         super().__init__(
             address,
             gateway,
-            spawn=Pool(_possible(self.max_connections)),
+            spawn=Pool(_limit_to_descriptors(self.max_connections)),
             handler_class=_Handler,
             log=LoggingLogAdapter(_log, logging.INFO),
             error_log=LoggingLogAdapter(_log, logging.INFO),
         )
         self._gateway = gateway
-        #: Connections that wait for a request, or for their end.
+        #: Connections that wait for a request, or linger.
         self.idle: set[_Handler] = set()
 
     @property
@@ -215,13 +220,13 @@ class _Server(WSGIServer):  # type: ignore[misc]
             super().init_socket()
         except OSError as error:
             host, port = self.address
-            # gevent adds the address to it.
+            # gevent appends the address to the text; the message has it already.
             reason = str(error.strerror or error).partition(": (")[0]
             raise BindError(error.errno, f"cannot bind {host}:{port}: {reason}") from None
 
     def start(self) -> None:
         super().start()
-        # Now there are descriptors for it.
+        # The client starts before connections can take all descriptors.
         self._gateway.client.start()
 
     def stop(self, timeout: float | None = None) -> None:
@@ -232,13 +237,13 @@ class _Server(WSGIServer):  # type: ignore[misc]
         self._gateway.client.close()
 
 
-def _possible(connections: int) -> int:
-    """So many, or as many as there are descriptors for."""
+def _limit_to_descriptors(connections: int) -> int:
+    """`connections`, or as many as there are descriptors for."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return connections if limit == resource.RLIM_INFINITY else max(min(connections, limit - _DESCRIPTORS_KEPT), 1)
 
 
-def _address(bind: str) -> tuple[str, int]:
+def _parse_address(bind: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(bind)
     if match is None or int(match["port"]) > 65535:
         raise ConfigurationError(f"bad address {bind!r}: it must look like HOST:PORT")
@@ -254,19 +259,21 @@ def _address(bind: str) -> tuple[str, int]:
     "services",
     multiple=True,
     metavar="PATTERN",
-    help="What is exposed: a name or a shell-style pattern; may be given several times.",
+    help="A service to expose, or a shell-style pattern; may be given several times.",
 )
 @broker_option
-@click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="What a call may take in all.")
+@click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="Time of a call in all.")
 @click.option("--retries", default=0, show_default=True, help="Further tries, each with its share of the time.")
-@click.option("--max-body", default=16 * MEBIBYTE, show_default=True, metavar="BYTES", help="Of a request's body.")
+@click.option(
+    "--max-body", default=16 * MEBIBYTE, show_default=True, metavar="BYTES", help="Size of a request's body at most."
+)
 @click.option("--when-no-worker", type=click.Choice(["wait", "fail"]), default="fail", show_default=True)
 @click.option(
     "--ready-service",
     "ready_services",
     multiple=True,
     metavar="NAME",
-    help="What must have a worker for /readyz; may be given several times.",
+    help="A service that must have a worker for /readyz; may be given several times.",
 )
 @security_options
 @verbose_option
@@ -287,14 +294,14 @@ def gateway(
     POST /services/NAME sends the body to the service NAME and returns its reply; /healthz and
     /readyz are for load balancers.  The module gmdp.wsgi describes all of it.  Prints
     "listening on http://HOST:PORT" when it is ready.  SIGTERM and SIGINT let running requests
-    end (10 seconds), then exit 0; a second signal ends at once.  There is no TLS and nothing
-    that tells users apart: both are the business of the proxy in front of it.
+    end (10 seconds), then exit 0; a second signal ends at once.  The gateway has no TLS and does
+    not tell users apart: the proxy in front of it does both.
     """
     configure_logging(verbose)
-    address = _address(bind)
+    address = _parse_address(bind)
     if not services:
-        raise ConfigurationError("name what is exposed with --service PATTERN")
-    client = Client(endpoints(endpoint), timeout=timeout, retries=retries, **security_of(security))
+        raise ConfigurationError("name the services to expose with --service PATTERN")
+    client = Client(split_endpoints(endpoint), timeout=timeout, retries=retries, **security_keywords(security))
     application = Gateway(
         client,
         services,

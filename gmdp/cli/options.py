@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they come to."""
+"""Options that several commands share, and the keywords they become."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def broker_option(command: F) -> F:
-    """--broker, as all commands that connect have it."""
+    """Add --broker, for a command that connects."""
     return click.option(
         "--broker",
         "endpoint",
@@ -25,40 +25,40 @@ def broker_option(command: F) -> F:
         default=DEFAULT_ENDPOINT,
         show_default=True,
         metavar="ENDPOINT",
-        help="The broker; else $GMDP_BROKER.  Several, with commas between: the first that answers.",
+        help="The broker; else $GMDP_BROKER.  Of several, separated by commas, the first that answers.",
     )(command)
 
 
 def timeout_option(default: float) -> Callable[[F], F]:
-    """--timeout."""
+    """Add --timeout; `default` is in seconds."""
     return click.option(
         "--timeout", default=default, show_default=True, metavar="SECONDS", help="Give up after so long (exit 124)."
     )
 
 
 def stop_timeout_option(command: F) -> F:
-    """--stop-timeout, as brokers and workers have it."""
+    """Add --stop-timeout, for a broker or a worker."""
     return click.option(
         "--stop-timeout",
         default=Lifecycle.stop_timeout,
         show_default=True,
-        callback=_seconds,
+        callback=_check_seconds,
         metavar="SECONDS",
-        help="What running work may take when told to stop.",
+        help="Time that running work gets after a signal to stop.",
     )(command)
 
 
-def _seconds(context: click.Context, parameter: click.Parameter, value: float) -> float:
+def _check_seconds(context: click.Context, parameter: click.Parameter, value: float) -> float:
     seconds: float = check_number("--stop-timeout", value, at_least=0)
     return seconds
 
 
 def security_options(command: F) -> F:
-    """What a peer shows a secured broker, as all commands that connect have it."""
+    """Add the options by which a command that connects identifies itself to a secured broker."""
     for flag, name, metavar, help_text in reversed(
         (
             ("--server-key", "server_key", "KEY", "The broker's public key: a file, or Z85; else $GMDP_SERVER_KEY."),
-            ("--curve-key", "curve_key", "KEY", "One's own secret key: a file; else $GMDP_CURVE_KEY."),
+            ("--curve-key", "curve_key", "KEY", "Your own secret key: a file; else $GMDP_CURVE_KEY."),
             ("--username", "username", "NAME", "For a broker that wants a password; else $GMDP_USERNAME."),
             ("--password-file", "password_file", "FILE", "Its first line is the password; else $GMDP_PASSWORD."),
         )
@@ -68,19 +68,19 @@ def security_options(command: F) -> F:
     return command
 
 
-def security_of(given: dict[str, Any]) -> dict[str, Any]:
-    """The keywords of a client or worker for what `security_options` took."""
-    file = given.pop("password_file")
-    if given["username"] is not None:
-        given["password"] = _first_line(file) if file is not None else os.environ.get("GMDP_PASSWORD")
-        if given["password"] is None:
+def security_keywords(options: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of a client or worker for the values of `security_options`."""
+    file = options.pop("password_file")
+    if options["username"] is not None:
+        options["password"] = _read_first_line(file) if file is not None else os.environ.get("GMDP_PASSWORD")
+        if options["password"] is None:
             raise ConfigurationError("--username needs --password-file, or $GMDP_PASSWORD")
     elif file is not None:
         raise ConfigurationError("--password-file needs --username")
-    return given
+    return options
 
 
-def _first_line(file: str) -> str:
+def _read_first_line(file: str) -> str:
     try:
         with open(file, encoding="utf-8", errors="surrogateescape") as lines:
             return lines.readline().rstrip("\r\n")
@@ -94,6 +94,6 @@ mdp_option = click.option(
 verbose_option: Callable[[F], F] = click.option("-v", "--verbose", count=True, help="Log more; twice: everything.")
 
 
-def endpoints(given: str) -> list[str]:
-    """The endpoints --broker names."""
-    return [endpoint.strip() for endpoint in given.split(",")]
+def split_endpoints(value: str) -> list[str]:
+    """The endpoints in the value of --broker."""
+    return [endpoint.strip() for endpoint in value.split(",")]

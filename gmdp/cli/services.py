@@ -1,4 +1,4 @@
-"""``gmdp services`` and ``gmdp ping``: what a broker reports of itself."""
+"""``gmdp services`` and ``gmdp ping``: a broker's reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..client.client import Client
 from ..exceptions import ConfigurationError, MDPError
-from .options import broker_option, endpoints, mdp_option, security_of, security_options, timeout_option
+from .options import broker_option, mdp_option, security_keywords, security_options, split_endpoints, timeout_option
 
 _COLUMNS = ("workers", "idle", "busy", "queued", "requests", "replies")
 
@@ -36,7 +36,7 @@ def _parse_report(reply: list[bytes]) -> dict[str, Any] | None:
 @security_options
 def services(endpoint: str, timeout: float, **security: Any) -> None:
     """List the services a broker knows, their workers and queues."""
-    with Client(endpoints(endpoint), timeout=timeout, **security_of(security)) as client:
+    with Client(split_endpoints(endpoint), timeout=timeout, **security_keywords(security)) as client:
         reply = client.request("mmi.services", b"")
         answering = client.endpoint
     table = Table()
@@ -71,7 +71,7 @@ def ping(endpoint: str, timeout: float, count: int, mdp: str, **security: Any) -
     if count < 1:
         raise ConfigurationError("--count must be at least 1")
     times = []
-    with Client(endpoints(endpoint), version=mdp, timeout=timeout, **security_of(security)) as client:
+    with Client(split_endpoints(endpoint), version=mdp, timeout=timeout, **security_keywords(security)) as client:
         for _ in range(count):
             began = perf_counter()
             reply = client.request("mmi.broker", b"")

@@ -1,4 +1,4 @@
-"""Running a broker, worker or gateway in a process of its own."""
+"""Run a broker, worker or gateway in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from ..worker.worker import Worker
 
 
 def configure_logging(verbosity: int) -> None:
-    """Warnings, or with -v all there is to tell, on standard error."""
+    """Log to standard error: warnings; with one -v also information, with two everything."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-class Service(Protocol):
+class Server(Protocol):
     """What gevent's servers, brokers and workers have in common."""
 
     def start(self) -> None:
         """Begin to listen."""
 
     def stop(self) -> Any:
-        """Take no new work, finish what is being done, close."""
+        """Take no new work, finish running work, close."""
 
     def serve_forever(self) -> Any:
         """Wait until stopped."""
 
 
-S = TypeVar("S", bound=Service)
+S = TypeVar("S", bound=Server)
 
 
-def until_registered(worker: Worker) -> None:
-    """Wait until it is."""
+def wait_until_registered(worker: Worker) -> None:
+    """Wait until a broker has registered `worker`."""
     changes = worker.subscribe()
     while worker.state is not State.RUNNING:
         changes.get()
@@ -46,40 +46,42 @@ def until_registered(worker: Worker) -> None:
 
 
 def print_when_registered(worker: Worker, line: str) -> None:
-    """For :func:`serve`: a worker that no broker has yet does not serve."""
+    """Announce for :func:`serve` that `worker` serves: print `line` once a broker has registered the worker."""
 
-    def wait() -> None:
-        until_registered(worker)
+    def wait_and_print() -> None:
+        wait_until_registered(worker)
         print(line, flush=True)
 
-    gevent.spawn(wait)
+    gevent.spawn(wait_and_print)
 
 
-def serve(service: S, ready: Callable[[S], str], tell: Callable[[S, str], None] | None = None) -> None:
-    """Start `service`, print what `ready` says of it, and run until a signal.
+def serve(server: S, describe: Callable[[S], str], announce: Callable[[S, str], None] | None = None) -> None:
+    """Start `server`, announce it, and run until a signal.
 
-    SIGTERM and SIGINT drain; a second one ends the process at once.  `tell` gets
-    what would be printed instead, and may switch.
+    SIGTERM and SIGINT drain; a second one ends the process at once.  `describe` returns the
+    line that announces the started server.  The line is printed, or given to `announce`,
+    which may switch.
     """
     hub = gevent.get_hub()
     stopping = False
 
     def on_signal(number: int, frame: object) -> None:
-        # A plain handler, so that a handler that never yields does not keep it
-        # from running; it must not switch, so the stop itself is the hub's.
+        # A plain signal handler runs even while a request's handler never yields.  It
+        # must not switch, so the hub starts the stop.
         nonlocal stopping
         if stopping:
             os._exit(128 + number)
         stopping = True
-        hub.loop.run_callback_threadsafe(gevent.spawn, service.stop)
+        hub.loop.run_callback_threadsafe(gevent.spawn, server.stop)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    service.start()
-    # What is there now stays: to look through all of it is the longest pause there is.
+    server.start()
+    # All objects made so far stay; a garbage collection that looks through them is the longest pause there is.
     gc.freeze()
-    if tell is None:
-        print(ready(service), flush=True)
+    line = describe(server)
+    if announce is None:
+        print(line, flush=True)
     else:
-        tell(service, ready(service))
-    service.serve_forever()
+        announce(server, line)
+    server.serve_forever()

@@ -3,22 +3,22 @@
 The rules:
 
 * The parent holds no socket of gmdp and imports no handler.  A child is a new
-  interpreter with the same command line, so a reload runs what is installed by then.
-* The first child is started alone.  If it ends before it serves (no such handler, a
-  wrong option), that is the end of the parent too, with its line and its exit status.
+  interpreter with the same command line, so a reload runs the code that is installed by then.
+* The first child is started alone.  If it ends before it serves (there is no such handler,
+  an option is wrong), the parent ends, too, with the child's line and exit status.
 * A child that ends later is started again: see `Backoff`.
-* Each child is at the other end of its standard input, a socket.  It says there that
-  it serves, and that it is registered.  Whatever it hears there means that another has
-  its place: it takes no new work, and ends when it has done what it has, however long
-  that takes.  At the end of file, it stops as on SIGTERM, within the time that is given
-  for that: so when it is told to, and when its parent has gone, however that went.
-* SIGTERM and SIGINT stop all children, each of which finishes what it is doing; a
-  second one kills them.  SIGHUP replaces one after another: the new one is registered
-  before the old one is stopped, and where the old one's work takes long, the next one's
-  turn comes meanwhile.
-* Children have sessions of their own: what a terminal sends is for the parent alone.
-  And a signal a child gets from others who stop all processes of a service (systemd
-  does) is its first, not its second, for the parent sends none to one that serves.
+* A child's standard input is a socket; the parent has the other end.  On it the child says
+  that it serves, and later that it is registered.
+* Any byte from the parent means that another child has taken this child's place: it takes
+  no new work, and ends when its work is done, however long that takes.  At the end of
+  file, a child stops as on SIGTERM, within the time given for that.  The parent ends the
+  file to stop a child; if the parent dies, the system does.
+* SIGTERM and SIGINT stop all children, each of which finishes its running work; a second
+  one kills them.  SIGHUP replaces one child after another.  The new child is registered
+  before the old one is retired; where the old one's work takes long, the reload goes on.
+* Children have sessions of their own: a terminal's signals reach the parent alone.  Where
+  a signal goes to all processes of a service (systemd does so), a child gets its first,
+  not its second, for the parent sends none to a child that serves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from gevent.event import Event
 
 from ..exceptions import MDPError
 from ..worker.worker import Worker
-from .serving import until_registered
+from .serving import wait_until_registered
 
 _log = logging.getLogger("gmdp.supervisor")
 
@@ -53,26 +53,26 @@ MOST_DELAY = 30.0
 STEADY = 60.0
 #: Seconds a replacement may take to be registered.
 REGISTERING = 30.0
-#: Seconds a replaced process is waited for before the next one is replaced.
+#: Seconds the reload waits for a replaced process to end, before it replaces the next one.
 REPLACED = 10.0
-#: Seconds a process that was told to stop may take beyond its own limit.
+#: Seconds a stopping process may take beyond its own limit.
 BEYOND = 5.0
-#: Seconds a killed process is waited for: the system may be unable to end it.
+#: Seconds the parent waits for killed processes: the system may be unable to end one.
 DYING = 5.0
 
-#: What a child says: its ready line, later this; each with a NUL behind it.
+#: The messages of a child: the line it would print, later this word; each ends with a NUL.
 _REGISTERED = b"registered"
-_END = b"\0"
+_NUL = b"\0"
 
 
 class Backoff:
-    """When to start a process again."""
+    """How long to wait before a process is started again: not at all, then longer each time."""
 
     def __init__(self) -> None:
         self._delay = 0.0
 
     def after(self, ran: float) -> float:
-        """Seconds to wait before the next start, if the last one ran for `ran` seconds."""
+        """Seconds to wait before the next start, given that the last process ran for `ran` seconds."""
         if ran >= STEADY:
             self._delay = 0.0
         delay = self._delay
@@ -81,10 +81,9 @@ class Backoff:
 
 
 class Parent:
-    """In a child: the parent, at the other end of what was standard input.
+    """In a child: the parent, at the other end of the socket that was standard input.
 
-    What comes to be standard input is empty: handlers, and what these start, have
-    nothing to do with the parent.
+    Standard input becomes an empty file, for handlers and the processes they start.
     """
 
     def __init__(self) -> None:
@@ -92,20 +91,21 @@ class Parent:
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
-        # Who sends it to all processes of this name means the parent.
+        # A SIGHUP that goes to all processes of this name is meant for the parent.
         signal.signal(signal.SIGHUP, lambda number, frame: None)
 
-    def ready(self, worker: Worker, line: str) -> None:
-        """Say so; from now on, the worker stops when the parent says so, or has gone."""
-        self._say(line.encode("utf-8", "surrogateescape"))
-        gevent.spawn(self._report, worker)
-        gevent.spawn(self._obey, worker)
+    def announce(self, worker: Worker, line: str) -> None:
+        """Tell the parent that `worker` serves; from now on the worker obeys the parent."""
+        self._send(line.encode("utf-8", "surrogateescape"))
+        gevent.spawn(self._report_registered, worker)
+        gevent.spawn(self._stop_on_word, worker)
 
-    def _report(self, worker: Worker) -> None:
-        until_registered(worker)
-        self._say(_REGISTERED)
+    def _report_registered(self, worker: Worker) -> None:
+        wait_until_registered(worker)
+        self._send(_REGISTERED)
 
-    def _obey(self, worker: Worker) -> None:
+    def _stop_on_word(self, worker: Worker) -> None:
+        """Stop `worker` without a limit of time at a byte, and within its limit at the end of file."""
         try:
             while self._socket.recv(64):
                 gevent.spawn(worker.stop, math.inf)
@@ -113,26 +113,29 @@ class Parent:
             pass
         worker.stop()
 
-    def _say(self, word: bytes) -> None:
+    def _send(self, word: bytes) -> None:
         try:
-            self._socket.sendall(word + _END)
+            self._socket.sendall(word + _NUL)
         except OSError:
-            pass  # it has gone, as `_obey` will see
+            pass  # the parent has gone; `_stop_on_word` sees that, too
 
 
 class _Child:
-    """One process.  Raises OSError if there can be none.  `news` is set when there are any."""
+    """One worker process, seen from the parent.  `changed` is set whenever its state changes.
 
-    def __init__(self, arguments: Sequence[str], news: Event) -> None:
-        self._news = news
-        #: The line it would have printed; None until it serves.
+    The constructor raises OSError if the process cannot be started.
+    """
+
+    def __init__(self, arguments: Sequence[str], changed: Event) -> None:
+        self._changed = changed
+        #: The line it would have printed; None until the process serves.
         self.line: str | None = None
         self.registered = False
-        #: True once it is to end, and once it is to end soon.
-        self.told = self.stopping = False
-        #: Seconds it ran, once it has ended.
+        #: True once it was told to end: by `retire` or `stop`; by `stop`.
+        self.ending = self.stopping = False
+        #: Seconds the process ran, once it has ended.
         self.ran = 0.0
-        #: Set for what is waited for; `ended` comes with both others.
+        #: Set when the process serves, is registered, has ended; the last sets all three.
         self.serving, self.ready, self.ended = Event(), Event(), Event()
         self._socket, theirs = gevent.socket.socketpair()
         self._began = monotonic()
@@ -146,14 +149,14 @@ class _Child:
             theirs.close()
         self.pid: int = self._process.pid
         self._listener = gevent.spawn(self._listen)
-        self._process.rawlink(self._has_ended)
+        self._process.rawlink(self._on_end)
 
     def _listen(self) -> None:
         buffer = b""
         while data := self._receive():
-            *words, buffer = (buffer + data).split(_END)
+            *words, buffer = (buffer + data).split(_NUL)
             for word in words:
-                self._hear(word)
+                self._on_word(word)
 
     def _receive(self) -> bytes:
         try:
@@ -162,32 +165,32 @@ class _Child:
         except OSError:
             return b""
 
-    def _hear(self, word: bytes) -> None:
+    def _on_word(self, word: bytes) -> None:
         if self.line is None:
             self.line = word.decode("utf-8", "surrogateescape")
             self.serving.set()
         elif word == _REGISTERED:
             self.registered = True
             self.ready.set()
-        self._news.set()
+        self._changed.set()
 
-    def _has_ended(self, _: object) -> None:
+    def _on_end(self, _: object) -> None:
         self.ran = monotonic() - self._began
-        if self.told:
+        if self.ending:
             _log.info("worker process %d %s", self.pid, self.how)
-        for event in (self.serving, self.ready, self.ended, self._news):
+        for event in (self.serving, self.ready, self.ended, self._changed):
             event.set()
         self._socket.close()
 
     @property
     def status(self) -> int | None:
-        """Its exit status, or the negative number of the signal that ended it; None while it runs."""
+        """The exit status, or the negative number of the signal that ended the process; None while it runs."""
         status: int | None = self._process.returncode
         return status
 
     @property
     def how(self) -> str:
-        """How it ended, in words."""
+        """How the process ended, in words."""
         status = self.status
         if status is None or status >= 0:
             return f"ended with status {status}"
@@ -197,36 +200,36 @@ class _Child:
             return f"was ended by signal {-status}"
 
     def retire(self) -> None:
-        """Have it do what it has, however long that takes, and end."""
+        """Let the process finish all its work, however long that takes, and end."""
         if self.line is None:
             self.stop()
-        elif not self.told and self.status is None:
-            self.told = True
+        elif not self.ending and self.status is None:
+            self.ending = True
             _log.info("retiring worker process %d", self.pid)
             try:
                 self._socket.send(b".")
             except OSError:
-                pass  # it has gone
+                pass  # the process has gone
 
     def stop(self) -> None:
-        """Have it finish what it is doing, within its limit, and end."""
+        """Let the process finish its running work within its limit of time, and end."""
         if self.stopping or self.status is not None:
             return
-        self.told = self.stopping = True
+        self.ending = self.stopping = True
         _log.info("stopping worker process %d", self.pid)
         if self.line is None:
-            self._send(signal.SIGTERM)  # there is nothing to finish, and nobody who listens
+            self._send_signal(signal.SIGTERM)  # it has no work, and does not read the socket yet
         else:
             try:
                 self._socket.shutdown(socket.SHUT_WR)
             except OSError:
-                pass  # it has gone
+                pass  # the process has gone
 
     def kill(self) -> None:
-        """End it at once."""
-        self._send(signal.SIGKILL)
+        """Kill the process."""
+        self._send_signal(signal.SIGKILL)
 
-    def _send(self, number: int) -> None:
+    def _send_signal(self, number: int) -> None:
         try:
             self._process.send_signal(number)
         except ProcessLookupError:
@@ -234,12 +237,12 @@ class _Child:
 
 
 def _ignore_hangups() -> None:
-    # Until it can tell what they mean: see Parent.
+    # Until the child handles them itself: see `Parent`.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class _Place:
-    """One of the N; `child` is the process that has it, or had it."""
+    """One of the N places; `child` is the process in it, or the last one."""
 
     def __init__(self, child: _Child) -> None:
         self.child = child
@@ -248,7 +251,7 @@ class _Place:
         self.replaced = Event()
 
     def replace(self, new: _Child) -> _Child:
-        """Let `new` be the one; returns the one before."""
+        """Put `new` here; returns the child before it."""
         old, self.child = self.child, new
         self.backoff = Backoff()
         self.replaced.set()
@@ -258,8 +261,8 @@ class _Place:
 class Supervisor:
     """The parent of `count` worker processes with the command line `arguments`.
 
-    One greenlet, the caller of `run`, starts, reloads and ends; one for each place
-    starts its process again.  All waiting ends when the end is wanted.
+    One greenlet, the caller of `run`, starts, reloads and ends.  Each place has a greenlet, its
+    keeper, that starts the place's process again.  All waiting ends when a signal ends the parent.
     """
 
     def __init__(self, arguments: Sequence[str], count: int, stop_timeout: float) -> None:
@@ -268,14 +271,14 @@ class Supervisor:
         self._stopping = stop_timeout + BEYOND
         self._places: list[_Place] = []
         self._keepers: list[gevent.Greenlet] = []
-        #: All processes that run, also those that are to come or go.
+        #: All processes that run, also those not yet in a place, or not any more.
         self._children: set[_Child] = set()
         self._announced = False
         self._reload_wanted = False
-        #: Set when there may be something to do.
-        self._news = Event()
-        #: Set by the first signal, and by a defect; and by the second signal.
-        self._end, self._end_now = Event(), Event()
+        #: Set when the state of a child has changed, or a reload is wanted.
+        self._changed = Event()
+        #: Set by the first signal, and by a defect; set by the second signal.
+        self._stop_wanted, self._kill_wanted = Event(), Event()
         self._status = 0
         self._defect: BaseException | None = None
 
@@ -285,48 +288,48 @@ class Supervisor:
         Raises MDPError or OSError if no process can be started.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            gevent.signal_handler(number, self._on_end, number)
-        gevent.signal_handler(signal.SIGHUP, self._on_reload)
+            gevent.signal_handler(number, self._on_stop_signal, number)
+        gevent.signal_handler(signal.SIGHUP, self._on_hangup)
         try:
             if self._start_all():
                 self._serve()
         finally:
-            self._end.set()
-            self._end_all()
+            self._stop_wanted.set()
+            self._stop_all()
         if self._defect is not None:
             raise self._defect
         return self._status
 
     # Signals
 
-    def _on_end(self, number: int) -> None:
-        if self._end.is_set():
+    def _on_stop_signal(self, number: int) -> None:
+        if self._stop_wanted.is_set():
             self._status = 128 + number
-            self._end_now.set()
-        self._end.set()
+            self._kill_wanted.set()
+        self._stop_wanted.set()
 
-    def _on_reload(self) -> None:
+    def _on_hangup(self) -> None:
         self._reload_wanted = True
-        self._news.set()
+        self._changed.set()
 
     # Waiting
 
     def _wait(self, *events: Event, timeout: float | None = None) -> bool:
-        """Until one of `events` is set, or time is up; True if the end is wanted, whatever else happened."""
-        gevent.wait([*events, self._end], timeout, count=1)
-        ending: bool = self._end.is_set()
-        return ending
+        """Wait until one of `events` is set, or time is up.  True if the parent is to stop, whatever else happened."""
+        gevent.wait([*events, self._stop_wanted], timeout, count=1)
+        stopping: bool = self._stop_wanted.is_set()
+        return stopping
 
     # Starting
 
     def _start(self) -> _Child:
-        child = _Child(self._arguments, self._news)
+        child = _Child(self._arguments, self._changed)
         self._children.add(child)
         _log.info("started worker process %d", child.pid)
         return child
 
     def _start_all(self) -> bool:
-        """Start the first, and if it serves, the others; False if that was the end."""
+        """Start the first process and, once it serves, the others.  False if the parent has to end."""
         first = self._start()
         if self._wait(first.serving):
             return False
@@ -334,21 +337,21 @@ class Supervisor:
             status = first.status
             if status is None or status <= 0:
                 raise MDPError(f"worker process {first.pid} {first.how} before it served")
-            self._status = status  # it has said why
+            self._status = status  # the process has printed why
             return False
         for number in range(self._count):
             place = _Place(self._start() if number else first)
             self._places.append(place)
-            keeper = gevent.spawn(self._keep, place)
-            keeper.link_exception(self._keeper_died)
+            keeper = gevent.spawn(self._keep_running, place)
+            keeper.link_exception(self._on_keeper_died)
             self._keepers.append(keeper)
         return True
 
-    def _keeper_died(self, keeper: gevent.Greenlet) -> None:
+    def _on_keeper_died(self, keeper: gevent.Greenlet) -> None:
         self._defect = keeper.exception
-        self._end.set()
+        self._stop_wanted.set()
 
-    def _keep(self, place: _Place) -> None:
+    def _keep_running(self, place: _Place) -> None:
         """Start the process of `place` again, whenever it ends."""
         while not self._wait(place.child.ended, place.replaced):
             place.replaced.clear()
@@ -356,31 +359,31 @@ class Supervisor:
             if not child.ended.is_set():
                 continue
             self._children.discard(child)
-            what, ran = f"worker process {child.pid} {child.how}", child.ran
+            reason, ran = f"worker process {child.pid} {child.how}", child.ran
             while place.child is child:
                 delay = place.backoff.after(ran)
-                _log.warning("%s; starting another %s", what, f"in {delay:g} s" if delay else "now")
-                if self._end.wait(delay):
+                _log.warning("%s; starting another %s", reason, f"in {delay:g} s" if delay else "now")
+                if self._stop_wanted.wait(delay):
                     return
                 if place.child is not child:
                     break  # a reload was faster
                 try:
                     new = self._start()
                 except OSError as error:
-                    what, ran = f"cannot start a worker process: {error}", 0.0
+                    reason, ran = f"cannot start a worker process: {error}", 0.0
                     continue
                 if place.child is child:
                     place.child = new
                 else:
                     new.stop()  # a reload was faster while it started
-                    self._keep_book_of(new)
+                    self._forget_when_ended(new)
 
     # Serving
 
     def _serve(self) -> None:
-        """Announce what there is to announce, reload when that is wanted."""
-        while not self._wait(self._news):
-            self._news.clear()
+        """Announce that all are registered, and reload on SIGHUP, until the parent is to stop."""
+        while not self._wait(self._changed):
+            self._changed.clear()
             if not self._announced and all(place.child.registered for place in self._places):
                 self._announced = True
                 several = "process" if self._count == 1 else "processes"
@@ -390,7 +393,7 @@ class Supervisor:
                 self._reload()
 
     def _reload(self) -> None:
-        """Replace one after another; if one cannot be, leave it and the rest as they are."""
+        """Replace one process after another; if that fails, keep this one and the rest as they are."""
         _log.info("reloading %d worker processes", self._count)
         for place in self._places:
             try:
@@ -410,50 +413,50 @@ class Supervisor:
             if self._wait(old.ended, timeout=REPLACED):
                 return
             if old.status is None:
-                _log.info("worker process %d ends when it has done what it has", old.pid)
-            self._keep_book_of(old)
+                _log.info("worker process %d ends when its work is done", old.pid)
+            self._forget_when_ended(old)
         _log.info("reloaded")
 
     def _stop(self, child: _Child) -> None:
-        """Stop `child` and wait for its end, or for the end of all."""
+        """Stop `child` and wait until it has ended, or the parent is to stop."""
         child.stop()
         if self._wait(child.ended, timeout=self._stopping):
             return
         if child.status is None:
-            self._give_up(child)
-        self._keep_book_of(child)
+            self._kill_late(child)
+        self._forget_when_ended(child)
 
-    def _keep_book_of(self, child: _Child) -> None:
-        """Forget `child` once it has ended."""
+    def _forget_when_ended(self, child: _Child) -> None:
+        """Take `child` off the list of processes once it has ended."""
         child.ended.rawlink(lambda _: self._children.discard(child))
 
     # Ending
 
-    def _give_up(self, child: _Child) -> None:
+    def _kill_late(self, child: _Child) -> None:
         _log.warning("worker process %d did not stop within %g s: killing it", child.pid, self._stopping)
         child.kill()
 
-    def _end_all(self) -> None:
-        """Stop all processes, wait for them; kill those that outlive their time, or a second signal."""
-        gevent.joinall(self._keepers)  # so that nothing is started any more
-        children = list(self._children)  # some leave it when they end
+    def _stop_all(self) -> None:
+        """Stop all processes and wait for them; kill those that outlive their time, or a second signal."""
+        gevent.joinall(self._keepers)  # after this, nothing is started any more
+        children = list(self._children)  # a child leaves the set when it ends
         for child in children:
             child.stop()
         until = monotonic() + self._stopping
         for child in children:
-            gevent.wait([child.ended, self._end_now], max(0.0, until - monotonic()), count=1)
-        left = [child for child in children if child.status is None]
-        for child in left:
-            if self._end_now.is_set():
+            gevent.wait([child.ended, self._kill_wanted], max(0.0, until - monotonic()), count=1)
+        late = [child for child in children if child.status is None]
+        for child in late:
+            if self._kill_wanted.is_set():
                 child.kill()
             else:
-                self._give_up(child)
-        gevent.wait([child.ended for child in left], DYING)
+                self._kill_late(child)
+        gevent.wait([child.ended for child in late], DYING)
 
 
 def supervise(arguments: Sequence[str], count: int, stop_timeout: float) -> int:
     """Run `count` processes of ``gmdp worker`` with `arguments`; returns the exit status.
 
-    `stop_timeout`: seconds each of them gives its work when it is to stop.
+    `stop_timeout`: seconds each process gives its running work after a signal to stop.
     """
     return Supervisor(arguments, count, stop_timeout).run()

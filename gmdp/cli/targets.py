@@ -1,4 +1,4 @@
-"""What a worker of the command line runs: a callable, or another command."""
+"""The handlers of ``gmdp worker``: a callable that is imported, or a command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CommandFailed(MDPError):
 
 
 def load(target: str) -> Handler:
-    """The callable that ``package.module:callable`` names; ConfigurationError if there is none."""
+    """Import the callable that ``package.module:callable`` names; ConfigurationError if there is none."""
     module_name, colon, path = target.partition(":")
     if not (colon and module_name and path):
         raise ConfigurationError(f"{target!r} must look like package.module:callable")
@@ -43,8 +43,8 @@ def load(target: str) -> Handler:
 class Execute:
     """A handler that runs a command for each request.
 
-    The request's frames, one after another, are its standard input; its
-    standard output is the reply.  A status other than 0 is a handler failure.
+    The request's frames, one after another, are the command's standard input.  Its standard
+    output is the reply.  An exit status other than 0 is a failure of the handler.
     """
 
     def __init__(self, command: str) -> None:
@@ -58,9 +58,9 @@ class Execute:
             raise ConfigurationError(f"--exec: no such command: {self.arguments[0]}")
 
     def __call__(self, request: Request) -> bytes:
-        """Run it; raises CommandFailed."""
-        # In a session of its own: Ctrl-C on the worker's terminal is for the worker,
-        # which lets the command finish.
+        """Run the command for `request`; returns its output.  Raises CommandFailed."""
+        # The command has a session of its own.  Ctrl-C on the worker's terminal thus reaches the
+        # worker alone, which lets the command finish.
         process = subprocess.Popen(
             self.arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )

@@ -1,4 +1,4 @@
-"""What the commands show on a terminal."""
+"""Progress on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
-def progress_bar(console: Console, **more: Any) -> Progress:
-    """What is at work, a bar, how many of how many, for how long; `more` as for ``Progress``."""
+def progress_bar(console: Console, **options: Any) -> Progress:
+    """A description, a bar, how many of how many, and the time elapsed; `options` as for ``Progress``."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, **more)
+    return Progress(*columns, console=console, **options)

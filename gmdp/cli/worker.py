@@ -12,10 +12,10 @@ from ..exceptions import ConfigurationError
 from ..worker.worker import Worker
 from .options import (
     broker_option,
-    endpoints,
     mdp_option,
-    security_of,
+    security_keywords,
     security_options,
+    split_endpoints,
     stop_timeout_option,
     verbose_option,
 )
@@ -87,7 +87,7 @@ def worker(
     configure_logging(verbose)
     handler = load(target) if target is not None else Execute(command or "")
     server = Worker(
-        endpoints(endpoint),
+        split_endpoints(endpoint),
         os.fsencode(service),
         handler,
         concurrency,
@@ -96,12 +96,12 @@ def worker(
         liveness=liveness,
         reveal_errors=reveal_errors,
         enforce_deadline=enforce_deadline,
-        **security_of(security),
+        **security_keywords(security),
     )
     server.stop_timeout = stop_timeout
     serve(
         server,
         lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
-        parent.ready if parent is not None else print_when_registered,
+        parent.announce if parent is not None else print_when_registered,
     )
     return 0

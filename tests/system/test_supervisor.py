@@ -327,7 +327,7 @@ def test_what_takes_long_is_done_by_a_process_that_was_replaced(pool, client, ga
     gate.arrived()
     pool.process.signal(signal.SIGHUP)
     pool.process.log(b": reloaded")
-    assert b"ends when it has done what it has" in pool.process.err
+    assert b"ends when its work is done" in pool.process.err
     assert client.request(SERVICE, b"meanwhile") == [b"meanwhile"]
     [left] = [pid for pid in before if alive(pid)]
     wait_until(lambda: pool.workers() == 3)  # it has its session until it has answered

@@ -51,14 +51,14 @@ def test_a_process_that_starts_while_a_reload_fills_its_place_is_one_too_many():
         return late
 
     supervisor._start = start
-    keeper = gevent.spawn(supervisor._keep, place)
+    keeper = gevent.spawn(supervisor._keep_running, place)
     starting.wait()
     place.replace(reloaded)
     go_on.set()
     wait_until(lambda: late.stopped)
     assert place.child is reloaded
     assert not reloaded.stopped
-    supervisor._end.set()
+    supervisor._stop_wanted.set()
     assert gevent.joinall([keeper], timeout=20) == [keeper]
 
 
@@ -67,9 +67,9 @@ def test_a_process_in_its_backoff_is_no_reason_to_wait_with_the_end(caplog):
     place = _Place(Child(ended=True))
     while place.backoff.after(0.0) < MOST_DELAY:
         pass
-    keeper = gevent.spawn(supervisor._keep, place)
+    keeper = gevent.spawn(supervisor._keep_running, place)
     wait_until(lambda: f"starting another in {MOST_DELAY:g} s" in caplog.text)
-    supervisor._end.set()
+    supervisor._stop_wanted.set()
     assert gevent.joinall([keeper], timeout=MOST_DELAY / 3) == [keeper]
 
 
