@@ -377,7 +377,7 @@ class Client(Lifecycle):
             retries=options.retries,
             flags=FLAGS[options.when_no_worker],
             priority=options.priority,
-            owner=answer,
+            sink=answer,
         )
         answer.call = call
         answer.engine = engine = self._start_engine(call.timeout)

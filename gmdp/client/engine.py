@@ -71,7 +71,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
     def submit(self, call: Call) -> None:
         """Begin `call`; its answer fails if the client is closed."""
         if self._error is not None:
-            answer: Answer = call.owner
+            answer: Answer = call.sink
             if answer.span is not None:
                 self._end_span(answer, Ended(call, Outcome.CLOSED, "", ()))
             answer.fail(self._closed_error())
@@ -101,7 +101,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         rest = iter(events)
         try:
             for event in rest:
-                answer: Answer = event.call.owner
+                answer: Answer = event.call.sink
                 if answer.span is not None and (isinstance(event, Ended) or event.final):
                     self._end_span(answer, event)
                 if isinstance(event, Ended):
@@ -131,5 +131,5 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         """Give the error of a call that ended to its answer."""
         if ended.outcome is Outcome.CANCELLED:
             return  # its caller has gone
-        answer: Answer = ended.call.owner
+        answer: Answer = ended.call.sink
         answer.fail(self._closed_error() if ended.outcome is Outcome.CLOSED else error_of(ended, now))

@@ -18,7 +18,7 @@ def error_of(ended: Ended, now: float) -> CallError:
     body that the broker sent, the text of the table of outcomes.
     """
     call = ended.call
-    elapsed = max(0.0, now - call.submitted)
+    elapsed = max(0.0, now - call.submitted_at)
     texts = [frame.decode("utf-8", "replace") for frame in ended.body[:2]]
     detail = ended.detail or ": ".join(filter(None, texts)) or ROW_OF_OUTCOME[ended.outcome].message
     tries = f"{call.tries} {'try' if call.tries == 1 else 'tries'}"

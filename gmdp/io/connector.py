@@ -160,7 +160,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
     def on_connected(self, link: Link, now: float) -> None:
         """A connection stands."""
-        self.core.connected(link.connection, now)
+        self.core.on_connected(link.connection, now)
 
     def on_disconnected(self, link: Link, reason: CloseReason, now: float) -> None:
         """A connection is gone, or could not be made."""
@@ -168,7 +168,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         assert connection is not None  # every link here was made for one
         if connection.handle.closing:
             self._close(connection)
-        self.core.disconnected(connection, reason, now, random.random())
+        self.core.on_disconnected(connection, reason, now, random.random())
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -255,8 +255,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
             )
         except zmq.ZMQError as error:
             reason, detail = CloseReason.NO_SOCKET, error.strerror or str(error)
-            self.core.disconnected(connection, reason, now, random.random(), detail)
+            self.core.on_disconnected(connection, reason, now, random.random(), detail)
             return
         connection.handle = SendQueue(link)
         if link.inproc:
-            self.core.connected(connection, now)
+            self.core.on_connected(connection, now)

@@ -196,9 +196,9 @@ def read_call(frame: bytes) -> CallFrame:
     return _new(CallFrame, (status, flags, priority, attempt, identity, seconds, frame[_CALL_SIZE:]))
 
 
-def answered(frame: bytes, status: Status, taken: int, attempts: int) -> bytes:
-    """A request's call frame as its answer carries it; `taken`: the try that was taken up."""
-    return frame[:_STATUS] + bytes((status, taken, frame[_PRIORITY], min(attempts, 255))) + frame[_ID_AT:]
+def answer_frame(frame: bytes, status: Status, joined_try: int, attempts: int) -> bytes:
+    """A request's call frame as its answer carries it; `joined_try`: the try that was taken up."""
+    return frame[:_STATUS] + bytes((status, joined_try, frame[_PRIORITY], min(attempts, 255))) + frame[_ID_AT:]
 
 
 def session_frame(number: int, flags: int = 0) -> bytes:
@@ -241,9 +241,9 @@ def read_offer(body: list[bytes]) -> Offer | None:
     if len(body) != 2 or body[0] != b"200":
         return None
     try:
-        told = json.loads(body[1])
-        version = told["extension"]
-        values = [told[name] for name in Offer._fields]
+        offer = json.loads(body[1])
+        version = offer["extension"]
+        values = [offer[name] for name in Offer._fields]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     if type(version) is not int or version < VERSION:

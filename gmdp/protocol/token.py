@@ -84,7 +84,7 @@ def read(address: bytes) -> Reading | None:
     return Reading(attempt, from_milliseconds(left), bool(flags & TYPED_FAILURES), address[_SIZE:])
 
 
-def failed(address: bytes) -> bytes:
+def mark_failed(address: bytes) -> bytes:
     """`address` with its status set to "handler failed", if it is a token."""
     if read(address) is None:
         return address

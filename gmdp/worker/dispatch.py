@@ -19,7 +19,7 @@ import gevent
 import greenlet
 from gevent.queue import Queue
 
-from ..core.peer.sessions import Gone, Session, SessionState, Work
+from ..core.peer.sessions import CallerGone, Session, SessionState, Work
 from ..exceptions import RequestCancelled
 from ..io.owner import Owner
 from ..io.slots import Slot
@@ -111,7 +111,7 @@ class Dispatcher:
         else:
             self._start(work)
 
-    def cancel(self, gone: Gone, kill: bool) -> None:
+    def cancel(self, gone: CallerGone, kill: bool) -> None:
         """Note that nobody waits for the answer of some work any more.
 
         Its handler sees that in ``request.remaining()``; if `kill`, and if it runs in a

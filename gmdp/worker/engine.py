@@ -17,7 +17,7 @@ from typing import Any
 import zmq.green
 
 from ..core.peer.connector import Close
-from ..core.peer.sessions import Failure, Gone, Work
+from ..core.peer.sessions import CallerGone, Failure, Work
 from ..core.peer.worker import WorkerCore
 from ..io.connector import ConnectorEngine
 from ..io.owner import Owner
@@ -95,7 +95,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         self.owner = owner
         for session in self.core.sessions:
             dispatcher = Dispatcher(session, self.core.service, self._worker, self._spawner, owner, self)
-            session.tag = dispatcher
+            session.dispatcher = dispatcher
             self._dispatchers.append(dispatcher)
         self.core.start(monotonic())
 
@@ -196,12 +196,12 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
 
     # Carrying out
 
-    def _on_events(self, events: list[Work | Gone], now: float) -> None:
+    def _on_events(self, events: list[Work | CallerGone], now: float) -> None:
         for event in events:
             if isinstance(event, Work):
-                event.session.tag.dispatch(event)
+                event.session.dispatcher.dispatch(event)
             else:
-                event.work.session.tag.cancel(event, self._enforce_deadline)
+                event.work.session.dispatcher.cancel(event, self._enforce_deadline)
 
     def _on_socket_closed(self, action: Close) -> None:
         self._close_reason = action.reason.describe(action.detail)

@@ -81,7 +81,7 @@ class Request:
 
 def request_of(service: bytes, work: Work, clock: Callable[[], float] = monotonic) -> Request:
     """The request that a handler of `service` gets for `work`, with what a gmdp broker says of it."""
-    told = work.told
+    told = work.hints
     if told is None:
         return Request(service, work.body, clock=clock)
     metadata = _NO_METADATA

@@ -59,7 +59,7 @@ def test_B4_many_hostile_bytes_led_by_what_they_reach():
 
 _parse, _release = wire.parse, accounts.Accounts.release
 _lost, _forget = registry.Registry._count_lost, replies.Replies.forget_routing_id
-_said, _off = worker.WorkerCore._said, client.ClientCore._off
+_on_message, _detach = worker.WorkerCore._on_message, client.ClientCore._detach
 
 
 def _parse_and_lose_a_frame(frames):
@@ -77,15 +77,15 @@ def _lost_but_counted(self, lost, *rest):
     self.count += 1 if len(lost) > 2 else 0
 
 
-def _said_without_a_look(self, connection, frames, now, jitter):
+def _on_message_without_a_look(self, connection, frames, now, jitter):
     if frames[-1] == b"\x06":
         raise ValueError("no such command")
-    _said(self, connection, frames, now, jitter)
+    _on_message(self, connection, frames, now, jitter)
 
 
-def _off_but_not_idle(self, call):
+def _detach_but_not_idle(self, call):
     connection = call.connection
-    _off(self, call)
+    _detach(self, call)
     if connection in self._idle:
         self._idle.remove(connection)
 
@@ -94,6 +94,10 @@ def _forget_but_not_what_waits(self, routing_id, *rest):
     outbox = self._state.outbox[:]
     _forget(self, routing_id, *rest)
     self._state.outbox[:] = outbox
+
+
+def _mark_any_bytes_failed(address):
+    return address[:21] + b"\x01" + address[22:]
 
 
 #: Per bug: the target that finds it, the object and the name of what is replaced, and the replacement.
@@ -105,7 +109,7 @@ PLANTED = {
     "a return address of nine frames": ("envelope", wire, "MAX_STACK", 9),
     "a traceparent of zeros": ("extension", extension, "_TRACEPARENT", re.compile(rb"[0-9a-f-]{55}\Z")),
     "a call frame may be shorter": ("extension", extension, "CALL_SIZES", frozenset({36, 37, 92})),
-    "a token of a few bytes": ("extension", token, "failed", lambda address: address[:21] + b"\x01" + address[22:]),
+    "a token of a few bytes": ("extension", token, "mark_failed", _mark_any_bytes_failed),
     "released bytes stay on the account": (
         "broker",
         accounts.Accounts,
@@ -122,9 +126,14 @@ PLANTED = {
         _forget_but_not_what_waits,
     ),
     "unused services stay": ("broker", services.Services, "collect", lambda self, service: None),
-    "a broker's DISCONNECT ends its worker": ("worker", worker.WorkerCore, "_said", _said_without_a_look),
-    "a worker's sessions never register again": ("worker", worker.WorkerCore, "_arrange", lambda self, now: None),
-    "a free connection is forgotten": ("client", client.ClientCore, "_off", _off_but_not_idle),
+    "a broker's DISCONNECT ends its worker": ("worker", worker.WorkerCore, "_on_message", _on_message_without_a_look),
+    "a worker's sessions never register again": (
+        "worker",
+        worker.WorkerCore,
+        "_assign_waiting",
+        lambda self, now: None,
+    ),
+    "a free connection is forgotten": ("client", client.ClientCore, "_detach", _detach_but_not_idle),
     "a call is not told of its client's end": ("client", client.ClientCore, "close", lambda self, now: None),
 }
 

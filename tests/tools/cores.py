@@ -275,13 +275,13 @@ class ManualWorker:
 
     def connected(self):
         """The connection stands, and the probe is answered as a broker of the RFC's does."""
-        self.core.connected(self.connection, self.now)
+        self.core.on_connected(self.connection, self.now)
         self._collect()
         if self.connection.phase is Phase.PROBING:
             self.feed(self.mdp.client_final(b"mmi.gmdp", b"501"))
 
     def disconnected(self, reason):
-        self.core.disconnected(self.connection, reason, self.now, 0.5)
+        self.core.on_disconnected(self.connection, reason, self.now, 0.5)
         self._collect()
 
     def feed(self, frames):
@@ -388,7 +388,7 @@ class ManualClient:
 
     def connected(self, connection):
         """It stands, and the probe is answered as a broker of the RFC's does."""
-        self.core.connected(connection, self.now)
+        self.core.on_connected(connection, self.now)
         if connection.phase is Phase.PROBING:
             self.core.feed(connection, self.mdp.client_final(b"mmi.gmdp", b"501"), self.now, 0.5)
 

@@ -47,7 +47,7 @@ from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Send
 from gmdp.core.peer.reasons import CloseReason
 from gmdp.core.peer.reconnect import Reconnect
-from gmdp.core.peer.sessions import Failure, Gone, SessionState, Work
+from gmdp.core.peer.sessions import CallerGone, Failure, SessionState, Work
 from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.protocol import extension, token, wire
@@ -408,7 +408,7 @@ def check_call(frame: bytes) -> None:
         assert number == (int.from_bytes(call.id[16:], "big") if call.id[:16] == nonce else None)
         assert number is None or extension.request_id(nonce, number) == call.id
     for status in Status:
-        answer = extension.answered(frame, status, 7, 300)
+        answer = extension.answer_frame(frame, status, 7, 300)
         assert extension.is_call(answer)
         assert extension.read_call(answer) == call._replace(status=status, flags=7, attempt=255)
 
@@ -416,7 +416,7 @@ def check_call(frame: bytes) -> None:
 def check_token(frame: bytes) -> None:
     reading = token.read(frame)
     assert (reading is not None) is (len(frame) >= 28 and frame[:5] == b"\x89MDT\x01")
-    failed = token.failed(frame)
+    failed = token.mark_failed(frame)
     assert token.says_failed(frame) is (frame[21:22] == b"\x01")
     if reading is None:
         assert failed == frame
@@ -655,7 +655,7 @@ class BrokerRun:
         if shape >= 128:
             odd = shape // 8 % 6
             if odd == 0:
-                address = token.failed(address)
+                address = token.mark_failed(address)
             elif odd == 1:
                 at = self.source.byte() % (len(address) + 1)
                 address = address[:at] + self.source.take(1) + address[at + 1 :]
@@ -1135,13 +1135,13 @@ class PeerRun:
     def connected(self) -> None:
         connection = self.connection()
         if connection is not None:
-            self.core.connected(connection, self.now)
+            self.core.on_connected(connection, self.now)
 
     def established(self) -> None:
         """It stands, and its broker answers the probe."""
         connection = self.connection()
         if connection is not None:
-            self.core.connected(connection, self.now)
+            self.core.on_connected(connection, self.now)
             offer = self.source.of(_OFFERS)
             self.core.feed(connection, self.reply(self.dialect, b"mmi.gmdp", offer), self.now, self.jitter())
 
@@ -1149,7 +1149,7 @@ class PeerRun:
         connection = self.connection()
         if connection is not None:
             said = self.source.byte()
-            self.core.disconnected(connection, _LOSSES[said % 4], self.now, said / 255)
+            self.core.on_disconnected(connection, _LOSSES[said % 4], self.now, said / 255)
 
     def hear(self) -> None:
         connection = self.connection()
@@ -1230,7 +1230,7 @@ class WorkerRun(PeerRun):
             assert all(work.session is not event.session for work in self.running), "two handlers of one session"
             self.running.append(event)
         else:
-            assert type(event) is Gone
+            assert type(event) is CallerGone
             assert event.work in self.running
 
     def some_work(self) -> Work | None:
@@ -1294,7 +1294,7 @@ class WorkerRun(PeerRun):
             assert session.work is None or session.handling
             assert (session.state is SessionState.BUSY) is (session.work is not None)
             assert session.handling is any(work.session is session for work in self.running)
-            free = session in core._free
+            free = session in core._waiting
             waits = session.state is SessionState.DETACHED and not session.handling and session.timer is None
             assert free is waits, "a session is forgotten, or given away twice"
         assert core.registered == registered
@@ -1413,7 +1413,7 @@ class ClientRun(PeerRun):
         ended = counters.replies + counters.timeouts + counters.cancelled + counters.errors
         assert counters.requests == ended + open_calls, "calls do not add up"
         assert open_calls == len(self.calls)
-        assert statistics.sockets <= core._max_connections + len(core._leaving)
+        assert statistics.sockets <= core._max_connections + len(core._draining)
         for call in self.calls:
             assert call.state is (CallState.WAITING if call.connection is None else CallState.SENT)
             assert call.timer is not None

@@ -165,7 +165,7 @@ MUTATIONS = {
     ),
     # The worker
     "a session's number is used again": Mutation(
-        "core.peer.worker", "        connection.numbers += 1\n", "        connection.numbers = 1\n"
+        "core.peer.worker", "        connection.last_number += 1\n", "        connection.last_number = 1\n"
     ),
     "a worker sends no heartbeats": Mutation(
         "core.peer.worker", "self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))", "pass"
@@ -176,20 +176,22 @@ MUTATIONS = {
         "pass",
     ),
     "a worker never leaves a silent broker": Mutation(
-        "core.peer.worker", "                self._lose(connection, CloseReason.NO_HEARTBEAT, now, jitter)\n", ""
+        "core.peer.worker",
+        "                self._lose_connection(connection, CloseReason.NO_HEARTBEAT, now, jitter)\n",
+        "",
     ),
     "a session that lost its connection does not come back": Mutation(
-        "core.peer.worker", "        if not session.handling:\n            self._free[session] = None\n", ""
+        "core.peer.worker", "        if not session.handling:\n            self._waiting[session] = None\n", ""
     ),
     "a session comes back while its handler runs": Mutation(
         "core.peer.worker",
-        "        if not session.handling:\n            self._free[session] = None\n",
-        "        self._free[session] = None\n",
+        "        if not session.handling:\n            self._waiting[session] = None\n",
+        "        self._waiting[session] = None\n",
     ),
     # The client
     "a connection whose call was given up is used again": Mutation(
         "core.peer.client",
-        "            self._shut(connection, CloseReason.CALL_WITHDRAWN)",
+        "            self._retire(connection, CloseReason.CALL_WITHDRAWN)",
         "            self._idle.append(connection)",
     ),
     "an answer is given to any call": Mutation(
@@ -199,16 +201,16 @@ MUTATIONS = {
     ),
     "a call is tried again after a part was delivered": Mutation(
         "core.peer.client",
-        "return call.tries <= call.retries and not call.parts and now < call.until",
-        "return call.tries <= call.retries and now < call.until",
+        "return call.tries <= call.retries and not call.parts and now < call.deadline_at",
+        "return call.tries <= call.retries and now < call.deadline_at",
     ),
     "a lost connection's calls wait for ever": Mutation(
         "core.peer.client",
-        "self._end(call, Outcome.BROKER_LOST, text)",
+        "self._end_call(call, Outcome.BROKER_LOST, text)",
         "call.timer = None",
     ),
     "a connection to a broker that stops is used on": Mutation(
-        "core.peer.client", "            self._leave(connection, now, jitter)\n", "            pass\n"
+        "core.peer.client", "            self._stop_using(connection, now, jitter)\n", "            pass\n"
     ),
     "after a loss nobody connects again": Mutation(
         "core.peer.connector", "        self._open_at = open_at\n", "        self._open_at = 1e9\n"

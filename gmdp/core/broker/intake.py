@@ -185,7 +185,7 @@ class Intake:
         reply = message.dialect.reply(message.subject, body)
         if message.extra:
             attempt = extension.read_call(message.extra).attempt
-            self._replies.send([*address, extension.answered(message.extra, status, attempt, 0), *reply], now)
+            self._replies.send([*address, extension.answer_frame(message.extra, status, attempt, 0), *reply], now)
         else:
             self._replies.send([*address, *reply], now)
 

@@ -250,7 +250,7 @@ class Request(Target):
         dialect, terms = self.dialect, self.terms
         head = dialect.partial_head if status is _PARTIAL else dialect.final_head
         if terms.frame:
-            frame = extension.answered(terms.frame, status, terms.joined_try, self.attempts)
+            frame = extension.answer_frame(terms.frame, status, terms.joined_try, self.attempts)
             return [*self.address, frame, *head, self.service.name, *body]
         if dialect.reply_names_service:
             return [*self.address, *head, self.service.name, *body]

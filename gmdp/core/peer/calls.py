@@ -70,27 +70,27 @@ class Call:
     """
 
     __slots__ = (
+        "answered_try",
         "body",
         "connection",
         "deadline",
+        "deadline_at",
         "deliveries",
         "flags",
         "identity",
         "number",
-        "owner",
         "parts",
         "priority",
         "retries",
         "service",
+        "sink",
         "state",
-        "submitted",
+        "submitted_at",
         "timeout",
         "timer",
         "traceparent",
         "tries",
-        "try_until",
-        "until",
-        "which",
+        "try_ends_at",
     )
 
     def __init__(
@@ -104,7 +104,7 @@ class Call:
         flags: int = 0,
         priority: int = extension.NORMAL_PRIORITY,
         traceparent: bytes = EMPTY,
-        owner: Any = None,
+        sink: Any = None,
     ) -> None:
         self.service = service
         self.body = body
@@ -114,23 +114,23 @@ class Call:
         self.flags = flags
         self.priority = priority
         self.traceparent = traceparent
-        self.owner = owner
+        self.sink = sink
         self.state = CallState.WAITING
         #: Its number among the client's calls, and its request id: set when it is submitted.
         self.number = 0
         self.identity = EMPTY
-        self.submitted = 0.0
+        self.submitted_at = 0.0
         #: When its deadline is: set when it is submitted.
-        self.until = math.inf
+        self.deadline_at = math.inf
         #: Tries begun.
         self.tries = 0
         #: How often a worker had it, as far as the broker told.
         self.deliveries = 0
         #: Parts delivered, and the try they answer, as far as the broker told.
         self.parts = 0
-        self.which = 0
+        self.answered_try = 0
         self.connection: ClientConnection | None = None
-        self.try_until = math.inf
+        self.try_ends_at = math.inf
         self.timer: list[Any] | None = None
 
     def become(self, state: CallState) -> None:

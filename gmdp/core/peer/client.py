@@ -59,7 +59,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         super().__init__(dialect, reconnect, require_extensions)
         self.counters = counters
         self._nonce = nonce
-        self._numbers = 0
+        self._last_number = 0
         self._max_connections = max_connections
         self._max_in_flight = max_in_flight
         self._waiting: OrderedDict[Call, None] = OrderedDict()
@@ -68,31 +68,31 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         #: Strict connections that are free.
         self._idle: list[ClientConnection] = []
         #: Connections on which calls end, but none begins: their broker stops.
-        self._leaving: set[ClientConnection] = set()
+        self._draining: set[ClientConnection] = set()
         #: Brokers that were refused in a row.
-        self._refused = 0
+        self._unextended_in_a_row = 0
 
     # What the owner calls
 
     def submit(self, call: Call, now: float) -> None:
         """Begin a call."""
         self.counters.requests += 1
-        self._numbers += 1
-        call.number = self._numbers
+        self._last_number += 1
+        call.number = self._last_number
         call.identity = extension.request_id(self._nonce, call.number)
-        call.submitted = now
-        call.until = now + call.deadline
-        self._try(call, now)
+        call.submitted_at = now
+        call.deadline_at = now + call.deadline
+        self._begin_try(call, now)
         self._waiting[call] = None
-        self._arrange(now)
+        self._assign_waiting(now)
 
     def cancel(self, call: Call, outcome: Outcome, now: float) -> None:
         """The caller went away (CANCELLED), or cannot keep up (OVERFLOW)."""
         if call.state is CallState.DONE:
             return
-        self._give_up(call)
-        self._end(call, outcome, "")
-        self._arrange(now)
+        self._withdraw(call)
+        self._end_call(call, outcome, "")
+        self._assign_waiting(now)
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next; infinity if never."""
@@ -105,12 +105,12 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         """End every call and connection."""
         for connection in list(self._connections):
             for call in list(connection.calls.values()):
-                self._give_up(call)
-                self._end(call, Outcome.CLOSED, "")
+                self._withdraw(call)
+                self._end_call(call, Outcome.CLOSED, "")
             if connection.phase is not Phase.CLOSED:
-                self._shut(connection, CloseReason.CLOSED, after_sending=True)
+                self._retire(connection, CloseReason.CLOSED, after_sending=True)
         while self._waiting:
-            self._end(self._waiting.popitem(last=False)[0], Outcome.CLOSED, "")
+            self._end_call(self._waiting.popitem(last=False)[0], Outcome.CLOSED, "")
 
     def statistics(self) -> ClientStatistics:
         """Everything as it is now, as an immutable copy."""
@@ -123,44 +123,44 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
 
     # Connections
 
-    def _make(self, endpoint: str, epoch: int) -> ClientConnection:
+    def _make_connection(self, endpoint: str, epoch: int) -> ClientConnection:
         return ClientConnection(endpoint, epoch)
 
-    def _ready(self, connection: ClientConnection, now: float) -> None:
-        self._refused = 0
+    def _on_usable(self, connection: ClientConnection, now: float) -> None:
+        self._unextended_in_a_row = 0
         if connection.epoch != self._epoch:
-            self._shut(connection, CloseReason.BROKER_LEFT)
+            self._retire(connection, CloseReason.BROKER_LEFT)
         elif connection.phase is Phase.EXTENDED:
             self._shared = connection
         else:
             self._idle.append(connection)
 
-    def _lost(self, connection: ClientConnection, reason: CloseReason, detail: str, now: float) -> None:
+    def _on_connection_lost(self, connection: ClientConnection, reason: CloseReason, detail: str, now: float) -> None:
         if connection.calls or connection is self._shared or connection in self._idle:
             self.counters.disconnects += 1
-        self._forget(connection)
+        self._unlist(connection)
         for other in [other for other in self._idle if other.epoch != self._epoch]:
-            self._shut(other, CloseReason.BROKER_LOST)
+            self._retire(other, CloseReason.BROKER_LOST)
         text = f"{connection.endpoint}: {reason.describe(detail)}"
         calls = list(connection.calls.values())
         connection.calls.clear()
         for call in reversed(calls):  # the first is to be first in line again
             call.connection = None
             if self._may_retry(call, now):
-                self._retry(call, now)
+                self._queue_retry(call, now)
             else:
-                self._end(call, Outcome.BROKER_LOST, text)
+                self._end_call(call, Outcome.BROKER_LOST, text)
         outcome = Outcome.DENIED if self.denied else None
         if reason is CloseReason.NOT_EXTENDED:
-            self._refused += 1
-            if self._refused >= len(self._reconnect.endpoints):
+            self._unextended_in_a_row += 1
+            if self._unextended_in_a_row >= len(self._reconnect.endpoints):
                 outcome = Outcome.UNSUPPORTED
         while outcome is not None and self._waiting:
-            self._end(self._waiting.popitem(last=False)[0], outcome, text)
+            self._end_call(self._waiting.popitem(last=False)[0], outcome, text)
 
-    def _said(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
+    def _on_message(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
         if connection.phase is Phase.EXTENDED:
-            self._answered(connection, frames, now, jitter)
+            self._on_answer(connection, frames, now, jitter)
             return
         parsed = self.dialect.parse_reply(frames)
         call = next(iter(connection.calls.values()), None)
@@ -168,92 +168,92 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             if parsed is None or parsed[1] != extension.PROBE_SERVICE:
                 self.counters.malformed += 1  # a late answer to a probe is none of our business
             return
-        self._hear(connection, now)
+        self._note_broker_heard(connection, now)
         command, _, body = parsed
-        self._part(call, body, command is Command.FINAL, now)
+        self._deliver_part(call, body, command is Command.FINAL, now)
 
-    def _answered(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
+    def _on_answer(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
         """An answer in the extension."""
         frame = frames[0]
         parsed = self.extended.parse_reply(frames, 1) if extension.is_call(frame) else None
         if parsed is None:
             self.counters.malformed += 1
             return
-        told = extension.read_call(frame)
-        number = extension.call_number(told.id, self._nonce)
+        reading = extension.read_call(frame)
+        number = extension.call_number(reading.id, self._nonce)
         call = connection.calls.get(number) if number is not None else None
-        if told.status == Status.SHUTTING_DOWN and number is not None:
-            self._leave(connection, now, jitter)
+        if reading.status == Status.SHUTTING_DOWN and number is not None:
+            self._stop_using(connection, now, jitter)
         if call is None:
             self.counters.late_replies += 1
-            self._arrange(now)
+            self._assign_waiting(now)
             return
         command, service, body = parsed
         final = command is Command.FINAL
-        outcome = OUTCOME_OF_STATUS.get(told.status)
-        right = told.status in (Status.OK, Status.PARTIAL) or (final and outcome is not None)
-        if service != call.service or not right or (told.status == Status.PARTIAL) is final:
+        outcome = OUTCOME_OF_STATUS.get(reading.status)
+        valid = reading.status in (Status.OK, Status.PARTIAL) or (final and outcome is not None)
+        if service != call.service or not valid or (reading.status == Status.PARTIAL) is final:
             self.counters.malformed += 1
             return
-        call.deliveries = told.attempt
+        call.deliveries = reading.attempt
         if outcome is None:
             if not call.parts:
-                call.which = told.flags
-            elif call.which != told.flags:
+                call.answered_try = reading.flags
+            elif call.answered_try != reading.flags:
                 # The rest of the first try's answer did not get here: this is another's.
-                self._give_up(call)
-                self._end(call, Outcome.OVERLOADED, "part of the answer was lost: it was read too slowly")
-                self._arrange(now)
+                self._withdraw(call)
+                self._end_call(call, Outcome.OVERLOADED, "part of the answer was lost: it was read too slowly")
+                self._assign_waiting(now)
                 return
-            self._part(call, body, final, now)
+            self._deliver_part(call, body, final, now)
             return
         if outcome is Outcome.SHUTTING_DOWN and self._may_retry(call, now):
-            self._off(call)
-            self._retry(call, now)
-            self._arrange(now)
+            self._detach(call)
+            self._queue_retry(call, now)
+            self._assign_waiting(now)
             return
-        self._off(call)
-        if now >= call.until:
+        self._detach(call)
+        if now >= call.deadline_at:
             # A handler that was stopped because of it did not fail, say.
             outcome, body = Outcome.TIMEOUT, []
-        self._end(call, outcome, "", body)
-        self._arrange(now)
+        self._end_call(call, outcome, "", body)
+        self._assign_waiting(now)
 
-    def _part(self, call: Call, body: list[bytes], final: bool, now: float) -> None:
+    def _deliver_part(self, call: Call, body: list[bytes], final: bool, now: float) -> None:
         call.parts += 1
         self.events.append(Part(call, body, final))
         if final:
             self.counters.replies += 1
-            self._off(call)
-            self._finish(call)
-            self._arrange(now)
+            self._detach(call)
+            self._finish_call(call)
+            self._assign_waiting(now)
         else:
             self.counters.partials += 1
-            call.try_until = now + call.timeout
-            self._timers.arm(call, min(call.try_until, call.until))
+            call.try_ends_at = now + call.timeout
+            self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
 
-    def _leave(self, connection: ClientConnection, now: float, jitter: float) -> None:
+    def _stop_using(self, connection: ClientConnection, now: float, jitter: float) -> None:
         """The broker stops: no call begins here any more."""
         if connection is self._shared:
             self._shared = None
-            self._leaving.add(connection)
+            self._draining.add(connection)
             if connection.epoch == self._epoch:
-                self._end_epoch(connection, CloseReason.SHUTTING_DOWN, now + self._reconnect.lost(now, jitter))
+                self._end_epoch(connection, CloseReason.SHUTTING_DOWN, now + self._reconnect.on_lost(now, jitter))
 
-    def _shut(self, connection: ClientConnection, reason: CloseReason, after_sending: bool = False) -> None:
-        self._forget(connection)
+    def _retire(self, connection: ClientConnection, reason: CloseReason, after_sending: bool = False) -> None:
+        self._unlist(connection)
         self._close(connection, reason, after_sending)
 
-    def _forget(self, connection: ClientConnection) -> None:
+    def _unlist(self, connection: ClientConnection) -> None:
         if connection is self._shared:
             self._shared = None
-        self._leaving.discard(connection)
+        self._draining.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
     # Calls
 
-    def _arrange(self, now: float) -> None:
+    def _assign_waiting(self, now: float) -> None:
         """Give waiting calls the connections there are, and open more for them."""
         waiting = self._waiting
         shared = self._shared
@@ -261,32 +261,32 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             assert shared.offer is not None  # an extended connection has one
             limit = min(self._max_in_flight, shared.offer.max_in_flight)
             while waiting and len(shared.calls) < limit:
-                self._send(waiting.popitem(last=False)[0], shared, now)
+                self._send_call(waiting.popitem(last=False)[0], shared, now)
             return
         while waiting and self._idle:
-            self._send(waiting.popitem(last=False)[0], self._idle.pop(), now)
+            self._send_call(waiting.popitem(last=False)[0], self._idle.pop(), now)
         wanted = min(len(waiting), self._max_connections if self._mode is Phase.STRICT else 1)
-        limit = self._max_connections + len(self._leaving)
+        limit = self._max_connections + len(self._draining)
         while self._pending < wanted and len(self._connections) < limit and now >= self._open_at:
-            self._open(now)
+            self._open_connection(now)
 
-    def _send(self, call: Call, connection: ClientConnection, now: float) -> None:
+    def _send_call(self, call: Call, connection: ClientConnection, now: float) -> None:
         if connection.phase is Phase.EXTENDED:
-            left = None if call.until == math.inf else call.until - now
+            time_left = None if call.deadline_at == math.inf else call.deadline_at - now
             frame = extension.call_frame(
                 call.identity,
                 flags=call.flags,
                 priority=call.priority,
                 attempt=call.tries,
-                time_left=left,
+                time_left=time_left,
                 traceparent=call.traceparent,
             )
             frames = [frame, *self.extended.request(call.service, call.body)]
-            if not connection.takes(frames):
+            if not connection.accepts(frames):
                 offer = connection.offer
                 assert offer is not None  # else it takes anything
                 limits = f"{offer.max_frame_size} bytes a frame and {offer.max_frames} frames, envelope included"
-                self._end(call, Outcome.TOO_LARGE, f"the broker takes {limits}")
+                self._end_call(call, Outcome.TOO_LARGE, f"the broker takes {limits}")
                 return
         else:
             frames = self.dialect.request(call.service, call.body)
@@ -295,7 +295,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         call.become(CallState.SENT)
         self.actions.append(Send(connection, frames))
 
-    def _due(self, item: Any, now: float, jitter: float) -> None:
+    def _on_timer(self, item: Any, now: float, jitter: float) -> None:
         """A call's timer: its try is over."""
         if not isinstance(item, Call):
             return
@@ -303,46 +303,46 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         connection = call.connection
         if not self._may_retry(call, now):
             detail = self._why_not_sent() if connection is None else "no reply"
-            self._give_up(call)
-            self._end(call, Outcome.TIMEOUT, detail)
+            self._withdraw(call)
+            self._end_call(call, Outcome.TIMEOUT, detail)
             if connection is not None and connection.phase is Phase.CLOSED:
                 self._suspect_silence(connection, now, jitter)
         elif connection is None:
-            self._try(call, now)
+            self._begin_try(call, now)
         elif connection is self._shared:
             # The same id: a request that is still queued or running goes on.
             self.counters.retries += 1
-            self._try(call, now)
-            self._send(call, connection, now)
+            self._begin_try(call, now)
+            self._send_call(call, connection, now)
         else:
-            self._give_up(call)
-            self._retry(call, now)
+            self._withdraw(call)
+            self._queue_retry(call, now)
             self._suspect_silence(connection, now, jitter)
 
     def _suspect_silence(self, connection: ClientConnection, now: float, jitter: float) -> None:
         """A strict broker that never said anything may be none: try the next endpoint."""
         if not self._heard and connection.epoch == self._epoch and len(self._reconnect.endpoints) > 1:
-            self._end_epoch(connection, CloseReason.SILENT, now + self._reconnect.lost(now, jitter))
+            self._end_epoch(connection, CloseReason.SILENT, now + self._reconnect.on_lost(now, jitter))
             for other in self._idle[:]:
-                self._shut(other, CloseReason.SILENT)
+                self._retire(other, CloseReason.SILENT)
 
-    def _try(self, call: Call, now: float) -> None:
+    def _begin_try(self, call: Call, now: float) -> None:
         """Begin the next try: from now on its time runs."""
         call.tries += 1
-        call.try_until = now + call.timeout / (call.retries + 1)
-        self._timers.arm(call, min(call.try_until, call.until))
+        call.try_ends_at = now + call.timeout / (call.retries + 1)
+        self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
 
     def _may_retry(self, call: Call, now: float) -> bool:
-        return call.tries <= call.retries and not call.parts and now < call.until
+        return call.tries <= call.retries and not call.parts and now < call.deadline_at
 
-    def _retry(self, call: Call, now: float) -> None:
+    def _queue_retry(self, call: Call, now: float) -> None:
         self.counters.retries += 1
         call.become(CallState.WAITING)
-        self._try(call, now)
+        self._begin_try(call, now)
         self._waiting[call] = None
         self._waiting.move_to_end(call, last=False)
 
-    def _give_up(self, call: Call) -> None:
+    def _withdraw(self, call: Call) -> None:
         """Take the call out of line, or off its connection, so that no answer reaches it."""
         self._waiting.pop(call, None)
         connection = call.connection
@@ -351,13 +351,13 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         if connection.phase is Phase.EXTENDED:
             frame = extension.call_frame(call.identity, flags=extension.CANCEL, attempt=call.tries)
             self.actions.append(Send(connection, [frame, *self.extended.request(call.service, [EMPTY])]))
-            self._off(call)
+            self._detach(call)
         else:
             del connection.calls[call.number]
             call.connection = None
-            self._shut(connection, CloseReason.CALL_WITHDRAWN)
+            self._retire(connection, CloseReason.CALL_WITHDRAWN)
 
-    def _off(self, call: Call) -> None:
+    def _detach(self, call: Call) -> None:
         """The call is off its connection, which goes on."""
         connection = call.connection
         if connection is None:
@@ -368,16 +368,16 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             if connection.epoch == self._epoch:
                 self._idle.append(connection)
             else:
-                self._shut(connection, CloseReason.BROKER_LOST)
-        elif connection in self._leaving and not connection.calls:
-            self._shut(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
+                self._retire(connection, CloseReason.BROKER_LOST)
+        elif connection in self._draining and not connection.calls:
+            self._retire(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
 
-    def _finish(self, call: Call) -> None:
+    def _finish_call(self, call: Call) -> None:
         call.become(CallState.DONE)
         self._timers.disarm(call)
 
-    def _end(self, call: Call, outcome: Outcome, detail: str, body: Sequence[bytes] = ()) -> None:
-        self._finish(call)
+    def _end_call(self, call: Call, outcome: Outcome, detail: str, body: Sequence[bytes] = ()) -> None:
+        self._finish_call(call)
         if outcome is Outcome.TIMEOUT:
             self.counters.timeouts += 1
         elif outcome is Outcome.CANCELLED:

@@ -107,7 +107,7 @@ class Connection:
             raise ValueError(f"no change from {self.phase.value} to {phase.value}")
         self.phase = phase
 
-    def takes(self, frames: list[bytes]) -> bool:
+    def accepts(self, frames: list[bytes]) -> bool:
         """Is this message within the limits that the broker told?"""
         offer = self.offer
         if offer is None:
@@ -183,7 +183,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._refused_in_a_row = 0
         self._failed_in_a_row = 0
         #: Connections in a row that could not be made, for whatever reason.
-        self._unmade_in_a_row = 0
+        self._not_made_in_a_row = 0
         #: Why no broker lets it in, if none does; None while that is not known.
         self.denied: CloseReason | None = None
         #: Why none can be reached, and which was tried last; empty while one can, or may be.
@@ -193,27 +193,27 @@ class Connector(abc.ABC, Generic[C, E]):
     # What subclasses provide
 
     @abc.abstractmethod
-    def _make(self, endpoint: str, epoch: int) -> C:
+    def _make_connection(self, endpoint: str, epoch: int) -> C:
         """A new connection."""
 
     @abc.abstractmethod
-    def _ready(self, connection: C, now: float) -> None:
+    def _on_usable(self, connection: C, now: float) -> None:
         """A connection can be used."""
 
     @abc.abstractmethod
-    def _lost(self, connection: C, reason: CloseReason, detail: str, now: float) -> None:
+    def _on_connection_lost(self, connection: C, reason: CloseReason, detail: str, now: float) -> None:
         """A connection is gone, and off the books."""
 
     @abc.abstractmethod
-    def _said(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
+    def _on_message(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
         """A message came on a connection that can be used."""
 
     @abc.abstractmethod
-    def _due(self, item: Any, now: float, jitter: float) -> None:
+    def _on_timer(self, item: Any, now: float, jitter: float) -> None:
         """The timer of a connection that can be used, or of something else."""
 
     @abc.abstractmethod
-    def _arrange(self, now: float) -> None:
+    def _assign_waiting(self, now: float) -> None:
         """Something has changed: use the connections there are, open what is needed."""
 
     @abc.abstractmethod
@@ -238,56 +238,56 @@ class Connector(abc.ABC, Generic[C, E]):
         """Does the broker in use speak gmdp's extension?  None if that is not known."""
         return None if self._mode is None else self._mode is Phase.EXTENDED
 
-    def connected(self, connection: C, now: float) -> None:
+    def on_connected(self, connection: C, now: float) -> None:
         """The connection stands."""
         if connection.phase is not Phase.CONNECTING:
             return
-        self._refused_in_a_row = self._failed_in_a_row = self._unmade_in_a_row = 0
+        self._refused_in_a_row = self._failed_in_a_row = self._not_made_in_a_row = 0
         self.denied = None
         self.unreachable = ""
         known = self._mode is Phase.STRICT and connection.epoch == self._epoch
         if known or not self.extended.extended:
-            self._becomes(connection, Phase.STRICT, now)
+            self._enter(connection, Phase.STRICT, now)
             return
         connection.become(Phase.PROBING)
         self._timers.arm(connection, now + self.probe_timeout)
         self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, [EMPTY])))
 
-    def disconnected(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
+    def on_disconnected(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
         """The connection is gone, or could not be made; `detail`: what the operating system says of it."""
         if connection.phase is not Phase.CLOSED:
-            self._lose(connection, reason, now, jitter, detail)
-            self._arrange(now)
+            self._lose_connection(connection, reason, now, jitter, detail)
+            self._assign_waiting(now)
 
     def feed(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
         """One whole message from a broker."""
         if connection.phase in USABLE:
-            self._said(connection, frames, now, jitter)
+            self._on_message(connection, frames, now, jitter)
         elif connection.phase is Phase.PROBING and (body := self._probe_answer(frames)) is not None:
             if self.probe_suffices:
-                self._hear(connection, now)
+                self._note_broker_heard(connection, now)
             connection.offer = read_offer(body)
             if connection.offer is not None:
-                self._becomes(connection, Phase.EXTENDED, now)
+                self._enter(connection, Phase.EXTENDED, now)
             else:
-                self._strict(connection, now, jitter)
+                self._settle_for_strict(connection, now, jitter)
 
     def tick(self, now: float, jitter: float) -> None:
         """Do what is due by `now`."""
         while (item := self._timers.pop_due(now)) is not None:
             if not isinstance(item, Connection) or item.phase in USABLE:
-                self._due(item, now, jitter)
+                self._on_timer(item, now, jitter)
             elif item.phase is Phase.PROBING:
-                self._strict(item, now, jitter)  # type: ignore[arg-type]
+                self._settle_for_strict(item, now, jitter)  # type: ignore[arg-type]
             else:
-                self._lose(item, CloseReason.NO_CONNECTION_IN_TIME, now, jitter)  # type: ignore[arg-type]
-        self._arrange(now)
+                self._lose_connection(item, CloseReason.NO_CONNECTION_IN_TIME, now, jitter)  # type: ignore[arg-type]
+        self._assign_waiting(now)
 
     # For subclasses
 
-    def _open(self, now: float) -> None:
+    def _open_connection(self, now: float) -> None:
         """Open one more connection."""
-        connection = self._make(self._reconnect.endpoint, self._epoch)
+        connection = self._make_connection(self._reconnect.endpoint, self._epoch)
         self._connections.add(connection)
         self._pending += 1
         self._timers.arm(connection, now + self.connect_timeout)
@@ -298,48 +298,48 @@ class Connector(abc.ABC, Generic[C, E]):
         parsed = self.dialect.parse_reply(frames)
         return parsed[2] if parsed is not None and parsed[1] == PROBE_SERVICE else None
 
-    def _hear(self, connection: C, now: float) -> None:
+    def _note_broker_heard(self, connection: C, now: float) -> None:
         """The broker said something that makes sense."""
         if connection.epoch == self._epoch and not self._heard:
             self._heard = True
-            self._reconnect.answered(now)
+            self._reconnect.on_answer(now)
 
-    def _strict(self, connection: C, now: float, jitter: float) -> None:
+    def _settle_for_strict(self, connection: C, now: float, jitter: float) -> None:
         if self._require_extensions:
-            self._lose(connection, CloseReason.NOT_EXTENDED, now, jitter)
-            self._arrange(now)
+            self._lose_connection(connection, CloseReason.NOT_EXTENDED, now, jitter)
+            self._assign_waiting(now)
         else:
-            self._becomes(connection, Phase.STRICT, now)
+            self._enter(connection, Phase.STRICT, now)
 
-    def _becomes(self, connection: C, phase: Phase, now: float) -> None:
+    def _enter(self, connection: C, phase: Phase, now: float) -> None:
         self._pending -= 1
         connection.become(phase)
         self._timers.disarm(connection)
         if connection.epoch == self._epoch:
             self._mode = phase
-        self._ready(connection, now)
-        self._arrange(now)
+        self._on_usable(connection, now)
+        self._assign_waiting(now)
 
-    def _lose(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
+    def _lose_connection(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
         """A connection is gone: its epoch ends."""
         if connection.phase is Phase.CONNECTING:
-            self._judge(connection.endpoint, reason, detail)
+            self._note_failed_connect(connection.endpoint, reason, detail)
         if connection.epoch == self._epoch:
-            self._end_epoch(connection, reason, now + self._reconnect.lost(now, jitter), detail)
+            self._end_epoch(connection, reason, now + self._reconnect.on_lost(now, jitter), detail)
         self._close(connection, reason, detail=detail)
-        self._lost(connection, reason, detail, now)
+        self._on_connection_lost(connection, reason, detail, now)
 
-    def _judge(self, endpoint: str, reason: CloseReason, detail: str) -> None:
+    def _note_failed_connect(self, endpoint: str, reason: CloseReason, detail: str) -> None:
         """A connection could not be made: is it that no broker is there, or that none lets us in?"""
         refused = reason in REFUSALS
         failed = refused or reason is CloseReason.HUNG_UP
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
         self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
         brokers = len(self._reconnect.endpoints)
-        told = self._refused_in_a_row >= brokers or self._failed_in_a_row >= TELLING_FAILURES * brokers
-        self.denied = reason if told else None
-        self._unmade_in_a_row += 1
-        if self._unmade_in_a_row >= brokers:
+        decided = self._refused_in_a_row >= brokers or self._failed_in_a_row >= TELLING_FAILURES * brokers
+        self.denied = reason if decided else None
+        self._not_made_in_a_row += 1
+        if self._not_made_in_a_row >= brokers:
             self.unreachable = "" if failed else f"{endpoint}: {reason.describe(detail)}"
 
     def _end_epoch(self, connection: C, reason: CloseReason, open_at: float, detail: str = "") -> None:

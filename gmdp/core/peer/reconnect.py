@@ -34,13 +34,13 @@ class Reconnect:
         """The one to try, or in use."""
         return self.endpoints[self._at]
 
-    def answered(self, now: float) -> None:
+    def on_answer(self, now: float) -> None:
         """A broker answered at the present endpoint."""
         if not self._answered:
             self._answered = True
             self._since = now
 
-    def lost(self, now: float, jitter: float) -> float:
+    def on_lost(self, now: float, jitter: float) -> float:
         """The connection is lost, or was never made.
 
         Returns the seconds to wait before the next attempt; `jitter` is a random
@@ -58,11 +58,11 @@ class Reconnect:
             return 0.0
         return self.interval * min(1 << min(rounds - 1, 16), MAX_FACTOR) * (0.5 + jitter / 2)
 
-    def refused(self, now: float, jitter: float) -> float:
+    def on_disconnect(self, now: float, jitter: float) -> float:
         """The broker said DISCONNECT: it is there, the next attempt goes to it
         if it had answered before."""
         stay = self._answered
-        delay = self.lost(now, jitter)
+        delay = self.on_lost(now, jitter)
         if stay:
             self._at = (self._at - 1) % len(self.endpoints)
             self._failures = 0

@@ -75,10 +75,10 @@ class Work(NamedTuple):
     address: bytes
     body: list[bytes]
     #: What the broker told besides, if it is one of ours.
-    told: token.Reading | None
+    hints: token.Reading | None
 
 
-class Gone(NamedTuple):
+class CallerGone(NamedTuple):
     """Nobody waits for the answer of this work any more."""
 
     work: Work
@@ -97,13 +97,13 @@ class Session:
 
     __slots__ = (
         "connection",
+        "dispatcher",
         "frame",
         "handling",
         "oversize",
         "parts",
         "refusals",
         "state",
-        "tag",
         "timer",
         "work",
     )
@@ -125,7 +125,7 @@ class Session:
         self.refusals = 0
         self.timer: list[Any] | None = None
         #: Whatever the owner knows it by.
-        self.tag: Any = None
+        self.dispatcher: Any = None
 
     @property
     def registered(self) -> bool:
@@ -142,18 +142,18 @@ class Session:
 class WorkerConnection(Connection):
     """A worker's connection and its sessions."""
 
-    __slots__ = ("numbers", "pulse", "sessions")
+    __slots__ = ("last_number", "pulse", "sessions")
 
     def __init__(self, endpoint: str, epoch: int) -> None:
         super().__init__(endpoint, epoch)
         #: By session frame; a strict connection's one by an empty one.
         self.sessions: dict[bytes, Session] = {}
         #: Session numbers used.
-        self.numbers = 0
+        self.last_number = 0
         self.pulse = Pulse(0.0)
 
     @property
     def room(self) -> int:
         """How many sessions more it can have."""
-        most = 1 if self.offer is None else min(self.offer.max_sessions, extension.MAX_SESSION - self.numbers)
+        most = 1 if self.offer is None else min(self.offer.max_sessions, extension.MAX_SESSION - self.last_number)
         return most - len(self.sessions)

@@ -24,20 +24,32 @@ from ..liveness import Gap, Pulse
 from .connector import Connector, Phase, Send
 from .reasons import CloseReason, GoneReason
 from .reconnect import MAX_FACTOR, Reconnect
-from .sessions import Failure, Gone, Session, SessionState, Work, WorkerConnection
+from .sessions import CallerGone, Failure, Session, SessionState, Work, WorkerConnection
 from .statistics import WorkerCounters
 
-#: Bytes of an error's type name or message that are told.
-MAX_TOLD = 4_000
+#: At most so many bytes of an error's type name or message are sent.
+MAX_REVEALED = 4_000
 
 
-class WorkerCore(Connector[WorkerConnection, Work | Gone]):
+class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
     """All sessions of one worker.
 
-    Its events are :class:`~.sessions.Work` and :class:`~.sessions.Gone`.  `concurrency`: how many sessions; `gap` is
-    told when its owner runs; `error_reply`: what a strict client gets when a handler
-    fails; `reveal_errors`: gmdp clients get its type and message;
-    `enforce_deadline`: say :class:`Gone` when a caller's time is up.
+    Its events are :class:`~.sessions.Work` and :class:`~.sessions.CallerGone`.
+
+    Args:
+        service: What it offers.
+        dialect: RFC7, RFC18 or MAJORTOMO.
+        reconnect: The brokers' endpoints.
+        counters: What is counted, over restarts.
+        concurrency: How many sessions there are.
+        heartbeat_interval: Seconds between its heartbeats.
+        liveness: Intervals of silence after which a broker is lost.
+        error_reply: The body that a strict client gets when a handler fails.
+        now: When it begins (monotonic seconds).
+        reveal_errors: True if gmdp clients get the error's type and message.
+        enforce_deadline: True if a caller's deadline makes a
+            :class:`~.sessions.CallerGone`, too.
+        require_extensions: True if a broker that speaks an RFC only is left.
     """
 
     #: It may answer and not let this worker in.
@@ -74,13 +86,13 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         self._enforce_deadline = enforce_deadline
         self._gap = Gap(heartbeat_interval, self._expiry, now)
         #: Sessions that wait for a connection.
-        self._free: OrderedDict[Session, None] = OrderedDict.fromkeys(self.sessions)
+        self._waiting: OrderedDict[Session, None] = OrderedDict.fromkeys(self.sessions)
         #: Connections that can be used.
         self._usable: list[WorkerConnection] = []
         #: Sessions that are not closed.
         self._open_sessions = concurrency
         #: Connections lost and not yet replaced.
-        self._losses = 0
+        self._unreplaced = 0
 
     # What the owner calls
 
@@ -94,7 +106,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
 
     def start(self, now: float) -> None:
         """Begin."""
-        self._arrange(now)
+        self._assign_waiting(now)
 
     @property
     def closed(self) -> bool:
@@ -118,12 +130,12 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
                 session.parts = []
             session.parts += body
             return True
-        frames = self._frames(session, Command.PARTIAL, work.address, EMPTY, *body)
-        if not connection.takes(frames):
+        frames = self._command_frames(session, Command.PARTIAL, work.address, EMPTY, *body)
+        if not connection.accepts(frames):
             session.oversize = True
             return False
         self.counters.partials += 1
-        self._send(connection, frames, now)
+        self._send_frames(connection, frames, now)
         return True
 
     def final(self, work: Work, body: Sequence[bytes] | None, failure: Failure | None, now: float) -> bool:
@@ -138,8 +150,8 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
             if session.work is None and session.handling:
                 session.handling = False
                 if session.state is SessionState.DETACHED and session.timer is None:
-                    self._free[session] = None
-                self._arrange(now)
+                    self._waiting[session] = None
+                self._assign_waiting(now)
             return False
         frames = None
         if failure is None and not session.oversize:
@@ -147,15 +159,15 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
             # followed by exactly one FINAL command."
             if session.parts is not None:
                 body = [*session.parts, *(body or ())]
-            frames = self._frames(session, Command.FINAL, work.address, EMPTY, *(body or (EMPTY,)))
-        if frames is None or not connection.takes(frames):
+            frames = self._command_frames(session, Command.FINAL, work.address, EMPTY, *(body or (EMPTY,)))
+        if frames is None or not connection.accepts(frames):
             if failure is None:
                 self.counters.errors += 1
             if failure is None or session.oversize:
                 failure = Failure("MessageTooLarge", "the answer is larger than the broker takes")
-            typed = work.told is not None and work.told.typed_failures
-            reply = self._told(failure) if typed else self._error_reply
-            frames = self._frames(session, Command.FINAL, token.failed(work.address), EMPTY, *reply)
+            typed = work.hints is not None and work.hints.typed_failures
+            reply = self._failure_body(failure) if typed else self._error_reply
+            frames = self._command_frames(session, Command.FINAL, token.mark_failed(work.address), EMPTY, *reply)
         self.counters.replies += 1
         session.work = None
         session.parts = None
@@ -165,10 +177,10 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         session.become(SessionState.IDLE)
         if self.draining and session.frame:
             frames[0] = self._last_frame(session)
-            self._send(connection, frames, now)
+            self._send_frames(connection, frames, now)
             self._end_session(session, now)
         else:
-            self._send(connection, frames, now)
+            self._send_frames(connection, frames, now)
             if self.draining:
                 self._close_session(session, now)
         return True
@@ -176,7 +188,7 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
     def deadline(self) -> float:
         """When :meth:`tick` is needed next; infinity if never."""
         when = self._timers.next_due()
-        if self._free and not self._pending:
+        if self._waiting and not self._pending:
             when = min(when, self._open_at)
         return when
 
@@ -201,39 +213,39 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
 
     # Connections
 
-    def _make(self, endpoint: str, epoch: int) -> WorkerConnection:
+    def _make_connection(self, endpoint: str, epoch: int) -> WorkerConnection:
         return WorkerConnection(endpoint, epoch)
 
-    def _ready(self, connection: WorkerConnection, now: float) -> None:
-        if self._losses:
-            self._losses -= 1
+    def _on_usable(self, connection: WorkerConnection, now: float) -> None:
+        if self._unreplaced:
+            self._unreplaced -= 1
             self.counters.reconnects += 1
         connection.pulse = Pulse(now)
         self._usable.append(connection)
 
-    def _lost(self, connection: WorkerConnection, reason: CloseReason, detail: str, now: float) -> None:
+    def _on_connection_lost(self, connection: WorkerConnection, reason: CloseReason, detail: str, now: float) -> None:
         self.counters.denied += bool(self.denied)
         if connection in self._usable:
             self._usable.remove(connection)
-            self._losses += 1
+            self._unreplaced += 1
         for session in list(connection.sessions.values()):
             self._detach(session)
             if self.draining:
                 self._close_session(session, now)
 
-    def _arrange(self, now: float) -> None:
+    def _assign_waiting(self, now: float) -> None:
         """Give sessions the connections there are, and open more for them."""
-        free = self._free
-        for connection in self._usable[:] if free else ():
-            while free and connection.room > 0:
-                self._attach(free.popitem(last=False)[0], connection, now)
+        waiting = self._waiting
+        for connection in self._usable[:] if waiting else ():
+            while waiting and connection.room > 0:
+                self._attach(waiting.popitem(last=False)[0], connection, now)
         for connection in [c for c in self._usable if c.phase is Phase.STRICT and not c.sessions]:
             self._hang_up(connection, CloseReason.NOT_NEEDED, now)
-        wanted = len(free) if self._mode is Phase.STRICT else min(len(free), 1)
+        wanted = len(waiting) if self._mode is Phase.STRICT else min(len(waiting), 1)
         while self._pending < wanted and now >= self._open_at:
-            self._open(now)
+            self._open_connection(now)
 
-    def _said(self, connection: WorkerConnection, frames: list[bytes], now: float, jitter: float) -> None:
+    def _on_message(self, connection: WorkerConnection, frames: list[bytes], now: float, jitter: float) -> None:
         extended = connection.phase is Phase.EXTENDED
         if extended and frames and extension.is_session(frames[0]):
             flags, number = extension.read_session(frames[0])
@@ -246,39 +258,39 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
                 parsed = None
         if parsed is None:
             if self._probe_answer(frames) is None:
-                self._reject(connection, CloseReason.NOT_A_COMMAND, now, jitter)
+                self._reject_broker(connection, CloseReason.NOT_A_COMMAND, now, jitter)
             return
         connection.pulse.heard_at = now
         command, address, body = parsed
         session = connection.sessions.get(frame)
         if command is Command.DISCONNECT:
             if frame:
-                self._refused(session, now, jitter)
+                self._on_session_disconnect(session, now, jitter)
             else:
-                self._disconnected(connection, now, jitter)
+                self._on_disconnect(connection, now, jitter)
             return
-        self._hear(connection, now)
+        self._note_broker_heard(connection, now)
         if command is Command.HEARTBEAT:
             if session is not None and session.work is not None and flags & extension.CALLER_GONE:
-                self._gone(session.work, GoneReason.CALLER_GONE)
+                self._report_caller_gone(session.work, GoneReason.CALLER_GONE)
             if connection.pulse.on_heartbeat():
-                self._heartbeat(connection, now)
+                self._send_heartbeat(connection, now)
         elif session is None:
             pass  # it was sent before the broker heard of the session's end
         elif session.state is SessionState.BUSY:
-            self._reject(connection, CloseReason.SECOND_REQUEST, now, jitter)
+            self._reject_broker(connection, CloseReason.SECOND_REQUEST, now, jitter)
         else:
-            self._begin(session, address, body, now)
+            self._begin_work(session, address, body, now)
 
-    def _due(self, item: Any, now: float, jitter: float) -> None:
+    def _on_timer(self, item: Any, now: float, jitter: float) -> None:
         if isinstance(item, WorkerConnection):
-            self._check(item, now, jitter)
+            self._check_pulse(item, now, jitter)
         elif item.work is not None:
-            self._gone(item.work, GoneReason.TIME_UP)
+            self._report_caller_gone(item.work, GoneReason.TIME_UP)
         elif item.state is SessionState.DETACHED and not item.handling:
-            self._free[item] = None
+            self._waiting[item] = None
 
-    def _check(self, connection: WorkerConnection, now: float, jitter: float) -> None:
+    def _check_pulse(self, connection: WorkerConnection, now: float, jitter: float) -> None:
         """Is the broker silent, does it need a HEARTBEAT?"""
         pulse = connection.pulse
         lost_at = pulse.heard_at + self._expiry
@@ -286,33 +298,33 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
             if self._gap.may_judge(now):
                 # "If the worker detects that the broker has disconnected, it SHOULD
                 # restart a new conversation."
-                self._lose(connection, CloseReason.NO_HEARTBEAT, now, jitter)
+                self._lose_connection(connection, CloseReason.NO_HEARTBEAT, now, jitter)
                 return
             lost_at = self._gap.until
         if now >= pulse.next_heartbeat(self._interval):
-            self._heartbeat(connection, now)
+            self._send_heartbeat(connection, now)
         self._timers.arm(connection, min(lost_at, pulse.next_heartbeat(self._interval)))
 
-    def _heartbeat(self, connection: WorkerConnection, now: float) -> None:
+    def _send_heartbeat(self, connection: WorkerConnection, now: float) -> None:
         connection.pulse.on_heartbeat_sent(now)
         self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))
 
-    def _reject(self, connection: WorkerConnection, reason: CloseReason, now: float, jitter: float) -> None:
+    def _reject_broker(self, connection: WorkerConnection, reason: CloseReason, now: float, jitter: float) -> None:
         """This broker breaks the protocol: it may give the requests to others."""
         self.counters.malformed += 1
         self.actions.append(Send(connection, self.dialect.worker(Command.DISCONNECT)))
-        self._lose(connection, reason, now, jitter)
-        self._arrange(now)
+        self._lose_connection(connection, reason, now, jitter)
+        self._assign_waiting(now)
 
-    def _disconnected(self, connection: WorkerConnection, now: float, jitter: float) -> None:
+    def _on_disconnect(self, connection: WorkerConnection, now: float, jitter: float) -> None:
         # "When the worker receives DISCONNECT it must send no further commands to
         # the broker; it MUST close its socket, and reconnect to the broker on a
         # new socket."
         reason = CloseReason.DISCONNECT
         if connection.epoch == self._epoch:
-            self._end_epoch(connection, reason, now + self._reconnect.refused(now, jitter))
-        self._lose(connection, reason, now, jitter)
-        self._arrange(now)
+            self._end_epoch(connection, reason, now + self._reconnect.on_disconnect(now, jitter))
+        self._lose_connection(connection, reason, now, jitter)
+        self._assign_waiting(now)
 
     def _hang_up(self, connection: WorkerConnection, reason: CloseReason, now: float) -> None:
         """Leave a connection, with whatever sessions it has."""
@@ -329,15 +341,15 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
     # Sessions
 
     def _attach(self, session: Session, connection: WorkerConnection, now: float) -> None:
-        connection.numbers += 1
-        session.frame = extension.session_frame(connection.numbers) if connection.phase is Phase.EXTENDED else EMPTY
+        connection.last_number += 1
+        session.frame = extension.session_frame(connection.last_number) if connection.phase is Phase.EXTENDED else EMPTY
         session.connection = connection
         connection.sessions[session.frame] = session
         session.become(SessionState.IDLE)
         self.registered += 1
         # "The worker opens the connection to the broker by creating a new socket,
         # connecting it, and then sending a READY command to register a service."
-        self._send(connection, self._frames(session, Command.READY, self.service), now)
+        self._send_frames(connection, self._command_frames(session, Command.READY, self.service), now)
         if connection.timer is None:
             self._timers.arm(connection, now + self._interval)
 
@@ -353,9 +365,9 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
         session.become(SessionState.DETACHED)
         self.registered -= 1
         if not session.handling:
-            self._free[session] = None
+            self._waiting[session] = None
 
-    def _refused(self, session: Session | None, now: float, jitter: float) -> None:
+    def _on_session_disconnect(self, session: Session | None, now: float, jitter: float) -> None:
         """The broker said DISCONNECT to a session."""
         if session is None:
             return
@@ -365,16 +377,16 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
             return
         delay = self._reconnect.interval * min(1 << min(session.refusals, 16), MAX_FACTOR) * (0.5 + jitter / 2)
         session.refusals += 1
-        self._free.pop(session, None)
+        self._waiting.pop(session, None)
         self._timers.arm(session, now + delay)
 
     def _close_session(self, session: Session, now: float) -> None:
         connection = session.connection
         if connection is not None:
-            frames = self._frames(session, Command.DISCONNECT)
+            frames = self._command_frames(session, Command.DISCONNECT)
             if session.frame:
                 frames[0] = self._last_frame(session)
-            self._send(connection, frames, now)
+            self._send_frames(connection, frames, now)
         self._end_session(session, now)
 
     @staticmethod
@@ -388,37 +400,37 @@ class WorkerCore(Connector[WorkerConnection, Work | Gone]):
             self._detach(session)
             if not connection.sessions:
                 self._hang_up(connection, CloseReason.CLOSED, now)
-        self._free.pop(session, None)
+        self._waiting.pop(session, None)
         self._timers.disarm(session)
         session.become(SessionState.CLOSED)
         self._open_sessions -= 1
 
-    def _begin(self, session: Session, address: bytes, body: list[bytes], now: float) -> None:
+    def _begin_work(self, session: Session, address: bytes, body: list[bytes], now: float) -> None:
         session.become(SessionState.BUSY)
         session.handling = True
         session.refusals = 0
         self.counters.requests += 1
-        told = token.read(address)
-        session.work = Work(session, address, body, told)
+        hints = token.read(address)
+        session.work = Work(session, address, body, hints)
         self.events.append(session.work)
-        if self._enforce_deadline and told is not None and told.time_left is not None:
-            self._timers.arm(session, now + told.time_left)
+        if self._enforce_deadline and hints is not None and hints.time_left is not None:
+            self._timers.arm(session, now + hints.time_left)
 
-    def _gone(self, work: Work, reason: GoneReason) -> None:
+    def _report_caller_gone(self, work: Work, reason: GoneReason) -> None:
         self.counters.callers_gone += 1
-        self.events.append(Gone(work, reason))
+        self.events.append(CallerGone(work, reason))
 
-    def _told(self, failure: Failure) -> list[bytes]:
+    def _failure_body(self, failure: Failure) -> list[bytes]:
         """The body that tells a gmdp client of a failure."""
         if not self._reveal_errors:
             return [EMPTY, EMPTY]
-        return [part.encode("utf-8", "backslashreplace")[:MAX_TOLD] for part in failure]
+        return [part.encode("utf-8", "backslashreplace")[:MAX_REVEALED] for part in failure]
 
-    def _frames(self, session: Session, command: Command, *rest: bytes) -> list[bytes]:
+    def _command_frames(self, session: Session, command: Command, *rest: bytes) -> list[bytes]:
         if session.frame:
             return [session.frame, *self.extended.worker(command, *rest)]
         return self.dialect.worker(command, *rest)
 
-    def _send(self, connection: WorkerConnection, frames: list[bytes], now: float) -> None:
+    def _send_frames(self, connection: WorkerConnection, frames: list[bytes], now: float) -> None:
         connection.pulse.on_sent(now)
         self.actions.append(Send(connection, frames))

@@ -104,7 +104,7 @@ class ClientNode(PeerNode[ClientCore]):
         name = service.encode() if isinstance(service, str) else service
         options.setdefault("deadline", timeout)
         call = Call(name, check_body(body), timeout=timeout, **options)
-        call.owner = simulated = SimulatedCall(call, len(self.calls) + 1, self.schedule.now)
+        call.sink = simulated = SimulatedCall(call, len(self.calls) + 1, self.schedule.now)
         self.calls.append(simulated)
         self.open_calls[simulated] = None
         self.post(self._submit, call)
@@ -134,7 +134,7 @@ class ClientNode(PeerNode[ClientCore]):
 
     def on_event(self, event: Part | Ended, now: float) -> None:
         """Take a part of an answer, or the end of a call."""
-        simulated: SimulatedCall = event.call.owner
+        simulated: SimulatedCall = event.call.sink
         if simulated.outcome is not None:
             raise AssertionError(f"{simulated!r} had ended before")
         if isinstance(event, Ended):

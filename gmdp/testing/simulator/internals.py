@@ -70,4 +70,4 @@ def waiting_calls(core: ClientCore) -> Collection[Call]:
 
 def max_sockets(core: ClientCore) -> int:
     """How many sockets a client may have now."""
-    return core._max_connections + len(core._leaving)
+    return core._max_connections + len(core._draining)

@@ -49,12 +49,12 @@ class PeerNode(Node, Generic[K]):
     def connected(self, wire: Wire) -> None:
         """Take note that `wire` has connected."""
         if wire.open:
-            self.core.connected(wire.connection, self.schedule.now)
+            self.core.on_connected(wire.connection, self.schedule.now)
 
     def lost(self, wire: Wire) -> None:
         """Take note that `wire` is lost."""
         reason = CloseReason.CONNECTION_CLOSED
-        self.core.disconnected(wire.connection, reason, self.schedule.now, self.schedule.random.random())
+        self.core.on_disconnected(wire.connection, reason, self.schedule.now, self.schedule.random.random())
 
     def received(self, wire: Wire, frames: list[bytes]) -> None:
         """Take one message."""

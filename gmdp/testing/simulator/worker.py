@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ...core.peer.reconnect import Reconnect
-from ...core.peer.sessions import Failure, Gone, Session, Work
+from ...core.peer.sessions import CallerGone, Failure, Session, Work
 from ...core.peer.statistics import WorkerCounters
 from ...core.peer.worker import WorkerCore
 from ...protocol.dialects import Dialect
@@ -97,7 +97,7 @@ class WorkerNode(PeerNode[WorkerCore]):
             self.schedule.record(self, "drains")
             self.post(self.core.drain, self.schedule.now)
 
-    def on_event(self, event: Work | Gone, now: float) -> None:
+    def on_event(self, event: Work | CallerGone, now: float) -> None:
         """Start a handler, or tell a running one that its caller has gone."""
         if isinstance(event, Work):
             self._start_handler(event)

@@ -230,7 +230,7 @@ def test_a_token_says_what_was_minted(nonce, number, attempt, time_left, typed, 
     else:
         # Milliseconds, in 32 bits.
         assert reading.time_left == pytest.approx(min(time_left, (2**32 - 2) / 1000), abs=0.001)
-    failed = token.failed(minted)
+    failed = token.mark_failed(minted)
     assert failed[: token.PREFIX_SIZE] == minted[: token.PREFIX_SIZE]
     assert failed[token.STATUS] == token.HANDLER_FAILED
     assert minted[token.STATUS] == token.OK
@@ -254,9 +254,9 @@ def test_any_address_is_read_or_passed_on(address):
     reading = token.read(address)
     assert (reading is not None) == (len(address) >= 28 and address.startswith(token.MAGIC + b"\x01"))
     if reading is None:
-        assert token.failed(address) == address
+        assert token.mark_failed(address) == address
     else:
-        assert len(token.failed(address)) == len(address)
+        assert len(token.mark_failed(address)) == len(address)
 
 
 # Any bytes for the cores
@@ -352,7 +352,7 @@ def a_worker(dialect, state):
     core.start(0.0)
     connection = core.actions[0].connection
     if state is not SessionState.DETACHED:
-        core.connected(connection, 0.0)
+        core.on_connected(connection, 0.0)
         if connection.phase is Phase.PROBING:
             core.feed(connection, dialect.reply(b"mmi.gmdp", [b"501"]), 0.0, 0.5)
     if state is SessionState.BUSY:
@@ -401,7 +401,7 @@ def test_a_client_reads_or_counts_any_frames(dialect, asked, messages):
     call = Call(b"s", [b"body"], timeout=10.0)
     core.submit(call, 0.0)
     (connection,) = [action.connection for action in core.actions if isinstance(action, Open)]
-    core.connected(connection, 0.0)
+    core.on_connected(connection, 0.0)
     if connection.phase is Phase.PROBING:
         core.feed(connection, dialect.reply(b"mmi.gmdp", [b"501"]), 0.0, 0.5)
     if not asked:

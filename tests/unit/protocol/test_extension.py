@@ -63,7 +63,7 @@ def test_a_call_frame_says_what_was_written(nonce, number, flags, priority, atte
 @STEADY
 @given(calls, st.sampled_from(extension.Status), st.integers(0, 255), st.integers(0, 1000))
 def test_an_answer_carries_its_request_s_frame(frame, status, taken, attempts):
-    answered = extension.answered(frame, status, taken, attempts)
+    answered = extension.answer_frame(frame, status, taken, attempts)
     before, after = extension.read_call(frame), extension.read_call(answered)
     assert after == before._replace(status=status, flags=taken, attempt=min(attempts, 255))
     assert len(answered) == len(frame)

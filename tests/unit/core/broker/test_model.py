@@ -385,7 +385,7 @@ class BrokerMachine(RuleBasedStateMachine):
         worker, address, uid = data.draw(st.sampled_from(self._working()))
         for part in range(parts):
             self._answer(worker, address, [uid, b"part %d" % part], final=False)
-        address = token.failed(address) if failed else address
+        address = token.mark_failed(address) if failed else address
         self.answered.add(uid)
         for _ in range(times):
             # W13: the same reply twice.

@@ -14,7 +14,7 @@ from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.statistics import ClientCounters
 from gmdp.protocol import extension
 from gmdp.protocol.dialects import RFC7, RFC18
-from gmdp.protocol.extension import CANCEL, Offer, Status, answered, offer_body
+from gmdp.protocol.extension import CANCEL, Offer, Status, answer_frame, offer_body
 
 PARTIAL = [b"MDPC02", b"\x02", b"it", b"part"]
 FINAL = [b"MDPC02", b"\x03", b"it", b"end"]
@@ -44,7 +44,7 @@ class Bench:
 
     def connected(self, connection, now):
         """It stands, and the probe is answered as a broker of the RFC's does."""
-        self.core.connected(connection, now)
+        self.core.on_connected(connection, now)
         if connection.phase is Phase.PROBING:
             self.feed(connection, self.core.dialect.reply(b"mmi.gmdp", [b"501"]), now)
 
@@ -68,7 +68,7 @@ class Bench:
         call = self.call(**limits)
         self.act()
         (connection,) = self.opened
-        self.core.connected(connection, 0.0)
+        self.core.on_connected(connection, 0.0)
         offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
         self.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
         self.act()
@@ -151,7 +151,7 @@ def test_no_retry_after_a_part_was_delivered():
     _call, connection = bench.connected_call(timeout=9.0, retries=5)
     bench.feed(connection, PARTIAL, 0.1)
     bench.act()
-    bench.core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 0.2, 0.5)
+    bench.core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 0.2, 0.5)
     (ended,) = bench.act()
     assert ended.outcome is Outcome.BROKER_LOST
 
@@ -166,7 +166,7 @@ def test_B3_an_answer_is_not_put_together_from_two_runs():
     assert [extension.read_call(frames[0]).attempt for _, frames in bench.sent] == [1, 2]
 
     def part(of):
-        frame = answered(bench.sent[0][1][0], Status.PARTIAL, of, 1)
+        frame = answer_frame(bench.sent[0][1][0], Status.PARTIAL, of, 1)
         bench.feed(connection, [frame, b"", *PARTIAL], 3.1)
         return bench.act()
 
@@ -184,7 +184,9 @@ def test_a_handler_that_fails_because_the_time_is_up_did_not_fail(late):
     bench = Bench()
     call, connection = bench.extended_call(timeout=3.0, deadline=3.0)
     ((_, (frame, *_)),) = bench.sent
-    bench.feed(connection, [answered(frame, Status.HANDLER_FAILED, 1, 1), b"", *FINAL[:3], b""], 3.0 if late else 2.9)
+    bench.feed(
+        connection, [answer_frame(frame, Status.HANDLER_FAILED, 1, 1), b"", *FINAL[:3], b""], 3.0 if late else 2.9
+    )
     (ended,) = bench.act()
     assert (ended.call, ended.outcome) == (call, Outcome.TIMEOUT if late else Outcome.HANDLER_FAILED)
 
@@ -197,7 +199,7 @@ def test_while_no_broker_answers_one_connection_at_a_time_is_tried():
     assert len(bench.opened) == 1
     now = 0.0
     for attempt in range(2, 6):
-        bench.core.disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, now, 1.0)
+        bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, now, 1.0)
         bench.act()
         now = bench.core.deadline()
         bench.core.tick(now, 1.0)
@@ -229,7 +231,7 @@ def test_one_lost_connection_retires_the_idle_ones_of_its_time():
     bench.connected(bench.opened[1], 0.1)
     bench.feed(bench.opened[1], FINAL, 0.2)
     assert [event.call for event in bench.act()] == [second]
-    bench.core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 0.3, 0.5)
+    bench.core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 0.3, 0.5)
     (ended,) = bench.act()
     assert (ended.call, ended.outcome) == (first, Outcome.BROKER_LOST)
     assert set(bench.closed) == {connection, bench.opened[1]}
@@ -293,13 +295,13 @@ def test_a_connection_that_stands_when_its_broker_was_given_up_is_closed():
     client = ManualClient(MDP02, connections=4, endpoints=("tcp://one", "tcp://two"))
     first = client.submit(b"echo", b"1", timeout=3.0)
     (opened,) = client.take()
-    client.core.connected(opened.connection, client.now)
+    client.core.on_connected(opened.connection, client.now)
     client.advance(1.0)  # the probe is not answered
     second = client.submit(b"echo", b"2", timeout=30.0)
     (another,) = [action.connection for action in client.take() if isinstance(action, Open)]
     client.advance(2.0)  # nor is the call
     assert first.state is CallState.DONE
-    client.core.connected(another, client.now)
+    client.core.on_connected(another, client.now)
     offer = offer_body(Offer(10, 10, 100, 1000, 2.5))
     client.core.feed(another, MDP02.client_final(b"mmi.gmdp", *offer), client.now, 0.5)
     assert another.phase is Phase.CLOSED

@@ -359,7 +359,7 @@ def test_reconnecting_doubles_its_delay_up_to_a_bound(count, interval, jitters):
     reconnect = Reconnect(endpoints, interval)
     for failures, jitter in enumerate(jitters, 1):
         assert reconnect.endpoint == endpoints[(failures - 1) % count]
-        delay = reconnect.lost(0.0, jitter)
+        delay = reconnect.on_lost(0.0, jitter)
         rounds, rest = divmod(failures, count)
         if rest:
             assert delay == 0.0
@@ -371,14 +371,14 @@ def test_reconnecting_doubles_its_delay_up_to_a_bound(count, interval, jitters):
 
 def test_reconnecting_starts_anew_once_a_broker_has_answered():
     reconnect = Reconnect(["one"], 1.0)
-    delays = [reconnect.lost(0.0, 1.0) for _ in range(8)]
+    delays = [reconnect.on_lost(0.0, 1.0) for _ in range(8)]
     assert delays == [1, 2, 4, 8, 16, 16, 16, 16]
-    reconnect.answered(10.0)
-    assert reconnect.lost(11.0, 1.0) == 1.0
-    assert reconnect.lost(11.0, 0.0) == 1.0
+    reconnect.on_answer(10.0)
+    assert reconnect.on_lost(11.0, 1.0) == 1.0
+    assert reconnect.on_lost(11.0, 0.0) == 1.0
     many = Reconnect(["one"], 1.0)
     for _ in range(100_000):
-        last = many.lost(0.0, 0.0)
+        last = many.on_lost(0.0, 0.0)
     assert last == MAX_FACTOR / 2
 
 
@@ -387,9 +387,9 @@ def test_brokers_that_answer_and_drop_at_once_are_not_tried_without_end(count):
     reconnect = Reconnect([f"endpoint {number}" for number in range(count)], 1.0)
     now = waited = 0.0
     for _ in range(6 * count):
-        reconnect.answered(now)
-        reconnect.answered(now)
-        delay = reconnect.lost(now + 0.01, 1.0)
+        reconnect.on_answer(now)
+        reconnect.on_answer(now)
+        delay = reconnect.on_lost(now + 0.01, 1.0)
         now += 0.01 + delay
         waited += delay
     assert waited == 1 + 2 + 4 + 8 + 16 + 16
@@ -397,29 +397,29 @@ def test_brokers_that_answer_and_drop_at_once_are_not_tried_without_end(count):
 
 def test_the_endpoint_that_answered_is_used_until_it_is_lost():
     reconnect = Reconnect(["one", "two", "three"], 1.0)
-    assert reconnect.lost(0.0, 0.5) == 0.0
+    assert reconnect.on_lost(0.0, 0.5) == 0.0
     assert reconnect.endpoint == "two"
-    reconnect.answered(0.0)
+    reconnect.on_answer(0.0)
     assert reconnect.endpoint == "two"
-    assert [reconnect.lost(9.0, 1.0) for _ in range(3)] == [0.0, 0.0, 1.0]
+    assert [reconnect.on_lost(9.0, 1.0) for _ in range(3)] == [0.0, 0.0, 1.0]
     assert reconnect.endpoint == "two"
 
 
 def test_W2_a_refusal_by_one_who_had_answered_is_no_loss():
     """It was thought dead, is told DISCONNECT, and registers again, there."""
     reconnect = Reconnect(["one", "two"], 1.0)
-    reconnect.answered(0.0)
-    assert 0.5 <= reconnect.refused(0.1, 0.3) <= 1.0
+    reconnect.on_answer(0.0)
+    assert 0.5 <= reconnect.on_disconnect(0.1, 0.3) <= 1.0
     assert reconnect.endpoint == "one"
     # Refused again before it had answered: the next one may have room.
-    reconnect.refused(0.2, 0.3)
+    reconnect.on_disconnect(0.2, 0.3)
     assert reconnect.endpoint == "two"
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
 def test_a_refusal_at_every_try_is_waited_for_longer_and_longer(jitter):
     reconnect = Reconnect(["one"], 1.0)
-    delays = [reconnect.refused(0.0, jitter) for _ in range(8)]
+    delays = [reconnect.on_disconnect(0.0, jitter) for _ in range(8)]
     assert delays == [factor * (0.5 + jitter / 2) for factor in (1, 2, 4, 8, 16, 16, 16, 16)]
 
 
@@ -455,7 +455,7 @@ def a_client(endpoints, dialect=RFC18):
 
 def connected(core, connection, now):
     """It stands, and the probe is answered as a broker of the RFC's does."""
-    core.connected(connection, now)
+    core.on_connected(connection, now)
     if connection.phase is Phase.PROBING:
         core.feed(connection, client_reply(core.dialect, b"mmi.gmdp", [b"501"]), now, 0.5)
 
@@ -464,7 +464,7 @@ def connected(core, connection, now):
 def test_what_comes_on_a_lost_connection_is_for_nobody(retries):
     """C3: whatever the owner still reads from it."""
     core, _, connection = one_call(retries)
-    core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
+    core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
     core.events.clear()
     core.feed(connection, client_reply(RFC18, b"s", [b"late"]), 1.0, 0.5)
     assert core.events == []
@@ -496,7 +496,7 @@ def test_an_answer_that_began_is_not_asked_for_again():
     """W1: once a part went out, the loss is told."""
     core, call, connection = one_call(retries=3)
     core.feed(connection, client_reply(RFC18, b"s", [b"part"], final=False), 1.0, 0.5)
-    core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 2.0, 0.5)
+    core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 2.0, 0.5)
     assert [event.outcome for event in core.events[1:]] == [Outcome.BROKER_LOST]
     assert call.tries == 1
 
@@ -524,13 +524,13 @@ def test_connections_that_are_lost_together_are_one_loss():
     assert [connection.endpoint for connection in connections] == ["one"] * 3
     core.actions.clear()
     for connection in connections:
-        core.disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
+        core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
     assert core.endpoint == "two"
     for endpoint in ("two", "three"):
         (opened,) = [action.connection for action in core.actions if isinstance(action, Open)]
         assert opened.endpoint == endpoint
         core.actions.clear()
-        core.disconnected(opened, CloseReason.CONNECTION_REFUSED, 1.0, 0.5)
+        core.on_disconnected(opened, CloseReason.CONNECTION_REFUSED, 1.0, 0.5)
     # Each was tried once: now there is a delay, which ends by itself.
     assert core.actions == [Close(opened, CloseReason.CONNECTION_REFUSED)]
     assert 1.0 < core.deadline() <= 1.5
@@ -551,7 +551,7 @@ def test_a_connection_that_is_never_made_is_given_up():
     assert (type(core.actions[1]), core.actions[1].connection.endpoint) == (Open, "two")
     # Too late: it is closed.
     core.actions.clear()
-    core.connected(first.connection, core.connect_timeout)
+    core.on_connected(first.connection, core.connect_timeout)
     assert core.actions == []
     assert core.counters.disconnects == 0
 
