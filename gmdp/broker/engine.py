@@ -23,7 +23,7 @@ import zmq.green
 
 from ..core.broker.access import REVOKED, SERVE
 from ..core.broker.core import BrokerCore
-from ..core.broker.decisions import DeadLetter, Waited
+from ..core.broker.decisions import DeadLetter, QueueWait
 from ..core.peer.reasons import CloseReason
 from ..io.census import PeerCensus
 from ..io.frames import LARGE
@@ -233,7 +233,7 @@ class BrokerEngine:
             for event in events:
                 if isinstance(event, DeadLetter):
                     self._on_dead_letter(event)
-                elif isinstance(event, Waited):
+                elif isinstance(event, QueueWait):
                     traced = tracer()
                     if traced is not None:
                         traced.record_wait(*event)

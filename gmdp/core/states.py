@@ -13,7 +13,7 @@ connecting     a worker without a registered session              running,
 running        at work                                             connecting,
                                                                    draining,
                                                                    closed
-draining       takes no new work, finishes what it has             closed
+draining       takes no new work, finishes the work it has         closed
 closed         stopped; no socket is held; may be started again    starting
 =============  ==================================================  ============
 """
@@ -36,7 +36,7 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-#: Every change there is.
+#: Every change that is allowed.
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.NEW: frozenset({State.STARTING}),
     State.STARTING: frozenset({State.CONNECTING, State.RUNNING, State.CLOSED}),
@@ -46,25 +46,29 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.CLOSED: frozenset({State.STARTING}),
 }
 
-#: From ``start()`` until stopping begins.
+#: The states from ``start()`` until stopping begins.
 STARTED = frozenset({State.STARTING, State.CONNECTING, State.RUNNING})
-#: While no socket is held.
+#: The states in which no socket is held.
 AT_REST = frozenset({State.NEW, State.CLOSED})
 
 
 class StateChange(NamedTuple):
-    """One change, as subscribers get it."""
+    """One change of state, as subscribers get it."""
 
     old: State
     new: State
     #: Monotonic seconds.
     at: float
-    #: One line, may be empty.
+    #: One line; may be empty.
     reason: str
 
 
 class StateMachine:
-    """The present state; tells `watch` of every change, in order."""
+    """The present state of a broker, worker or client.
+
+    Args:
+        watch: Called with every change, in order.
+    """
 
     __slots__ = ("_watch", "changes", "state")
 
@@ -75,7 +79,7 @@ class StateMachine:
         self._watch = watch
 
     def advance(self, new: State, now: float, reason: str = "") -> None:
-        """Change to `new`; ValueError if the table above does not allow it."""
+        """Change to `new`; ValueError if the table above does not allow the change."""
         old = self.state
         if new not in TRANSITIONS[old]:
             allowed = ", ".join(sorted(state.value for state in TRANSITIONS[old]))

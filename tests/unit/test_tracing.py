@@ -8,7 +8,7 @@ import pytest
 from cores import MDP02, ManualBroker
 
 from gmdp import AsyncClient, HandlerFailed, Worker, tracing
-from gmdp.core.broker.decisions import Waited
+from gmdp.core.broker.decisions import QueueWait
 from gmdp.protocol import extension
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -248,8 +248,8 @@ def test_a_broker_s_core_reports_waits_only_where_spans_are_made(traced):
     broker.advance(0.5)
     for worker in (b"W1", b"W2"):
         broker.ready(MDP02, worker)
-    waits = [event for event in broker.events if isinstance(event, Waited)]
-    assert waits == ([Waited(b"echo", PARENT.encode(), 0.5, 1)] if traced else [])
+    waits = [event for event in broker.events if isinstance(event, QueueWait)]
+    assert waits == ([QueueWait(b"echo", PARENT.encode(), 0.5, 1)] if traced else [])
 
 
 def test_without_a_provider_there_are_no_spans(broker, client):

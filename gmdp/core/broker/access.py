@@ -1,15 +1,14 @@
-"""Who may do what, and how often.
+"""What users may do, and how often.
 
 The rules of this module:
 
-* A policy is asked once for each user, action and service, and its answer is
-  remembered until it may have changed; the path of a message has one look-up.
-* A user is who a connection's keys or password say; never a routing id, which any
-  peer may choose.  Where nobody is authenticated the user is empty.
-* What a policy is asked: may this user *serve* a service (a worker's READY),
-  *call* it (a client's REQUEST), *inspect* one of ``mmi.*``?  The probe ``mmi.gmdp``
-  is open to all.
-* Rules allow and never deny: what no rule allows, nobody may.
+* A policy is asked once for each user, action and service.  Its answer is remembered until
+  it may have changed; the path of a message has one look-up.
+* A user is the name that a connection's key or password stands for; never a routing id,
+  which any peer may choose.  Where connections are not authenticated the user is empty.
+* A policy is asked whether a user may *serve* a service (a worker's READY), *call* it (a
+  client's REQUEST) or *inspect* one of ``mmi.*``.  The probe ``mmi.gmdp`` is open to all.
+* Rules allow and never deny: what no rule allows is not allowed.
 * A user's requests are counted in a token bucket that holds one second's worth.
 """
 
@@ -22,10 +21,10 @@ from typing import Any
 
 from ..rates import Rates
 
-#: The user of a connection whose key or password is not valid any more: may do nothing.
+#: The user of a connection whose key or password is not valid any more; it may do nothing.
 REVOKED = "\0revoked"
 
-#: ``(user, action, service) -> bool``, or None if it does not know.
+#: ``(user, action, service) -> bool``, or None if the policy does not know.
 Policy = Callable[[str, str, bytes], "bool | None"]
 
 SERVE = "serve"
@@ -33,24 +32,28 @@ CALL = "call"
 INSPECT = "inspect"
 ACTIONS = (SERVE, CALL, INSPECT)
 
-#: Answers that are remembered; past it they are forgotten and asked for again.
+#: Answers that are remembered; past this number all are forgotten and asked for again.
 MAX_REMEMBERED = 100_000
 
-#: A CURVE key as Z85 text (ZeroMQ RFC 32), which has characters that patterns use.
+#: A CURVE key as Z85 text (ZeroMQ RFC 32), whose alphabet has characters that patterns use.
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z")
 
 
 def is_key(text: str) -> bool:
-    """Does `text` look like a CURVE key?"""
+    """True if `text` looks like a CURVE key."""
     return _KEY.match(text) is not None
 
 
 class Rules:
     """The policy of ``[[access]]`` tables.
 
-    Each has ``user``, a shell-style pattern or a list of them (a CURVE key means
-    itself alone), and patterns of services under ``serve``, ``call`` and ``inspect``.
-    Raises ValueError for what is no such table.
+    Args:
+        tables: Mappings.  Each has ``user``, a shell-style pattern or a list of them (a CURVE
+            key means itself alone), and under ``serve``, ``call`` and ``inspect`` patterns of
+            the services that these users may serve, call and inspect.
+
+    Raises:
+        ValueError: If one of the tables is none.
     """
 
     def __init__(self, tables: Iterable[Mapping[str, Any]]) -> None:
@@ -61,9 +64,9 @@ class Rules:
             where = f"access[{at}]"
             if not isinstance(table, Mapping):
                 raise ValueError(f"{where} must be a table with user, {', '.join(ACTIONS)}, not {table!r}")
-            unknown = [name for name in table if name not in ("user", *ACTIONS)]
-            if unknown:
-                raise ValueError(f"{where}: unknown {unknown[0]!r}; known are: user, {', '.join(ACTIONS)}")
+            others = [name for name in table if name not in ("user", *ACTIONS)]
+            if others:
+                raise ValueError(f"{where}: unknown {others[0]!r}; known are: user, {', '.join(ACTIONS)}")
             users = _patterns(f"{where}.user", table.get("user"))
             services = {
                 action: _pattern(_patterns(f"{where}.{action}", table[action])) for action in ACTIONS if action in table
@@ -71,37 +74,45 @@ class Rules:
             if not services:
                 raise ValueError(f"{where} allows nothing: it needs one of {', '.join(ACTIONS)}")
             user = re.compile(
-                "|".join(re.escape(one) + r"\Z" if is_key(one) else fnmatch.translate(one) for one in users)
+                "|".join(re.escape(name) + r"\Z" if is_key(name) else fnmatch.translate(name) for name in users)
             )
             self._rules.append((user, {action: re.compile(pattern.encode()) for action, pattern in services.items()}))
 
     def __call__(self, user: str, action: str, service: bytes) -> bool:
-        """May `user` do `action` with `service`?"""
+        """True if a rule allows `user` to do `action` with `service`."""
         return any(
-            action in services and who.match(user) is not None and services[action].match(service) is not None
-            for who, services in self._rules
+            action in services and users.match(user) is not None and services[action].match(service) is not None
+            for users, services in self._rules
         )
 
 
 def _patterns(name: str, value: Any) -> list[str]:
+    """The patterns under the key `name`; ValueError if `value` is none and no list of them."""
     patterns = [value] if isinstance(value, str) else value
-    if not isinstance(patterns, (list, tuple)) or not patterns or not all(isinstance(one, str) for one in patterns):
+    if (
+        not isinstance(patterns, (list, tuple))
+        or not patterns
+        or not all(isinstance(pattern, str) for pattern in patterns)
+    ):
         raise ValueError(f"{name} must be a pattern or a list of patterns, not {value!r}")
     for pattern in patterns:
-        if "[" in pattern and not pattern.isascii():  # names of services are bytes
+        if "[" in pattern and not pattern.isascii():  # a service's name is bytes
             raise ValueError(f"{name}: only ASCII may stand in a pattern with brackets, not {pattern!r}")
     return list(patterns)
 
 
 def _pattern(patterns: list[str]) -> str:
+    """A regular expression for any of these shell-style patterns."""
     return "|".join(map(fnmatch.translate, patterns))
 
 
 class Access:
     """A policy with its remembered answers, and the rates of users.
 
-    `policy` None: everybody may everything; one that says None does not know: that is no,
-    and is not remembered.  `rate`: requests a second and user.
+    Args:
+        policy: Asked whether a user may do something; None: everybody may do everything.  A
+            policy that returns None does not know: its answer counts as no and is not remembered.
+        rate: How many requests a user may send a second.
     """
 
     def __init__(self, policy: Policy | None, rate: float) -> None:
@@ -110,7 +121,7 @@ class Access:
         self._rates = Rates(rate)
 
     def allows(self, user: str, action: str, service: bytes) -> bool:
-        """May `user` do `action` with `service`?"""
+        """True if `user` may do `action` with `service`."""
         answer = self._answers.get((user, action, service))
         if answer is None:
             if user == REVOKED:
@@ -124,9 +135,9 @@ class Access:
         return answer
 
     def forget(self) -> None:
-        """What was answered may not be true any more."""
+        """Forget all answers: they may have changed."""
         self._answers.clear()
 
-    def in_time(self, user: str, now: float) -> bool:
-        """Is there room for one more request of `user` in its bucket?  Takes it."""
+    def take_turn(self, user: str, now: float) -> bool:
+        """Take one request out of the bucket of `user`; False if it is empty."""
         return self._rates.take(user, now)

@@ -45,7 +45,7 @@ from .registry import Registry
 from .replies import Replies
 from .state import BrokerState
 
-# For each reply: a member of an Enum is slow to look up in Python 3.11.
+# Bound once, for each reply: in Python 3.11 an Enum's member is slow to look up.
 _FINAL = Command.FINAL
 _OK = Status.OK
 

@@ -31,7 +31,7 @@ from .access import Access
 from .accounts import Accounts
 from .backlogs import Backlogs
 from .conversation import Conversation
-from .decisions import DeadLetter, Event, Outgoing, Refusal, Waited
+from .decisions import DeadLetter, Event, Outgoing, QueueWait, Refusal
 from .delivery import Delivery
 from .intake import Intake
 from .options import BrokerOptions
@@ -97,7 +97,7 @@ class BrokerCore:
         self.refusals: list[Refusal] = state.refusals
 
     def trace(self) -> None:
-        """Tell from now on how long traced requests have waited (:class:`~.decisions.Waited`)."""
+        """Tell from now on how long traced requests have waited (:class:`~.decisions.QueueWait`)."""
         self._state.traced = True
 
     # What the owner calls
@@ -131,7 +131,7 @@ class BrokerCore:
         else:
             self._conversation.handle(frames[0], message, now, user)
 
-    def take(self) -> tuple[list[Outgoing], list[Event | DeadLetter | Waited]]:
+    def take(self) -> tuple[list[Outgoing], list[Event | DeadLetter | QueueWait]]:
         """Return what was decided since the last call, (messages to send, events), and clear it."""
         state = self._state
         decided = state.outbox, state.events

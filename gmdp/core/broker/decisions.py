@@ -6,68 +6,77 @@ from typing import NamedTuple
 
 from .reasons import DropReason
 
-#: What makes a NamedTuple of a tuple of all its fields.
+#: Makes a NamedTuple of a tuple of all its fields.
 new_tuple = tuple.__new__
 
 
 class Target:
-    """What a message to send is about; the base of the records that may be that."""
+    """What a message to send is about: the base of workers, their connections, and requests."""
 
     __slots__ = ()
 
 
 class Outgoing(NamedTuple):
-    """One message to send.  Those of every request are made by `new_tuple`, for a third of the price."""
+    """One message to send.
+
+    The messages of every request are made by `new_tuple`, at a third of the price.
+    """
 
     frames: list[bytes]
-    #: What the core is told about if sending fails: a worker, its connection or a request.
+    #: What the core is told about if sending fails.
     target: Target | None
-    #: False if a peer with no room for it may do without.
+    #: False if a peer without room for the message may do without it.
     essential: bool
 
 
 class Event(NamedTuple):
-    """Something worth a line in a log."""
+    """A change worth a line in a log."""
 
-    #: "registered" or "lost": a worker, or several of one connection.
+    #: "registered" or "lost": a worker, or several workers of one connection.
     kind: str
     service: bytes
+    #: The worker's dialect, or why it was lost.
     reason: str
 
 
 class Refusal(NamedTuple):
-    """Something a broker did not let a user do."""
+    """An act that a broker did not allow a user."""
 
     #: "serve", "call" or "inspect".
     action: str
-    #: Whoever's connection it came on; empty if that is not known.
+    #: The user of the connection; empty if that is not known.
     user: str
     service: bytes
     reason: DropReason
 
 
 class DeadLetter(NamedTuple):
-    """A request that workers were lost over, and that ended without an answer."""
+    """A request that workers were lost over, and that ended without an answer.
+
+    Attributes:
+        service: The service that was asked.
+        body: The request's body.
+        attempts: How often a worker had the request.
+        reason: "attempts" (none was left), "worker_lost" (a part of the answer had gone out)
+            or "expired" (the request waited for its next attempt for too long).
+        age: Seconds since the broker accepted the request.
+        user: The user who sent it; empty if that is not known.
+    """
 
     service: bytes
     body: list[bytes]
-    #: How often a worker had it.
     attempts: int
-    #: "attempts" (there are no more), "worker_lost" (part of its answer had gone
-    #: out) or "expired" (waiting for its next attempt).
     reason: str
-    #: Seconds since it was accepted.
     age: float
-    #: The user it came from; empty if that is not known.
     user: str
 
 
-class Waited(NamedTuple):
-    """A request whose caller traces it was given to a worker."""
+class QueueWait(NamedTuple):
+    """How long a traced request waited before it was given to a worker."""
 
     service: bytes
     traceparent: bytes
-    #: Seconds since it was accepted.
+    #: Seconds since the broker accepted the request.
     seconds: float
-    #: How often a worker had it, this time included.
+    #: How often a worker had the request, this time included.
     attempt: int

@@ -23,7 +23,7 @@ from ...protocol import token
 from ...protocol.dialects import EMPTY
 from ..outcomes import EndReason
 from .access import CALL, Access
-from .decisions import Outgoing, Waited, new_tuple
+from .decisions import Outgoing, QueueWait, new_tuple
 from .records import ANSWERED, ASSIGNED, QUEUED, Connection, Request, Worker
 from .replies import Replies
 from .services import Services
@@ -193,7 +193,7 @@ class Delivery:
             left = None if request.deadline == math.inf else request.deadline - now
             tail = token.tail(attempts, left, token.TYPED_FAILURES, terms.traceparent)
             if terms.traceparent and self._state.traced:
-                waited = Waited(request.service.name, terms.traceparent, now - request.accepted_at, attempts)
+                waited = QueueWait(request.service.name, terms.traceparent, now - request.accepted_at, attempts)
                 self._state.events.append(waited)
         else:
             tail = _FIRST_ATTEMPT if attempts == 1 else token.tail(attempts)

@@ -2,16 +2,16 @@
 
 RFC 7: "The broker SHOULD serve clients on a fair basis".  The rules:
 
-* A more urgent request goes first, but each priority that waits has a turn after
-  :data:`PATIENCE` more urgent ones in a row.
+* A more urgent request goes first, but a priority that waits has a turn after
+  :data:`PATIENCE` requests of more urgent ones in a row.
 * Within a priority each client has a lane; lanes are served in turn, one item
   each, so that one client's backlog delays another's single request by at most
   one round.
-* What is given back goes before what was not, in the order in which it came, and its
-  lane is next.
+* A request that is given back goes before those that were not, in the order in which it
+  first came, and its lane is next.
 * Suspects (see :mod:`~.delivery`) may be passed over.
-* Where something has to go, it is the newest of the least urgent items of the
-  client with the longest backlog, all its priorities together.
+* Where a request has to give way, it is the newest of the least urgent ones of the client
+  with the longest backlog, all its priorities together.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ from typing import Generic, Protocol, TypeVar
 
 from ...protocol.extension import NORMAL_PRIORITY, PRIORITIES
 
-#: More urgent items that may be served in a row while a less urgent one waits.
+#: How many more urgent items may be served in a row while a less urgent one waits.
 PATIENCE = 16
 
+#: Entries that the heap of longest backlogs may have besides two for each item.
 _SLACK = 1024
+#: Items no longer waiting that a lane may have besides one for each that waits.
 _SWEEP_AT = 64
 
 
 class Queued(Protocol):
-    """What can stand in a :class:`FairQueue`."""
+    """An item that can stand in a :class:`FairQueue`."""
 
     lane: Hashable
     priority: int
     suspect: bool
-    #: The higher, the later it came.
+    #: The later the item came, the higher.
     number: int
-    #: True while it stands in a queue; the queue's to set.
+    #: True while the item stands in a queue, which sets it.
     waiting: bool
 
 
@@ -47,20 +49,23 @@ Q = TypeVar("Q", bound=Queued)
 
 
 class _Lane(Generic[Q]):
-    """One client's items of one priority.  Those taken out of the middle stay, not
-    `waiting`, until their turn comes or they are too many."""
+    """One client's items of one priority.
+
+    An item that is taken out of the middle stays, not `waiting`, until its turn comes or there
+    are too many such items.
+    """
 
     __slots__ = ("items", "length", "suspects")
 
     def __init__(self) -> None:
         self.items: deque[Q] = deque()
-        #: Given back ones that may be passed over: they come before `items`.
+        #: Suspects that were given back; they come before `items` and may be passed over.
         self.suspects: deque[Q] | None = None
-        #: How many wait.
+        #: How many items wait.
         self.length = 0
 
     def pop(self, suspects: bool) -> Q | None:
-        """The first one that waits; None if there is none but suspects, and they may not go."""
+        """Take the first item that waits; None if only suspects wait, and they may not go."""
         if suspects:
             while self.suspects:
                 item = self.suspects.popleft()
@@ -73,6 +78,7 @@ class _Lane(Generic[Q]):
         return None
 
     def pop_newest(self) -> Q:
+        """Take the last item that waits; suspects last of all."""
         for part in (self.items, self.suspects):
             while part:
                 item = part.pop()
@@ -81,7 +87,7 @@ class _Lane(Generic[Q]):
         raise IndexError("the lane is empty")
 
     def sweep(self) -> None:
-        """Forget what no longer waits, if that is most of it."""
+        """Forget the items that no longer wait, if they are most of the lane."""
         if len(self.items) + len(self.suspects or ()) > 2 * self.length + _SWEEP_AT:
             self.items = deque(item for item in self.items if item.waiting)
             if self.suspects:
@@ -100,18 +106,18 @@ class FairQueue(Generic[Q]):
     __slots__ = ("_counts", "_lanes", "_longest", "_passed", "_pushes", "_relax_at", "length", "suspects")
 
     def __init__(self) -> None:
-        #: For each priority its lanes, the next to be served first.
+        #: The lanes of each priority, the next to be served first.
         self._lanes: list[OrderedDict[Hashable, _Lane[Q]]] = [OrderedDict() for _ in PRIORITIES]
         self._counts = [0] * len(PRIORITIES)
-        #: How many wait, and how many of them are suspects.
+        #: How many items wait, and how many of them are suspects.
         self.length = 0
         self.suspects = 0
         #: How often each priority was passed over since its last turn.
         self._passed = [0] * len(PRIORITIES)
         self._pushes = 0
-        # A heap of (-length, -when, lane), built when the longest backlog is first
-        # asked for and thrown away when the queue has emptied to half of that:
-        # a queue that never overflows pays nothing for it.
+        # A heap of (-length, -when, lane).  It is built when the longest backlog is first asked
+        # for, and thrown away when the queue has emptied to half of its length at that time: a
+        # queue that never overflows pays nothing for it.
         self._longest: list[tuple[int, int, Hashable]] | None = None
         self._relax_at = 0
 
@@ -131,46 +137,45 @@ class FairQueue(Generic[Q]):
         """Add `item` at the end of its lane; a new lane is served last."""
         self._add(item).items.append(item)
         if self._longest is not None:
-            self._note(item.lane, newest=True)
+            self._note_backlog(item.lane, newest=True)
 
     def push_front(self, item: Q) -> None:
-        """Give `item` back: it is the first of its lane, or comes after such as were given
-        back, too, and came earlier; and the lane is next."""
+        """Give `item` back: it goes first in its lane, after earlier ones that were given back; the lane is next."""
         lane = self._add(item)
         if item.suspect:
             if lane.suspects is None:
                 lane.suspects = deque()
-            bisect.insort(lane.suspects, item, key=lambda one: one.number)
+            bisect.insort(lane.suspects, item, key=lambda other: other.number)
             self.suspects += 1
         else:
-            bisect.insort(lane.items, item, key=lambda one: one.number)  # they came in order, and stay so
+            bisect.insort(lane.items, item, key=lambda other: other.number)  # the lane is in order, and stays so
         self._lanes[item.priority].move_to_end(item.lane, last=False)
         if self._longest is not None:
-            self._note(item.lane, newest=False)
+            self._note_backlog(item.lane, newest=False)
 
     def pop(self, suspects: bool = True) -> Q | None:
-        """The next item; None if there is none, or none but suspects and they may not go."""
+        """Take the next item; None if there is none, or only suspects wait and they may not go."""
         if not self.length:
             return None
         if not self.suspects and self._counts[NORMAL_PRIORITY] == self.length:
             return self._pop_plain()
         if suspects or not self.suspects:
-            return self._pop_from(self._choose([p for p in PRIORITIES if self._counts[p]]), True)
+            return self._pop_from(self._choose_priority([p for p in PRIORITIES if self._counts[p]]), True)
         able = [p for p in PRIORITIES if any(lane.length > self._suspects_of(lane) for lane in self._lanes[p].values())]
-        return self._pop_from(self._choose(able), False) if able else None
+        return self._pop_from(self._choose_priority(able), False) if able else None
 
     def remove(self, item: Q) -> None:
-        """Take `item` out, wherever it stands, for good; ValueError if it is not there."""
+        """Take `item` out, wherever it stands; ValueError if it is not in the queue."""
         lane = self._lanes[item.priority].get(item.lane) if item.waiting else None
         if lane is None:
             raise ValueError("no such item in the queue")
-        self._taken(item, lane)
+        self._count_out(item, lane)
         lane.sweep()
 
     def evict(self) -> Q:
         """Take out the item that gives way; IndexError if there is none.
 
-        Among backlogs of one length, the one last added to gives way.
+        Among backlogs of the same length, the one to which an item was added last gives way.
         """
         if not self.length:
             raise IndexError("the queue is empty")
@@ -189,17 +194,18 @@ class FairQueue(Generic[Q]):
                 heapq.heappush(self._longest, (-backlog, when, key))
         lane = next(lanes[key] for lanes in self._lanes if key in lanes)
         item = lane.pop_newest()
-        self._taken(item, lane)
+        self._count_out(item, lane)
         if backlog > 1 and self._longest is not None:
             heapq.heappush(self._longest, (1 - backlog, when, key))
         return item
 
     @staticmethod
     def _suspects_of(lane: _Lane[Q]) -> int:
+        """How many suspects wait in a lane."""
         return sum(item.waiting for item in lane.suspects or ())
 
-    def _choose(self, able: list[int]) -> int:
-        """Which of these priorities is served: the most urgent, or one that has been patient."""
+    def _choose_priority(self, able: list[int]) -> int:
+        """Choose which of these priorities is served: the most urgent, or one that was passed over often enough."""
         chosen = able[-1]
         passed = self._passed
         for priority in able[:-1]:
@@ -212,7 +218,7 @@ class FairQueue(Generic[Q]):
         return chosen
 
     def _pop_plain(self) -> Q:
-        """The next item where all are of the normal priority and none is a suspect."""
+        """Take the next item of a queue in which all are of the normal priority and none is a suspect."""
         lanes = self._lanes[NORMAL_PRIORITY]
         key, lane = lanes.popitem(last=False)
         item = lane.items.popleft()
@@ -229,6 +235,7 @@ class FairQueue(Generic[Q]):
         return item
 
     def _pop_from(self, priority: int, suspects: bool) -> Q:
+        """Take the next item of one priority; lanes that have only suspects keep their turn."""
         lanes = self._lanes[priority]
         passed_over = []
         while True:
@@ -237,7 +244,7 @@ class FairQueue(Generic[Q]):
             if item is not None:
                 break
             passed_over.append((key, lane))
-        self._taken(item, lane)
+        self._count_out(item, lane)
         if lane.length:
             lanes[key] = lane
         for key, lane in reversed(passed_over):
@@ -245,7 +252,8 @@ class FairQueue(Generic[Q]):
             lanes.move_to_end(key, last=False)
         return item
 
-    def _taken(self, item: Q, lane: _Lane[Q]) -> None:
+    def _count_out(self, item: Q, lane: _Lane[Q]) -> None:
+        """Note that an item has left its lane; forget a lane that is empty."""
         item.waiting = False
         lane.length -= 1
         self.length -= 1
@@ -258,6 +266,7 @@ class FairQueue(Generic[Q]):
             self._longest = None
 
     def _add(self, item: Q) -> _Lane[Q]:
+        """Note that an item waits; returns its lane, where it is still to be put."""
         lanes = self._lanes[item.priority]
         lane = lanes.get(item.lane)
         if lane is None:
@@ -269,12 +278,14 @@ class FairQueue(Generic[Q]):
         return lane
 
     def _backlog(self, key: Hashable) -> int:
+        """How many items of a client wait, all its priorities together."""
         return sum(lanes[key].length for lanes in self._lanes if key in lanes)
 
-    def _note(self, key: Hashable, newest: bool) -> None:
-        assert self._longest is not None  # callers looked
+    def _note_backlog(self, key: Hashable, newest: bool) -> None:
+        """Note the length of a client's backlog; `newest`: the last item was added behind the others."""
+        assert self._longest is not None  # our callers looked
         if len(self._longest) >= 2 * self.length + _SLACK:
-            self._longest = None  # mostly stale: built anew when it is needed
+            self._longest = None  # mostly stale: it is built again when it is needed
             return
         self._pushes += 1
         when = -self._pushes if newest else self._pushes

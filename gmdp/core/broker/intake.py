@@ -161,7 +161,7 @@ class Intake:
             return True
         inspects = name.startswith(MMI_PREFIX)
         action = access.INSPECT if inspects else access.CALL
-        if user and not rights.in_time(user, now):
+        if user and not rights.take_turn(user, now):
             reason, status = DropReason.RATE_FULL, Status.OVERLOADED
         elif not rights.allows(user, action, name):
             reason, status = (

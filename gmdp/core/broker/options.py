@@ -1,8 +1,7 @@
-"""What a broker can be told, checked in one place.
+"""The options of a broker, checked in one place.
 
-The names are those of ``Broker``'s keywords, of the keys of the TOML file and
-of the command line.  A wrong value raises ``ValueError`` with a message that
-says what would be right.
+Their names are those of ``Broker``'s keywords, of the keys of the TOML file and of the command
+line.  A wrong value raises ``ValueError`` with a message that says what would be right.
 """
 
 from __future__ import annotations
@@ -14,20 +13,24 @@ from typing import Any
 
 from ..numbers import MOST_INTERVAL, check_number, unknown_name
 
+#: Bytes of a mebibyte.
 MEBI = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """What may differ from service to service."""
+    """The options that may differ from service to service.
 
-    #: Seconds a request may wait in the queue, all its waits together.
+    Attributes:
+        request_ttl: Seconds a request may wait in the queue, all its waits together.
+        busy_timeout: Seconds a worker may work that does not send heartbeats while it works.
+        attempts: How often a request is given to a worker before it is given up.
+        max_queue: How many requests may wait for one service.
+    """
+
     request_ttl: float = 30.0
-    #: Seconds a worker that does not heartbeat while it works may work.
     busy_timeout: float = 900.0
-    #: How often a request is given to a worker before it is given up.
     attempts: int = 3
-    #: Requests that may wait for one service.
     max_queue: int = 100_000
 
     def __post_init__(self) -> None:
@@ -42,36 +45,44 @@ SERVICE_OPTIONS = frozenset(option.name for option in fields(ServiceOptions))
 
 @dataclass(frozen=True)
 class BrokerOptions(ServiceOptions):
-    """All a broker's core is told."""
+    """The options of a broker; those of :class:`ServiceOptions` hold where a service has none of its own.
 
-    #: Seconds between heartbeats.
+    Attributes:
+        heartbeat_interval: Seconds between heartbeats.
+        liveness: Intervals of silence after which a peer is lost.
+        max_services: How many services there may be.
+        max_workers: How many workers may be registered.
+        max_in_flight: How many requests a client's connection may have open; more are refused.
+        max_queue_bytes: Bytes of request bodies queued or assigned, of replies being joined, and
+            of answers that wait for clients to read.  Each frame of a body beyond the first
+            counts 64 more.  A client may hold as many bytes as are still free; a request for
+            which it has no room is refused.
+        max_frames: How many frames a message may have, its envelope included.
+        max_frame_size: Bytes of a frame.
+        max_connections: How many connections there may be, where a broker is secured.
+        handshake_timeout: Seconds a connection's handshake may take.
+        max_user_services: How many services a user may have opened.
+        max_user_workers: How many workers a user may have registered.
+        max_user_bytes: How many of the `max_queue_bytes` a user may hold.
+        max_user_rate: How many requests a user may send a second.
+        services: Per-service values: shell-style pattern of the name to options.  The first
+            pattern that matches counts.
+    """
+
     heartbeat_interval: float = 2.5
-    #: Intervals of silence after which a peer is lost.
     liveness: float = 3
     max_services: int = 10_000
     max_workers: int = 65_536
-    #: Requests a client's connection may have open; more are refused.
     max_in_flight: int = 10_000
-    #: Bytes of request bodies queued or assigned, of replies being joined, and of
-    #: answers that wait for clients to read; each frame beyond the first of a body
-    #: counts 64 more.  A client may hold as many as are still free of it; what is
-    #: more is refused.
     max_queue_bytes: int = 256 * MEBI
-    #: Frames of a message, its envelope included.
     max_frames: int = 1_000
-    #: Bytes of a frame.
     max_frame_size: int = 16 * MEBI
-    #: Connections, where a broker is secured; seconds a connection's handshake may take.
     max_connections: int = 10_000
     handshake_timeout: float = 5.0
-    #: Services that one user may have opened, workers he may have registered, bytes he may have queued (of those of
-    #: `max_queue_bytes`), and requests he may send a second.
     max_user_services: int = 1_000
     max_user_workers: int = 10_000
     max_user_bytes: int = 128 * MEBI
     max_user_rate: float = 10_000.0
-    #: Per-service values: shell-style pattern of the name to options.  The
-    #: first pattern that matches counts.
     services: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,12 +123,13 @@ class BrokerOptions(ServiceOptions):
         return self.heartbeat_interval * self.liveness
 
     def for_service(self, name: bytes) -> ServiceOptions:
-        """The values that hold for the service `name`."""
+        """The options that hold for the service `name`."""
         for pattern, values in self.services.items():
             if fnmatch.fnmatchcase(name, pattern.encode()):
-                return replace(self._plain, **values)
-        return self._plain
+                return replace(self._defaults, **values)
+        return self._defaults
 
     @property
-    def _plain(self) -> ServiceOptions:
+    def _defaults(self) -> ServiceOptions:
+        """The options of services that match no pattern."""
         return ServiceOptions(**{name: getattr(self, name) for name in SERVICE_OPTIONS})

@@ -20,9 +20,9 @@ from .statistics import ServiceStatistics
 
 
 class Place(enum.Enum):
-    """Where an accepted request is; always in exactly one of these."""
+    """Where an accepted request is; always in exactly one place."""
 
-    # Enum's own goes through the name: three moves a request cost more than minting its token.
+    # Enum's own hash goes through the name: a request's three moves would cost more than its token.
     __hash__ = object.__hash__
 
     QUEUED = "queued"
@@ -40,17 +40,17 @@ MOVES: dict[Place | None, frozenset[Place]] = {
     Place.ENDED: frozenset(),
 }
 
-# For what happens to each request: a member of an Enum is slow to look up in Python 3.11.
+# Bound once, for what is done to each request: in Python 3.11 an Enum's member is slow to look up.
 QUEUED, ASSIGNED, ANSWERED = Place.QUEUED, Place.ASSIGNED, Place.ANSWERED
 _PARTIAL = Status.PARTIAL
 
-#: What a frame beyond the first of a body counts besides its bytes: a body of many
-#: empty frames takes memory, too.
+#: Bytes that each frame of a body beyond the first counts besides its own: many empty
+#: frames take memory, too.
 FRAME_COST = 64
 
 
 def charged_bytes(body: list[bytes]) -> int:
-    """What a body counts in ``max_queue_bytes``."""
+    """How many bytes a body counts in ``max_queue_bytes``."""
     if len(body) == 1:
         return len(body[0])
     return sum(map(len, body)) + FRAME_COST * (len(body) - 1)
@@ -73,7 +73,7 @@ class Service:
 
     def __init__(self, name: bytes, options: ServiceOptions, opener: str) -> None:
         self.name = name
-        #: The user who was the first to name it; empty if that is not known.
+        #: The user who was the first to name the service; empty if that is not known.
         self.opener = opener
         self.options = options
         self.queue: FairQueue[Request] = FairQueue()
@@ -81,7 +81,7 @@ class Service:
         self.idle: OrderedDict[Worker, None] = OrderedDict()
         #: All workers, idle or busy.
         self.members: dict[Worker, None] = {}
-        #: Queued requests that are to fail when there is no worker.
+        #: How many queued requests are to fail when no worker is left.
         self.failing_without_worker = 0
         self.requests = 0
         self.replies = 0
@@ -105,22 +105,22 @@ class Service:
 
 
 class Client:
-    """One connection from which requests come; known while there is something of it."""
+    """One connection from which requests come; known while it has open requests or a backlog."""
 
     __slots__ = ("account", "backlog", "bytes", "gone", "key", "open", "user")
 
     def __init__(self, key: Hashable, user: str, account: Client | None = None) -> None:
-        #: Its routing id; or the user, for a user's account.
+        #: The connection's routing id; the user, for a user's account.
         self.key = key
         self.user = user
-        #: Open requests; in a user's account, its connections.
+        #: How many requests are open; in a user's account, how many connections.
         self.open = 0
-        #: Where its bytes are counted, if not here: a user's account.
+        #: The user's account, where the bytes are counted; None: they are counted here.
         self.account = account
         self.bytes = 0
-        #: What it has not read yet.
+        #: The messages that wait until the client reads; None: it does read.
         self.backlog: Backlog | None = None
-        #: True once its connection is closed, or another user spoke under its routing id.
+        #: True once the connection is closed, or another user spoke under its routing id.
         self.gone = False
 
 
@@ -132,31 +132,32 @@ class Backlog:
     def __init__(self, client: Client, delay: float) -> None:
         self.client = client
         self.waiting: deque[Outgoing] = deque()
-        #: Those that were about to be sent and have to go back, in order.
+        #: Messages that were about to be sent and go back in front of `waiting`, in order.
         self.returned: list[Outgoing] = []
-        #: How many were tried the last time.
+        #: How many messages were tried the last time.
         self.tried = 0
         #: True from a message that found no room until the next try.
         self.blocked = False
+        #: Seconds until the next try.
         self.delay = delay
         self.timer: list[Any] | None = None
 
 
 class CallTerms(NamedTuple):
-    """What a gmdp client says besides."""
+    """What a gmdp client says beside the RFC's own frames."""
 
     #: The request's call frame.
     frame: bytes
     #: User and request id.
     identity: tuple[str, bytes] | None
-    #: True if it is to fail when there is no worker.
+    #: True if the request is to fail when no worker is registered.
     fail_without_worker: bool
     traceparent: bytes
-    #: The client's try that was taken up; later ones joined it.
+    #: The client's try that the broker accepted; later tries joined it.
     joined_try: int
 
 
-#: What strict clients say besides.
+#: The terms of strict clients' requests.
 STRICT = CallTerms(EMPTY, None, False, EMPTY, 0)
 
 
@@ -190,9 +191,9 @@ class Request(Target):
         "worker",
     )
 
-    #: Since when it is in the queue, if it is.
+    #: Since when the request is in the queue, if it is.
     queued_at: float
-    #: How many requests the broker had accepted with it.
+    #: How many requests the broker had accepted, this one included.
     number: int
 
     def __init__(
@@ -205,19 +206,19 @@ class Request(Target):
         now: float,
     ) -> None:
         self.service = service
-        #: Routing id and return address: what a reply begins with.  Empty: nobody waits.
+        #: Routing id and return address, with which a reply begins; empty for the broker's own requests.
         self.address = address
         self.dialect = dialect
         self.body = body
         self.size = charged_bytes(body)
-        #: Whose turn it takes in a fair queue: the user's (a str) if there is one, else
-        #: the connection's.
+        #: Whose turn the request takes in a fair queue: its user (a str) if there is one, else
+        #: its connection's routing id.
         self.lane = lane
         self.accepted_at = now
         self.place: Place | None = None
-        #: Where it counts; None once the broker is done with it.
+        #: The client on whose account it counts; None once the broker is done with it.
         self.client: Client | None = None
-        #: Who has it, while it is assigned.
+        #: The worker that has it, while it is assigned.
         self.worker: Worker | None = None
         #: How often it was given to a worker.
         self.attempts = 0
@@ -226,13 +227,13 @@ class Request(Target):
         self.suspect = False
         #: True while it stands in its service's queue.
         self.waiting = False
-        #: Seconds it may still wait in the queue: at `queued_at` if it does.
+        #: Seconds it may still wait in the queue, counted from `queued_at` while it waits.
         self.ttl_left = service.options.request_ttl
         #: Until when its caller waits.
         self.deadline = math.inf
         #: True once a PARTIAL went out: it is never run again.
         self.partial_sent = False
-        #: Why the rest of its answer is dropped, if it is: nobody waits, or part of it was lost.
+        #: Why the rest of its answer is dropped: nobody waits, or a part of it was lost.  None: it is not.
         self.abandon_reason: EndReason | None = None
         #: PARTIALs that wait for the FINAL, for a client that gets one reply.
         self.joined_parts: list[bytes] | None = None
@@ -264,8 +265,11 @@ class Request(Target):
 
 
 class Connection(Target):
-    """A worker's connection.  A strict one has one worker; an extended one has a
-    worker for each session, and may have none."""
+    """A worker's connection.
+
+    A strict connection has one worker.  An extended one has a worker for each session, and may
+    have none.
+    """
 
     __slots__ = (
         "address",
@@ -286,29 +290,29 @@ class Connection(Target):
     ) -> None:
         self.key = key
         self.address = address
-        #: Whose it is; empty if that is not known.
+        #: The user of the connection; empty if that is not known.
         self.user = user
         self.dialect = dialect
-        #: The dialect of messages that are the connection's and no session's.
+        #: The dialect of messages that mean the connection itself and none of its sessions.
         self.base_dialect = base_dialect
-        #: By session frame; a strict worker's is empty.
+        #: By session frame; the frame of a strict connection's one worker is empty.
         self.workers: dict[bytes, Worker] = {}
         self.pulse = Pulse(now)
-        #: The suspect one of its workers has, if one has.
+        #: The suspect that one of its workers has; None: none has.
         self.suspect: Request | None = None
-        #: The highest session number it has used.
+        #: The highest session number that was used on it.
         self.highest_session = 0
         #: True once a HEARTBEAT came in the middle of a strict worker's work.
         self.heartbeat_while_busy = False
         self.timer: list[Any] | None = None
 
     def command(self, command: Command) -> list[bytes]:
-        """A message to the connection itself."""
+        """The frames of a message that means the connection itself."""
         return [*self.address, *self.base_dialect.worker(command)]
 
 
 class Worker(Target):
-    """One registered worker, by the RFCs: it has one service and one request at a time."""
+    """One registered worker, as the RFCs know it: it has one service, and one request at a time."""
 
     __slots__ = (
         "assigned_at",
@@ -329,10 +333,10 @@ class Worker(Target):
         self.session = session
         self.service = service
         self.registered_at = now
-        #: False as soon as it is lost.
+        #: False as soon as the worker is lost.
         self.registered = True
         self.request: Request | None = None
-        #: The prefix of the token of its present request.
+        #: The prefix of the token of its present request; empty while it is idle.
         self.token = EMPTY
         self.assigned_at = now
         self.head = (*connection.address, session) if session else connection.address
@@ -340,5 +344,5 @@ class Worker(Target):
         self.served = 0
 
     def command(self, command: Command) -> list[bytes]:
-        """A message to it that has no more frames than its command."""
+        """The frames of a message that has none after its command."""
         return [*self.head, *self.connection.dialect.worker(command)]

@@ -117,7 +117,7 @@ class Registry:
 
     def _refusal_of(self, rights: access.Access, user: str, service: bytes, now: float) -> DropReason | None:
         """Why `user` may not register for `service`; None if the user may."""
-        if user and not rights.in_time(user, now):
+        if user and not rights.take_turn(user, now):
             return DropReason.RATE_FULL
         if not rights.allows(user, access.SERVE, service):
             return DropReason.REVOKED if user == access.REVOKED else DropReason.NOT_ALLOWED

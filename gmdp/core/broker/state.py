@@ -5,13 +5,13 @@ from __future__ import annotations
 from ..liveness import Gap
 from ..timers import Timers
 from .access import Access
-from .decisions import DeadLetter, Event, Outgoing, Refusal, Waited
+from .decisions import DeadLetter, Event, Outgoing, QueueWait, Refusal
 from .options import BrokerOptions
 from .statistics import BrokerCounters
 
 
 class BrokerState:
-    """What the parts of a broker's core share."""
+    """Options, counters, timers and decisions of one broker."""
 
     __slots__ = (
         "access",
@@ -31,19 +31,19 @@ class BrokerState:
     def __init__(self, options: BrokerOptions, counters: BrokerCounters, now: float, access: Access | None) -> None:
         self.options = options
         self.counters = counters
-        #: Who may do what; None: everybody everything.
+        #: What users may do; None: everybody may do everything.
         self.access = access
-        #: Who spoke last under a routing id, where users are known.
+        #: The user who last spoke under each routing id, where users are known.
         self.users: dict[bytes, str] = {}
-        #: What was not allowed, to be told.
+        #: What was not allowed and not yet told.
         self.refusals: list[Refusal] = []
         self.timers = Timers()
         self.gap = Gap(options.heartbeat_interval, options.expiry, now)
-        #: What to send, in order.
+        #: Messages to send, in order.
         self.outbox: list[Outgoing] = []
-        #: What to tell, in order.
-        self.events: list[Event | DeadLetter | Waited] = []
-        #: True if somebody wants to hear of :class:`Waited`.
+        #: Events to tell, in order.
+        self.events: list[Event | DeadLetter | QueueWait] = []
+        #: True if :class:`QueueWait` events are wanted.
         self.traced = False
         #: Bytes of bodies queued or assigned, of replies being joined, and of messages
         #: that wait for slow clients.

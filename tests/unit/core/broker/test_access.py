@@ -124,7 +124,7 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     rights = Access(None, 1.0)
     for number in range(100):
         assert rights.allows("alice", CALL, b"%d" % number)
-        assert rights.in_time(f"user{number}", 0.0)
+        assert rights.take_turn(f"user{number}", 0.0)
         assert len(rights._answers) <= 10
         assert len(rights._rates._full_at) <= 10
 
