@@ -1,8 +1,11 @@
 """The greenlet that owns sockets: its turns, its end, its mailbox."""
 
 import itertools
+import logging
 import subprocess
 import sys
+import threading
+from time import monotonic
 
 import gevent
 import pytest
@@ -11,6 +14,224 @@ import zmq.green
 from waiting import wait_until
 
 from gmdp import AsyncClient
+from gmdp.exceptions import OwnerDied
+from gmdp.io.owner import Owner
+
+NEVER = float("inf")
+
+
+class RecordingEngine:
+    """Notes what an owner calls; fails or finishes where a test says so."""
+
+    def __init__(self):
+        self.calls = []
+        self.messages = []
+        self.due_at = NEVER
+        self.error = None
+        self.death = None
+
+    def on_wake(self, now):
+        self.calls.append("wake")
+        if self.error is not None:
+            raise self.error
+
+    def on_message(self, link, frames, now):
+        self.messages.append(frames)
+
+    def on_connected(self, link, now):
+        self.calls.append("connected")
+
+    def on_disconnected(self, link, reason, now):
+        self.calls.append("disconnected")
+        link.close()
+
+    def on_caught_up(self, now):
+        self.calls.append("caught up")
+
+    def deadline(self):
+        return self.due_at
+
+    def tick(self, now):
+        self.calls.append("tick")
+        self.due_at = NEVER
+
+    def flush(self, now):
+        self.calls.append("flush")
+
+    def on_owner_died(self, error):
+        self.death = error
+
+
+@pytest.fixture
+def engine():
+    return RecordingEngine()
+
+
+@pytest.fixture
+def owner(engine):
+    """An owner that runs, and waits."""
+    owner = Owner(engine, "test")
+    owner.start()
+    owner.call(lambda: None, timeout=20)
+    yield owner
+    owner.finish()
+    owner.post(int)
+    owner.greenlet.join()
+
+
+def in_thread(function):
+    """What `function` returns in a thread without a hub; the hub runs meanwhile."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    wait_until(lambda: not thread.is_alive())
+    return results[0]
+
+
+# The mailbox
+
+
+def test_posts_are_called_in_order_and_one_wake_suffices(owner, engine):
+    wait_until(lambda: owner._waiter is not None)
+    del engine.calls[:]
+    numbers = []
+    for number in range(10):
+        owner.post(numbers.append, number)
+    wait_until(lambda: len(numbers) == 10)
+    assert numbers == list(range(10))
+    assert engine.calls.count("wake") == 1
+
+
+def test_a_call_returns_the_result_or_raises_the_error(owner):
+    def fail():
+        raise ZeroDivisionError
+
+    for caller in (lambda function: function(), in_thread):
+        assert caller(lambda: owner.call(divmod, 7, 2, timeout=20)) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        owner.call(fail, timeout=20)
+
+
+def test_a_call_from_a_thread_ends_with_its_timeout_if_the_hub_does_not_run(owner):
+    def call():
+        with pytest.raises(TimeoutError, match="test"):
+            owner.call(int, timeout=0.01)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()  # the hub is blocked
+    wait_until(lambda: not owner._mailbox)
+
+
+def test_only_its_own_thread_is_where_an_owner_runs(owner):
+    assert owner.runs_here
+    assert not in_thread(lambda: owner.runs_here)
+
+
+def test_after_the_end_posts_are_called_at_once(engine):
+    owner = Owner(engine, "test")
+    owner.start()
+    owner.post(owner.finish)
+    owner.greenlet.join()
+    assert owner.call(divmod, 7, 2, timeout=0) == (3, 1)
+
+
+# Waking and waiting
+
+
+def test_an_owner_wakes_for_its_engines_deadline(owner, engine):
+    del engine.calls[:]
+    began = monotonic()
+    engine.due_at = began + 0.05
+    owner.post(int)  # a pass, in which the deadline is asked for
+    wait_until(lambda: "tick" in engine.calls)
+    assert monotonic() - began >= 0.05
+    assert engine.calls[-4:] == ["wake", "caught up", "tick", "flush"]
+
+
+def test_an_owner_looks_at_its_sockets_in_any_case_after_the_safety_interval(owner, monkeypatch):
+    monkeypatch.setattr(owner, "safety_interval", 0.02)
+    link = owner.add_link(zmq.green.Context.instance().socket(zmq.ROUTER), 10)
+    for watcher in link._watchers:
+        watcher.stop()  # its descriptor misses every edge
+    owner.post(int)
+    with zmq.green.Context.instance().socket(zmq.DEALER) as dealer:
+        dealer.connect(link.listen("tcp://127.0.0.1:*"))
+        dealer.send(b"x")
+        wait_until(lambda: owner._engine.messages)
+
+
+def test_messages_arrive_in_order_and_in_bounded_bursts(owner, engine):
+    link = owner.add_link(zmq.green.Context.instance().socket(zmq.ROUTER), 10)
+    link.socket.set(zmq.RCVHWM, 0)
+    turns = []
+
+    def take_turns():
+        while True:
+            turns.append(len(engine.messages))
+            gevent.sleep(0)
+
+    with zmq.green.Context.instance().socket(zmq.DEALER) as dealer:
+        dealer.set(zmq.SNDHWM, 0)
+        dealer.connect(link.listen("tcp://127.0.0.1:*"))
+        taking = gevent.spawn(take_turns)
+        for number in range(1000):
+            dealer.send(b"%d" % number)
+        wait_until(lambda: len(engine.messages) == 1000)
+        taking.kill()
+    assert [frames[1] for frames in engine.messages] == [b"%d" % number for number in range(1000)]
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= 2 * owner.burst
+
+
+def test_a_connection_is_reported_and_its_last_messages_come_before_its_end(owner, engine):
+    context = zmq.green.Context.instance()
+    link = owner.add_link(context.socket(zmq.DEALER), 10)
+    with context.socket(zmq.ROUTER) as router:
+        router.bind("tcp://127.0.0.1:*")
+        link.socket.set(zmq.RECONNECT_IVL, 60_000)
+        link.connect(router.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
+        wait_until(lambda: "connected" in engine.calls)
+        owner.post(link.send, [b"hello"])
+        sender, _ = router.recv_multipart()
+        for number in range(100):
+            router.send_multipart([sender, b"%d" % number])
+        router.close(1000)
+    wait_until(lambda: "disconnected" in engine.calls)
+    assert engine.messages == [[b"%d" % number] for number in range(100)]
+
+
+# The end
+
+
+def test_a_bug_ends_the_owner_closes_its_links_and_is_told(engine, caplog, monkeypatch):
+    monkeypatch.setattr("gmdp.io.owner._log", logging.getLogger("test"))  # this bug is one on purpose
+    owner = Owner(engine, "test")
+    link = owner.add_link(zmq.green.Context.instance().socket(zmq.DEALER), 10)
+    owner.start()
+    engine.error = ZeroDivisionError()
+    owner.greenlet.join()
+    assert isinstance(engine.death, OwnerDied)
+    assert engine.death.__cause__ is engine.error
+    assert link.closed
+    assert any(record.exc_info and record.exc_info[1] is engine.error for record in caplog.records)
+
+
+def test_an_abandoned_owner_never_runs_again(engine):
+    owner = Owner(engine, "test")
+    link = owner.add_link(zmq.green.Context.instance().socket(zmq.DEALER), 10)
+    socket = link.socket
+    owner.start()
+    wait_until(lambda: owner._waiter is not None)
+    del engine.calls[:]
+    owner.abandon()
+    owner.post(pytest.fail, "there is no owner any more")
+    owner.wake()
+    gevent.sleep(0.01)
+    assert engine.calls == []
+    assert link.closed
+    owner.greenlet.kill()
+    assert engine.death is None
+    socket.close(0)
 
 
 def test_the_embedding_programs_greenlets_run_while_the_broker_is_flooded(broker):
