@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from gmdp.testing.explorer.search import run_in_processes, run_seeds
+
 
 def test_the_simulator_needs_no_hub():
     """The simulator uses no greenlet, thread or descriptor."""
@@ -14,3 +16,16 @@ def test_the_simulator_needs_no_hub():
         "assert len(os.listdir('/proc/self/fd')) == before\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_with_one_job_the_seeds_are_run_in_this_process():
+    seeds = range(7, 10)
+    assert list(run_in_processes(seeds, jobs=1)) == [run_seeds(seeds)]
+
+
+def test_a_seed_that_fails_is_reported_with_its_kind(monkeypatch):
+    monkeypatch.setattr("gmdp.testing.explorer.scenario.PROOF", 0.0)  # no time for any call
+    report = run_seeds([1])
+    (failure,) = report.failures
+    assert failure.startswith("seed 1, after ")
+    assert "of the kind" in failure
