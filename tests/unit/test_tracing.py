@@ -4,6 +4,7 @@ import contextvars
 import subprocess
 import sys
 
+import gevent
 import pytest
 from cores import MDP02, ManualBroker
 
@@ -257,3 +258,87 @@ def test_without_a_provider_there_are_no_spans(broker, client):
     assert tracing.tracer() is None
     answer = client.submit("nobody", b"")._answer
     assert answer.span is None
+
+
+# The tracer by itself
+
+
+@pytest.fixture
+def spans(monkeypatch):
+    """A tracer of gmdp's, and a list of the spans that it ended."""
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    exporter, provider = memory.InMemorySpanExporter(), sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
+    made = tracing.Tracer()
+    monkeypatch.setattr(made, "_tracer", provider.get_tracer("test"))
+    return made, exporter.get_finished_spans
+
+
+def test_a_call_s_span_is_a_child_of_the_given_or_the_handled_request(spans):
+    made, ended = spans
+    span, sent = made.begin_call(b"it", PARENT)
+    made.end_call(span)
+    token = tracing.traceparent.set(PARENT)
+    try:
+        other, _ = made.begin_call(b"it", None)
+    finally:
+        tracing.traceparent.reset(token)
+    made.end_call(other, "timeout")
+    first, second = ended()
+    assert (first.name, first.kind.name, first.status.status_code.name) == ("call it", "CLIENT", "UNSET")
+    assert {f"{span.context.trace_id:032x}" for span in (first, second)} == {TRACE}
+    assert sent == f"00-{TRACE}-{first.context.span_id:016x}-01"
+    assert (second.status.status_code.name, second.status.description) == ("ERROR", "timeout")
+
+
+def test_the_span_of_a_wait_has_its_length(spans):
+    made, ended = spans
+    made.record_wait(b"it", PARENT.encode(), 2.5, 3)
+    (span,) = ended()
+    assert (span.name, span.attributes["gmdp.attempt"]) == ("wait it", 3)
+    assert span.end_time - span.start_time == 2_500_000_000
+
+
+@pytest.mark.parametrize("error", [None, ValueError("why"), gevent.GreenletExit()])
+def test_the_span_of_a_handler_is_current_and_records_its_error(spans, error):
+    made, ended = spans
+
+    def handle():
+        with made.handler_span(b"it", PARENT, 1):
+            assert tracing.trace.get_current_span().is_recording()
+            if error is not None:
+                raise error
+
+    if error is None:
+        handle()
+    else:
+        with pytest.raises(type(error)):
+            handle()
+    (span,) = ended()
+    assert (span.name, span.kind.name) == ("handle it", "SERVER")
+    assert f"{span.parent.span_id:016x}" == PARENT[36:52]
+    assert [event.name for event in span.events] == (["exception"] if isinstance(error, Exception) else [])
+
+
+def test_errors_of_the_program_s_tracer_are_logged_at_a_bounded_rate(spans, monkeypatch, caplog):
+    made, _ = spans
+    monkeypatch.setattr(made, "_tracer", None)
+    for _ in range(100):
+        assert made.begin_call(b"it", None) is None
+        made.record_wait(b"it", b"", 0.0, 1)
+        with made.handler_span(b"it", None, 1):
+            pass
+    assert 1 <= len(caplog.records) <= 3
+
+
+def test_a_tracer_exists_once_the_program_has_set_a_provider(monkeypatch):
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    assert tracing.can_trace()
+    monkeypatch.setattr(tracing, "_tracer", None)
+    assert tracing.tracer() is None
+    monkeypatch.setattr(tracing.trace, "get_tracer_provider", sdk.TracerProvider)
+    made = tracing.tracer()
+    assert isinstance(made, tracing.Tracer)
+    assert tracing.tracer() is made

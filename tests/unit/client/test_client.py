@@ -27,6 +27,7 @@ from gmdp import (
     RequestRejected,
     RequestTimeout,
     State,
+    StateError,
     Worker,
     WorkerLost,
 )
@@ -475,3 +476,99 @@ def test_a_call_with_a_wrong_option_is_refused(client, options, message):
             ask("it", b"", **options)
     with pytest.raises(ConfigurationError, match=message):
         next(client.map("it", [b""], **options))
+
+
+# From other threads, before the start
+
+
+def in_thread(function):
+    """The result or the error of `function` in a thread of its own; this hub runs meanwhile."""
+    results = []
+
+    def work():
+        try:
+            results.append(function())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: not thread.is_alive())
+    thread.join()
+    return results[0]
+
+
+def test_a_call_from_another_thread_starts_the_client_in_its_own(echoing):
+    client = Client(echoing.endpoint, timeout=20)
+    assert in_thread(lambda: client.request("echo", b"x")) == [b"x"]
+    assert client._owner.hub is gevent.get_hub()
+    client.close()
+
+
+def test_an_error_at_that_start_goes_to_the_call(unused_endpoint, monkeypatch):
+    client = Client(unused_endpoint, timeout=20)
+
+    def fail():
+        raise StateError("it does not start")
+
+    monkeypatch.setattr(client, "_open", fail)
+    error = in_thread(lambda: client.request("echo", b"x"))
+    assert isinstance(error, StateError)
+    assert "does not start" in str(error)
+    assert client.closed
+
+
+def test_P3_the_first_call_from_a_thread_fails_where_the_client_s_hub_does_not_run(unused_endpoint):
+    client, errors = Client(unused_endpoint), []
+
+    def work():
+        try:
+            client.request("echo", b"x", timeout=0.05)
+        except HubNotRunning as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()  # this hub does not run meanwhile
+    [text] = errors
+    assert "threaded=True" in text
+    gevent.sleep(0)  # now the client starts
+    client.close()
+
+
+# What it shows
+
+
+def test_a_client_shows_its_state_and_counts(unused_endpoint):
+    with AsyncClient(unused_endpoint, max_in_flight=5) as client:
+        assert (client.endpoint, client.endpoints) == (unused_endpoint, (unused_endpoint,))
+        client.submit("nobody", b"")
+        wait_until(lambda: client.statistics().waiting == 1)
+        shown = repr(client)
+        assert shown.startswith(f"<AsyncClient running {unused_endpoint} unprobed in_flight=0 waiting=1 sockets=")
+    assert " closed " in repr(client)
+    assert client.statistics().requests == client.statistics().errors == 1
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_client_may_be_closed_twice_and_before_its_start(echoing, threaded):
+    client = Client(echoing.endpoint, timeout=20, threaded=threaded)
+    client.close()
+    assert client.state is State.NEW
+    assert client.request("echo", b"x") == [b"x"]
+    for _ in range(2):
+        client.close()
+    assert client.state is State.CLOSED
+
+
+@pytest.mark.parametrize(("name", "value"), [("timeout", 2.5), ("retries", 3), ("when_no_worker", "fail")])
+def test_a_client_s_default_can_be_read_and_set(name, value):
+    client = Client("tcp://127.0.0.1:5555", **{name: value})
+    assert getattr(client, name) == value
+    other = Client("tcp://127.0.0.1:5555")
+    setattr(other, name, value)
+    assert getattr(other, name) == value
+    assert other._defaults == client._defaults
+    with pytest.raises(ConfigurationError, match=name):
+        setattr(other, name, -1)
+    assert getattr(other, name) == value

@@ -9,10 +9,12 @@ import zmq.green
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, ClosedError, Worker
+from gmdp import AsyncClient, ClosedError, StreamOverflow, Worker
+from gmdp.client.answers import Answer
 from gmdp.client.engine import ClientEngine
 from gmdp.client.futures import FutureAnswer
-from gmdp.core.peer.calls import Call
+from gmdp.core.outcomes import Outcome
+from gmdp.core.peer.calls import Call, Part
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.statistics import ClientCounters
@@ -68,11 +70,12 @@ def engine(ended, unused_endpoint):
     engine.close(ClosedError("closed"))
 
 
-def begin(engine):
+def begin(engine, span=None):
     """Begin a call; returns its future."""
     answer = FutureAnswer()
+    answer.span = span
     answer.engine = engine
-    answer.call = Call(b"it", [b"x"], timeout=5.0, owner=answer)
+    answer.call = Call(b"it", [b"x"], timeout=5.0, sink=answer)
     engine.submit(answer.call)
     return answer.future
 
@@ -110,3 +113,65 @@ def test_the_engine_asks_its_core_for_the_deadline(engine):
     assert engine.deadline() == engine.core.deadline()
     begin(engine)
     assert engine.deadline() <= monotonic() + 5.0
+
+
+class Spans:
+    """In place of the tracer: notes which spans ended, and why."""
+
+    def __init__(self):
+        self.ended = []
+
+    def end_call(self, span, error):
+        """Note it."""
+        self.ended.append((span, error))
+
+
+def test_a_call_s_span_ends_once_with_its_outcome(engine, monkeypatch):
+    spans = Spans()
+    monkeypatch.setattr("gmdp.client.engine.tracer", lambda: spans)
+    answers = [begin(engine)._answer for _ in range(3)]
+    for number, answer in enumerate(answers):
+        answer.span = number
+    engine._on_events([Part(answers[0].call, [b"a part"], final=False)], 0.0)
+    assert spans.ended == []
+    engine._on_events([Part(answers[0].call, [b"the last"], final=True)], 0.0)
+    engine.cancel(answers[1].call)
+    engine.flush(0.0)
+    engine.close(ClosedError("closed"))
+    assert spans.ended == [(0, ""), (1, Outcome.CANCELLED.value), (2, Outcome.CLOSED.value)]
+    late = begin(engine, span=3)
+    assert isinstance(late.exception, ClosedError)
+    assert spans.ended[3:] == [(3, Outcome.CLOSED.value)]
+
+
+def test_a_defect_of_one_answer_leaves_the_others_for_the_end(engine):
+    """An event that was not given is not lost."""
+    first, second = begin(engine), begin(engine)
+    first._answer.__class__ = Broken
+    parts = [Part(future._answer.call, [b"x"], final=True) for future in (first, second)]
+    with pytest.raises(RuntimeError, match="a defect"):
+        engine._on_events(parts, 0.0)
+    assert "a defect" in str(first.exception)
+    assert not second.ready()
+    engine.close(ClosedError("closed"))
+    assert second.value == [b"x"]
+
+
+def test_a_call_whose_reader_does_not_keep_up_is_cancelled(engine):
+    answer = Answer(0, 1_000)
+    answer.engine = engine
+    answer.call = Call(b"it", [b"x"], timeout=5.0, sink=answer)
+    engine.submit(answer.call)
+    engine._on_events([Part(answer.call, [b"too much"], final=False)], 0.0)
+    engine.flush(0.0)
+    assert next(answer) == [b"too much"]
+    with pytest.raises(StreamOverflow):
+        next(answer)
+
+
+def test_cancelling_after_the_end_has_no_effect(engine):
+    future = begin(engine)
+    call = future._answer.call
+    engine.close(ClosedError("closed"))
+    engine.cancel(call)
+    assert isinstance(future.exception, ClosedError)

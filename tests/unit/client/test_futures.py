@@ -7,7 +7,9 @@ import gevent.event
 import pytest
 from waiting import wait_until
 
-from gmdp import AsyncClient, CallCancelled, CallError, Future, Worker
+from gmdp import AsyncClient, CallCancelled, CallError, ClosedError, Future, Worker
+from gmdp.client.futures import FutureAnswer
+from gmdp.core.peer.calls import Part
 
 mine = contextvars.ContextVar("mine", default="nothing")
 
@@ -132,3 +134,34 @@ def test_the_caller_s_context_ends_with_its_call(broker, client):
         future.rawlink(lambda future: seen.append(mine.get()))
         wait_until(lambda: len(seen) == 2)
     assert seen == ["nothing", "nothing"]
+
+
+# Parts
+
+
+def test_a_future_joins_the_parts_of_its_answer():
+    answer = FutureAnswer()
+    assert answer.add_part(Part(None, [b"1"], final=False), 0.0)
+    assert answer.add_part(Part(None, [b"2", b"3"], final=False), 0.0)
+    assert not answer.future.ready()
+    # An empty FINAL only ends the answer.
+    assert answer.add_part(Part(None, [b""], final=True), 0.0)
+    assert answer.future.get() == [b"1", b"2", b"3"]
+    # Nothing changes an answer that has ended.
+    assert answer.add_part(Part(None, [b"4"], final=True), 0.0)
+    answer.fail(ClosedError("late"))
+    assert answer.future.get() == [b"1", b"2", b"3"]
+
+
+def test_an_empty_final_alone_is_the_answer():
+    answer = FutureAnswer()
+    answer.add_part(Part(None, [b""], final=True), 0.0)
+    assert answer.future.get() == [b""]
+
+
+def test_a_future_raises_the_error_of_its_call():
+    answer = FutureAnswer()
+    answer.fail(ClosedError("closed"))
+    with pytest.raises(ClosedError):
+        answer.future.get()
+    assert not answer.future.cancel()

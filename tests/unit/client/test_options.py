@@ -94,16 +94,3 @@ def test_each_method_takes_each_option_by_its_name(method):
 )
 def test_each_contract_names_each_option(interface, name):
     assert all(f"{option}: " in interface[name].getDoc() for option in CallOptions._fields)
-
-
-@pytest.mark.parametrize(("name", "value"), [("timeout", 2.5), ("retries", 3), ("when_no_worker", "fail")])
-def test_a_client_s_default_can_be_read_and_set(name, value):
-    client = Client("tcp://127.0.0.1:5555", **{name: value})
-    assert getattr(client, name) == value
-    other = Client("tcp://127.0.0.1:5555")
-    setattr(other, name, value)
-    assert getattr(other, name) == value
-    assert other._defaults == client._defaults
-    with pytest.raises(ConfigurationError, match=name):
-        setattr(other, name, -1)
-    assert getattr(other, name) == value

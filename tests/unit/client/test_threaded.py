@@ -1,6 +1,7 @@
 """The thread of a threaded client: its start, calls in it, and its end."""
 
 import threading
+import weakref
 
 import gevent
 import pytest
@@ -108,11 +109,63 @@ def test_a_client_closed_at_any_moment_of_its_start_is_closed(echo):
 class Closable:
     """In place of a client."""
 
+    closed = False
+
     def close(self):
-        """Nothing is open."""
+        """Note it."""
+        self.closed = True
 
 
-def test_an_error_at_the_start_goes_to_every_caller_that_waits():
+class Served:
+    """In place of an owner, which ends at once."""
+
+    def __init__(self):
+        self.greenlet = self
+        self.joined = []
+
+    def join(self):
+        """Note in which thread."""
+        self.joined.append(threading.current_thread())
+
+
+@pytest.fixture
+def visible_threads(monkeypatch):
+    """Threads that the threading module, and so a measurement of coverage, knows."""
+
+    def start(function, args):
+        threading.Thread(target=function, args=args, name="the client's").start()
+
+    monkeypatch.setattr("gmdp.client.threaded.start_thread", start)
+
+
+def test_the_thread_opens_the_owner_and_serves_it_to_its_end(visible_threads):
+    owner, seen = Served(), []
+
+    def open_owner():
+        seen.append((thread.alive, threading.current_thread().name))
+        return owner
+
+    thread = ClientThread(20)
+    assert not thread.alive
+    thread.start(Closable(), open_owner, lambda: False)
+    thread.join()
+    assert seen == [(True, "the client's")]
+    assert [one.name for one in owner.joined] == ["the client's"]
+    assert not thread.alive
+
+
+def test_clients_with_threads_are_closed_at_the_interpreters_end(visible_threads, monkeypatch):
+    closed_at_exit = weakref.WeakSet()
+    monkeypatch.setattr("gmdp.client.threaded._closed_at_exit", closed_at_exit)
+    client, thread = Closable(), ClientThread(20)
+    thread.start(client, Served, lambda: False)
+    thread.join()
+    assert list(closed_at_exit) == [client]
+    gmdp.client.threaded._close_at_exit()
+    assert client.closed
+
+
+def test_an_error_at_the_start_goes_to_every_caller_that_waits(visible_threads):
     """The thread ends, and may be started again."""
     thread, client = ClientThread(20), Closable()
 
