@@ -9,13 +9,12 @@ from typing import Any
 import zmq.green
 
 from ..core.outcomes import Outcome
-from ..core.peer.calls import Call, Ended, Part
+from ..core.peer.calls import Call, Ended, Part, Sink
 from ..core.peer.client import ClientCore
 from ..exceptions import ClosedError, MDPError
 from ..io.connector import ConnectorEngine
 from ..security.credentials import Credentials
 from ..tracing import tracer
-from .answers import Answer
 from .errors import error_of
 
 
@@ -71,7 +70,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
     def submit(self, call: Call) -> None:
         """Begin `call`; its answer fails if the client is closed."""
         if self._error is not None:
-            answer: Answer = call.sink
+            answer = call.sink
             if answer.span is not None:
                 self._end_span(answer, Ended(call, Outcome.CLOSED, "", ()))
             answer.fail(self._closed_error())
@@ -101,7 +100,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         rest = iter(events)
         try:
             for event in rest:
-                answer: Answer = event.call.sink
+                answer = event.call.sink
                 if answer.span is not None and (isinstance(event, Ended) or event.final):
                     self._end_span(answer, event)
                 if isinstance(event, Ended):
@@ -121,7 +120,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         return error
 
     @staticmethod
-    def _end_span(answer: Answer, event: Part | Ended) -> None:
+    def _end_span(answer: Sink, event: Part | Ended) -> None:
         span, answer.span = answer.span, None
         traced = tracer()
         if traced is not None:
@@ -131,5 +130,5 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         """Give the error of a call that ended to its answer."""
         if ended.outcome is Outcome.CANCELLED:
             return  # its caller has gone
-        answer: Answer = ended.call.sink
+        answer = ended.call.sink
         answer.fail(self._closed_error() if ended.outcome is Outcome.CLOSED else error_of(ended, now))

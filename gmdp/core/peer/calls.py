@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY
@@ -33,7 +33,7 @@ from .connector import Connection
 
 
 class CallState(enum.Enum):
-    """Where a call is; see the table above."""
+    """Where a call is; :data:`TRANSITIONS` says how it goes on."""
 
     __hash__ = object.__hash__  # Enum's own is slow, and each call changes its state twice
 
@@ -61,12 +61,32 @@ TRANSITIONS: dict[CallState, frozenset[CallState]] = {
 }
 
 
-class Call:
-    """One request and what is to be done about it.
+class Sink(Protocol):
+    """Takes the parts and the end of a call's answer; :class:`gmdp.client.answers.Answer` is one."""
 
-    `timeout`: seconds in all, or for a stream per part; `deadline`: seconds in
-    all for a stream; `retries`: further tries; `flags`, `priority`, `traceparent`:
-    as in a call frame, for gmdp brokers; `owner`: whoever wants to hear.
+    #: The call's span, where calls are traced.
+    span: Any
+
+    def add_part(self, part: Part, now: float) -> bool:
+        """Take a part; False if too many lie unread."""
+
+    def fail(self, error: Any) -> None:
+        """Take the error with which the call ended, an exception of the shell's."""
+
+
+class Call:
+    """One request, and where it is.
+
+    Args:
+        service: The service that is asked.
+        body: The frames of the request, at least one.
+        timeout: Seconds in all, or for a stream per part.
+        deadline: Seconds in all, for a stream.
+        retries: How many further tries the call has.
+        flags: Those of a call frame, for gmdp brokers.
+        priority: The same.
+        traceparent: The same.
+        sink: Where the answer goes.  The core keeps it for its shell.
     """
 
     __slots__ = (
@@ -93,6 +113,8 @@ class Call:
         "try_ends_at",
     )
 
+    sink: Sink
+
     def __init__(
         self,
         service: bytes,
@@ -104,7 +126,7 @@ class Call:
         flags: int = 0,
         priority: int = extension.NORMAL_PRIORITY,
         traceparent: bytes = EMPTY,
-        sink: Any = None,
+        sink: Sink | None = None,
     ) -> None:
         self.service = service
         self.body = body
@@ -114,19 +136,20 @@ class Call:
         self.flags = flags
         self.priority = priority
         self.traceparent = traceparent
-        self.sink = sink
+        if sink is not None:
+            self.sink = sink
         self.state = CallState.WAITING
-        #: Its number among the client's calls, and its request id: set when it is submitted.
+        #: Its number among the client's calls, and its request id, from `submit` on.
         self.number = 0
         self.identity = EMPTY
         self.submitted_at = 0.0
-        #: When its deadline is: set when it is submitted.
+        #: When its deadline is (monotonic seconds), from `submit` on.
         self.deadline_at = math.inf
-        #: Tries begun.
+        #: How many tries have begun.
         self.tries = 0
-        #: How often a worker had it, as far as the broker told.
+        #: How often a worker had the request, as far as the broker said.
         self.deliveries = 0
-        #: Parts delivered, and the try they answer, as far as the broker told.
+        #: How many parts were delivered, and which try they answer, as far as the broker said.
         self.parts = 0
         self.answered_try = 0
         self.connection: ClientConnection | None = None
@@ -147,7 +170,7 @@ class ClientConnection(Connection):
 
     def __init__(self, endpoint: str, epoch: int) -> None:
         super().__init__(endpoint, epoch)
-        #: By number.
+        #: The calls on this connection, by number.
         self.calls: dict[int, Call] = {}
 
 
@@ -160,10 +183,10 @@ class Part(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A call ended without its answer's FINAL."""
+    """A call ended without the FINAL of its answer."""
 
     call: Call
     outcome: Outcome
     detail: str
-    #: What came with a failure: an error's type name and message, perhaps.
+    #: The frames that came with a failure; a handler's are its error's type name and message.
     body: Sequence[bytes] = ()

@@ -1,6 +1,6 @@
-"""One session of a worker: one worker by the RFCs, and the connection it is on.
+"""One session of a worker, which by the RFCs is one worker, and the connection it is on.
 
-Where a session is, by :class:`SessionState`:
+A session moves through the states of :class:`SessionState`:
 
 ==============  =====================================  ========================
 state           left when                              for
@@ -24,7 +24,7 @@ busy            FINAL sent                             idle; detached, then
 from __future__ import annotations
 
 import enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ...protocol import extension, token
 from ...protocol.dialects import EMPTY
@@ -34,7 +34,7 @@ from .reasons import GoneReason
 
 
 class SessionState(enum.Enum):
-    """Where a session is; see the table above."""
+    """Where a session is; :data:`TRANSITIONS` says how it goes on."""
 
     __hash__ = object.__hash__  # Enum's own is slow, and each request changes it twice
 
@@ -69,17 +69,18 @@ TRANSITIONS: dict[SessionState, frozenset[SessionState]] = {
 
 
 class Work(NamedTuple):
-    """Run the handler."""
+    """A request came: its handler is to be run."""
 
     session: Session
+    #: The client address, to be sent back with each part of the answer.
     address: bytes
     body: list[bytes]
-    #: What the broker told besides, if it is one of ours.
+    #: What a gmdp broker says of the request; None from any other broker.
     hints: token.Reading | None
 
 
 class CallerGone(NamedTuple):
-    """Nobody waits for the answer of this work any more."""
+    """No caller waits for the answer of this work any more."""
 
     work: Work
     reason: GoneReason
@@ -90,6 +91,16 @@ class Failure(NamedTuple):
 
     type_name: str
     message: str
+
+
+class SessionDispatcher(Protocol):
+    """Runs the handlers of one session; :class:`gmdp.worker.dispatch.Dispatcher` is one."""
+
+    def dispatch(self, work: Work) -> None:
+        """Have the handler run for `work`; does not wait."""
+
+    def cancel(self, gone: CallerGone, kill: bool) -> None:
+        """Tell the handler that its caller has gone; stop it if `kill`."""
 
 
 class Session:
@@ -108,6 +119,9 @@ class Session:
         "work",
     )
 
+    #: Set by the shell before the worker starts.  The core keeps it for its shell.
+    dispatcher: SessionDispatcher
+
     def __init__(self) -> None:
         self.state = SessionState.DETACHED
         self.connection: WorkerConnection | None = None
@@ -115,21 +129,19 @@ class Session:
         self.frame = EMPTY
         #: True while a handler runs, for the present work or an earlier one.
         self.handling = False
-        #: What is being worked on.  Only its own answer may end it.
+        #: The work of the present handler.  Only its own answer may end it.
         self.work: Work | None = None
-        #: Parts that wait for the FINAL, over MDP/0.1.
+        #: Parts of the answer that wait for its end, over MDP/0.1.
         self.parts: list[bytes] | None = None
-        #: True once a part was larger than the broker takes.
+        #: True once a part of the answer was larger than the broker takes.
         self.oversize = False
-        #: How often in a row it was told DISCONNECT before any request.
+        #: How often in a row the broker said DISCONNECT to it before any request.
         self.refusals = 0
         self.timer: list[Any] | None = None
-        #: Whatever the owner knows it by.
-        self.dispatcher: Any = None
 
     @property
     def registered(self) -> bool:
-        """True while READY was sent on a connection that stands."""
+        """True from READY on, for as long as the connection stands."""
         return self.state is SessionState.IDLE or self.state is SessionState.BUSY
 
     def become(self, state: SessionState) -> None:
@@ -146,14 +158,14 @@ class WorkerConnection(Connection):
 
     def __init__(self, endpoint: str, epoch: int) -> None:
         super().__init__(endpoint, epoch)
-        #: By session frame; a strict connection's one by an empty one.
+        #: The sessions registered on it, by session frame, which is empty on a strict connection.
         self.sessions: dict[bytes, Session] = {}
-        #: Session numbers used.
+        #: The session number used last; none is used twice.
         self.last_number = 0
         self.pulse = Pulse(0.0)
 
     @property
     def room(self) -> int:
-        """How many sessions more it can have."""
+        """How many further sessions it can have."""
         most = 1 if self.offer is None else min(self.offer.max_sessions, extension.MAX_SESSION - self.last_number)
         return most - len(self.sessions)

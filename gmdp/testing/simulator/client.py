@@ -84,6 +84,7 @@ class ClientNode(PeerNode[ClientCore]):
             max_in_flight=max_in_flight,
         )
         self.calls: list[SimulatedCall] = []
+        self._simulated: dict[Call, SimulatedCall] = {}
         self.open_calls: dict[SimulatedCall, None] = {}
         self.on_part: Callable[[SimulatedCall, Part], None] | None = None
 
@@ -104,7 +105,7 @@ class ClientNode(PeerNode[ClientCore]):
         name = service.encode() if isinstance(service, str) else service
         options.setdefault("deadline", timeout)
         call = Call(name, check_body(body), timeout=timeout, **options)
-        call.sink = simulated = SimulatedCall(call, len(self.calls) + 1, self.schedule.now)
+        self._simulated[call] = simulated = SimulatedCall(call, len(self.calls) + 1, self.schedule.now)
         self.calls.append(simulated)
         self.open_calls[simulated] = None
         self.post(self._submit, call)
@@ -134,7 +135,7 @@ class ClientNode(PeerNode[ClientCore]):
 
     def on_event(self, event: Part | Ended, now: float) -> None:
         """Take a part of an answer, or the end of a call."""
-        simulated: SimulatedCall = event.call.sink
+        simulated = self._simulated[event.call]
         if simulated.outcome is not None:
             raise AssertionError(f"{simulated!r} had ended before")
         if isinstance(event, Ended):
