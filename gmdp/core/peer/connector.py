@@ -4,25 +4,27 @@ The rules of this module:
 
 * Every connection is a new socket: what was queued for one broker never reaches
   the next.
-* Connections of one *epoch* share a fate: what is lost first, or cannot be made,
-  ends the epoch, and the next one goes to the endpoint that :mod:`~.reconnect`
-  names, after the delay it names.
-* When every broker has refused, or the handshake with each has failed three times, that
-  is told (:attr:`Connector.denied`), and tried on.
+* Connections of one *epoch* share a fate.  The first that is lost, or cannot be made,
+  ends the epoch.  The next epoch's connections go to the endpoint that
+  :mod:`~.reconnect` names, after the delay it names.
+* Every broker may have refused, or have hung up in the handshake three times in a row.
+  Then :attr:`Connector.denied` says why, and the connector goes on trying.
 * A connection that stands is *probed* once: a request for ``mmi.gmdp``, in the
-  peer's own version.  A gmdp broker's answer makes it *extended*; any other
-  answer, or none within :attr:`Connector.probe_timeout`, *strict*.  Once an epoch
-  is known to be strict, its further connections are not probed.
+  peer's own version.  A gmdp broker's answer makes the connection *extended*.  Any
+  other answer makes it *strict*, and so does none within
+  :attr:`Connector.probe_timeout`.  Once an epoch is known to be strict, its further
+  connections are not probed.
 
   ===========  =================================  ==============================
   phase        left when                          for
   ===========  =================================  ==============================
   connecting   it stands                          probing, or strict
                it fails or takes too long         closed
-  probing      the probe is answered              extended, or strict
-               it is not                          strict
-               extensions are required and there  closed
-               are none
+  probing      the broker answers the probe       extended, or strict
+               no answer comes in time            strict
+               extensions are required, and the   closed
+               broker has none
+               it is lost, or not needed          closed
   strict,      it is lost, or not needed          closed
   extended
   closed
@@ -49,7 +51,7 @@ TELLING_FAILURES = 3
 
 
 class Phase(enum.Enum):
-    """Where a connection is; see the table above."""
+    """Where a connection is; :data:`TRANSITIONS` says how it goes on."""
 
     __hash__ = object.__hash__  # Enum's own is slow, and each message asks USABLE
 
@@ -87,7 +89,7 @@ USABLE = frozenset({Phase.STRICT, Phase.EXTENDED})
 
 
 class Connection:
-    """One socket."""
+    """One socket to one broker, as the core knows it."""
 
     __slots__ = ("endpoint", "epoch", "handle", "offer", "phase", "timer")
 
@@ -95,10 +97,11 @@ class Connection:
         self.endpoint = endpoint
         self.epoch = epoch
         self.phase = Phase.CONNECTING
-        #: What a gmdp broker offers.
+        #: What a gmdp broker offers; None before, and of any other broker.
         self.offer: Offer | None = None
         self.timer: list[Any] | None = None
-        #: The owner's socket.
+        #: The shell's socket: a :class:`gmdp.io.connector.SendQueue`, or a wire of the
+        #: simulator.  The core keeps it for its shell.
         self.handle: Any = None
 
     def become(self, phase: Phase) -> None:
@@ -108,11 +111,11 @@ class Connection:
         self.phase = phase
 
     def accepts(self, frames: list[bytes]) -> bool:
-        """Is this message within the limits that the broker told?"""
+        """True if this message is within the limits of the broker's offer."""
         offer = self.offer
         if offer is None:
             return True
-        # One frame more, the routing id, is added at the broker.
+        # The broker's socket adds one frame, the routing id.
         return len(frames) < offer.max_frames and max(map(len, frames)) <= offer.max_frame_size
 
 
@@ -134,9 +137,9 @@ class Close(NamedTuple):
 
     connection: Connection
     reason: CloseReason
-    #: True if what was decided before is to be sent first.
+    #: True if the messages decided before are to be sent first.
     after_sending: bool = False
-    #: What the operating system says of it, or nothing.
+    #: The operating system's words, or nothing.
     detail: str = ""
 
 
@@ -147,23 +150,30 @@ E = TypeVar("E")
 
 
 class Connector(abc.ABC, Generic[C, E]):
-    """What opens, probes and loses connections.
+    """Opens and probes connections, and replaces lost ones.
 
     Decisions are appended to :attr:`actions` (for sockets) and :attr:`events` (for
     callers or handlers), until :meth:`take` hands them over.
 
-    ``jitter`` arguments are random numbers from 0 to 1.
+    Args:
+        dialect: RFC7, RFC18 or MAJORTOMO.
+        reconnect: The brokers' endpoints.
+        require_extensions: True if a broker without gmdp's extension is left again.
+
+    ``now`` arguments are monotonic seconds; ``jitter`` arguments are random numbers
+    from 0 to 1.
     """
 
-    #: Seconds a connection may take to be made, and a probe to be answered.
+    #: Seconds until a connection that does not stand yet is closed.
     connect_timeout = 5.0
+    #: Seconds until a broker that does not answer the probe counts as strict.
     probe_timeout = 1.0
-    #: True if a broker that answers the probe is one to stay with.
+    #: True if the answer to a probe shows that the broker is worth staying with.
     probe_suffices = True
 
     def __init__(self, dialect: Dialect, reconnect: Reconnect, require_extensions: bool = False) -> None:
         self.dialect = dialect
-        #: The same dialect in the extension; one that has none is spoken to nobody but strict brokers.
+        #: The same dialect in the extension; of a dialect without extension, itself.
         self.extended = EXTENDED.get(dialect, dialect)
         self.actions: list[Action] = []
         self.events: list[E] = []
@@ -171,22 +181,24 @@ class Connector(abc.ABC, Generic[C, E]):
         self._require_extensions = require_extensions
         self._timers = Timers()
         self._connections: set[C] = set()
-        #: How many of them are being made or probed.
+        #: How many connections are being made or probed.
         self._pending = 0
         self._epoch = 0
-        #: What the present epoch's broker speaks: STRICT, EXTENDED, or None if that is not known.
+        #: What the present epoch's broker speaks: STRICT or EXTENDED; None while unknown.
         self._mode: Phase | None = None
         #: True once the present epoch's broker has said anything.
         self._heard = False
+        #: When the present epoch's first connection may be opened.
         self._open_at = -math.inf
-        #: Connections in a row that were refused for a reason, or whose handshake failed.
+        #: Connections in a row that a broker refused for a reason it gave.
         self._refused_in_a_row = 0
+        #: Connections in a row that a broker refused, or whose handshake failed.
         self._failed_in_a_row = 0
-        #: Connections in a row that could not be made, for whatever reason.
+        #: Connections in a row that could not be made, for any reason.
         self._not_made_in_a_row = 0
-        #: Why no broker lets it in, if none does; None while that is not known.
+        #: Why no broker lets this peer in; None while one does, or may.
         self.denied: CloseReason | None = None
-        #: Why none can be reached, and which was tried last; empty while one can, or may be.
+        #: The broker tried last and why no broker can be reached; empty while one can, or may.
         self.unreachable = ""
         self._trouble = "not connected yet"
 
@@ -194,27 +206,27 @@ class Connector(abc.ABC, Generic[C, E]):
 
     @abc.abstractmethod
     def _make_connection(self, endpoint: str, epoch: int) -> C:
-        """A new connection."""
+        """Return a new connection."""
 
     @abc.abstractmethod
     def _on_usable(self, connection: C, now: float) -> None:
-        """A connection can be used."""
+        """A connection has become strict or extended."""
 
     @abc.abstractmethod
     def _on_connection_lost(self, connection: C, reason: CloseReason, detail: str, now: float) -> None:
-        """A connection is gone, and off the books."""
+        """A connection is gone; the connector has closed and unlisted it already."""
 
     @abc.abstractmethod
     def _on_message(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
-        """A message came on a connection that can be used."""
+        """A message came on a strict or extended connection."""
 
     @abc.abstractmethod
     def _on_timer(self, item: Any, now: float, jitter: float) -> None:
-        """The timer of a connection that can be used, or of something else."""
+        """The time of `item` has come: a strict or extended connection, or the subclass's own item."""
 
     @abc.abstractmethod
     def _assign_waiting(self, now: float) -> None:
-        """Something has changed: use the connections there are, open what is needed."""
+        """Give what waits to the connections that are free, and open those that are needed."""
 
     @abc.abstractmethod
     def deadline(self) -> float:
@@ -230,23 +242,23 @@ class Connector(abc.ABC, Generic[C, E]):
 
     @property
     def endpoint(self) -> str:
-        """The broker in use, or tried at present."""
+        """The endpoint of the broker in use, or tried at present."""
         return self._reconnect.endpoint
 
     @property
     def speaks_extension(self) -> bool | None:
-        """Does the broker in use speak gmdp's extension?  None if that is not known."""
+        """True if the broker in use speaks gmdp's extension; None while unknown."""
         return None if self._mode is None else self._mode is Phase.EXTENDED
 
     def on_connected(self, connection: C, now: float) -> None:
-        """The connection stands."""
+        """The socket of a connection is connected."""
         if connection.phase is not Phase.CONNECTING:
             return
         self._refused_in_a_row = self._failed_in_a_row = self._not_made_in_a_row = 0
         self.denied = None
         self.unreachable = ""
-        known = self._mode is Phase.STRICT and connection.epoch == self._epoch
-        if known or not self.extended.extended:
+        known_strict = self._mode is Phase.STRICT and connection.epoch == self._epoch
+        if known_strict or not self.extended.extended:
             self._enter(connection, Phase.STRICT, now)
             return
         connection.become(Phase.PROBING)
@@ -254,13 +266,13 @@ class Connector(abc.ABC, Generic[C, E]):
         self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, [EMPTY])))
 
     def on_disconnected(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
-        """The connection is gone, or could not be made; `detail`: what the operating system says of it."""
+        """A connection is gone, or could not be made; `detail` holds the operating system's words."""
         if connection.phase is not Phase.CLOSED:
             self._lose_connection(connection, reason, now, jitter, detail)
             self._assign_waiting(now)
 
     def feed(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
-        """One whole message from a broker."""
+        """Take one whole message from a broker.  A connection that is closed takes none."""
         if connection.phase in USABLE:
             self._on_message(connection, frames, now, jitter)
         elif connection.phase is Phase.PROBING and (body := self._probe_answer(frames)) is not None:
@@ -273,7 +285,7 @@ class Connector(abc.ABC, Generic[C, E]):
                 self._settle_for_strict(connection, now, jitter)
 
     def tick(self, now: float, jitter: float) -> None:
-        """Do what is due by `now`."""
+        """Do everything that is due by `now`."""
         while (item := self._timers.pop_due(now)) is not None:
             if not isinstance(item, Connection) or item.phase in USABLE:
                 self._on_timer(item, now, jitter)
@@ -294,17 +306,18 @@ class Connector(abc.ABC, Generic[C, E]):
         self.actions.append(Open(connection))
 
     def _probe_answer(self, frames: list[bytes]) -> list[bytes] | None:
-        """The body of a broker's answer to a probe; None if `frames` are something else."""
+        """Return the body of a broker's answer to a probe; None for any other message."""
         parsed = self.dialect.parse_reply(frames)
         return parsed[2] if parsed is not None and parsed[1] == PROBE_SERVICE else None
 
     def _note_broker_heard(self, connection: C, now: float) -> None:
-        """The broker said something that makes sense."""
+        """Note that the broker said something that makes sense."""
         if connection.epoch == self._epoch and not self._heard:
             self._heard = True
             self._reconnect.on_answer(now)
 
     def _settle_for_strict(self, connection: C, now: float, jitter: float) -> None:
+        """Go on without gmdp's extension, or leave the broker if the extension is required."""
         if self._require_extensions:
             self._lose_connection(connection, CloseReason.NOT_EXTENDED, now, jitter)
             self._assign_waiting(now)
@@ -312,6 +325,7 @@ class Connector(abc.ABC, Generic[C, E]):
             self._enter(connection, Phase.STRICT, now)
 
     def _enter(self, connection: C, phase: Phase, now: float) -> None:
+        """Begin to use a connection as strict or extended."""
         self._pending -= 1
         connection.become(phase)
         self._timers.disarm(connection)
@@ -321,7 +335,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._assign_waiting(now)
 
     def _lose_connection(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
-        """A connection is gone: its epoch ends."""
+        """Close a connection that is gone or could not be made, and end its epoch."""
         if connection.phase is Phase.CONNECTING:
             self._note_failed_connect(connection.endpoint, reason, detail)
         if connection.epoch == self._epoch:
@@ -330,7 +344,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._on_connection_lost(connection, reason, detail, now)
 
     def _note_failed_connect(self, endpoint: str, reason: CloseReason, detail: str) -> None:
-        """A connection could not be made: is it that no broker is there, or that none lets us in?"""
+        """Tell brokers that are not there from brokers that do not let this peer in."""
         refused = reason in REFUSALS
         failed = refused or reason is CloseReason.HUNG_UP
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
@@ -343,6 +357,7 @@ class Connector(abc.ABC, Generic[C, E]):
             self.unreachable = "" if failed else f"{endpoint}: {reason.describe(detail)}"
 
     def _end_epoch(self, connection: C, reason: CloseReason, open_at: float, detail: str = "") -> None:
+        """Open no further connection to the present broker, and none to the next before `open_at`."""
         self._epoch += 1
         self._mode = None
         self._heard = False
@@ -350,7 +365,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._open_at = open_at
 
     def _close(self, connection: C, reason: CloseReason, after_sending: bool = False, detail: str = "") -> None:
-        """Close a connection that is not needed, or is gone."""
+        """Close a connection that is not needed, or gone."""
         if connection.phase not in USABLE:
             self._pending -= 1
         connection.become(Phase.CLOSED)

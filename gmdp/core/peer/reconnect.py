@@ -1,8 +1,10 @@
-"""Which endpoint to try next, and when.
+"""Which endpoint a client or worker tries next, and when.
 
-The first endpoint that answers is used, the next one when it is lost.  Delays
-double from the first up to a multiple of it, with jitter, and start anew once
-a broker has answered and stayed for longer than the first.
+The rules of this module:
+
+* The first endpoint that answers is used, and the next one when it is lost.
+* Delays double from the first up to a multiple of it, with jitter.
+* They start anew once a broker has answered and stayed for longer than the first delay.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ MAX_FACTOR = 16
 
 
 class Reconnect:
-    """The endpoints of one connection, and its patience.
+    """The endpoints of one peer's brokers, and its patience.
 
-    `interval`: seconds before the second attempt at an endpoint.
+    Args:
+        endpoints: At least one, in the order in which they are tried.
+        interval: Seconds before the second attempt at an endpoint.
     """
 
     __slots__ = ("_answered", "_at", "_failures", "_since", "endpoints", "interval")
@@ -31,7 +35,7 @@ class Reconnect:
 
     @property
     def endpoint(self) -> str:
-        """The one to try, or in use."""
+        """The endpoint to try, or in use."""
         return self.endpoints[self._at]
 
     def on_answer(self, now: float) -> None:
@@ -41,13 +45,18 @@ class Reconnect:
             self._since = now
 
     def on_lost(self, now: float, jitter: float) -> float:
-        """The connection is lost, or was never made.
+        """The connection is lost, or was never made: turn to the next endpoint.
 
-        Returns the seconds to wait before the next attempt; `jitter` is a random
-        number from 0 to 1.  The next attempt goes to the next endpoint; there is
-        no wait until each of them has been tried once.
+        There is no wait until each endpoint has been tried once.
+
+        Args:
+            now: Monotonic seconds.
+            jitter: A random number from 0 to 1.
+
+        Returns:
+            Seconds to wait before the next attempt.
         """
-        # One that answers and drops at once is no better than one that does not answer.
+        # A broker that answers and hangs up at once is no better than one that does not answer.
         if self._answered and now >= self._since + self.interval:
             self._failures = 0
         self._answered = False
@@ -59,8 +68,10 @@ class Reconnect:
         return self.interval * min(1 << min(rounds - 1, 16), MAX_FACTOR) * (0.5 + jitter / 2)
 
     def on_disconnect(self, now: float, jitter: float) -> float:
-        """The broker said DISCONNECT: it is there, the next attempt goes to it
-        if it had answered before."""
+        """The broker said DISCONNECT, so it is there: stay with it if it had answered before.
+
+        Returns the seconds to wait before the next attempt.
+        """
         stay = self._answered
         delay = self.on_lost(now, jitter)
         if stay:
