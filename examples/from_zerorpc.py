@@ -1,11 +1,11 @@
-"""A zerorpc service moved over, side by side.
+"""A zerorpc service and its successor, side by side.
 
-What changes: a broker in between, so that workers come and go, are several, and may be
-killed; heartbeats that do not depend on the handler, so that a job may take an hour or
-keep the hub busy; JSON instead of msgpack (take whatever you like: bodies are bytes).
-What stays: the class, its methods, generators that stream, errors with their type.
+Three things change.  A broker stands in between, so that there may be several workers, which
+come and go and may be killed.  Heartbeats do not depend on the handler, so that a job may
+take an hour or keep the hub busy.  Bodies are JSON instead of msgpack (or any other bytes).
+The class, its methods, generators that stream, and errors with their type stay.
 
-Where zerorpc is installed, the old server runs besides, and has to say the same.
+Where zerorpc is installed, the old server runs, too, and must give the same answers.
 """
 
 import importlib.util
@@ -47,7 +47,7 @@ class Calculator:
 
 
 class Exposed:
-    """A handler that calls an object's public methods: the name is the first frame, the arguments the second."""
+    """A handler that calls an object's public methods: the first frame is the name, the second the arguments."""
 
     def __init__(self, service: object) -> None:
         self.service = service
@@ -63,7 +63,7 @@ class Exposed:
 
 
 class Remote:
-    """Its methods are the service's; those of `each` return the parts of a stream as they come."""
+    """A service whose methods can be called; those of `each` return the parts of a stream as they come."""
 
     def __init__(self, client: Client, service: str, stream: bool = False) -> None:
         self._client, self._service, self._stream = client, service, stream
@@ -83,7 +83,7 @@ class Remote:
 
 
 def with_zerorpc() -> list[Any] | None:
-    """What the old one says; None where it is not installed."""
+    """The answers of the old service; None where zerorpc is not installed."""
     if importlib.util.find_spec("zerorpc") is None:
         return None
     import zerorpc
@@ -95,35 +95,35 @@ def with_zerorpc() -> list[Any] | None:
     server.bind("inproc://calculator")
     running = gevent.spawn(server.run)
     client = zerorpc.Client("inproc://calculator")
-    said = [client.add(1, 2), list(client.count(3))]
+    answers = [client.add(1, 2), list(client.count(3))]
     try:
         client.divide(1, 0)
     except zerorpc.RemoteError as error:
-        said.append(error.name)
+        answers.append(error.name)
     client.close()
     server.close()
     running.kill()
-    return said
+    return answers
 
 
 def with_gmdp() -> list[Any]:
-    """The same, by way of a broker."""
+    """The answers of the new service, through a broker."""
     with (
         Broker("tcp://127.0.0.1:*") as broker,
         Worker(broker.endpoint, "calculator", Exposed(Calculator()), concurrency=100, reveal_errors=True),
         Client(broker.endpoint) as client,
     ):
         calculator = Remote(client, "calculator")
-        said: list[Any] = [calculator.add(1, 2), list(calculator.each.count(3))]
+        answers: list[Any] = [calculator.add(1, 2), list(calculator.each.count(3))]
         try:
             calculator.divide(1, 0)
         except HandlerFailed as error:
-            said.append(error.type_name)
-        return said
+            answers.append(error.type_name)
+        return answers
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.CRITICAL)  # both tell of the handler that fails
+    logging.basicConfig(level=logging.CRITICAL)  # both log the handler that fails
     before, after = with_zerorpc(), with_gmdp()
     assert before is None or before == after
     print(*after, sep="\n")

@@ -1,5 +1,7 @@
-"""Greenlet-based tests without pytest: a deadline, and nothing left behind.  (With
-pytest, the fixtures of gmdp_pytest see to both.)"""
+"""Greenlet-based tests without pytest: each has a deadline and leaves nothing behind.
+
+With pytest, the fixtures of gmdp_pytest do both.
+"""
 
 from collections.abc import Callable
 
@@ -15,7 +17,7 @@ def greet(request: Request) -> bytes:
 
 
 def greet_and_remember(request: Request) -> bytes:
-    gevent.spawn(remember, request.body[0])  # nobody waits for it: this is the bug
+    gevent.spawn(remember, request.body[0])  # no code waits for this greenlet: that is the bug
     return greet(request)
 
 
@@ -24,7 +26,7 @@ def remember(name: bytes) -> None:
 
 
 def check(handler: Callable[[Request], bytes]) -> None:
-    """A test of `handler`, which has to leave nothing, and to be done in five seconds."""
+    """Test `handler`: it must be done in five seconds and leave nothing behind."""
     with deadline(5), no_leaks(patience=0.2), Broker("inproc://greetings") as broker:
         with Worker(broker.endpoint, "greet", handler), Client(broker.endpoint) as client:
             assert client.request("greet", b"Ada") == [b"hello Ada"]
@@ -37,7 +39,7 @@ def main() -> None:
         check(greet_and_remember)
     except Leaked as error:
         (leak,) = error.leaks
-        assert "in remember: gevent.sleep(3600)" in leak.what  # where it is, and where it was spawned
+        assert "in remember: gevent.sleep(3600)" in leak.what  # where the greenlet is, and where it was spawned
         print(f"greet_and_remember: left {leak.kind} behind")
 
 

@@ -1,4 +1,4 @@
-"""Interfaces first: legacy code implements the contracts with classes of its own."""
+"""Legacy code implements the contracts of gmdp.interfaces with classes of its own."""
 
 import logging
 
@@ -11,7 +11,7 @@ from gmdp.interfaces import IAccessPolicy, IBroker, IRequest, IRequestHandler
 
 @implementer(IRequestHandler)
 class Ledger:
-    """Ten years old; knows nothing of sockets."""
+    """A class ten years old, which knows nothing of sockets."""
 
     def __init__(self) -> None:
         self.balance = 0
@@ -23,7 +23,7 @@ class Ledger:
 
 @implementer(IAccessPolicy)
 class Permissions:
-    """As old; it has always known who may do what."""
+    """A class of the same age, which has always known the rights of each user."""
 
     forbidden = frozenset({("call", b"ledger.wipe")})
 
@@ -32,7 +32,7 @@ class Permissions:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.ERROR)  # what is not allowed is a warning
+    logging.basicConfig(level=logging.ERROR)  # a call that is not allowed is logged as a warning
     ledger, permissions = Ledger(), Permissions()
     verifyObject(IRequestHandler, ledger)
     verifyObject(IAccessPolicy, permissions)

@@ -1,4 +1,4 @@
-"""One client for many greenlets; calls that are not waited for; CPU work off the hub."""
+"""One client for many greenlets; calls without waiting; CPU work off the hub."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from gmdp import AsyncClient, Broker, Request, Worker
 
 
 def digest(request: Request) -> bytes:
-    """Computes: in a thread it does not hold up the hub, nor the worker's heartbeats."""
+    """Compute a digest.  In a thread, this blocks neither the hub nor the worker's heartbeats."""
     return hashlib.sha256(b"".join(request.body)).hexdigest().encode()
 
 
@@ -19,11 +19,11 @@ def main() -> None:
         Worker(broker.endpoint, "sha256", digest, concurrency=4, spawn=ThreadPool(4)),
         AsyncClient(broker.endpoint) as client,
     ):
-        # From as many greenlets as there are:
+        # Calls from many greenlets:
         callers = [gevent.spawn(client.request, "sha256", b"%d" % number) for number in range(100)]
         gevent.joinall(callers, raise_error=True)
 
-        # Without waiting:
+        # A call without waiting:
         future = client.submit("sha256", b"later")
 
         # Many bodies, a bounded number of calls at a time, replies in order:

@@ -1,4 +1,4 @@
-"""Keys: who may connect, who may serve and call what, and who was refused."""
+"""Keys and rules: which users may connect, which may serve and call what, and which were refused."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,13 +19,13 @@ def balance(request: Request) -> bytes:
 def main() -> None:
     refused: list[AuditRecord] = []
     with TemporaryDirectory() as name:
-        # Each makes a pair of its own, and gives the public file away: `gmdp keygen NAME`.
+        # Each peer makes a pair of its own, and gives the public file away: `gmdp keygen NAME`.
         folder, known = Path(name), Path(name, "known")
         known.mkdir()
         server_key, secret_key = generate_keys("broker", folder)
         for user in ("teller", "alice"):
             public, _ = generate_keys(user, folder)
-            public.rename(known / public.name)  # NAME.key is user NAME's; to take it away ends what NAME does
+            public.rename(known / public.name)  # NAME.key lets user NAME in; removing the file ends NAME's work
         generate_keys("stranger", folder)
 
         with (

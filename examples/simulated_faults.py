@@ -1,5 +1,7 @@
-"""A handler of one's own in the simulator: workers die and come back, a broker is
-killed, and hours pass in a moment.  One seed is one run."""
+"""Your own handler in the simulator: workers die and come back, a broker is killed.
+
+Hours pass in a moment, and the same seed gives the same run.
+"""
 
 import random
 
@@ -8,7 +10,7 @@ from gmdp.testing import Simulation
 
 
 class Account:
-    """What the handler changes: it must not matter that a request may run twice."""
+    """The state that the handler changes: a request may run twice, and that must not matter."""
 
     def __init__(self) -> None:
         self.entries: dict[bytes, int] = {}
@@ -20,7 +22,7 @@ class Account:
 
 
 def run(seed: int) -> float:
-    """An hour of faults; returns how many seconds the slowest booking took."""
+    """Run an hour of faults; returns the seconds that the slowest booking took."""
     account, chance = Account(), random.Random(seed)
     simulation = Simulation(seed)
     broker = simulation.broker(attempts=20)

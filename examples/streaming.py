@@ -1,4 +1,4 @@
-"""An answer in parts: each goes out as soon as the handler makes it."""
+"""An answer in parts, each of which goes out as soon as the handler makes it."""
 
 from collections.abc import Generator
 

@@ -1,5 +1,7 @@
-"""A broker and a worker beside a StreamServer, under a supervisor that knows only
-gevent's ``BaseServer``: start, stop, serve_forever."""
+"""A broker and a worker beside a StreamServer.
+
+Their supervisor knows only gevent's ``BaseServer``: start, stop, serve_forever.
+"""
 
 from typing import Any
 
@@ -11,7 +13,7 @@ from gmdp import Broker, Client, Request, State, Worker
 
 
 class Supervisor:
-    """Older than gmdp: starts what it is given, waits for it, and stops it in reverse."""
+    """A supervisor older than gmdp: it starts servers, waits for them, and stops them in reverse."""
 
     def __init__(self, *servers: Any) -> None:
         self.servers = servers

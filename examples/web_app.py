@@ -1,4 +1,4 @@
-"""Services over HTTP: a web app of one's own, with the gateway mounted in it."""
+"""Services over HTTP: your own web app, with the gateway mounted in it."""
 
 from gevent import monkey
 
@@ -59,7 +59,7 @@ def main() -> None:
         print(ask(connection, "GET", "/"))
         print(ask(connection, "POST", "/api/services/countdown?stream=1", b"3"))
         print(ask(connection, "POST", "/api/services/countdown", b"1", Accept="text/event-stream"))
-        for service in ("shout", "report.daily"):  # the one is not exposed, the other has no worker
+        for service in ("shout", "report.daily"):  # "shout" is not exposed, "report.daily" has no worker
             status, text = ask(connection, "POST", f"/api/services/{service}")
             print(status, json.loads(text)["error"])
         connection.close()

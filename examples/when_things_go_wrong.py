@@ -1,5 +1,7 @@
-"""What a caller hears, and what a handler sees: no worker, failures, time that is up,
-cancelled calls, and requests that kill whoever works on them."""
+"""Failures as callers and handlers see them.
+
+No worker, failed handlers, deadlines, cancelled calls, and requests that kill their workers.
+"""
 
 import logging
 
@@ -15,7 +17,7 @@ def divide(request: Request) -> bytes:
 
 
 def patient(request: Request) -> bytes:
-    """Works for as long as somebody waits, and says how it was told to stop."""
+    """Work for as long as a caller waits, and print why the work was stopped."""
     started.set()
     try:
         while True:
@@ -34,29 +36,29 @@ started, stopped = Event(), Event()
 
 
 def main() -> None:
-    logging.getLogger("gmdp").addHandler(logging.NullHandler())  # it would tell of each failure, too
+    logging.getLogger("gmdp").addHandler(logging.NullHandler())  # without a handler, each failure would be printed, too
     with Broker("tcp://127.0.0.1:*", attempts=1, dead_letter=bury) as broker, AsyncClient(broker.endpoint) as client:
-        # No worker yet: wait for one (the default), or hear so at once.
+        # There is no worker yet: a call waits for one (the default) or fails at once.
         try:
             client.request("divide", [b"6", b"3"], when_no_worker="fail")
         except NoWorker as error:
             print(type(error).__name__, "after", error.attempt, "try")
 
-        # The type and message of a handler's error are told only if the worker says so.
+        # A caller learns the type and message of a handler's error only if the worker reveals them.
         with Worker(broker.endpoint, "divide", divide, reveal_errors=True):
             try:
                 client.request("divide", [b"6", b"0"])
             except HandlerFailed as error:
                 print(error.type_name, "|", error.detail)
 
-        # A handler knows how long its caller waits; one that is not wanted any more is stopped.
+        # A handler knows how long its caller waits, and is stopped when the caller has gone.
         with Worker(broker.endpoint, "patient", patient, enforce_deadline=True):
             future = client.submit("patient", b"", timeout=60)
             started.wait()
             future.cancel()
             stopped.wait()
 
-        # A worker that goes away over a request: another one gets it, `attempts` in all.
+        # If a worker is lost over a request, another gets the request, `attempts` times in all.
         def die(request: Request) -> None:
             worker.close()
             gevent.sleep(60)

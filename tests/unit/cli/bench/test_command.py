@@ -6,6 +6,8 @@ import sys
 import pytest
 from processes import gmdp_here
 
+pytestmark = pytest.mark.once
+
 
 def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path):
     ended = gmdp_here("bench", "--seconds", "100", "--plot", str(tmp_path / "nowhere" / "picture.svg"))
