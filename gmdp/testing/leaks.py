@@ -400,7 +400,7 @@ def _is_in(references: Mapping[int, weakref.ref[Any]], thing: object) -> bool:
 
 
 def describe(other: greenlet.greenlet) -> str:
-    """Return a greenlet's name, its function, its place, and the place where it was spawned."""
+    """Return the name, the function, the place, and the spawning place of the greenlet `other`."""
     try:
         text = repr(other)[:_WIDTH]
     except Exception:  # raised by the repr of an argument
