@@ -11,7 +11,7 @@ from gmdp.core.peer.calls import Call, Ended
 def ended(outcome, detail="", body=(), tries=1, deliveries=0):
     """A call that began at 100.0, and how it ended."""
     call = Call(b"it", [b"x"], timeout=5.0)
-    call.submitted = 100.0
+    call.submitted_at = 100.0
     call.tries = tries
     call.deliveries = deliveries
     return Ended(call, outcome, detail, body)
