@@ -61,14 +61,14 @@ def error_answer(error: Exception) -> Answer:
     if isinstance(error, RequestRefused):
         status, name, message, more_headers = error.status, error.name, str(error), error.headers
     elif isinstance(error, MDPError):
-        listed = next(kind for kind in type(error).__mro__ if kind in STATUS)
-        status, message_instead = STATUS[listed]
-        name, message = type(error).__name__, str(error) if message_instead is None else message_instead
+        error_class = next(base for base in type(error).__mro__ if base in STATUS)
+        status, public_message = STATUS[error_class]
+        name, message = type(error).__name__, str(error) if public_message is None else public_message
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             more_headers = (("Retry-After", "1"),)
         if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("a request failed", exc_info=error)
-        elif message_instead is not None:
+        elif public_message is not None:
             _log.info("%s: %s", name, error)
     else:
         status, name, message = 500, "InternalError", "the gateway failed; its log has the details"

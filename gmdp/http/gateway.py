@@ -101,12 +101,12 @@ class Gateway:
         """The client, which is made now unless there is one already."""
         client = self._client
         if client is None:
-            made = self._make_client()
+            new = self._make_client()
             # Another greenlet or thread may have made a client meanwhile.  The first one stays.
             with self._lock:
-                client = self._client = self._client or made
-            if client is not made:
-                made.close()
+                client = self._client = self._client or new
+            if client is not new:
+                new.close()
         return client
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

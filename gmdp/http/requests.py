@@ -51,10 +51,10 @@ def read_priority(header: str | None) -> int:
     """Return the priority in X-Request-Priority; the normal one without the header."""
     if header is None:
         return NORMAL_PRIORITY
-    known = {str(priority): priority for priority in PRIORITIES}
-    if header.strip() not in known:
+    priorities = {str(priority): priority for priority in PRIORITIES}
+    if header.strip() not in priorities:
         raise bad_request(f"X-Request-Priority must be a whole number from {PRIORITIES[0]} to {PRIORITIES[-1]}")
-    return known[header.strip()]
+    return priorities[header.strip()]
 
 
 def read_traceparent(header: str) -> str | None:

@@ -42,22 +42,22 @@ class Addresses:
         return not self._allowed or any(_is_within(source, allowed) for allowed in self._allowed)
 
 
-def _read_list(option: str, given: str | Sequence[str] | None) -> list[_Network | str]:
-    if given is None:
+def _read_list(option: str, addresses: str | Sequence[str] | None) -> list[_Network | str]:
+    if addresses is None:
         return []
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        given = [given]
-    if not given:
+    if isinstance(addresses, str) or not isinstance(addresses, Iterable):
+        addresses = [addresses]
+    if not addresses:
         raise ConfigurationError(f"{option} is empty: leave it out, or list addresses")
-    listed: list[_Network | str] = []
-    for text in given:
+    networks: list[_Network | str] = []
+    for text in addresses:
         try:
-            listed.append(_IPC if text == _IPC else _read_network(str(text)))
+            networks.append(_IPC if text == _IPC else _read_network(str(text)))
         except ValueError:
             raise ConfigurationError(
                 f"{option}: an address must be like '192.0.2.1', '192.0.2.0/24' or '{_IPC}', not {text!r}"
             ) from None
-    return listed
+    return networks
 
 
 def _read_network(text: str) -> _Network:

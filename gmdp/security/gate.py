@@ -311,8 +311,7 @@ class Gate:
             self._start_key_check(request, checks)
         elif self._mechanism == zap.PLAIN:
             self._start_password_check(request, checks)
-        # RFC 27, NULL: "There SHALL be no credentials frames."
-        elif request.credentials:
+        elif request.credentials:  # RFC 27, NULL: "There SHALL be no credentials frames."
             self._refuse(request, Refusal.MALFORMED)
         else:
             self._allow(request, "")
@@ -338,19 +337,19 @@ class Gate:
             return ""
         if self._password_check is not None:
             return _user_named_by(self._password_check(username, password), username)
-        hashed = self._hashes.get(username)
+        password_hash = self._hashes.get(username)
         digest = hashlib.blake2b(password.encode(), key=self._digest_key).digest()
-        verified = self._verified.get(username)
-        if verified is None or verified[0] is not hashed or not hmac.compare_digest(verified[1], digest):
+        known = self._verified.get(username)
+        if known is None or known[0] is not password_hash or not hmac.compare_digest(known[1], digest):
             # An unknown name takes as long as a known one.
-            matches = (hashed or NOBODY).matches
-            right = self._pool("passwords", self.max_password_checks).apply(matches, (password,))
-            if not right or hashed is None:
+            matches = (password_hash or NOBODY).matches
+            is_right = self._pool("passwords", self.max_password_checks).apply(matches, (password,))
+            if not is_right or password_hash is None:
                 return ""
             if len(self._verified) >= self.max_verified:
                 self._verified.clear()
-            self._verified[username] = (hashed, digest)
-        return password_credential(username, hashed) if hashed is not None else ""
+            self._verified[username] = (password_hash, digest)
+        return password_credential(username, password_hash) if password_hash is not None else ""
 
     def _start_key_check(self, request: ZapRequest, checks: Checks) -> None:
         key = zap.read_key(request.credentials)
@@ -363,12 +362,12 @@ class Gate:
             checks.submit(request.address, check, partial(self._refuse, request, Refusal.BUSY))
 
     def _start_password_check(self, request: ZapRequest, checks: Checks) -> None:
-        shown = zap.read_password(request.credentials)
-        if shown is None:
+        name_and_password = zap.read_password(request.credentials)
+        if name_and_password is None:
             self._refuse(request, Refusal.MALFORMED)
         else:
-            find_credential = partial(self.password_credential, *shown)
-            check = partial(self._check, request, shown[0][:_SHOWN], find_credential, Refusal.PASSWORD)
+            find_credential = partial(self.password_credential, *name_and_password)
+            check = partial(self._check, request, name_and_password[0][:_SHOWN], find_credential, Refusal.PASSWORD)
             checks.submit(request.address, check, partial(self._refuse, request, Refusal.BUSY))
 
     def _check(
@@ -423,13 +422,13 @@ class Gate:
         """Look at a list every `pause` seconds, in a greenlet of its own."""
         while True:
             gevent.sleep(pause)
-            looked = None
+            loaded: bool | None = None
             try:
                 with gevent.Timeout(self.read_timeout, False):
-                    looked = self._pool("lists", 1).apply(watched.poll)
+                    loaded = self._pool("lists", 1).apply(watched.poll)
             except Exception:
                 _log.exception("cannot read %s: nobody is allowed", watched.path)
-            if looked is None:
+            if loaded is None:  # it failed, or took too long
                 watched.clear()
             self._log_notes(watched)
             if watched.users is not self._users and self._host is not None:

@@ -34,23 +34,23 @@ _SECRET_SUFFIX = ".key_secret"
 _ENVIRONMENT = "env:"
 
 
-def public_key(option: str, given: Key) -> bytes:
-    """Return the public key (Z85) that `given` names.
+def public_key(option: str, key: Key) -> bytes:
+    """Return the public key (Z85) that `key` names.
 
     Raises ConfigurationError, with the option's name, if it names none.
     """
-    text, path = _resolve(option, given)
+    text, path = _resolve(option, key)
     if path is not None:
         text, _ = _load(option, path)
     return _check(option, text, path)
 
 
-def secret_key(option: str, given: Key) -> tuple[bytes, bytes]:
-    """Return the key pair (public, secret; Z85) whose secret half `given` names.
+def secret_key(option: str, key: Key) -> tuple[bytes, bytes]:
+    """Return the key pair (public, secret; Z85) whose secret half `key` names.
 
     Raises ConfigurationError, with the option's name, if it names none.
     """
-    text, path = _resolve(option, given)
+    text, path = _resolve(option, key)
     if path is not None:
         _, text = _load(option, path)
         if not text:
@@ -61,25 +61,25 @@ def secret_key(option: str, given: Key) -> tuple[bytes, bytes]:
     return zmq.curve_public(secret), secret
 
 
-def _resolve(option: str, given: Key) -> tuple[bytes, Path | None]:
+def _resolve(option: str, key: Key) -> tuple[bytes, Path | None]:
     """Return (the text of the key, None), or (empty, the file that holds the key)."""
-    if isinstance(given, str) and given.startswith(_ENVIRONMENT):
-        variable = given[len(_ENVIRONMENT) :]
+    if isinstance(key, str) and key.startswith(_ENVIRONMENT):
+        variable = key[len(_ENVIRONMENT) :]
         value = os.environ.get(variable)
         if not value:
             # A text that cannot be a variable's name may be a secret.
             shown = repr(variable) if variable.isidentifier() else "of that name"
             raise ConfigurationError(f"{option}: the environment has no variable {shown}")
-        given = value
-    if isinstance(given, bytes):
-        return given, None
-    if not isinstance(given, (str, os.PathLike)):
-        raise ConfigurationError(f"{option} must name a key, by a file or in Z85, not of type {type(given).__name__}")
-    path = Path(given)
+        key = value
+    if isinstance(key, bytes):
+        return key, None
+    if not isinstance(key, (str, os.PathLike)):
+        raise ConfigurationError(f"{option} must name a key, by a file or in Z85, not of type {type(key).__name__}")
+    path = Path(key)
     if path.name.endswith((_SUFFIX, _SECRET_SUFFIX)) or _is_file(path):
         return b"", path
     # A text that names no file may be a secret.
-    return b"" if isinstance(given, os.PathLike) else given.encode("utf-8", "surrogatepass"), None
+    return b"" if isinstance(key, os.PathLike) else key.encode("utf-8", "surrogatepass"), None
 
 
 def _is_file(path: Path) -> bool:
@@ -137,7 +137,7 @@ def generate_keys(name: str, folder: str | os.PathLike[str] = ".") -> tuple[Path
         folder: Where the files are written.
 
     Returns:
-        The paths of ``NAME.key``, the public key, which may be given to anybody, and of
+        The paths of ``NAME.key``, the public key, which may be shown to anybody, and of
         ``NAME.key_secret``, which holds both keys and which only its owner can read.
 
     Raises:

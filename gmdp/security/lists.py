@@ -41,7 +41,7 @@ def is_user(name: object) -> bool:
 class UserList(abc.ABC):
     """A list of the users who may connect.
 
-    A thread may read it while a greenlet looks at `users` and `hashes`.
+    One thread may poll the list while another one reads `users` and `hashes`.
 
     Attributes:
         path: Where the list is.
@@ -83,8 +83,8 @@ class UserList(abc.ABC):
             stamp = self._stamp()
         except OSError as failure:
             error, stamp = failure, failure.strerror or type(failure).__name__
-        settled, self._last_stamp = stamp == self._last_stamp, stamp
-        if stamp == self._loaded_stamp or not settled:
+        is_settled, self._last_stamp = stamp == self._last_stamp, stamp
+        if stamp == self._loaded_stamp or not is_settled:
             return False
         complete = True
         notes: list[str] = []
@@ -201,14 +201,14 @@ class UserFile(UserList):
                 continue
             user, _, text = line.partition(":")
             try:
-                hashed = read_hash(text)
+                password_hash = read_hash(text)
             except ValueError:
                 raise ValueError(f"line {number} must be NAME:HASH, as `gmdp passwd` writes it") from None
             if not is_user(user) or user in hashes:
                 raise ValueError(f"line {number}: {user!r} cannot be a user's name, or is listed above")
-            hashes[user] = hashed
+            hashes[user] = password_hash
         self.hashes = hashes
-        self.users = {password_credential(user, hashed): user for user, hashed in hashes.items()}
+        self.users = {password_credential(user, hashes[user]): user for user in hashes}
         return True, []
 
 
@@ -244,18 +244,18 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> None
             lines.append(line)
         # The file is replaced whole or not at all, and nobody can read it who could not before.
         file = file.resolve()
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as new:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as replacement:
             try:
-                new.write("\n".join(lines) + "\n")
-                new.close()
+                replacement.write("\n".join(lines) + "\n")
+                replacement.close()
                 if file.exists():
                     status = os.stat(file)
                     if (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
-                        os.chown(new.name, status.st_uid, status.st_gid)
-                    os.chmod(new.name, stat.S_IMODE(status.st_mode))
-                os.replace(new.name, file)
+                        os.chown(replacement.name, status.st_uid, status.st_gid)
+                    os.chmod(replacement.name, stat.S_IMODE(status.st_mode))
+                os.replace(replacement.name, file)
             except BaseException:
-                os.unlink(new.name)
+                os.unlink(replacement.name)
                 raise
     except OSError as error:
         raise ConfigurationError(f"cannot write {file}: {error.strerror}") from None
@@ -263,6 +263,6 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> None
         raise ConfigurationError(str(error)) from None
 
 
-def password_credential(user: str, hashed: Hash) -> str:
+def password_credential(user: str, password_hash: Hash) -> str:
     """Return the credential of `user` with the password of this hash."""
-    return f"{hashlib.sha256(str(hashed).encode()).hexdigest()[:16]}:{user}"
+    return f"{hashlib.sha256(str(password_hash).encode()).hexdigest()[:16]}:{user}"
