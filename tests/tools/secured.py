@@ -147,12 +147,14 @@ def make_gate(**options):
 class GateHost:
     """In place of a broker: opens a gate, and keeps its replies and refusals."""
 
-    def __init__(self, **options):
+    def __init__(self, interval=60.0, **options):
         self.connections = 0
         self.replies = []
         self.refused = []
+        #: The users of each change of the list who lost a key or password.
+        self.revoked = []
         self.gate = make_gate(**options)
-        self.gate.open(self, 60.0)
+        self.gate.open(self, interval)
 
     def count_established(self, now):
         return self.connections
@@ -167,7 +169,7 @@ class GateHost:
         function(*args)
 
     def on_lists_changed(self, revoked):
-        """No test looks at it."""
+        self.revoked.append(set(revoked))
 
     def ask(self, *frames):
         """Send the gate a ZAP request of these frames; its status code, and the reason of a refusal."""

@@ -20,8 +20,8 @@ from waiting import wait_until
 
 from gmdp import Broker
 from gmdp.core.broker.access import REVOKED
-from gmdp.security import generate_keys
-from gmdp.security.gate import Refusal
+from gmdp.security import generate_keys, hash_password
+from gmdp.security.gate import Gate, Refusal, credential_owner
 from gmdp.security.lists import password_credential
 from gmdp.security.passwords import read_hash
 
@@ -297,3 +297,99 @@ def test_a_callable_is_not_asked_about_odd_names_and_passwords(name, password):
     asked = []
     assert make_gate(plain_users=lambda *both: asked.append(both) or True).password_credential(name, password) == ""
     assert asked == []
+
+
+# Lists that change, and the end
+
+
+@pytest.fixture
+def opened():
+    """A function: a host whose gate is open, until the test ends."""
+    hosts = []
+
+    def opened(**options):
+        hosts.append(GateHost(interval=0.02, **options))
+        return hosts[-1]
+
+    yield opened
+    for host in hosts:
+        host.gate.close()
+
+
+def test_a_changed_folder_is_adopted_and_its_users_are_revoked(folder, opened):
+    folder.put("alice.key", KEYS[0])
+    folder.put("bob.key", KEYS[1])
+    host = opened(curve_key=SECRET, curve_clients=folder.path)
+    assert host.ask(*CURVE) == ("200", "")
+    folder.put("alice.key", KEYS[2])
+    wait_until(lambda: host.revoked)
+    assert host.revoked == [{"alice"}]
+    assert host.ask(*CURVE) == ("400", "key")
+    assert host.gate.user_of(KEYS[2].decode()) == "alice"
+    (folder.path / "bob.key").unlink()
+    wait_until(lambda: len(host.revoked) == 2)
+    assert host.revoked[1] == {"bob"}
+
+
+def test_a_list_whose_reading_fails_allows_nobody(folder, opened, monkeypatch, caplog):
+    folder.put("alice.key", KEYS[0])
+    host = opened(curve_key=SECRET, curve_clients=folder.path)
+
+    def fail():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(host.gate._list, "poll", fail)
+    wait_until(lambda: host.revoked)
+    assert host.revoked == [{"alice"}]
+    assert host.ask(*CURVE) == ("400", "key")
+    assert str(folder.path) in caplog.text
+
+
+def test_names_and_passwords_of_a_file_are_checked(users_file, opened, monkeypatch):
+    """An unknown name is checked like a known one; a right password is remembered."""
+    monkeypatch.setattr(Gate, "max_verified", 1)
+    replace_file(users_file, "".join(f"{name}:{hash_password(name[::-1])}\n" for name in ("alice", "bob")))
+    host = opened(plain_users=users_file)
+    for _ in range(2):
+        for name in (b"alice", b"bob"):
+            assert host.ask(*HEAD, b"PLAIN", name, name[::-1]) == ("200", "")
+            assert host.gate.user_of(host.replies[-1][6].decode()) == name.decode()
+            assert host.ask(*HEAD, b"PLAIN", name, b"wrong") == ("400", "password")
+    assert host.ask(*HEAD, b"PLAIN", b"carol", b"lorac") == ("400", "password")
+
+
+@pytest.mark.parametrize("end", [Gate.close, Gate.abandon], ids=["close", "abandon"])
+def test_a_gate_that_has_ended_sends_no_replies(folder, opened, end):
+    host = opened(curve_key=SECRET, curve_clients=folder.path)
+    running = opened(curve_key=SECRET, curve_clients=lambda key: gevent.sleep(600))
+    running.gate.on_zap_request([b"route", b"", *CURVE], 0.0)
+    wait_until(lambda: len(running.gate._checks._running) == 1)
+    checks = running.gate._checks
+    for gate in (host.gate, running.gate):
+        end(gate)
+        gate.on_zap_request([b"route", b"", *CURVE], 0.0)
+    wait_until(lambda: not len(checks._running))
+    assert host.replies == running.replies == []
+
+
+@pytest.mark.parametrize("mechanism", HOSTS)
+def test_sockets_are_secured_once_in_a_context(mechanism):
+    gate = HOSTS[mechanism][0]().gate
+    context = zmq.green.Context()
+    sockets = [context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)]
+    try:
+        sockets.append(gate.secure(sockets[0], context))
+        assert sockets[0].get(zmq.ZAP_DOMAIN) == b"gmdp"
+        assert sockets[0].get(zmq.MECHANISM) == getattr(zmq, mechanism)
+        with pytest.raises(zmq.ZMQError):
+            gate.secure(sockets[1], context)
+    finally:
+        for socket in sockets:
+            socket.close(0)
+        context.term()
+
+
+def test_the_owner_of_a_credential():
+    assert credential_owner(KEY) == KEY
+    assert credential_owner(password_credential("alice", read_hash(hash_password("x")))) == "alice"
+    assert credential_owner("") == ""
