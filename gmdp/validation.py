@@ -13,7 +13,7 @@ from .core import numbers
 from .exceptions import ConfigurationError
 from .protocol.dialects import MAX_SERVICE_NAME, VERSIONS, Dialect
 
-#: Where a broker listens and everybody else connects, unless told otherwise.
+#: Where a broker listens, and clients and workers connect, if no endpoint is given.
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
 
 #: The largest value of a socket option of type int.
@@ -66,7 +66,7 @@ def check_version(version: object) -> Dialect:
 
 
 def check_endpoint(endpoint: object, bind: bool) -> str:
-    """`endpoint`, if it is one; else ConfigurationError."""
+    """`endpoint`, if it can be bound (`bind`) or connected to; else ConfigurationError."""
     if not isinstance(endpoint, str):
         raise ConfigurationError(f"an endpoint must be a str like {DEFAULT_ENDPOINT!r}, not {endpoint!r}")
     wrong = f"bad endpoint {endpoint!r}: "
@@ -81,7 +81,7 @@ def check_endpoint(endpoint: object, bind: bool) -> str:
         if port != "*" and not 0 <= int(port) <= 65535:
             raise ConfigurationError(wrong + "the port must be at most 65535")
         if not bind and (port in ("*", "0") or host == "*"):
-            raise ConfigurationError(wrong + "one can bind to a wildcard, not connect to it")
+            raise ConfigurationError(wrong + "a broker can bind a wildcard, but nobody can connect to it")
     elif not rest:
         raise ConfigurationError(wrong + "a name must follow")
     elif scheme == "ipc" and len(rest.encode()) > _IPC_PATH_LIMIT:
@@ -90,7 +90,7 @@ def check_endpoint(endpoint: object, bind: bool) -> str:
 
 
 def check_endpoints(endpoints: str | Sequence[str], bind: bool = False) -> tuple[str, ...]:
-    """One endpoint or a sequence of them, at least one; else ConfigurationError."""
+    """The endpoints of a single endpoint or a sequence, which must not be empty; else ConfigurationError."""
     if isinstance(endpoints, str) or not isinstance(endpoints, Iterable):
         return (check_endpoint(endpoints, bind),)
     checked = tuple(check_endpoint(endpoint, bind) for endpoint in endpoints)
@@ -100,7 +100,7 @@ def check_endpoints(endpoints: str | Sequence[str], bind: bool = False) -> tuple
 
 
 def check_service(service: str | bytes) -> bytes:
-    """A service name as bytes; ConfigurationError or TypeError if it is none."""
+    """A service name as bytes; str is encoded as UTF-8.  ConfigurationError or TypeError for a wrong one."""
     if isinstance(service, str):
         service = service.encode()
     if not isinstance(service, bytes):
@@ -111,7 +111,7 @@ def check_service(service: str | bytes) -> bytes:
 
 
 def check_body(body: bytes | Sequence[bytes]) -> list[bytes]:
-    """A body as frames: bytes are one frame, no frames become one empty frame."""
+    """The frames of a body: bytes are one frame, an empty list becomes one empty frame; else TypeError."""
     if isinstance(body, (bytes, bytearray, memoryview)):
         return [bytes(body)]
     if isinstance(body, (list, tuple)):

@@ -264,9 +264,8 @@ class Broker(Lifecycle):
         bound = []
         try:
             engine.open(owner, self._context, self._hwm, ipv6=any("[" in endpoint for endpoint in self._bind))
-            for given, before in zip(self._bind, self._endpoints, strict=True):
-                endpoint = given
-                bound.append(_bind_again(engine.link, given, before) or engine.link.listen(given))
+            for endpoint, last in zip(self._bind, self._endpoints, strict=True):
+                bound.append(_bind_again(engine.link, endpoint, last) or engine.link.listen(endpoint))
         except zmq.ZMQError as error:
             engine.close()
             number = error.errno or 0
@@ -293,15 +292,15 @@ class Broker(Lifecycle):
         self._engine.drain(until)
 
 
-def _bind_again(link: Link, given: str, before: str) -> str | None:
+def _bind_again(link: Link, endpoint: str, last: str) -> str | None:
     """Bind to the port of the last start, where peers look for the broker.
 
-    Returns the endpoint, None if `given` has no wildcard or the port has been taken.
+    Returns `last`; None if `endpoint` has no wildcard, or the port has been taken meanwhile.
     """
-    if before == given or not before.startswith("tcp:"):
+    if last == endpoint or not last.startswith("tcp:"):
         return None
     try:
-        return link.listen(before)
+        return link.listen(last)
     except zmq.ZMQError:
         return None
 

@@ -30,9 +30,9 @@ class LogDeadLetters:
 
     def __call__(self, letter: DeadLetter, broker: Enqueuer) -> None:
         _log.warning(
-            "given up (%s): a request for %.100r after %d %s and %.1f seconds",
-            letter.reason,
+            "a request for %.100r was given up (%s) after %d %s and %.1f seconds",
             letter.service,
+            letter.reason,
             letter.attempts,
             "attempt" if letter.attempts == 1 else "attempts",
             letter.age,
@@ -49,11 +49,11 @@ class ForwardDeadLetters(LogDeadLetters):
     there is no room.
 
     Args:
-        service: The name of the service, as str (UTF-8) or bytes.
+        service: the name of the service, as str (UTF-8) or bytes.
 
     Raises:
-        ConfigurationError: The name is empty or too long.
-        TypeError: The name is neither str nor bytes.
+        ConfigurationError: the name is empty or too long.
+        TypeError: the name is neither str nor bytes.
     """
 
     def __init__(self, service: str | bytes) -> None:
@@ -71,4 +71,4 @@ class ForwardDeadLetters(LogDeadLetters):
             "user": letter.user,
         }
         if not broker.enqueue(self.service, [json.dumps(facts).encode(), *letter.body]):
-            _log.warning("a dead letter of %.100r found no room with %.100r", letter.service, self.service)
+            _log.warning("no room for a dead letter of %.100r at the service %.100r", letter.service, self.service)

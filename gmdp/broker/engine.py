@@ -65,11 +65,11 @@ class BrokerEngine:
     """Drives one broker from :meth:`open` to its end.  For its owner only.
 
     Args:
-        core: Decides what becomes of each message.
-        gate: Decides which connections are allowed; None: all.
-        audit: Called with each audit record, at a bounded rate.
-        on_dead_letter: Called with each dead letter; must not raise.
-        on_ended: Called once every socket is closed, with the bug that ended the owner, or None.
+        core: decides what becomes of each message.
+        gate: decides which connections are allowed; None: all.
+        audit: called with each audit record, at a bounded rate.
+        on_dead_letter: called with each dead letter; must not raise.
+        on_ended: called once every socket is closed, with the bug that ended the owner, or None.
     """
 
     #: Seconds that ZeroMQ has for the last messages, in the background.
@@ -107,9 +107,9 @@ class BrokerEngine:
         """Make the socket, ready to be bound.  ZMQError if there are no descriptors left.
 
         Args:
-            owner: The owner of the broker's sockets.
-            context: The context to use; a secured broker makes its own.
-            hwm: Whole messages that ZeroMQ may hold per peer, each way.
+            owner: the owner of the broker's sockets.
+            context: the context to use; a secured broker makes its own.
+            hwm: whole messages that ZeroMQ may hold per peer, each way.
             ipv6: True if an endpoint is an IPv6 address.
         """
         self.owner = owner

@@ -50,7 +50,7 @@ def make_policy(access: Policy | Sequence[Mapping[str, Any]] | None) -> Policy |
 
 
 class GuardedPolicy:
-    """A user's policy, whose bugs end neither the broker nor in a permission.
+    """Wraps a user's policy, so that a bug in it neither ends the broker nor permits anything.
 
     The answer is the policy's own if that is True or False.  Any other answer, and any
     exception, is None: denied, not remembered, and logged once a second at most.

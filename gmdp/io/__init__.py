@@ -1,1 +1,1 @@
-"""gevent and ZeroMQ: one greenlet owns a socket, and everybody else talks to its mailbox."""
+"""gevent and ZeroMQ: one greenlet owns a socket, and all other code posts to its mailbox."""

@@ -48,16 +48,16 @@ def open_dealer(
     """Open a DEALER socket and begin to connect it.
 
     Args:
-        owner: The owner of the new socket.
-        context: The context to make the socket in.
-        endpoint: Where to connect.
-        connection: The connection whose socket this will be.
-        heartbeat: Seconds between ZMTP heartbeats.
-        expiry: Seconds without an answer to a heartbeat that end the connection.
-        credentials: The keys or the password to show; None: none.
+        owner: the owner of the new socket.
+        context: the context to make the socket in.
+        endpoint: where to connect.
+        connection: the connection whose socket this will be.
+        heartbeat: seconds between ZMTP heartbeats.
+        expiry: seconds without an answer to a heartbeat that end the connection.
+        credentials: the keys or the password to show; None: none.
 
     Raises:
-        ZMQError: No descriptors are left, or libzmq does not take the endpoint.
+        ZMQError: no descriptors are left, or libzmq does not take the endpoint.
     """
     socket = context.socket(zmq.DEALER)
     link = owner.add_link(socket, MAX_FRAMES, connection)
@@ -122,11 +122,11 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     """Drives a core that has connections: opens, feeds and closes their sockets.  For its owner only.
 
     Args:
-        core: A client's or worker's core.
-        context: The context to make sockets in.
-        heartbeat: Seconds between ZMTP heartbeats.
-        expiry: Seconds without an answer to a heartbeat that end a connection.
-        credentials: The keys or the password to show; None: none.
+        core: a client's or worker's core.
+        context: the context to make sockets in.
+        heartbeat: seconds between ZMTP heartbeats.
+        expiry: seconds without an answer to a heartbeat that end a connection.
+        credentials: the keys or the password to show; None: none.
     """
 
     #: Seconds that ZeroMQ has for the last messages, in the background.
@@ -165,7 +165,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     def on_disconnected(self, link: Link, reason: CloseReason, now: float) -> None:
         """A connection is gone, or could not be made."""
         connection = link.connection
-        assert connection is not None  # every link here was made for one
+        assert connection is not None  # each link of this engine has a connection
         if connection.handle.closing:
             self._close(connection)
         self.core.on_disconnected(connection, reason, now, random.random())

@@ -39,14 +39,14 @@ class Link(MessageSocket):
     """One ZeroMQ socket, its watchers and its monitor.  For one owner only.
 
     Args:
-        socket: The socket, neither bound nor connected yet.
-        max_frames: Frames of a message that are received.
-        connection: The connection whose socket this is, where a core has connections.
-        loop: The loop of the owner's hub.
-        ready: The owner's set of links that may have something to read.
-        touched: The owner's set of links that were used.
-        wake: Ends the owner's wait.
-        on_closed: Called with the link when it is closed.
+        socket: the socket, neither bound nor connected yet.
+        max_frames: frames of a message that are received.
+        connection: the connection whose socket this is, where a core has connections.
+        loop: the loop of the owner's hub.
+        ready: the owner's set of links that may have something to read.
+        touched: the owner's set of links that were used.
+        wake: ends the owner's wait.
+        on_closed: called with the link when it is closed.
     """
 
     #: Seconds that ZeroMQ's thread may take for what usually takes it milliseconds: to free
@@ -142,7 +142,7 @@ class Link(MessageSocket):
     def poll_connection(self, now: float) -> tuple[bool, bool]:
         """What became of the connection since the last time: (it stands, it is gone).
 
-        A bound socket has no such connection: it tells its census of its peers.
+        For a bound socket neither is ever true: its peers are counted in its census.
         """
         if now < self._look_at:  # nothing was reported, and it is not yet time to make sure
             return False, False

@@ -135,7 +135,7 @@ class Owner:
             try:
                 self.loop.run_callback_threadsafe(self.wake)
             except ValueError:
-                pass  # that thread's hub is gone: a caller that waits is told by its timeout
+                pass  # that thread's hub is gone: for a caller that waits, its timeout ends the wait
         elif self._waiter is not None and not self._wake_planned:
             # One wake for everything that is posted before it comes.
             self._wake_planned = True
@@ -330,8 +330,8 @@ class Owner:
                 continue
             events = link.events()
             if link.blocked and events & POLLOUT:
-                # There is room again: one more pass.  On a ROUTER this is a guess, since the
-                # room may be another peer's; so it is made once only.
+                # The socket has room again: one more pass.  On a ROUTER this is a guess, since
+                # the room may be another peer's; so it is made once only.
                 link.blocked = False
                 self.ready.add(link)
             elif events & POLLIN or (link.inproc and not events & POLLOUT):

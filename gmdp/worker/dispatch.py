@@ -50,12 +50,12 @@ class Dispatcher:
     """Runs the handlers of one session.
 
     Args:
-        session: The session whose work this runs.
-        service: The service that handlers are told.
-        worker: The worker whose handler is run.
-        spawner: How handlers are run.
-        owner: The owner that receives the results.
-        receiver: What is called with the results, in the owner.
+        session: the session whose work this runs.
+        service: the name of the service, for requests and logs.
+        worker: the worker whose handler is run.
+        spawner: how handlers are run.
+        owner: the owner that receives the results.
+        receiver: what is called with the results, in the owner.
     """
 
     __slots__ = (

@@ -36,17 +36,17 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
     """Drives one worker from :meth:`start` to its end.  For its owner only.
 
     Args:
-        core: Decides what becomes of each message.
-        context: The context to make sockets in.
-        heartbeat: Seconds between heartbeats.
-        expiry: Seconds of silence after which a broker is lost.
-        credentials: The keys or the password to show; None: none.
-        worker: What running handlers belong to.
-        spawner: How handlers are run.
+        core: decides what becomes of each message.
+        context: the context to make sockets in.
+        heartbeat: seconds between heartbeats.
+        expiry: seconds of silence after which a broker is lost.
+        credentials: the keys or the password to show; None: none.
+        worker: what running handlers belong to.
+        spawner: how handlers are run.
         enforce_deadline: True if a handler is stopped as soon as nobody waits for its answer.
-        on_registered: Called with True when a session is registered, and with False and the
+        on_registered: called with True when a session is registered, and with False and the
             reason when none is any more.
-        on_ended: Called once every socket is closed, with the bug that ended the owner, or None.
+        on_ended: called once every socket is closed, with the bug that ended the owner, or None.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
             if any(dispatcher.running is not None for dispatcher in self._dispatchers):
                 message = (
                     "the hub did not run for %.1f seconds, while a handler of %.100r ran; "
-                    "one that computes belongs into a ThreadPool (spawn=)"
+                    "run a handler that computes in a ThreadPool (spawn=)"
                 )
             else:
                 message = "the hub did not run for %.1f seconds, and with it the worker of %.100r"
@@ -185,7 +185,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         self.core.final(work, body, failure, monotonic())
         if counters.errors > errors:
             _log.warning(
-                "an answer of the handler of %.100r is larger than the broker takes; its caller is told that it failed",
+                "an answer of the handler of %.100r is larger than the broker allows; its caller gets an error",
                 self.core.service,
             )
 
@@ -228,7 +228,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         self._rejections += 1
         if self._rejections == LOGGED_REJECTIONS:
             _log.warning(
-                "%s does not keep a worker of %.100r: the broker's rules or bounds may be against it; trying on",
+                "%s does not keep a worker of %.100r: its rules or bounds may not allow the worker; trying on",
                 self.core.endpoint,
                 self.core.service,
             )

@@ -23,19 +23,19 @@ class Request:
     A program makes one only to test its handlers.
 
     Args:
-        service: The service asked for.
-        body: The frames of the body, at least one.
-        attempt: Which attempt at the request this is, from 1.
-        time_left: Seconds that the caller still waits; None if the broker does not say.
-        metadata: What the caller gave beside the body.
-        clock: Returns monotonic seconds.
+        service: the service asked for.
+        body: the frames of the body, at least one.
+        attempt: which attempt at the request this is, from 1.
+        time_left: seconds that the caller still waits; None if the broker does not say.
+        metadata: what the caller gave beside the body.
+        clock: returns monotonic seconds.
 
     Attributes:
-        service (bytes): The service asked for.
-        body (list of bytes): The frames of the body.
-        attempt (int): Which attempt this is; 1 if the broker does not say.
+        service (bytes): the service asked for.
+        body (list of bytes): the frames of the body.
+        attempt (int): which attempt this is; 1 if the broker does not say.
         metadata (Mapping of str to str): ``traceparent`` (W3C Trace Context), if the caller gave one.
-        received (float): Monotonic seconds when the request arrived at this worker.
+        received (float): monotonic seconds when the request arrived at this worker.
     """
 
     __slots__ = ("_clock", "_time_left", "attempt", "body", "metadata", "received", "service")
@@ -81,10 +81,10 @@ class Request:
 
 def request_of(service: bytes, work: Work, clock: Callable[[], float] = monotonic) -> Request:
     """The request that a handler of `service` gets for `work`, with what a gmdp broker says of it."""
-    told = work.hints
-    if told is None:
+    hints = work.hints
+    if hints is None:
         return Request(service, work.body, clock=clock)
     metadata = _NO_METADATA
-    if is_traceparent(told.traceparent):
-        metadata = MappingProxyType({"traceparent": told.traceparent.decode()})
-    return Request(service, work.body, attempt=told.attempt, time_left=told.time_left, metadata=metadata, clock=clock)
+    if is_traceparent(hints.traceparent):
+        metadata = MappingProxyType({"traceparent": hints.traceparent.decode()})
+    return Request(service, work.body, attempt=hints.attempt, time_left=hints.time_left, metadata=metadata, clock=clock)

@@ -107,7 +107,7 @@ def test_what_was_stopped_can_be_bound_again_at_once(unused_endpoint, tmp_path, 
         ({"services": [1]}, "table of patterns"),
     ],
 )
-def test_wrong_options_are_told_at_once(arguments, message):
+def test_a_wrong_option_is_an_error_at_once(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         Broker(**arguments)
 
@@ -147,7 +147,7 @@ def test_B2_past_the_timeout_what_runs_is_let_go_and_counted(broker):
 
 
 def test_a_broker_that_is_started_again_is_where_it_was(tmp_path):
-    """Its peers find it again."""
+    """The broker binds the same ports again, so that its peers find it."""
     broker = Broker(["tcp://127.0.0.1:*", "ipc://*", f"ipc://{tmp_path}/named"])
     seen = []
     for _ in range(2):

@@ -34,7 +34,7 @@ gmdp.Worker(sys.argv[1], "it", handler, heartbeat_interval=float(sys.argv[2])).s
 
 @pytest.fixture
 def worker_process():
-    """A function: a worker in a process of its own."""
+    """A function that starts a worker in a process of its own."""
     processes = []
 
     def start(endpoint, interval):
@@ -56,7 +56,7 @@ def read_line(process):
 
 
 def test_W1_a_killed_workers_request_is_delivered_to_another(worker_process):
-    """Found out within one interval: its peer is unreachable."""
+    """The broker notices within one interval that its peer is unreachable."""
     with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker, AsyncClient(broker.endpoint) as client:
         process = worker_process(broker.endpoint, 0.1)
         future = client.submit("it", b"die", timeout=60)
@@ -71,7 +71,7 @@ def test_W1_a_killed_workers_request_is_delivered_to_another(worker_process):
 
 
 def test_W2_a_frozen_workers_request_is_delivered_again_and_its_late_reply_dropped(worker_process):
-    """Even one that was never heard while it worked: its ZeroMQ does not answer either."""
+    """The ZeroMQ thread of a frozen worker does not answer heartbeats, either."""
     with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker, AsyncClient(broker.endpoint) as client:
         process = worker_process(broker.endpoint, 0.1)
         future = client.submit("it", b"die", timeout=60)
@@ -89,7 +89,7 @@ def test_W2_a_frozen_workers_request_is_delivered_again_and_its_late_reply_dropp
         assert (now.requests, now.replies, now.redeliveries) == (2, 2, 1)
 
 
-def test_B11_a_blocked_hub_throws_nobody_out(worker_process):
+def test_B11_after_a_blocked_hub_no_worker_is_expired(worker_process):
     with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker:
         for _ in range(3):
             worker_process(broker.endpoint, 0.1)
@@ -138,7 +138,7 @@ def test_C2_a_client_gone_before_the_reply_frees_the_worker(broker):
 
 
 def test_C7_two_peers_with_one_routing_id(broker):
-    """The second gets no service, the first notices nothing."""
+    """The second peer gets no service, the first notices nothing."""
     context = zmq.green.Context.instance()
     peers = []
     for _ in range(2):
@@ -200,7 +200,7 @@ def test_B7_a_gmdp_sender_hears_that_it_is_too_large_before_it_sends(body):
 
 
 def test_B7_an_answer_that_is_too_large_is_a_failure_of_the_handler():
-    """The worker's connection, with all its sessions, is not lost for it."""
+    """The worker keeps its connection, with all its sessions."""
 
     def handler(request):
         if request.body == [b"parts"]:
@@ -219,7 +219,7 @@ def test_B7_an_answer_that_is_too_large_is_a_failure_of_the_handler():
 
 
 def deaf_peer(endpoint, requests):
-    """A DEALER that has room for nothing, and has sent so many requests of 100,000 bytes."""
+    """A DEALER that reads nothing, and has sent this many requests of 100,000 bytes."""
     deaf = zmq.green.Context.instance().socket(zmq.DEALER)
     for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, 1), (zmq.SNDHWM, 0), (zmq.RCVBUF, 4096)):
         deaf.set(option, value)
@@ -229,8 +229,8 @@ def deaf_peer(endpoint, requests):
     return deaf
 
 
-def test_B3_a_peer_that_never_reads_harms_nobody_else_and_is_bounded():
-    """It holds no more than the bytes that are still free."""
+def test_B3_a_peer_that_never_reads_harms_no_other_and_is_bounded():
+    """The peer's backlog holds no more bytes than are still free."""
     bound = 8_000_000
     with Broker("tcp://127.0.0.1:*", hwm=10, max_queue_bytes=bound) as broker, Worker(broker.endpoint, "echo", echo):
         deaf = deaf_peer(broker.endpoint, 10)
@@ -275,7 +275,7 @@ def test_B4_a_message_of_100_000_frames_is_dropped_and_counted(broker):
 
 
 def test_B9_no_descriptors_left_and_some_again():
-    """In a process of its own: what it runs out of is its own."""
+    """In a process of its own, which runs out of descriptors alone."""
     script = """
 import os, resource, sys, gevent, gmdp
 with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.Worker(broker.endpoint, "echo", lambda r: r.body):
@@ -306,7 +306,7 @@ with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.Worker(broker.endpoint, "e
 
 
 def test_a_silent_worker_is_expired_though_timers_are_a_little_late():
-    """With a real clock every pass is late by something; that is no gap in one's own running."""
+    """With a real clock every pass is a little late.  The broker does not take that for a blocked hub."""
     context = zmq.green.Context.instance()
     with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.05) as broker:
         silent = context.socket(zmq.DEALER)
@@ -318,7 +318,7 @@ def test_a_silent_worker_is_expired_though_timers_are_a_little_late():
 
 
 def test_B3_a_peer_that_does_not_read_costs_an_idle_broker_nothing():
-    """No room for one peer is no reason to look again and again."""
+    """A peer without room does not make the owner look again and again."""
     with Broker("tcp://127.0.0.1:*", hwm=1) as broker, Worker(broker.endpoint, "echo", echo):
         deaf = deaf_peer(broker.endpoint, 200)
         wait_until(lambda: broker.statistics().replies == 200)

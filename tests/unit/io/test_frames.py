@@ -1,4 +1,4 @@
-"""Large frames pass through a broker as ZeroMQ holds them: what is looked at, and what is given to others, is bytes."""
+"""Whole messages, and large frames that are not copied: whatever reads such a frame gets bytes."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def test_a_large_frame_is_like_its_bytes():
 
 @pytest.mark.parametrize("size", [LARGE - 1, LARGE, LARGE + 1, 1_000_000])
 @pytest.mark.parametrize("kept", [True, False])
-def test_where_it_is_asked_for_large_frames_are_not_copied(size, kept):
+def test_large_frames_are_not_copied_where_a_link_asks_for_it(size, kept):
     owner = Owner(None, "none")
     context = zmq.green.Context.instance()
     with context.socket(zmq.DEALER) as peer:
@@ -44,7 +44,7 @@ def test_where_it_is_asked_for_large_frames_are_not_copied(size, kept):
         large = kept and size >= LARGE
         assert [isinstance(frame, Large) for frame in frames] == [False, False, large, False, large]
         assert link.send([frames[0], frames[2], b"x", frames[2]]) is None
-        assert link.send([frames[0], frames[2], b"x"]) is None  # as often as one likes
+        assert link.send([frames[0], frames[2], b"x"]) is None  # a frame may be sent again
         assert peer.recv_multipart() == [body, b"x", body]
         assert peer.recv_multipart() == [body, b"x"]
         link.close()
@@ -105,7 +105,7 @@ def test_a_message_has_a_descriptor_and_an_address_where_connections_have_users(
 
 
 def shapes():
-    """Messages of each kind, from a client, a worker and their likes in the extension."""
+    """Messages of each kind that clients and workers send, by the RFCs and in the extension."""
     call = extension.call_frame(bytes(24))
     session = extension.session_frame(1)
     for mdp in (MDP01, MDP02, Majortomo):
@@ -123,7 +123,7 @@ def shapes():
 
 @pytest.mark.parametrize("shape", list(shapes()))
 def test_B4_a_large_frame_in_any_place_is_no_harm(shape):
-    """B4: as header, address, service, command or token, alone and in pairs."""
+    """B4: a large frame as header, address, service, command or token, alone and in pairs."""
     places = [*itertools.combinations(range(1, len(shape)), 1), *itertools.combinations(range(1, len(shape)), 2)]
     for at in places:
         broker, plain = ManualBroker(), ManualBroker()
@@ -135,8 +135,8 @@ def test_B4_a_large_frame_in_any_place_is_no_harm(shape):
         now, then = broker.core.statistics(broker.now), plain.core.statistics(plain.now)
         assert (now.requests, now.drops, now.queued_bytes) == (then.requests, then.drops, then.queued_bytes)
         for peer in (b"peer", b"W"):
-            told = [[bytes(frame) for frame in message] for message in broker.take(peer)]
-            assert told == plain.take(peer)
+            messages = [[bytes(frame) for frame in message] for message in broker.take(peer)]
+            assert messages == plain.take(peer)
 
 
 def test_B4_a_large_token_is_no_token():
@@ -144,7 +144,7 @@ def test_B4_a_large_token_is_no_token():
     broker.ready(MDP02, b"W")
     broker.ask(MDP02, b"client", b"x")
     address, _ = broker.assignment(MDP02, b"W")
-    # Only what comes before the time left is compared, and the status looked at.
+    # The broker compares the head of the address alone, and reads the status behind it.
     broker.feed(b"W", MDP02.final(Large(address + bytes(LARGE)), b"answer"))
     assert broker.answers(MDP02, b"client") == [[b"answer"]]
     broker.feed(b"W", MDP02.final(Large(BIG), b"answer"))
@@ -152,7 +152,7 @@ def test_B4_a_large_token_is_no_token():
 
 
 @pytest.mark.parametrize("version", ["0.1", "0.2"])
-def test_they_come_through_as_they_were_sent(version):
+def test_large_frames_come_through_as_they_were_sent(version):
     def parts(request):
         yield request.body
         yield [BIG, b"small"]
@@ -161,7 +161,7 @@ def test_they_come_through_as_they_were_sent(version):
     with Broker("tcp://127.0.0.1:*") as broker, Worker(broker.endpoint, "it", parts, version=version):
         with Client(broker.endpoint, version=version) as client:
             assert client.request("it", [BIG, b"", BIG]) == [BIG, b"", BIG, BIG, b"small", BIG]
-        # And towards a strict client, for whom parts are joined.
+        # A strict client gets the parts joined.
         with peers.dealer(broker.endpoint) as strict:
             strict.send(b"", b"MDPC01", b"it", BIG)
             assert strict.recv() == [b"", b"MDPC01", b"it", BIG, BIG, b"small", BIG]

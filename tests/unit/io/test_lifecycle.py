@@ -70,7 +70,7 @@ def test_serve_forever_stops_what_it_serves_when_it_is_interrupted(broker):
 
 
 def test_a_supervisor_that_knows_gevents_servers_only(broker):
-    """start, stop, serve_forever, started, closed, stop_timeout: as StreamServer's."""
+    """start, stop, serve_forever, started, closed and stop_timeout are as StreamServer's."""
     from gevent.server import StreamServer
 
     things = [StreamServer(("127.0.0.1", 0), lambda *_: None), Worker(broker.endpoint, "echo", echo)]
@@ -122,8 +122,8 @@ print(client.request("echo", b"x"))
     assert (done.stdout, done.returncode) == ("[b'x']\n", 0), done.stderr
 
 
-def test_serve_forever_raises_when_a_defect_ended_it(broker):
-    """A supervisor must not take it for a stop."""
+def test_serve_forever_raises_when_its_owner_was_killed(broker):
+    """A supervisor must not take the end for a stop."""
     server = gevent.spawn(broker.serve_forever)
     gevent.sleep(0)
     broker._owner.greenlet.kill()

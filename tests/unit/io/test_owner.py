@@ -203,7 +203,7 @@ def test_a_connection_is_reported_and_its_last_messages_come_before_its_end(owne
 # The end
 
 
-def test_a_bug_ends_the_owner_closes_its_links_and_is_told(engine, caplog, monkeypatch):
+def test_a_bug_ends_the_owner_closes_its_links_and_is_logged(engine, caplog, monkeypatch):
     monkeypatch.setattr("gmdp.io.owner._log", logging.getLogger("test"))  # this bug is one on purpose
     owner = Owner(engine, "test")
     link = owner.add_link(zmq.green.Context.instance().socket(zmq.DEALER), 10)
@@ -235,10 +235,10 @@ def test_an_abandoned_owner_never_runs_again(engine):
 
 
 def test_the_embedding_programs_greenlets_run_while_the_broker_is_flooded(broker):
-    """Bounded bursts: a flooded broker yields."""
+    """A flooded broker yields after a bounded burst."""
     turns = []
 
-    def somebody():
+    def take_turns():
         while True:
             turns.append(broker.statistics().requests)
             gevent.sleep(0)
@@ -248,7 +248,7 @@ def test_the_embedding_programs_greenlets_run_while_the_broker_is_flooded(broker
     flood.set(zmq.LINGER, 0)
     flood.set(zmq.SNDHWM, 0)
     flood.connect(broker.endpoint)
-    other = gevent.spawn(somebody)
+    other = gevent.spawn(take_turns)
     for _ in range(5000):
         flood.send_multipart([b"MDPC02", b"\x01", b"nobody", b"x"])
     wait_until(lambda: broker.statistics().requests == 5000)
@@ -258,8 +258,8 @@ def test_the_embedding_programs_greenlets_run_while_the_broker_is_flooded(broker
     flood.close()
 
 
-def test_the_owner_killed_by_a_stranger_closes_what_it_owned(broker, nothing_left):
-    """No greenlet dies in silence: state says closed, waiting callers hear of it."""
+def test_an_owner_that_is_killed_closes_its_sockets_and_tells_callers(broker, nothing_left):
+    """The state is closed, and waiting callers get OwnerDied."""
     client = AsyncClient(broker.endpoint)
     future = client.submit("nobody", b"")
     wait_until(lambda: broker.statistics().queued)

@@ -57,7 +57,7 @@ def test_W6_spawn_itself_fails(broker, client):
         assert client.request("it", b"2") == [b"2"]
 
 
-def test_W6_the_dispatcher_is_killed_by_a_stranger(broker, client):
+def test_W6_a_starter_that_is_killed_is_replaced(broker, client):
     with Worker(broker.endpoint, "it", echo, spawn=2) as worker:
         assert client.request("it", b"1") == [b"1"]
         worker._engine._dispatchers[0].starter.kill()

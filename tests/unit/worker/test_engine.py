@@ -24,17 +24,17 @@ def block(seconds):
         pass
 
 
-TOLD = {
-    "handler": "while a handler of b'sluggish' ran; one that computes belongs into a ThreadPool",
+LOGGED = {
+    "handler": "while a handler of b'sluggish' ran; run a handler that computes in a ThreadPool",
     "another": "and with it the worker of b'sluggish'",
 }
 
 
-@pytest.mark.parametrize("who", TOLD)
-def test_W7_a_hub_that_was_blocked_for_longer_than_an_interval_is_told_with_the_service(
-    broker, client, caplog, monkeypatch, who
+@pytest.mark.parametrize("blocked_by", LOGGED)
+def test_W7_a_hub_that_was_blocked_for_longer_than_an_interval_is_logged_with_the_service(
+    broker, client, caplog, monkeypatch, blocked_by
 ):
-    """Long before the broker thinks that the worker is lost: after an interval, not an expiry."""
+    """The warning comes after an interval, long before the worker counts as lost."""
     monkeypatch.setattr(Owner, "safety_interval", 0.01)
 
     def handler(request):
@@ -44,13 +44,13 @@ def test_W7_a_hub_that_was_blocked_for_longer_than_an_interval_is_told_with_the_
     with Worker(broker.endpoint, "sluggish", handler, heartbeat_interval=0.2) as worker:
         wait_until(lambda: worker.state is State.RUNNING)
         with caplog.at_level(logging.WARNING, "gmdp.worker"):
-            if who == "handler":
+            if blocked_by == "handler":
                 client.request("sluggish", b"")
             else:
                 block(0.4)
-            wait_until(lambda: TOLD[who] in caplog.text)
+            wait_until(lambda: LOGGED[blocked_by] in caplog.text)
     assert "the hub did not run for 0." in caplog.text
-    assert (TOLD["handler"] in caplog.text) is (who == "handler")
+    assert (LOGGED["handler"] in caplog.text) is (blocked_by == "handler")
 
 
 def test_heartbeats_do_not_wait_for_a_handler():
@@ -110,7 +110,7 @@ def test_W15_past_the_timeout_the_request_is_delivered_again(broker, client):
 
 
 def test_a_handler_whose_broker_was_lost_runs_on_alone(unused_endpoint):
-    """The session registers again only when its handler has ended: never two at once."""
+    """The session registers again when its handler has ended: two never run at once."""
     running, most, hold = [], [], Event()
 
     def handler(request):
@@ -142,7 +142,7 @@ def test_a_handler_whose_broker_was_lost_runs_on_alone(unused_endpoint):
 
 
 def test_draining_sends_the_end_of_an_answer_that_found_no_room(broker, client, monkeypatch):
-    """What the socket had no room for goes out before it is closed."""
+    """Messages for which the socket had no room are sent before it is closed."""
     full, refused = [], []
     real = Link.send
 
@@ -181,7 +181,7 @@ def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def test_a_broker_that_cannot_be_reached_is_told_once_for_as_long_as_that_lasts(caplog, unused_endpoint):
+def test_a_broker_that_cannot_be_reached_is_logged_once_for_as_long_as_that_lasts(caplog, unused_endpoint):
     with Worker(unused_endpoint, "alone", echo, reconnect_interval=0.01, heartbeat_interval=0.1) as worker:
         for _ in range(2):
             wait_until(lambda: warnings(caplog))
@@ -197,13 +197,13 @@ def test_a_broker_that_cannot_be_reached_is_told_once_for_as_long_as_that_lasts(
                 caplog.clear()
 
 
-def test_an_endpoint_of_several_that_cannot_be_reached_is_no_trouble(broker, caplog, unused_endpoint):
+def test_one_endpoint_of_several_that_cannot_be_reached_is_not_logged(broker, caplog, unused_endpoint):
     with Worker([unused_endpoint, broker.endpoint], "moved", echo) as worker:
         wait_until(lambda: worker.state is State.RUNNING)
     assert warnings(caplog) == []
 
 
-def test_a_worker_that_the_broker_does_not_take_says_so_once(caplog):
+def test_a_worker_that_the_broker_does_not_keep_logs_it_once(caplog):
     with Broker("tcp://127.0.0.1:*", max_workers=1) as broker, Worker(broker.endpoint, "first", echo):
         wait_until(lambda: broker.statistics().workers == 1)
         with Worker(broker.endpoint, "second", echo, concurrency=2, reconnect_interval=0.01) as second:
@@ -214,7 +214,7 @@ def test_a_worker_that_the_broker_does_not_take_says_so_once(caplog):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_an_answer_that_is_too_large_is_told_and_counted(caplog, streamed):
+def test_an_answer_that_is_too_large_is_logged_and_counted(caplog, streamed):
     def handler(request):
         return iter([b"x" * 5000, b"end"]) if streamed else b"x" * 5000
 
@@ -223,12 +223,12 @@ def test_an_answer_that_is_too_large_is_told_and_counted(caplog, streamed):
             with pytest.raises(HandlerFailed):
                 client.request("large", b"")
             assert worker.statistics().errors == 1
-    [told] = warnings(caplog)
-    assert "an answer of the handler of b'large' is larger than the broker takes" in told
+    [warning] = warnings(caplog)
+    assert "b'large' is larger than the broker allows" in warning
 
 
-def test_a_handler_whose_broker_has_gone_is_let_finish(unused_endpoint):
-    """The stop has its time for it, as for others; and no more."""
+def test_a_handler_whose_broker_has_gone_may_finish(unused_endpoint):
+    """stop() gives that handler its time, and no more."""
     running, go_on, ended = Event(), Event(), []
 
     def handler(request):

@@ -58,7 +58,7 @@ def bare_parts(request):
     ],
 )
 def test_handler_returns_an_iterator(broker, client, handler, streamed, joined):
-    """Each item is a PARTIAL, the return value the FINAL; joined for 0.1."""
+    """Each item is a PARTIAL, the return value is the FINAL; over 0.1 they are joined."""
     with Worker(broker.endpoint, "new", handler), Worker(broker.endpoint, "old", handler, version="0.1"):
         assert list(client.stream("new", b"")) == streamed
         assert client.request("new", b"") == joined
@@ -121,7 +121,7 @@ def leaving(request):
 @pytest.mark.parametrize("handler", [broken, nonsense, text, killed, leaving, lambda request: iter([3])])
 @pytest.mark.parametrize("version", ["0.1", "0.2"])
 def test_W6_a_handler_fails_and_the_worker_lives_on(broker, client, handler, version):
-    """A gmdp client gets a typed error, a strict one the configured reply; neither learns why."""
+    """A gmdp client gets a typed error, a strict client the configured reply.  Neither learns the reason."""
     fail = Event()
     fail.set()
     with Worker(broker.endpoint, "it", lambda r: handler(r) if fail.is_set() else r.body, version=version) as worker:
@@ -173,7 +173,7 @@ def test_spawn_is_what_gevents_servers_take(broker, client, spawn):
 
 
 def test_W7_a_computing_handler_off_the_hub_keeps_its_heartbeats(thread_pool):
-    """In a ThreadPool a handler may hold its thread far longer than the expiry."""
+    """A handler in a ThreadPool may hold its thread far longer than the expiry."""
     gate = gevent.monkey.get_original("threading", "Lock")()
     gate.acquire()
 

@@ -73,7 +73,7 @@ def test_several_endpoints_the_first_that_answers_then_the_next(unused_endpoint)
     ("change", "message"),
     [
         ({"endpoint": "nowhere"}, "must begin with tcp://"),
-        ({"endpoint": "tcp://127.0.0.1:*"}, "not connect to it"),
+        ({"endpoint": "tcp://127.0.0.1:*"}, "wildcard"),
         ({"endpoint": []}, "at least one endpoint"),
         ({"endpoint": 5}, "must be a str"),
         ({"service": ""}, "1 to 255 bytes"),
@@ -93,7 +93,7 @@ def test_several_endpoints_the_first_that_answers_then_the_next(unused_endpoint)
         ({"context": 3}, "zmq.green.Context"),
     ],
 )
-def test_wrong_arguments_are_told_at_once(change, message):
+def test_a_wrong_argument_is_an_error_at_once(change, message):
     arguments = {"endpoint": "tcp://127.0.0.1:5555", "service": "it", "handler": echo, **change}
     with pytest.raises(ConfigurationError, match=message):
         Worker(**arguments)
