@@ -56,7 +56,7 @@ def content_headers(content_type: str, length: int) -> list[tuple[str, str]]:
 
 
 def error_answer(error: Exception) -> Answer:
-    """Return the answer to a request that ended with `error`; log what the client is not told."""
+    """Return the answer to a request that ended with `error`; log the details that are not shown."""
     more_headers: tuple[tuple[str, str], ...] = ()
     if isinstance(error, RequestRefused):
         status, name, message, more_headers = error.status, error.name, str(error), error.headers

@@ -59,11 +59,11 @@ class Gateway:
         ConfigurationError: A value is wrong.
 
     Attributes:
-        services: The names and patterns.
-        timeout: As given.
-        max_body: As given.
-        when_no_worker: As given.
-        ready_services: The names, as bytes.
+        services: The names and patterns of the exposed services.
+        timeout: Seconds that a call may take in all.
+        max_body: Bytes of the longest request body.
+        when_no_worker: "fail" or "wait".
+        ready_services: The names of the services for ``/readyz``, as bytes.
         ready_timeout: Seconds in which the broker must answer for ``/readyz``.
     """
 

@@ -131,7 +131,7 @@ def listening(name=""):
 
 
 def make_gate(**options):
-    """A gate with defaults for all options that are not given."""
+    """A gate with defaults for the other options."""
     defaults = {
         "curve_key": None,
         "curve_clients": None,

@@ -26,10 +26,10 @@ def test_a_bad_time_limit_is_400(gateway, value):
     assert (answer.status, answer.error) == (400, "BadRequest")
 
 
-@pytest.mark.parametrize(("given", "priority"), [(None, 1), ("0", 0), ("3", 3), (" 2 ", 2)])
-def test_a_priority_is_passed_on(given, priority):
+@pytest.mark.parametrize(("header", "priority"), [(None, 1), ("0", 0), ("3", 3), (" 2 ", 2)])
+def test_a_priority_is_passed_on(header, priority):
     recording = RecordingClient()
-    headers = {} if given is None else {"X-Request-Priority": given}
+    headers = {} if header is None else {"X-Request-Priority": header}
     assert ask(Gateway(recording, ["*"]), "POST", "/services/x", b"", headers).status == 200
     assert recording.options["priority"] == priority
 

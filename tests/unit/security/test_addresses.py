@@ -63,8 +63,8 @@ def test_a_wrong_address_is_refused_and_shown(option, address):
 
 @pytest.mark.parametrize("option", ["allow", "deny"])
 def test_addresses_of_another_type_are_refused(option):
-    for given in (5, b"192.0.2.1", {"192.0.2": 1}):
-        assert refusal_of(Broker, **{option: given}).startswith(f"{option}: ")
+    for addresses in (5, b"192.0.2.1", {"192.0.2": 1}):
+        assert refusal_of(Broker, **{option: addresses}).startswith(f"{option}: ")
 
 
 @pytest.mark.parametrize("option", ["allow", "deny"])

@@ -100,7 +100,7 @@ class FakeSocket:
 
 
 @pytest.mark.parametrize(
-    ("given", "options"),
+    ("keywords", "options"),
     [
         (
             (SECRET, SERVER_PUBLIC, None, None),
@@ -113,9 +113,9 @@ class FakeSocket:
     ],
     ids=["keys", "password"],
 )
-def test_credentials_set_the_options_of_a_socket(given, options):
+def test_credentials_set_the_options_of_a_socket(keywords, options):
     socket = FakeSocket()
-    make_credentials([TCP, "ipc://a"], *given).apply(socket)
+    make_credentials([TCP, "ipc://a"], *keywords).apply(socket)
     assert socket.options == options
 
 

@@ -294,9 +294,9 @@ def test_a_list_that_changed_while_the_broker_was_stopped_is_loaded_at_the_start
 )
 def test_a_callable_is_not_asked_about_odd_names_and_passwords(name, password):
     """Not about an empty password, which some directories take for anybody's, nor about U+FFFD."""
-    asked = []
-    assert make_gate(plain_users=lambda *both: asked.append(both) or True).password_credential(name, password) == ""
-    assert asked == []
+    calls = []
+    assert make_gate(plain_users=lambda *both: calls.append(both) or True).password_credential(name, password) == ""
+    assert calls == []
 
 
 # Lists that change, and the end

@@ -130,23 +130,23 @@ def test_a_junk_file_is_named(tmp_path, read, content):
 
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize(
-    "given",
+    "value",
     ["", "x", "#" * 40, "~" * 40, "0" * 39, "0" * 41, "ä" * 40, "\0", "0\n" * 20, "x" * 5000, "\ud800" * 40],
     ids=ascii,
 )
 @pytest.mark.parametrize("kind", [str, lambda text: text.encode("utf-8", "surrogatepass")], ids=["str", "bytes"])
-def test_junk_text_is_not_shown(read, given, kind):
-    message = refusal_of(read, "curve_key", kind(given))
+def test_junk_text_is_not_shown(read, value, kind):
+    message = refusal_of(read, "curve_key", kind(value))
     assert message.startswith("curve_key: ")
     assert NOT_SHOWN in message
 
 
 @pytest.mark.parametrize("read", READERS)
-@pytest.mark.parametrize("given", [5, None, True, ["x"], {}], ids=repr)
-def test_a_key_of_another_type_is_refused_by_its_type(read, given):
-    message = refusal_of(read, "curve_key", given)
+@pytest.mark.parametrize("value", [5, None, True, ["x"], {}], ids=repr)
+def test_a_key_of_another_type_is_refused_by_its_type(read, value):
+    message = refusal_of(read, "curve_key", value)
     assert message.startswith("curve_key ")
-    assert message.endswith(f"not of type {type(given).__name__}")
+    assert message.endswith(f"not of type {type(value).__name__}")
 
 
 @pytest.mark.parametrize("read", READERS)
