@@ -89,7 +89,7 @@ class Answer:
         return len(self._parts) <= self._stream_buffer
 
     def fail(self, error: MDPError) -> None:
-        """Give an error to the reader, in place of what is missing."""
+        """Give an error to the reader, in place of the parts that are missing."""
         self._append(error)
 
     def _append(self, part: Part | MDPError) -> None:

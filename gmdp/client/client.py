@@ -397,8 +397,10 @@ class Client(Lifecycle):
             if self.state is State.CLOSED:
                 raise ClosedError("the client is closed; start() opens it again")
             if self.threaded or self._home is None or get_hub_if_exists() is self._home:
+                # Its own thread serves it; or, in the child of a fork, the first caller's; or this one.
                 self.start()
             else:
+                # Another thread made the client, and its hub is to serve it.
                 slot = Slot()
                 try:
                     self._home.loop.run_callback_threadsafe(self._start_for_thread, slot)

@@ -51,7 +51,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         """Do nothing: a client keeps no time between passes."""
 
     def on_caught_up(self, now: float) -> None:
-        """Do nothing: a client judges nobody by what is still to be read."""
+        """Do nothing: no decision of a client waits until everything is read."""
 
     def deadline(self) -> float:
         """When `tick` is needed next (monotonic seconds); infinity if never."""
@@ -65,7 +65,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         """End every call: the owner ends by a defect."""
         self.close(error if isinstance(error, MDPError) else ClosedError(str(error)), error)
 
-    # What is posted to the owner
+    # Posted to the owner
 
     def submit(self, call: Call) -> None:
         """Begin `call`; its answer fails if the client is closed."""
@@ -96,6 +96,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
     # Carrying out
 
     def _on_events(self, events: list[Part | Ended], now: float) -> None:
+        """Give parts and errors to answers.  An answer that takes no more parts ends its call."""
         core = self.core
         rest = iter(events)
         try:

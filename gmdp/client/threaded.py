@@ -72,9 +72,9 @@ class ClientThread:
         """Have a new thread call `open_owner` and serve the owner until it ends; wait until it is open.
 
         Args:
-            client: what is closed at the interpreter's end.
+            client: closed at the interpreter's end.
             open_owner: starts the client in the thread; returns its owner.
-            is_open: tells whether there is nothing to do.
+            is_open: tells whether the client has started already.
 
         Raises:
             StateError: the thread did not start in time.

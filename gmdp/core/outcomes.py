@@ -101,20 +101,20 @@ class Row(NamedTuple):
     error: str
     #: The HTTP status of the error.
     http_status: int = 500
-    #: What the gateway says in place of the error's own text; None: it says that text.
+    #: The gateway's text in place of the error's own; None: the error's own.
     http_message: str | None = _GATEWAY_FAILED
-    #: What the broker sends to a gmdp client; None: nothing.
+    #: The status that the broker sends to a gmdp client; None: no message is sent.
     status: Status | None = None
     #: Why the broker ends the request.
     reasons: tuple[EndReason, ...] = ()
     #: True if the broker's hook gets the request, once a worker has had it.
     dead_letter: bool = False
-    #: What the error's message adds where nobody said more.
+    #: The end of the error's message where the broker gave no text of its own.
     message: str = ""
 
 
 TABLE = (
-    # What the client decides itself.  The broker may have ended the request for its own part.
+    # The client decides itself.  The broker may have ended the request independently.
     Row(Outcome.TIMEOUT, "RequestTimeout", 504, "no reply came in time", None, (EndReason.DEADLINE,)),
     Row(
         Outcome.BROKER_LOST,
@@ -129,7 +129,7 @@ TABLE = (
     Row(Outcome.OVERFLOW, "StreamOverflow", message="its reader did not keep up"),
     Row(Outcome.CANCELLED, "CallCancelled", reasons=(EndReason.CANCELLED,)),
     Row(Outcome.CLOSED, "ClosedError", 503, "the gateway's connection is closed"),
-    # What a gmdp broker says.
+    # A gmdp broker says so.
     Row(
         Outcome.NO_WORKER,
         "NoWorker",
@@ -187,11 +187,11 @@ TABLE = (
 
 #: The row of each outcome.
 ROW_OF_OUTCOME = {row.outcome: row for row in TABLE if row.outcome is not None}
-#: What a client makes of each status that is no answer.
+#: The outcome of a call whose answer has this status.
 OUTCOME_OF_STATUS: dict[int, Outcome] = {
     row.status: row.outcome for row in TABLE if row.status is not None and row.outcome is not None
 }
-#: What a gmdp client is told when a request ends for a reason; None: nothing.
+#: The status that a gmdp client gets when its request ends for a reason; None: no message is sent.
 STATUS_OF_REASON: dict[EndReason, Status | None] = {reason: row.status for row in TABLE for reason in row.reasons}
 #: The reasons for which a request that a worker has had becomes a dead letter.
 DEAD_LETTER_REASONS = frozenset(reason for row in TABLE if row.dead_letter for reason in row.reasons)

@@ -12,7 +12,7 @@ from gmdp import Broker, ForwardDeadLetters, Worker
 
 @pytest.fixture
 def deadly():
-    """A function: makes a broker with this hook lose the workers of one request for "it"."""
+    """A function: starts a broker with this hook, and loses the worker of each of some requests for "it"."""
     brokers = []
 
     def lose(hook, times=1):

@@ -58,7 +58,7 @@ def test_the_bytes_of_an_unread_stream_are_bounded(broker):
 
 
 def test_a_stream_that_is_read_may_have_any_number_of_bytes(broker):
-    """However many come before its turn."""
+    """However many arrive before the reader runs."""
 
     class Small(Client):
         stream_bytes = 1_000
@@ -68,7 +68,7 @@ def test_a_stream_that_is_read_may_have_any_number_of_bytes(broker):
 
 
 def test_a_reader_that_has_caught_up_may_fall_behind_again():
-    """By the bytes that are unread, not by those that came."""
+    """The bytes that are unread count, not those that arrived."""
     answer = Answer(10_000, 1_000)
     part = Part(None, [b"x" * 600], final=False)
     for now in range(100):
@@ -117,7 +117,7 @@ def test_a_stream_that_is_closed_or_dropped_ends_its_call(broker, how):
 
 
 def test_a_closed_stream_holds_no_parts(broker):
-    """And takes nothing any more: else what was sent would stay until the garbage of objects is looked for."""
+    """The stream takes no more parts: they would stay until the garbage collector runs."""
     gone = Event()
     with Worker(broker.endpoint, "large", parts_of(1000, 500, gone)), Client(broker.endpoint, timeout=30) as client:
         stream = client.stream("large", b"")

@@ -136,7 +136,7 @@ def test_closing_map_cancels_the_calls_still_open(broker, held):
 
 
 def test_map_checks_its_options_when_it_is_called(client):
-    """Not when the first body is taken."""
+    """A generator would check them when its first reply is asked for."""
     for wrong in ({"timeout": 0}, {"priority": 4}, {"in_flight": 0}):
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
             client.map("echo", iter(()), **wrong)

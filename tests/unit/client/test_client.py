@@ -228,7 +228,7 @@ def test_B1_a_lost_broker_is_noticed_or_the_call_is_tried_again(unused_endpoint,
 
 
 def test_the_last_reply_of_a_stopping_broker_arrives():
-    """What was sent before a connection closes is read before it counts as lost."""
+    """Messages that were sent before a connection closes are read before the connection counts as lost."""
     for _ in range(50):
         hold = Event()
         broker = Broker("tcp://127.0.0.1:*")

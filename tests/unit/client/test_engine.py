@@ -34,7 +34,7 @@ class Broken(FutureAnswer):
 
 
 def test_a_defect_while_answers_are_given_ends_every_call(broker, monkeypatch):
-    """Nobody waits for ever, also not those whose answers were next."""
+    """No caller waits for ever, not even one whose answer was next."""
     release = Event()
 
     def handler(request):

@@ -98,7 +98,7 @@ def test_a_callback_that_is_unlinked_is_not_called(broker, client):
 
 
 def test_callbacks_are_linked_and_unlinked_as_those_of_gevent_s_own(broker, client):
-    """As often as they were, and whatever they are: without a hash, or equal to another."""
+    """As often as they were linked, without a hash, or equal to each other."""
 
     class Equal(list):
         def __call__(self, future):
@@ -121,7 +121,7 @@ def test_callbacks_are_linked_and_unlinked_as_those_of_gevent_s_own(broker, clie
 
 
 def test_the_caller_s_context_ends_with_its_call(broker, client):
-    """A value set by a callback is nobody else's."""
+    """A value that a callback sets is seen by no other callback."""
     seen = []
 
     def callback(future):

@@ -56,11 +56,11 @@ def test_each_error_of_a_call_has_one_row():
     assert all(issubclass(getattr(exceptions, row.error), MDPError) for row in TABLE)
 
 
-def test_what_a_broker_says_is_a_rejection_and_is_shown_as_it_is():
+def test_a_status_from_the_broker_is_a_rejection_whose_text_is_shown():
     for row in TABLE:
-        says = row.status is not None
-        assert issubclass(getattr(exceptions, row.error), RequestRejected) is says, row
-        assert (row.http_message is None) is says, row
+        from_broker = row.status is not None
+        assert issubclass(getattr(exceptions, row.error), RequestRejected) is from_broker, row
+        assert (row.http_message is None) is from_broker, row
 
 
 def test_the_keys_of_a_broker_s_statistics_are_those_its_module_documents():
@@ -86,11 +86,11 @@ def test_the_keys_of_a_broker_s_statistics_are_those_its_module_documents():
         ("stopped", Status.SHUTTING_DOWN),
     ],
 )
-def test_what_a_client_is_told_of_each_end(reason, status):
+def test_the_status_that_a_client_gets_for_each_end(reason, status):
     assert STATUS_OF_REASON[EndReason(reason)] is status
 
 
-def test_dead_letters_are_what_workers_were_lost_over():
+def test_requests_that_lost_their_workers_are_dead_letters():
     assert {reason.value for reason in DEAD_LETTER_REASONS} == {"attempts", "worker_lost", "expired"}
 
 
@@ -100,16 +100,16 @@ def http_statuses_of_the_table():
 
 def test_the_readme_gives_each_error_its_http_status():
     rows = re.findall(r"^\| (\d{3})(?:, \d{3})? \| (.*) \|$", README.read_text(encoding="utf-8"), re.M)
-    told = {name: int(status) for status, text in rows for name in re.findall(r"`(\w+)`", text)}
-    assert {name: status for name, status in told.items() if hasattr(exceptions, name)} == http_statuses_of_the_table()
+    shown = {name: int(status) for status, text in rows for name in re.findall(r"`(\w+)`", text)}
+    assert {name: status for name, status in shown.items() if hasattr(exceptions, name)} == http_statuses_of_the_table()
 
 
 def test_the_gateway_s_page_gives_each_error_its_http_status():
     page = re.search(r"^======.*?^======.*?^(.*?)^======", gmdp.wsgi.__doc__, re.M | re.S)[1]
-    told, status = {}, None
+    shown, status = {}, None
     for line in page.splitlines():
         status = line[:6].strip() or status
-        told.update(dict.fromkeys(re.findall(r"\b[A-Z]\w+", line[8:]), int(status)))
+        shown.update(dict.fromkeys(re.findall(r"\b[A-Z]\w+", line[8:]), int(status)))
     assert {
-        name: status for name, status in told.items() if hasattr(exceptions, name) and status != 500
+        name: status for name, status in shown.items() if hasattr(exceptions, name) and status != 500
     } == http_statuses_of_the_table()
