@@ -1,6 +1,6 @@
-"""One call of a client: what it asks, where it is, how it may end.
+"""One call of a client: what it asks, where it is, and what it hears.
 
-A call moves through these states, each once per try:
+A call moves through the states of :class:`CallState`, once per try:
 
 ==========  =============================  =================================
 state       left when                      for
@@ -9,12 +9,14 @@ waiting     a connection is free           sent
             time is up, cancelled, closed  done
             it is too large; no broker     done
             lets this client in
-sent        FINAL, or the last try failed  done
-            lost, or the broker stops;     waiting (first in line)
-            tries left, and no part was
+sent        FINAL came, or the last try    done
+            failed
+            its connection is lost, or     waiting (first in line)
+            the broker stops; a try is
+            left, and no part was
             delivered yet
-            silent; the same               waiting; on an extended connection
-                                           it is sent again, under its old id
+            no answer came in the try's    waiting; on an extended connection
+            time; the same                 sent again, under its old id
 done
 ==========  =============================  =================================
 """

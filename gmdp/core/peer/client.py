@@ -4,17 +4,18 @@ The rules of this module:
 
 * RFC 7 and 18 call the client's dialog "strictly synchronous", and a reply
   does not say which request it answers.  So a strict connection carries one call
-  at a time, and a call that is given up takes its connection with it: a late reply
-  finds nobody.  Many calls at once use many connections, up to a bound.
-* An extended connection carries many calls, and an answer says whose it is.  There is
-  one; a call that is given up is cancelled on it; a late answer is dropped.
-* Calls for which there is no room on the connections wait in line.
-* A request is sent on a connection that stands, never into the void.
+  at a time.  A call that is withdrawn takes its connection with it, so that a late
+  reply reaches no other call.  Many calls at once use many connections, up to a bound.
+* An extended connection carries many calls, and an answer names its call.  There is
+  one such connection.  A call that is withdrawn is cancelled on it, and a late answer
+  is dropped.
+* Calls for which no connection has room wait in line.
+* A request is sent on a connection that stands, and on no other.
 * A call moves through the states of :class:`~.calls.CallState`.
-* What the broker decided about a request (no worker, overloaded, worker lost, …)
-  ends the call: it is not tried again.
-* The parts of an answer are of one run of the request: a call that has some, and then
-  gets some of another try's, ends.
+* A broker's decision about a request (no worker, overloaded, worker lost, …)
+  ends the call: the call is not tried again.
+* All parts of an answer are from one run of the request.  A call that has parts from
+  one try, and then gets parts from another, ends.
 * While no broker has answered, one connection at a time is tried.
 """
 
@@ -40,9 +41,16 @@ from .statistics import ClientCounters, ClientStatistics
 class ClientCore(Connector[ClientConnection, Part | Ended]):
     """All calls of one client.
 
-    Its events are :class:`~.calls.Part` and :class:`~.calls.Ended`.  `nonce`: 16 bytes
-    never used before; `max_connections`: to a strict broker; `max_in_flight`: calls on an
-    extended connection.
+    Its events are :class:`~.calls.Part` and :class:`~.calls.Ended`.
+
+    Args:
+        dialect: RFC7, RFC18 or MAJORTOMO.
+        reconnect: The brokers' endpoints.
+        max_connections: The most connections to a strict broker.
+        counters: What is counted, over restarts.
+        nonce: 16 bytes that no client has used before.
+        max_in_flight: The most calls on an extended connection.
+        require_extensions: True if a broker without gmdp's extension is left again.
     """
 
     def __init__(
@@ -63,13 +71,13 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self._max_connections = max_connections
         self._max_in_flight = max_in_flight
         self._waiting: OrderedDict[Call, None] = OrderedDict()
-        #: The extended connection in use.
+        #: The extended connection in use, if there is one.
         self._shared: ClientConnection | None = None
         #: Strict connections that are free.
         self._idle: list[ClientConnection] = []
-        #: Connections on which calls end, but none begins: their broker stops.
+        #: Connections whose broker is shutting down: calls end there, but none begins.
         self._draining: set[ClientConnection] = set()
-        #: Brokers that were refused in a row.
+        #: Brokers in a row that were left since they have no extension.
         self._unextended_in_a_row = 0
 
     # What the owner calls
@@ -87,7 +95,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self._assign_waiting(now)
 
     def cancel(self, call: Call, outcome: Outcome, now: float) -> None:
-        """The caller went away (CANCELLED), or cannot keep up (OVERFLOW)."""
+        """End a call whose caller went away (CANCELLED), or reads too slowly (OVERFLOW)."""
         if call.state is CallState.DONE:
             return
         self._withdraw(call)
@@ -113,7 +121,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._end_call(self._waiting.popitem(last=False)[0], Outcome.CLOSED, "")
 
     def statistics(self) -> ClientStatistics:
-        """Everything as it is now, as an immutable copy."""
+        """Return counters and sizes as they are now, as an immutable copy."""
         return ClientStatistics(
             in_flight=sum(len(connection.calls) for connection in self._connections),
             waiting=len(self._waiting),
@@ -144,12 +152,13 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         text = f"{connection.endpoint}: {reason.describe(detail)}"
         calls = list(connection.calls.values())
         connection.calls.clear()
-        for call in reversed(calls):  # the first is to be first in line again
+        for call in reversed(calls):  # the first call is to be first in line again
             call.connection = None
             if self._may_retry(call, now):
                 self._queue_retry(call, now)
             else:
                 self._end_call(call, Outcome.BROKER_LOST, text)
+        # Calls in line wait for the next broker, unless every broker has turned this client away.
         outcome = Outcome.DENIED if self.denied else None
         if reason is CloseReason.NOT_EXTENDED:
             self._unextended_in_a_row += 1
@@ -166,14 +175,14 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         call = next(iter(connection.calls.values()), None)
         if parsed is None or call is None or (parsed[1] is not None and parsed[1] != call.service):
             if parsed is None or parsed[1] != extension.PROBE_SERVICE:
-                self.counters.malformed += 1  # a late answer to a probe is none of our business
+                self.counters.malformed += 1  # but for a late answer to a probe, which does no harm
             return
         self._note_broker_heard(connection, now)
         command, _, body = parsed
         self._deliver_part(call, body, command is Command.FINAL, now)
 
     def _on_answer(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
-        """An answer in the extension."""
+        """Take an answer of a gmdp broker: find its call, and say what becomes of it."""
         frame = frames[0]
         parsed = self.extended.parse_reply(frames, 1) if extension.is_call(frame) else None
         if parsed is None:
@@ -183,8 +192,10 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         number = extension.call_number(reading.id, self._nonce)
         call = connection.calls.get(number) if number is not None else None
         if reading.status == Status.SHUTTING_DOWN and number is not None:
+            # Even the answer to a call that has ended shows that the broker takes no more.
             self._stop_using(connection, now, jitter)
         if call is None:
+            # The call was withdrawn, or the request id is another client's.
             self.counters.late_replies += 1
             self._assign_waiting(now)
             return
@@ -193,6 +204,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         outcome = OUTCOME_OF_STATUS.get(reading.status)
         valid = reading.status in (Status.OK, Status.PARTIAL) or (final and outcome is not None)
         if service != call.service or not valid or (reading.status == Status.PARTIAL) is final:
+            # Status and command contradict each other: the call waits for a proper answer.
             self.counters.malformed += 1
             return
         call.deliveries = reading.attempt
@@ -200,13 +212,15 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             if not call.parts:
                 call.answered_try = reading.flags
             elif call.answered_try != reading.flags:
-                # The rest of the first try's answer did not get here: this is another's.
+                # The rest of the first try's answer was lost: this part answers another try.
                 self._withdraw(call)
                 self._end_call(call, Outcome.OVERLOADED, "part of the answer was lost: it was read too slowly")
                 self._assign_waiting(now)
                 return
             self._deliver_part(call, body, final, now)
             return
+        # The broker has decided about the request.  The call ends, with one exception: a
+        # broker that stops has not run the request, so the next broker may.
         if outcome is Outcome.SHUTTING_DOWN and self._may_retry(call, now):
             self._detach(call)
             self._queue_retry(call, now)
@@ -214,12 +228,13 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             return
         self._detach(call)
         if now >= call.deadline_at:
-            # A handler that was stopped because of it did not fail, say.
+            # The time is up anyway.  A handler that was stopped for that reason has not failed.
             outcome, body = Outcome.TIMEOUT, []
         self._end_call(call, outcome, "", body)
         self._assign_waiting(now)
 
     def _deliver_part(self, call: Call, body: list[bytes], final: bool, now: float) -> None:
+        """Hand over a part of the answer; a FINAL ends the call, a PARTIAL starts its timeout anew."""
         call.parts += 1
         self.events.append(Part(call, body, final))
         if final:
@@ -233,7 +248,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
 
     def _stop_using(self, connection: ClientConnection, now: float, jitter: float) -> None:
-        """The broker stops: no call begins here any more."""
+        """Begin no call on this connection any more: its broker is shutting down."""
         if connection is self._shared:
             self._shared = None
             self._draining.add(connection)
@@ -241,10 +256,12 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                 self._end_epoch(connection, CloseReason.SHUTTING_DOWN, now + self._reconnect.on_lost(now, jitter))
 
     def _retire(self, connection: ClientConnection, reason: CloseReason, after_sending: bool = False) -> None:
+        """Unlist and close a connection that is not to be used again."""
         self._unlist(connection)
         self._close(connection, reason, after_sending)
 
     def _unlist(self, connection: ClientConnection) -> None:
+        """Take a connection out of the lists of those that calls may use."""
         if connection is self._shared:
             self._shared = None
         self._draining.discard(connection)
@@ -254,7 +271,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     # Calls
 
     def _assign_waiting(self, now: float) -> None:
-        """Give waiting calls the connections there are, and open more for them."""
+        """Give waiting calls the connections that are free, and open the further ones that they need."""
         waiting = self._waiting
         shared = self._shared
         if shared is not None:
@@ -271,6 +288,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._open_connection(now)
 
     def _send_call(self, call: Call, connection: ClientConnection, now: float) -> None:
+        """Send a call's request; a request that is larger than the broker takes ends its call."""
         if connection.phase is Phase.EXTENDED:
             time_left = None if call.deadline_at == math.inf else call.deadline_at - now
             frame = extension.call_frame(
@@ -284,7 +302,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             frames = [frame, *self.extended.request(call.service, call.body)]
             if not connection.accepts(frames):
                 offer = connection.offer
-                assert offer is not None  # else it takes anything
+                assert offer is not None  # a connection without an offer accepts any message
                 limits = f"{offer.max_frame_size} bytes a frame and {offer.max_frames} frames, envelope included"
                 self._end_call(call, Outcome.TOO_LARGE, f"the broker takes {limits}")
                 return
@@ -296,9 +314,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self.actions.append(Send(connection, frames))
 
     def _on_timer(self, item: Any, now: float, jitter: float) -> None:
-        """A call's timer: its try is over."""
+        """The time of a call's try is over."""
         if not isinstance(item, Call):
-            return
+            return  # a connection's: a client watches no broker
         call = item
         connection = call.connection
         if not self._may_retry(call, now):
@@ -310,7 +328,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         elif connection is None:
             self._begin_try(call, now)
         elif connection is self._shared:
-            # The same id: a request that is still queued or running goes on.
+            # Under the same id: a request that is still queued or running goes on.
             self.counters.retries += 1
             self._begin_try(call, now)
             self._send_call(call, connection, now)
@@ -320,22 +338,24 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._suspect_silence(connection, now, jitter)
 
     def _suspect_silence(self, connection: ClientConnection, now: float, jitter: float) -> None:
-        """A strict broker that never said anything may be none: try the next endpoint."""
+        """Turn to the next endpoint if a strict broker has never said anything: it may be no broker."""
         if not self._heard and connection.epoch == self._epoch and len(self._reconnect.endpoints) > 1:
             self._end_epoch(connection, CloseReason.SILENT, now + self._reconnect.on_lost(now, jitter))
             for other in self._idle[:]:
                 self._retire(other, CloseReason.SILENT)
 
     def _begin_try(self, call: Call, now: float) -> None:
-        """Begin the next try: from now on its time runs."""
+        """Begin a call's next try: its share of the time runs from now on."""
         call.tries += 1
         call.try_ends_at = now + call.timeout / (call.retries + 1)
         self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
 
     def _may_retry(self, call: Call, now: float) -> bool:
+        """True if a try is left, no part was delivered, and there is time."""
         return call.tries <= call.retries and not call.parts and now < call.deadline_at
 
     def _queue_retry(self, call: Call, now: float) -> None:
+        """Begin a call's next try, first in line."""
         self.counters.retries += 1
         call.become(CallState.WAITING)
         self._begin_try(call, now)
@@ -343,7 +363,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self._waiting.move_to_end(call, last=False)
 
     def _withdraw(self, call: Call) -> None:
-        """Take the call out of line, or off its connection, so that no answer reaches it."""
+        """Take a call out of line, or off its connection, so that no answer reaches it."""
         self._waiting.pop(call, None)
         connection = call.connection
         if connection is None:
@@ -358,7 +378,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._retire(connection, CloseReason.CALL_WITHDRAWN)
 
     def _detach(self, call: Call) -> None:
-        """The call is off its connection, which goes on."""
+        """Take a call off its connection, which goes on."""
         connection = call.connection
         if connection is None:
             return
@@ -373,10 +393,12 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._retire(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
 
     def _finish_call(self, call: Call) -> None:
+        """Let nothing more come to a call."""
         call.become(CallState.DONE)
         self._timers.disarm(call)
 
     def _end_call(self, call: Call, outcome: Outcome, detail: str, body: Sequence[bytes] = ()) -> None:
+        """End a call without its answer; `detail` and `body` are for its error."""
         self._finish_call(call)
         if outcome is Outcome.TIMEOUT:
             self.counters.timeouts += 1
@@ -387,6 +409,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self.events.append(Ended(call, outcome, detail, body))
 
     def _why_not_sent(self) -> str:
+        """Return why no connection has taken a call in its time."""
         if self._mode is not None:
             return "all connections were busy"
         return f"no broker answered ({self._trouble})"

@@ -3,13 +3,13 @@
 The rules of this module:
 
 * A session moves through the states of :class:`~.sessions.SessionState`.
-* A strict connection has one session, an extended one as many as the broker
-  allows (:mod:`~.extension`): by the RFC each is a worker of its own.
-* A session of an extended connection has a number that is never used again on
-  it; DISCONNECT retires it, and the session asks again under a new one, after a
-  delay that doubles for as long as it gets no request.
-* A connection is lost when its broker is silent, says what is no command, or says
-  DISCONNECT to the connection; :mod:`~.connections` has the rest.
+* A strict connection has one session.  An extended one has as many as the broker
+  allows (:mod:`gmdp.protocol.extension`).  By the RFC each is a worker of its own.
+* A session of an extended connection has a number, which is never used again on that
+  connection.  DISCONNECT retires the number.  The session registers again under a new
+  one, after a delay that doubles for as long as it gets no request.
+* A connection is lost when its broker is silent, sends a message that is no command, or
+  says DISCONNECT to the connection.  :mod:`~.connector` has the other rules of connections.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
     Its events are :class:`~.sessions.Work` and :class:`~.sessions.CallerGone`.
 
     Args:
-        service: What it offers.
+        service: The name of the service that is offered.
         dialect: RFC7, RFC18 or MAJORTOMO.
         reconnect: The brokers' endpoints.
         counters: What is counted, over restarts.
         concurrency: How many sessions there are.
-        heartbeat_interval: Seconds between its heartbeats.
+        heartbeat_interval: Seconds between the worker's heartbeats.
         liveness: Intervals of silence after which a broker is lost.
         error_reply: The body that a strict client gets when a handler fails.
-        now: When it begins (monotonic seconds).
+        now: When the worker begins (monotonic seconds).
         reveal_errors: True if gmdp clients get the error's type and message.
         enforce_deadline: True if a caller's deadline makes a
             :class:`~.sessions.CallerGone`, too.
-        require_extensions: True if a broker that speaks an RFC only is left.
+        require_extensions: True if a broker without gmdp's extension is left again.
     """
 
-    #: It may answer and not let this worker in.
+    #: A broker may answer the probe, and yet not let this worker in.
     probe_suffices = False
 
     def __init__(
@@ -76,7 +76,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self.counters = counters
         self.draining = False
         self.sessions = [Session() for _ in range(concurrency)]
-        #: Sessions that are registered.
+        #: How many sessions are registered.
         self.registered = 0
         self._interval = heartbeat_interval
         self._expiry = heartbeat_interval * liveness
@@ -89,23 +89,23 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self._waiting: OrderedDict[Session, None] = OrderedDict.fromkeys(self.sessions)
         #: Connections that can be used.
         self._usable: list[WorkerConnection] = []
-        #: Sessions that are not closed.
+        #: How many sessions are not closed.
         self._open_sessions = concurrency
-        #: Connections lost and not yet replaced.
+        #: How many connections were lost and not replaced yet.
         self._unreplaced = 0
 
     # What the owner calls
 
     def awake(self, now: float) -> None:
-        """A pass begins."""
+        """The owner begins a pass."""
         self._gap.awake(now, self._timers.next_due())
 
     def caught_up(self, now: float) -> None:
-        """There was nothing more to read."""
+        """The owner has read everything that was there."""
         self._gap.caught_up(now)
 
     def start(self, now: float) -> None:
-        """Begin."""
+        """Open the first connection."""
         self._assign_waiting(now)
 
     @property
@@ -115,11 +115,11 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
 
     @property
     def sockets(self) -> int:
-        """Connections there are."""
+        """How many connections there are."""
         return len(self._connections)
 
     def partial(self, work: Work, body: Sequence[bytes], now: float) -> bool:
-        """The handler made a part of its answer; False if nobody wants it."""
+        """Send a part of a handler's answer; False if no caller or broker wants it."""
         session = work.session
         connection = session.connection
         if session.work is not work or session.oversize or connection is None:
@@ -139,9 +139,16 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         return True
 
     def final(self, work: Work, body: Sequence[bytes] | None, failure: Failure | None, now: float) -> bool:
-        """The handler ended; False if its answer came too late.
+        """Send the end of a handler's answer.
 
-        `body` None: there is nothing to add to the parts.
+        Args:
+            work: What the handler had.
+            body: The frames of the end; None adds nothing to the parts.
+            failure: How the handler failed; None if it did not.
+            now: Monotonic seconds.
+
+        Returns:
+            False if the answer came too late.
         """
         session = work.session
         connection = session.connection
@@ -193,7 +200,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         return when
 
     def drain(self, now: float) -> None:
-        """Take no new request; close as soon as what there is is answered."""
+        """Take no new request, and close each session once its request is answered."""
         self.draining = True
         for connection in list(self._connections):
             if not connection.sessions:
@@ -203,7 +210,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
                 self._close_session(session, now)
 
     def close(self, now: float) -> None:
-        """Say DISCONNECT where registered, and end."""
+        """Say DISCONNECT on every connection, and close all sessions."""
         self.draining = True
         for connection in list(self._connections):
             self._hang_up(connection, CloseReason.CLOSED, now)
@@ -234,7 +241,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
                 self._close_session(session, now)
 
     def _assign_waiting(self, now: float) -> None:
-        """Give sessions the connections there are, and open more for them."""
+        """Register waiting sessions on the connections that have room, and open the further ones that they need."""
         waiting = self._waiting
         for connection in self._usable[:] if waiting else ():
             while waiting and connection.room > 0:
@@ -255,7 +262,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             flags, frame = 0, EMPTY
             parsed = self.dialect.parse_for_worker(frames)
             if parsed is not None and extended and parsed[0] is Command.REQUEST:
-                parsed = None
+                parsed = None  # a request without a session
         if parsed is None:
             if self._probe_answer(frames) is None:
                 self._reject_broker(connection, CloseReason.NOT_A_COMMAND, now, jitter)
@@ -276,13 +283,14 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             if connection.pulse.on_heartbeat():
                 self._send_heartbeat(connection, now)
         elif session is None:
-            pass  # it was sent before the broker heard of the session's end
+            pass  # sent before the broker heard of the session's end
         elif session.state is SessionState.BUSY:
             self._reject_broker(connection, CloseReason.SECOND_REQUEST, now, jitter)
         else:
             self._begin_work(session, address, body, now)
 
     def _on_timer(self, item: Any, now: float, jitter: float) -> None:
+        """The time of a connection has come, or of a session: its caller's deadline, or its delay."""
         if isinstance(item, WorkerConnection):
             self._check_pulse(item, now, jitter)
         elif item.work is not None:
@@ -291,7 +299,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             self._waiting[item] = None
 
     def _check_pulse(self, connection: WorkerConnection, now: float, jitter: float) -> None:
-        """Is the broker silent, does it need a HEARTBEAT?"""
+        """Leave a broker that is silent, and send a HEARTBEAT when one is due."""
         pulse = connection.pulse
         lost_at = pulse.heard_at + self._expiry
         if now >= lost_at:
@@ -310,13 +318,14 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))
 
     def _reject_broker(self, connection: WorkerConnection, reason: CloseReason, now: float, jitter: float) -> None:
-        """This broker breaks the protocol: it may give the requests to others."""
+        """Leave a broker that breaks the protocol; it may give the requests to other workers."""
         self.counters.malformed += 1
         self.actions.append(Send(connection, self.dialect.worker(Command.DISCONNECT)))
         self._lose_connection(connection, reason, now, jitter)
         self._assign_waiting(now)
 
     def _on_disconnect(self, connection: WorkerConnection, now: float, jitter: float) -> None:
+        """The broker said DISCONNECT to the connection."""
         # "When the worker receives DISCONNECT it must send no further commands to
         # the broker; it MUST close its socket, and reconnect to the broker on a
         # new socket."
@@ -327,7 +336,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self._assign_waiting(now)
 
     def _hang_up(self, connection: WorkerConnection, reason: CloseReason, now: float) -> None:
-        """Leave a connection, with whatever sessions it has."""
+        """Say DISCONNECT, close all sessions of a connection, and then the connection."""
         if connection in self._usable:
             self._usable.remove(connection)
             if connection.sessions or connection.phase is Phase.EXTENDED:
@@ -341,6 +350,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
     # Sessions
 
     def _attach(self, session: Session, connection: WorkerConnection, now: float) -> None:
+        """Register a session on a connection."""
         connection.last_number += 1
         session.frame = extension.session_frame(connection.last_number) if connection.phase is Phase.EXTENDED else EMPTY
         session.connection = connection
@@ -354,8 +364,9 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             self._timers.arm(connection, now + self._interval)
 
     def _detach(self, session: Session) -> None:
+        """Take a session off its connection.  A handler runs on, and its answer is dropped."""
         connection = session.connection
-        assert connection is not None  # callers looked
+        assert connection is not None  # every caller has looked
         del connection.sessions[session.frame]
         session.connection = None
         session.work = None
@@ -381,6 +392,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self._timers.arm(session, now + delay)
 
     def _close_session(self, session: Session, now: float) -> None:
+        """Say DISCONNECT for a session, if it is registered, and end it."""
         connection = session.connection
         if connection is not None:
             frames = self._command_frames(session, Command.DISCONNECT)
@@ -391,10 +403,11 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
 
     @staticmethod
     def _last_frame(session: Session) -> bytes:
-        """The frame of a session of which nothing more comes."""
+        """Return a session's frame with the flag that says: nothing more comes of it."""
         return extension.session_frame(extension.read_session(session.frame)[1], extension.LAST)
 
     def _end_session(self, session: Session, now: float) -> None:
+        """Close a session for good; a connection without sessions is closed with it."""
         connection = session.connection
         if connection is not None:
             self._detach(session)
@@ -406,6 +419,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self._open_sessions -= 1
 
     def _begin_work(self, session: Session, address: bytes, body: list[bytes], now: float) -> None:
+        """Have the session's handler run for a request."""
         session.become(SessionState.BUSY)
         session.handling = True
         session.refusals = 0
@@ -421,12 +435,13 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self.events.append(CallerGone(work, reason))
 
     def _failure_body(self, failure: Failure) -> list[bytes]:
-        """The body that tells a gmdp client of a failure."""
+        """Return the body of a failure for a gmdp client: type name and message, if they may be revealed."""
         if not self._reveal_errors:
             return [EMPTY, EMPTY]
         return [part.encode("utf-8", "backslashreplace")[:MAX_REVEALED] for part in failure]
 
     def _command_frames(self, session: Session, command: Command, *rest: bytes) -> list[bytes]:
+        """Return a session's command as the frames of a message."""
         if session.frame:
             return [session.frame, *self.extended.worker(command, *rest)]
         return self.dialect.worker(command, *rest)
