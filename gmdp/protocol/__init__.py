@@ -1,5 +1,5 @@
-"""Bytes to values and back: the dialects of MDP, the extension, the token.
+"""Bytes to values and back: the dialects of MDP, gmdp's extension, the token.
 
-Nothing here waits, reads a clock, draws a random number, logs or touches a socket.  Modules
+No module here waits, reads a clock, draws a random number, logs or touches a socket.  Modules
 of this package import the pure part of the standard library and each other, nothing else.
 """

@@ -15,7 +15,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-#: A service name is 1 to this many bytes.
+#: The most bytes of a service name; the least is 1.
 MAX_SERVICE_NAME = 255
 
 #: RFC 8: "An MMI broker implementation MUST handle all services that start
@@ -30,9 +30,9 @@ WORKER_02 = b"MDPW02"
 
 
 class Command(enum.Enum):
-    """What a message says, whatever the dialect."""
+    """A command of MDP, in any dialect."""
 
-    __hash__ = object.__hash__  # a message costs less than with Enum's own
+    __hash__ = object.__hash__  # Enum's own makes each message dearer
 
     #: A client's request, or a broker's request to a worker.
     REQUEST = "request"
@@ -50,31 +50,34 @@ _REQUEST, _FINAL = Command.REQUEST, Command.FINAL
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dialect:
-    """One way to write MDP.  Instances: `RFC7`, `RFC18`, `MAJORTOMO`, and those of `EXTENDED`."""
+    """One way to write MDP.
+
+    The instances are :data:`RFC7`, :data:`RFC18`, :data:`MAJORTOMO`, and those of :data:`EXTENDED`.
+    """
 
     name: str
-    #: The version a user names: "0.1" or "0.2".
+    #: The version as users name it: "0.1" or "0.2".
     version: str
     #: True if an answer may come in several messages.
     streams: bool
     #: Frames before a client's or worker's command.
     client_head: tuple[bytes, ...]
     worker_head: tuple[bytes, ...]
-    #: Command frames; RFC 7 has none between client and broker.
+    #: The command frames between client and broker; RFC 7 has none.
     client_request: bytes | None
     client_partial: bytes | None
     client_final: bytes | None
     #: False where replies to clients do not repeat the service.
     reply_names_service: bool
-    #: The dialect of a package that sends bodies of no frames: one empty frame.
+    #: True if a body may have no frames; it is read as one empty frame.
     empty_bodies: bool
     worker_codes: Mapping[Command, bytes]
     #: True if a frame of the extension comes before each message.
     extended: bool = False
-    #: What a client's REPLY, or FINAL, and a PARTIAL begin with.
+    #: The first frames of a FINAL (a REPLY in MDP/0.1) and of a PARTIAL to a client.
     final_head: tuple[bytes, ...] = field(init=False)
     partial_head: tuple[bytes, ...] = field(init=False)
-    #: The commands a worker may send, by code.
+    #: The commands that a worker may send, by code.
     spoken_by_workers: dict[bytes, Command] = field(init=False)
     _commands: dict[bytes, Command] = field(init=False)
     _replies: dict[bytes, Command] = field(init=False)
@@ -97,26 +100,29 @@ class Dialect:
     # Building
 
     def request(self, service: bytes, body: Sequence[bytes]) -> list[bytes]:
-        """A client's REQUEST (RFC 7 and 18, MDP/Client)."""
+        """Return a client's REQUEST (RFC 7 and 18, MDP/Client)."""
         command = () if self.client_request is None else (self.client_request,)
         return [*self.client_head, *command, service, *body]
 
     def reply(self, service: bytes, body: Sequence[bytes], final: bool = True) -> list[bytes]:
-        """A broker's REPLY, PARTIAL or FINAL to a client."""
+        """Return a broker's REPLY, PARTIAL or FINAL to a client."""
         head = self.final_head if final else self.partial_head
         return [*head, service, *body] if self.reply_names_service else [*head, *body]
 
     def worker(self, command: Command, *rest: bytes) -> list[bytes]:
-        """A command between worker and broker, either way; `rest` follows it."""
+        """Return a command between worker and broker, either way, and the frames of `rest`."""
         return [*self.worker_head, self.worker_codes[command], *rest]
 
     # Parsing what a broker sent
 
     def parse_reply(self, frames: list[bytes], start: int = 0) -> tuple[Command, bytes | None, list[bytes]] | None:
-        """What a client received, from frame `start` on: (PARTIAL or FINAL, service if named, body)."""
+        """Parse a message to a client from frame `start` on.
+
+        Returns (PARTIAL or FINAL, service or None if the dialect names none, body), or None.
+        """
         head = self.client_head
         at = start + len(head)
-        if len(frames) <= at or frames[at - 1] != head[-1] or frames[start] != head[0]:  # there are one or two
+        if len(frames) <= at or frames[at - 1] != head[-1] or frames[start] != head[0]:  # a head has one or two frames
             return None
         command: Command | None = _FINAL
         if self.client_final is not None:
@@ -134,10 +140,13 @@ class Dialect:
         return (command, service, body) if body else None
 
     def parse_for_worker(self, frames: list[bytes], start: int = 0) -> tuple[Command, bytes, list[bytes]] | None:
-        """What a worker received, from frame `start` on: (REQUEST, HEARTBEAT or DISCONNECT, address, body)."""
+        """Parse a message to a worker from frame `start` on.
+
+        Returns (REQUEST, HEARTBEAT or DISCONNECT, address, body), or None.
+        """
         head = self.worker_head
         at = start + len(head)
-        if len(frames) <= at or frames[at - 1] != head[-1] or frames[start] != head[0]:  # there are one or two
+        if len(frames) <= at or frames[at - 1] != head[-1] or frames[start] != head[0]:  # a head has one or two frames
             return None
         command = self._commands.get(frames[at])
         if command is _REQUEST:
@@ -208,10 +217,10 @@ MAJORTOMO = Dialect(
     worker_codes=_CODES_02,
 )
 
-#: The dialects a client or worker of ours may be told to speak.
+#: The dialects that gmdp's clients and workers speak, by version.
 VERSIONS = {"0.1": RFC7, "0.2": RFC18}
 
-#: The same dialects in the extension: with the RFCs' own command codes after an empty frame.
+#: The same dialects in gmdp's extension: the RFC's own header and command codes follow an empty frame.
 EXTENDED = {
     RFC7: replace(RFC7, name="MDP/0.1 (gmdp)", extended=True),
     RFC18: replace(

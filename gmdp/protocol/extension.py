@@ -1,9 +1,9 @@
-"""What gmdp peers say to each other beside the RFCs, byte by byte.
+"""The frames that gmdp peers add to the RFCs' messages, byte by byte.
 
 A message in the extension has one frame more: the last one of its return
-address, before the empty delimiter.  After that come the RFC's own header and
-command codes.  Brokers of the RFCs never see one: peers ask first (the probe
-``mmi.gmdp``, below).  All numbers are big-endian.
+address, before the empty delimiter.  The RFC's own header and command codes
+follow.  Brokers that speak an RFC only never get such a message: peers ask first
+(the probe ``mmi.gmdp``, below).  All numbers are big-endian.
 
 **Call frame**, between client and broker, both ways:
 
@@ -25,13 +25,16 @@ offset  size  field
 37      55    a W3C ``traceparent``, or nothing
 ======  ====  ===========================================================
 
-An answer carries the frame of its request, with status, try and attempts set.  Parts
-that answer different tries are no one answer: the rest of the first was lost, since
-its client read too slowly, before a retry came that so could not join it.  What
-is neither *ok* nor *partial* is a FINAL that says why there is no answer; its
-body is one empty frame, or for *handler failed* the error's type name and
-message.  A request id is a secret of its client: whoever knows it can cancel
-the call.  A *cancel* is a REQUEST with that flag and any body.
+An answer carries the frame of its request, with status, try and attempts set.  A
+client does not join parts that answer different tries.  The rest of the first try's
+answer was lost since the client read too slowly, and the retry came too late to join.
+
+A status that is neither *ok* nor *partial* belongs to a FINAL that says why there is
+no answer.  The body of such a FINAL is one empty frame, or for *handler failed* the
+error's type name and message.
+
+A request id is a secret of its client: any peer that knows the id can cancel the call.
+A *cancel* is a REQUEST with that flag and any body.
 
 **Session frame**, between worker and broker, both ways:
 
@@ -50,8 +53,8 @@ offset  size  field
 Each session is one worker by the RFC: READY, one request at a time,
 DISCONNECT (after which its number is never used again).  HEARTBEAT and
 DISCONNECT without a session frame are the connection's.  A worker that is stopped
-says with *last* that what it may have been given meanwhile never ran: it goes to
-another as if it had never been sent.
+says *last*: no request that was sent to the session meanwhile has run.  The broker
+gives such a request to another worker, as if it had never been sent.
 
 **Probe**: a request for the service ``mmi.gmdp`` is answered ``200`` and JSON
 (:class:`Offer`).
@@ -68,7 +71,7 @@ from typing import NamedTuple
 VERSION = 1
 CALL_MAGIC = b"\x89MDC" + bytes((VERSION,))
 SESSION_MAGIC = b"\x89MDW" + bytes((VERSION,))
-#: How long a magic, with its version, is.
+#: Bytes of a magic and its version.
 MAGIC_SIZE = 5
 
 CLIENT_NONCE_SIZE = 16
@@ -100,14 +103,14 @@ _UNKNOWN = 0xFFFFFFFF
 _CALL_SIZE = _CALL.size
 _new = tuple.__new__  # a third of what a NamedTuple's own constructor costs
 
-#: How long the two frames may be.
+#: The lengths of the two frames.
 CALL_SIZES = frozenset({_CALL.size, _CALL.size + _TRACEPARENT_SIZE})
 SESSION_SIZE = _SESSION.size
 MAX_SESSION = 2**32 - 1
 
 
 class Status(enum.IntEnum):
-    """What an answer is, or why there is none."""
+    """Says what an answer is, or why there is none."""
 
     OK = 0
     PARTIAL = 1
@@ -125,7 +128,7 @@ class CallFrame(NamedTuple):
     """A call frame, taken apart."""
 
     status: int
-    #: In an answer, the try it belongs to.
+    #: In an answer, the try that it answers.
     flags: int
     priority: int
     attempt: int
@@ -137,39 +140,39 @@ class CallFrame(NamedTuple):
 
 
 def is_call(frame: bytes) -> bool:
-    """Is `frame` a call frame: magic, version and length right?"""
+    """True if `frame` has the magic, version and length of a call frame."""
     return frame[:MAGIC_SIZE] == CALL_MAGIC and len(frame) in CALL_SIZES
 
 
 def is_session(frame: bytes) -> bool:
-    """Is `frame` a session frame: magic, version and length right?"""
+    """True if `frame` has the magic, version and length of a session frame."""
     return frame[:MAGIC_SIZE] == SESSION_MAGIC and len(frame) == SESSION_SIZE
 
 
 def to_milliseconds(time_left: float | None) -> int:
-    """Seconds as the four bytes of a call frame or token hold them."""
+    """Return seconds as the number that a call frame or token holds."""
     if time_left is None:
         return _UNKNOWN
-    left = int(time_left * 1000 + 0.999)  # rounded up: nobody gives a caller up before he does
+    left = int(time_left * 1000 + 0.999)  # rounded up: no peer may give a call up before its caller does
     if 0 <= left < _UNKNOWN:
         return left
     return 0 if left < 0 else _UNKNOWN - 1
 
 
 def from_milliseconds(left: int) -> float | None:
-    """The reverse: seconds, or None if unknown."""
+    """Return the seconds that such a number stands for; None: unknown."""
     return None if left == _UNKNOWN else left / 1000
 
 
 def request_id(nonce: bytes, number: int) -> bytes:
-    """The 24 bytes that are the id of a client's call."""
+    """Return the id of a client's call, 24 bytes."""
     return _ID.pack(nonce, number)
 
 
 def call_number(identity: bytes, nonce: bytes) -> int | None:
-    """The number in a request id; None if it is not of the client with this nonce."""
-    given, number = _ID.unpack(identity)
-    return number if given == nonce else None
+    """Return the number in a request id; None if the id is not of the client with this nonce."""
+    client_nonce, number = _ID.unpack(identity)
+    return number if client_nonce == nonce else None
 
 
 def call_frame(
@@ -181,14 +184,16 @@ def call_frame(
     time_left: float | None = None,
     traceparent: bytes = b"",
 ) -> bytes:
-    """A request's call frame; `identity` is from :func:`request_id`."""
+    """Return a request's call frame; `identity` is from :func:`request_id`."""
     left = to_milliseconds(time_left)
     return _CALL.pack(CALL_MAGIC, 0, flags, priority, min(attempt, 255), identity, left) + traceparent
 
 
 def read_call(frame: bytes) -> CallFrame:
-    """Take apart what :func:`is_call` said is a call frame.  Numbers are as sent, but
-    for a priority that there is not."""
+    """Take a frame apart for which :func:`is_call` is true.
+
+    Numbers are as they were sent, but for a priority above the highest: it is the highest.
+    """
     _, status, flags, priority, attempt, identity, left = _CALL.unpack_from(frame)
     if priority > MOST_URGENT:
         priority = MOST_URGENT
@@ -197,47 +202,48 @@ def read_call(frame: bytes) -> CallFrame:
 
 
 def answer_frame(frame: bytes, status: Status, joined_try: int, attempts: int) -> bytes:
-    """A request's call frame as its answer carries it; `joined_try`: the try that was taken up."""
+    """Return a request's call frame as its answer carries it; `joined_try` is the try that the broker took up."""
     return frame[:_STATUS] + bytes((status, joined_try, frame[_PRIORITY], min(attempts, 255))) + frame[_ID_AT:]
 
 
 def session_frame(number: int, flags: int = 0) -> bytes:
-    """A session frame."""
+    """Return a session frame."""
     return _SESSION.pack(SESSION_MAGIC, flags, number)
 
 
 def read_session(frame: bytes) -> tuple[int, int]:
-    """Take apart what :func:`is_session` said is a session frame: (flags, number)."""
+    """Take a frame apart for which :func:`is_session` is true: (flags, number)."""
     _, flags, number = _SESSION.unpack(frame)
     return flags, number
 
 
 def is_traceparent(value: bytes) -> bool:
-    """Is `value` a ``traceparent`` of W3C Trace Context, of the length of version 00?"""
+    """True if `value` is a ``traceparent`` of W3C Trace Context, of the length of version 00."""
     return _TRACEPARENT.match(value) is not None
 
 
 class Offer(NamedTuple):
-    """What a broker offers to gmdp peers, and its limits."""
+    """A broker's answer to the probe: its limits."""
 
-    #: Calls a client's connection may have open at a time.
+    #: The most calls that a client's connection may have open at a time.
     max_in_flight: int
-    #: Sessions a worker's connection may have.
+    #: The most sessions of a worker's connection.
     max_sessions: int
-    #: Frames of a message, its envelope included, and bytes of a frame.
+    #: The most frames of a message, its envelope included.
     max_frames: int
+    #: The most bytes of a frame.
     max_frame_size: int
-    #: Seconds.
+    #: Seconds between the broker's heartbeats.
     heartbeat_interval: float
 
 
 def offer_body(offer: Offer) -> list[bytes]:
-    """The body of the answer to a probe."""
+    """Return the body of the answer to a probe."""
     return [b"200", json.dumps({"extension": VERSION, **offer._asdict()}, separators=(",", ":")).encode()]
 
 
 def read_offer(body: list[bytes]) -> Offer | None:
-    """What a broker's answer to a probe offers; None if it does not speak this extension."""
+    """Return the offer in a broker's answer to a probe; None if the broker has not this extension."""
     if len(body) != 2 or body[0] != b"200":
         return None
     try:

@@ -1,7 +1,7 @@
-"""The token a broker gives a worker as client address.
+"""The token that a broker gives a worker as client address.
 
 RFC 7 and RFC 18 hand a worker the "client address (envelope stack)" and take
-it back in the reply.  Ours is minted for one assignment and says nothing about
+it back in the reply.  gmdp's is made for one assignment and says nothing about
 the client, so that a reply can neither be forged, repeated nor redirected.
 All numbers are big-endian:
 
@@ -19,9 +19,9 @@ offset  size  field
 28      55    the caller's W3C ``traceparent``, or nothing
 ======  ====  =========================================================
 
-A broker compares the first 21 bytes with the worker's present assignment, looks
-at the status and at nothing else.  A worker may read the rest if it knows the
-magic and version.
+A broker compares the first 21 bytes with the worker's present assignment, and reads
+the status.  It reads nothing else.  A worker may read the rest if it knows the magic
+and version.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from .extension import from_milliseconds, to_milliseconds
 MAGIC = b"\x89MDT"
 VERSION = 1
 NONCE_SIZE = 8
-#: How much of a token identifies the assignment.
+#: The first bytes of a token, which identify the assignment.
 PREFIX_SIZE = 21
+#: Where the status is, and its values.
 STATUS = 21
 OK = 0
 HANDLER_FAILED = 1
@@ -48,36 +49,37 @@ _SIZE = PREFIX_SIZE + _TAIL.size
 
 
 class Reading(NamedTuple):
-    """What a worker may know of its assignment."""
+    """What a token says to a worker."""
 
+    #: How often a worker has had the request, this one included.
     attempt: int
-    #: Seconds left when the broker sent the request, None if nobody said.
+    #: Seconds that the caller still waited when the broker sent the request; None: unknown.
     time_left: float | None
     #: True if the caller understands typed failures.
     typed_failures: bool
-    #: The caller's, or nothing.
+    #: The caller's W3C ``traceparent``, or nothing.
     traceparent: bytes
 
 
 def start(nonce: bytes) -> bytes:
-    """The 13 bytes with which every token of one broker start begins."""
+    """Return the 13 bytes with which every token begins until the broker starts again."""
     if len(nonce) != NONCE_SIZE:
         raise ValueError(f"the nonce must be {NONCE_SIZE} bytes, not {len(nonce)}")
     return MAGIC + bytes((VERSION,)) + nonce
 
 
 def prefix(begin: bytes, number: int) -> bytes:
-    """What identifies an assignment: `begin` is from :func:`start`."""
+    """Return the bytes that identify an assignment; `begin` is from :func:`start`."""
     return begin + _NUMBER(number)
 
 
 def tail(attempt: int, time_left: float | None = None, flags: int = 0, traceparent: bytes = b"") -> bytes:
-    """What comes after the prefix; `time_left` in seconds."""
+    """Return the bytes after the prefix; `time_left` is in seconds."""
     return _TAIL.pack(OK, to_milliseconds(time_left), min(attempt, 255), flags) + traceparent
 
 
 def read(address: bytes) -> Reading | None:
-    """What `address` tells a worker; None if it is some other broker's address."""
+    """Return what `address` says to a worker; None if it is no token."""
     if len(address) < _SIZE or address[:4] != MAGIC or address[4] != VERSION:
         return None
     _, left, attempt, flags = _TAIL.unpack_from(address, PREFIX_SIZE)
@@ -85,12 +87,12 @@ def read(address: bytes) -> Reading | None:
 
 
 def mark_failed(address: bytes) -> bytes:
-    """`address` with its status set to "handler failed", if it is a token."""
+    """Return `address` with its status set to "handler failed", if it is a token; else as it is."""
     if read(address) is None:
         return address
     return address[:STATUS] + bytes((HANDLER_FAILED,)) + address[STATUS + 1 :]
 
 
 def says_failed(address: bytes) -> bool:
-    """Does a worker's FINAL to `address` say that its handler failed?"""
+    """True if a worker's FINAL to `address` says that its handler failed."""
     return len(address) > STATUS and address[STATUS] == HANDLER_FAILED

@@ -26,9 +26,9 @@ from typing import NamedTuple
 from .dialects import EMPTY, EXTENDED, MAJORTOMO, MAX_SERVICE_NAME, RFC7, RFC18, Command, Dialect
 from .extension import CALL_MAGIC, CALL_SIZES, MAGIC_SIZE, SESSION_MAGIC, SESSION_SIZE
 
-#: Frames of return address that may precede the empty delimiter, and the bytes of
-#: each: they are routing ids.
+#: The most frames of a return address before the empty delimiter.
 MAX_STACK = 8
+#: The most bytes of each of them: they are routing ids.
 MAX_ADDRESS = 255
 
 # Every look-up of the message path counts: a member of an Enum costs 0.1 µs in Python 3.11,
@@ -42,7 +42,7 @@ class Message(NamedTuple):
 
     command: Command
     dialect: Dialect
-    #: True if a client spoke, False if a worker did.
+    #: True if a client sent the message, False if a worker did.
     client: bool
     #: Return address between the routing id and the empty delimiter, `extra` not counted.
     stack: tuple[bytes, ...]
@@ -54,7 +54,7 @@ class Message(NamedTuple):
 
 
 def _heads(dialect: Dialect) -> dict[bytes, tuple[Dialect, bool, bytes | None]]:
-    """By header: the dialect, whether a client speaks, and what its REQUEST begins with."""
+    """Return by header frame: the dialect, True for a client, and the command frame of its REQUEST."""
     return {
         dialect.client_head[-1]: (dialect, True, dialect.client_request),
         dialect.worker_head[-1]: (dialect, False, None),
@@ -70,7 +70,7 @@ _NO_STACK: tuple[bytes, ...] = ()
 
 
 def parse(frames: list[bytes]) -> Message | None:
-    """One message as a ROUTER socket gives it, routing id first; None if malformed."""
+    """Parse one message as a ROUTER socket gives it, routing id first; None if it is malformed."""
     count = len(frames)
     if count < 3:
         return None
