@@ -190,8 +190,7 @@ class Broker(Lifecycle):
             StateError: the call is from another thread, and the broker's hub does not run.
         """
         core = self._core
-        statistics: BrokerStatistics = self._call_in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
-        return statistics
+        return self._call_in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
 
     @property
     def secured(self) -> bool:

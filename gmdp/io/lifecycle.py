@@ -17,8 +17,9 @@ from __future__ import annotations
 import abc
 import contextvars
 import logging
+from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 import zmq
@@ -42,6 +43,8 @@ running_in: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_running_i
 
 #: Seconds that another thread waits for an owner's answer.
 OWNER_TIMEOUT = 5.0
+
+T = TypeVar("T")
 
 
 class Lifecycle(abc.ABC):
@@ -275,7 +278,7 @@ class Lifecycle(abc.ABC):
         else:
             self._end_waiters.append(slot)
 
-    def _call_in_owner_thread(self, owner: Owner | None, function: Any, *args: Any) -> Any:
+    def _call_in_owner_thread(self, owner: Owner | None, function: Callable[..., T], *args: Any) -> T:
         """Call `function` while the owner is between two passes, and return its result.
 
         In the owner's thread that is now, since a pass does not switch greenlets in the middle

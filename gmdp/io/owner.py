@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import gevent
 import zmq
@@ -32,6 +32,8 @@ from .link import Link
 from .slots import Slot, get_hub_if_exists
 
 _log = logging.getLogger("gmdp.owner")
+
+T = TypeVar("T")
 
 
 class Engine(Protocol):
@@ -141,7 +143,7 @@ class Owner:
             self._wake_planned = True
             self.loop.run_callback(self._planned_wake)
 
-    def call(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:
+    def call(self, function: Callable[..., T], *args: Any, timeout: float) -> T:
         """Have the owner call `function(*args)`, and return its result or raise its error.
 
         Raises TimeoutError if the owner did not run for `timeout` seconds.
@@ -150,7 +152,8 @@ class Owner:
         self.post(self._call_for, slot, function, args)
         if not slot.wait(timeout):
             raise TimeoutError(f"the hub of {self.name} did not run for {timeout:g} seconds")
-        return slot.get()
+        result: T = slot.get()
+        return result
 
     @staticmethod
     def _call_for(slot: Slot, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -31,7 +31,7 @@ import traceback
 import weakref
 from _socket import socket as _Socket
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
@@ -379,8 +379,8 @@ def _statistics(
         return instance.statistics()
     if owner not in silent and owner.hub.thread_ident in sys._current_frames():
         try:
-            answer: BrokerStatistics | ClientStatistics = owner.call(instance.statistics, timeout=ANSWER)
-            return answer
+            statistics: Callable[[], BrokerStatistics | ClientStatistics] = instance.statistics
+            return owner.call(statistics, timeout=ANSWER)
         except TimeoutError:
             silent.add(owner)
     return None

@@ -161,8 +161,7 @@ class Worker(Lifecycle):
         Raises:
             StateError: the call is from another thread, and the worker's hub does not run.
         """
-        statistics: WorkerStatistics = self._call_in_owner_thread(self._owner, self._statistics)
-        return statistics
+        return self._call_in_owner_thread(self._owner, self._statistics)
 
     def _statistics(self) -> WorkerStatistics:
         core = self._core

@@ -1,6 +1,6 @@
-"""Bare ZeroMQ peers for tests: they send the frames they are told, and wait with a deadline.
+"""Bare ZeroMQ peers for tests: they send the frames a test gives them, and wait with a deadline.
 
-Nothing here knows how the package under test builds or parses a message.
+The frames are written by hand.  Nothing here knows how gmdp builds or parses a message.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import zmq.green
 from gevent.socket import timeout as socket_timeout
 from gevent.socket import wait_read
 
-#: Seconds after which something that must happen is taken not to happen.
+#: Seconds after which a message that must come counts as missing.
 DEADLINE = 20.0
 
-#: Seconds after which a waiting peer looks at its socket in any case.
+#: The longest wait in seconds before a peer looks at its socket again, in case its descriptor missed an edge.
 SAFETY = 0.25
 
 ANYWHERE = "tcp://127.0.0.1:*"
@@ -54,7 +54,7 @@ class Peer:
             self.socket.connect(endpoint)
 
     def prepare(self, socket: zmq.green.Socket[bytes]) -> None:
-        """Set what options a subclass wants."""
+        """Set options before the socket is bound or connected; for subclasses."""
 
     @property
     def endpoint(self) -> str:
@@ -62,7 +62,7 @@ class Peer:
         return self.socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
 
     def send(self, *frames: bytes) -> None:
-        """Send one message; it never waits."""
+        """Send one message, without waiting."""
         self.socket.send_multipart(frames, zmq.NOBLOCK)
 
     def send_all(self, messages: Iterable[Sequence[bytes]]) -> None:
@@ -76,10 +76,10 @@ class Peer:
                     gevent.sleep(0.001)
 
     def recv(self, timeout: float = DEADLINE) -> list[bytes]:
-        """The next message; an AssertionError if none comes in time."""
+        """The next message; AssertionError if none comes within `timeout` seconds."""
         limit = monotonic() + timeout
-        # Between this look at EVENTS and the wait nobody else may look: zmq.green's own
-        # methods do, and then the descriptor stays silent.
+        # Nothing may read EVENTS between this line and the wait, else the descriptor stays
+        # silent; the methods of zmq.green would.
         while not zmq.Socket.get(self.socket, zmq.EVENTS) & zmq.POLLIN:
             if monotonic() > limit:
                 raise AssertionError(f"no message within {timeout:g} s")
@@ -87,10 +87,10 @@ class Peer:
         return self.socket.recv_multipart(zmq.NOBLOCK)
 
     def pending(self) -> list[list[bytes]]:
-        """Everything a broker sent to this DEALER in answer to what it was sent so far.
+        """Every message that a broker has sent to this DEALER for the messages it got so far.
 
-        A broker handles the messages of one connection in order, so whatever
-        comes is here before the answer to a request that is sent last.
+        A broker handles the messages of one connection in order: its answer to a request that
+        is sent now comes after all of them.
         """
         fence = b"mmi.fence-%d" % next(_fences)
         self.send_all([[b"", b"MDPC01", fence, b""]])
@@ -111,10 +111,10 @@ class Peer:
 
 
 class StrictBroker(Peer):
-    """A ROUTER that plays a broker of the RFC's: whoever asks for gmdp's extension gets the 501 of RFC 8."""
+    """A ROUTER that plays a broker of the RFCs: it answers probes for gmdp's extension with the 501 of RFC 8."""
 
     def recv(self, timeout: float = DEADLINE) -> list[bytes]:
-        """The next message that is no such question."""
+        """The next message that is not a probe."""
         while (message := super().recv(timeout))[-2:] == [b"mmi.gmdp", b""]:
             sender, *question = message
             head = [b"MDPC02", b"\x03"] if question[0] == b"MDPC02" else [b"", b"MDPC01"]
@@ -128,7 +128,7 @@ def dealer(endpoint: str, routing_id: bytes = b"") -> Peer:
 
 
 def ask(endpoint: str, service: bytes, *body: bytes) -> list[list[bytes]]:
-    """What a client of RFC 18 alone is answered: the body of each part, the FINAL's last."""
+    """The answer to a client that speaks RFC 18 only: the body of each part, with the FINAL's last."""
     with dealer(endpoint) as client:
         client.send(b"MDPC02", b"\x01", service, *body)
         parts = []
@@ -146,14 +146,14 @@ def req(endpoint: str, routing_id: bytes = b"") -> Peer:
 
 
 def router() -> StrictBroker:
-    """A ROUTER bound to a port of its own, to play the broker."""
+    """A ROUTER that is bound to a free port, to play the broker."""
     return StrictBroker(zmq.ROUTER, ANYWHERE, bind=True)
 
 
 class Echo:
-    """A bare worker in a greenlet: READY, then for each REQUEST whatever `answer` makes of it.
+    """A bare worker in a greenlet: sends READY, then the messages that `answer` returns for each REQUEST.
 
-    `answer` gets the frames of a REQUEST and returns a list of messages.
+    `answer` gets the frames of a REQUEST.
     """
 
     def __init__(self, peer: Peer, ready: Sequence[bytes], answer: Callable[[list[bytes]], list[list[bytes]]]) -> None:
@@ -176,7 +176,7 @@ class Echo:
 
 
 class Proxy:
-    """A ``zmq.proxy`` (ROUTER in front, DEALER behind) in a thread, towards `backend`."""
+    """A ``zmq.proxy`` in a thread, with a ROUTER in front and a DEALER that is connected to `backend`."""
 
     def __init__(self, backend: str) -> None:
         self._context = zmq.Context()
@@ -206,7 +206,7 @@ class Proxy:
 
 
 class Script:
-    """A Python program in a process of its own, spoken to in lines."""
+    """A Python program in a process of its own, which reads and writes lines."""
 
     def __init__(self, code: str, *args: str) -> None:
         command = [sys.executable, "-c", code, *args]
@@ -242,7 +242,7 @@ class Script:
         return line.decode()
 
     def close(self) -> None:
-        """Kill it, unless it has ended."""
+        """Kill the process, unless it has ended."""
         self._process.kill()
         self._process.wait()
         self._stdin.close()

@@ -1,15 +1,18 @@
-"""Waiting for conditions, never for seconds."""
+"""Waiting for a condition, never for a number of seconds."""
 
 from time import monotonic
 
 import gevent
 
-#: Seconds between two looks.
+#: Seconds between two checks of the condition.
 LOOK = 0.002
 
 
 def wait_until(condition, timeout=60, message=None):
-    """Let other greenlets run until `condition()` is true; returns what it returned."""
+    """Let other greenlets run until `condition()` is true, and return its value.
+
+    AssertionError after `timeout` seconds, with the text of `message()` if it is given.
+    """
     until = monotonic() + timeout
     while True:
         result = condition()
