@@ -1,10 +1,16 @@
-"""``gmdp bench``: what it refuses before it measures anything."""
+"""``gmdp bench``: what it refuses before it measures anything, and what it prints."""
 
+import json
 import re
 import sys
 
 import pytest
 from processes import gmdp_here
+
+from gmdp.cli.bench.command import measure
+from gmdp.cli.bench.load import Measured, Point
+from gmdp.cli.bench.measuring import Plan, Result
+from gmdp.cli.bench.stacks import GMDP_STACK
 
 pytestmark = pytest.mark.once
 
@@ -37,3 +43,20 @@ def test_without_matplotlib_a_picture_is_refused_before_anything_is_measured(mon
     ended = gmdp_here("bench", "--plot", "x.png")
     assert ended.status == 2
     assert ended.one_line() == "gmdp: --plot needs matplotlib: pip install 'gmdp[plot]'"
+
+
+def test_results_are_printed_and_failed_calls_are_the_exit_status(monkeypatch, capsys):
+    point = Point("other", "", 64, 1, 1.0, 0.0, 1.0)
+    errors = {}
+    result = Result(point, Measured(10, errors, 2.0, 1.0, 2.0, 3.0, 0.5), None, None)
+    monkeypatch.setattr(Plan, "measure", lambda plan, progress: progress(point, None) or [result])
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    plan = dict.fromkeys(Plan._fields[1:], ())
+    stacks = {"other": GMDP_STACK._replace(versions=())}
+    assert measure(stacks, as_json=True, picture=None, **plan) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["results"][0]["rate"] == 5.0
+    assert err == "other, 64 bytes, 1 callers\n"
+    errors["ValueError"] = 1
+    assert measure(stacks, as_json=False, picture=None, **plan) == 1
+    assert "1 ValueError" in capsys.readouterr().out
