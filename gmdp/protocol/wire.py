@@ -78,17 +78,20 @@ def parse(frames: list[bytes]) -> Message | None:
     extra = EMPTY
     head = frames[1]
     if not head:
+        # An empty frame comes first: a delimiter without a return address.
         at = 3
         found = _DELIMITED.get(frames[2])
     else:
         at = 2
         found = _DIRECT.get(head)
         if found is None:
+            # No header of MDP/0.2: the first frame of a return address.  The delimiter follows.
             if frames[2]:
                 try:
                     at = frames.index(EMPTY, 3, MAX_STACK + 2)
                 except ValueError:
                     return None
+            # The last frame of the return address may be the extension's.
             heads = _DELIMITED
             last = frames[at - 1]
             magic = last[:MAGIC_SIZE]
@@ -104,8 +107,8 @@ def parse(frames: list[bytes]) -> Message | None:
             found = heads.get(frames[at - 1]) if at <= count else None
     if found is None or at >= count:
         return None
-    dialect, client, request = found
-    if client:
+    dialect, from_client, request = found
+    if from_client:
         if request is not None:
             # "A REQUEST command consists of a multipart message of 4 or more frames"
             if frames[at] != request or at + 1 >= count:

@@ -1,14 +1,14 @@
-"""Hostile bytes for the cores, led by what of the code they reach (row B4).
+"""Hostile bytes for the cores, led by the branches that they reach (row B4).
 
 ``python tests/tools/fuzzing.py TARGET [OPTION OF LIBFUZZER | FOLDER]...`` runs one target
 under atheris (``pip install atheris``), from the inputs in ``tests/corpus/TARGET`` unless
-folders are named; the first folder named is where new inputs are kept.  ``python
-tests/tools/fuzzing.py all --runs N`` runs each target in a process of its own, and tells how
+folders are named.  New inputs are kept in the first folder that is named.  ``python
+tests/tools/fuzzing.py all --runs N`` runs each target in a process of its own, and prints how
 many executions there were.
 
-A target is a function of bytes that raises where something does not hold; :func:`run_target`
-calls it, and needs no atheris.  The bytes are decisions: which message, from whom, how much
-time passes.  So any bytes are an input, and near ones are near.
+A target is a function of bytes that raises where a promise is broken; :func:`run_target`
+calls it, and needs no atheris.  The bytes are decisions: which message comes, which peer sends
+it, how much time passes.  So any bytes are an input, and similar bytes lead to similar runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 if __name__ == "__main__" and sys.argv[1:2] not in ([], ["all"], ["-h"], ["--help"]):
     import atheris
 
-    # What is imported here tells which of its branches are taken.
+    # Modules imported here report which of their branches are taken.
     with atheris.instrument_imports(include=["gmdp"]):
         import gmdp.core.broker.core
         import gmdp.core.peer.client
@@ -41,10 +41,9 @@ from gmdp.core.broker.records import Place, charged_bytes
 from gmdp.core.broker.reports import About
 from gmdp.core.broker.statistics import BrokerStatistics
 from gmdp.core.outcomes import Outcome
-from gmdp.core.peer import connector as connections
 from gmdp.core.peer.calls import Call, CallState, Ended, Part
 from gmdp.core.peer.client import ClientCore
-from gmdp.core.peer.connector import Close, Open, Send
+from gmdp.core.peer.connector import Close, Open, Phase, Send
 from gmdp.core.peer.reasons import CloseReason
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.sessions import CallerGone, Failure, SessionState, Work
@@ -56,7 +55,7 @@ from gmdp.protocol.extension import CALL_MAGIC, SESSION_MAGIC, Offer, Status
 
 
 class Source:
-    """Bytes as decisions; zeros once they are used up."""
+    """Reads bytes as decisions; zeros follow the last byte."""
 
     __slots__ = ("_at", "_data", "_size")
 
@@ -66,7 +65,7 @@ class Source:
         self._at = 0
 
     def __bool__(self) -> bool:
-        """True if there is more."""
+        """True if bytes are left."""
         return self._at < self._size
 
     def byte(self) -> int:
@@ -75,7 +74,7 @@ class Source:
         return self._data[at] if at < self._size else 0
 
     def take(self, count: int) -> bytes:
-        """Up to so many bytes."""
+        """The next `count` bytes, or fewer at the end."""
         at = self._at
         self._at = at + count
         return self._data[at : at + count]
@@ -93,7 +92,7 @@ EXT7, EXT18 = EXTENDED[RFC7], EXTENDED[RFC18]
 DIALECTS = (RFC7, RFC18, MAJORTOMO, EXT7, EXT18)
 
 C01, C02, W01, W02 = b"MDPC01", b"MDPC02", b"MDPW01", b"MDPW02"
-#: Client head; codes of REQUEST, PARTIAL and FINAL; is the service repeated; worker head.
+#: Client head; codes of REQUEST, PARTIAL and FINAL; whether replies name the service; worker head.
 LAYOUT = {
     RFC7: ([b"", C01], [], None, [], True, [b"", W01]),
     RFC18: ([C02], [b"\x01"], [b"\x02"], [b"\x03"], True, [W02]),
@@ -110,8 +109,8 @@ CODES = {
 }
 CODE_OF = {version: {command: code for code, command in codes.items()} for version, codes in CODES.items()}
 
-#: What a dialect is, by its header: directly after the routing id, behind a delimiter,
-#: behind a call frame, behind a session frame.
+#: The dialect of a header: directly after the routing id, behind a delimiter, behind a call
+#: frame, behind a session frame.
 _DIRECT = {C02: RFC18, W02: RFC18}
 _DELIMITED = {C01: RFC7, W01: RFC7, C02: MAJORTOMO, W02: MAJORTOMO}
 _BEHIND_CALL = {C01: EXT7, C02: EXT18}
@@ -119,7 +118,7 @@ _BEHIND_SESSION = {W01: EXT7, W02: EXT18}
 
 
 def command(dialect, which, *rest):
-    """What a worker or broker says, without an address."""
+    """A command of a worker or broker, without a return address."""
     return [*LAYOUT[dialect][5], CODE_OF[dialect.version][which], *rest]
 
 
@@ -127,8 +126,8 @@ def is_frame_of(magic, sizes, frame):
     return frame[:5] == magic and len(frame) in sizes
 
 
-def foretold(frames):
-    """What a broker reads in `frames`, by the table in `gmdp.protocol.wire`: the fields of a Message, or None."""
+def message_foretold(frames):
+    """The fields of the Message that a broker reads in `frames`, by the table in `gmdp.protocol.wire`; or None."""
     chain, extra = [], b""
     if len(frames) > 1 and frames[1] in _DIRECT:
         kinds, rest = _DIRECT, frames[1:]
@@ -142,7 +141,7 @@ def foretold(frames):
             kinds, extra = _BEHIND_CALL, chain.pop()
         elif chain and is_frame_of(b"\x89MDW\x01", (10,), chain[-1]):
             kinds, extra = _BEHIND_SESSION, chain.pop()
-    if any(len(one) > 255 for one in chain) or not rest or rest[0] not in kinds:
+    if any(len(frame) > 255 for frame in chain) or not rest or rest[0] not in kinds:
         return None
     header, *rest = rest
     dialect = kinds[header]
@@ -178,7 +177,7 @@ def foretold(frames):
 
 
 def reply_foretold(dialect, frames):
-    """What a client reads in `frames`."""
+    """The fields that a client reads in `frames`; or None."""
     head, _, partial, final, names_service, _ = LAYOUT[dialect]
     if frames[: len(head)] != head:
         return None
@@ -193,8 +192,8 @@ def reply_foretold(dialect, frames):
     return (which, service, body) if body else None
 
 
-def told_foretold(dialect, frames):
-    """What a worker reads in `frames`."""
+def command_foretold(dialect, frames):
+    """The fields that a worker reads in `frames`; or None."""
     head = LAYOUT[dialect][5]
     rest = frames[len(head) :]
     if frames[: len(head)] != head or not rest:
@@ -231,7 +230,7 @@ WORDS = (
 
 
 def a_frame(source: Source) -> bytes:
-    """A word of the protocol, any bytes, or a frame about as long as may be."""
+    """A word of the protocol, any bytes, or a frame close to the longest that is allowed."""
     kind = source.byte()
     if kind < 144:
         return WORDS[kind % len(WORDS)]
@@ -248,7 +247,7 @@ def some_frames(source: Source, most: int) -> list[bytes]:
 
 
 def a_call(source: Source) -> bytes:
-    """A call frame; any status, flags and so on may be in it."""
+    """A call frame, sometimes with one byte changed."""
     terms, more = source.byte(), source.byte()
     left = (None, 0.0, 0.4, 3.0, 100.0)[more % 5]
     frame = extension.call_frame(
@@ -295,13 +294,15 @@ def changed(source: Source, frames: list[bytes]) -> list[bytes]:
 
 
 def check_parsers(frames: list[bytes]) -> None:
-    """What is read was really there, and what is there is read."""
+    """Parsers read what the tables above foretell, and do not change their input."""
     kept = frames[:]
-    assert wire.parse(frames) == foretold(frames), "a broker reads something else"
+    assert wire.parse(frames) == message_foretold(frames), "a broker reads something else"
     for dialect in DIALECTS:
         for start in (0, 1):
             assert dialect.parse_reply(frames, start) == reply_foretold(dialect, frames[start:]), "a client misreads"
-            assert dialect.parse_for_worker(frames, start) == told_foretold(dialect, frames[start:]), "so does a worker"
+            assert dialect.parse_for_worker(frames, start) == command_foretold(dialect, frames[start:]), (
+                "a worker misreads"
+            )
     assert frames == kept, "reading changes what is read"
 
 
@@ -324,7 +325,7 @@ def an_address(source: Source) -> bytes:
 
 
 def fuzz_envelope(data: bytes) -> None:
-    """A routing id, a return address that is too long or not, perhaps the extension's frame, a command."""
+    """A routing id, a return address (perhaps too long), perhaps the extension's frame, and a command."""
     source = Source(data)
     shape = source.byte()
     chain = [an_address(source) for _ in range(shape % 11)]
@@ -349,7 +350,7 @@ def fuzz_envelope(data: bytes) -> None:
     kept = frames[:]
     message = wire.parse(frames)
     assert frames == kept, "reading changes what is read"
-    assert message == foretold(frames), "a broker reads something else"
+    assert message == message_foretold(frames), "a broker reads something else"
     if message is not None:
         assert len(message.stack) + bool(message.extra) <= wire.MAX_STACK
         assert all(0 < len(frame) <= wire.MAX_ADDRESS for frame in message.stack)
@@ -372,7 +373,7 @@ def is_traceparent(value: bytes) -> bool:
 
 
 def check_frame(frame: bytes) -> None:
-    """One frame of a peer's, which may be anything."""
+    """One frame of a peer, which may hold any bytes."""
     assert extension.is_call(frame) is is_frame_of(b"\x89MDC\x01", (37, 92), frame)
     assert extension.is_session(frame) is is_frame_of(b"\x89MDW\x01", (10,), frame)
     assert extension.is_traceparent(frame) is is_traceparent(frame)
@@ -401,7 +402,7 @@ def check_call(frame: bytes) -> None:
     assert call.priority == min(frame[7], 3)
     left = int.from_bytes(frame[33:37], "big")
     told = int.from_bytes(again[33:37], "big")
-    assert left == told or (left < 2**32 - 1 and abs(left - told) <= 1), "milliseconds got lost"
+    assert left == told or (left < 2**32 - 1 and abs(left - told) <= 1), "milliseconds were lost"
     assert (call.time_left is None) is (left == 2**32 - 1)
     for nonce in (CLIENT_NONCE, call.id[:16]):
         number = extension.call_number(call.id, nonce)
@@ -444,7 +445,7 @@ _VALUES = ("1", "2", "0", "-1", "1.5", "true", "null", '"1"', "[1]", "{}", "1e99
 
 
 def some_json(source: Source) -> bytes:
-    """Something like an offer."""
+    """JSON that is, or nearly is, an offer."""
     shape = source.byte()
     values = ["1", "10", "500", "1000", "16777216", "2.5"]
     for _ in range(shape % 4):
@@ -470,7 +471,7 @@ def a_traceparent(source: Source) -> bytes:
 
 
 def fuzz_extension(data: bytes) -> None:
-    """Frames that are, or are nearly, the extension's."""
+    """Frames that are, or nearly are, the extension's."""
     source = Source(data)
     kind = source.byte() % 8
     if kind == 0:
@@ -496,7 +497,7 @@ def fuzz_extension(data: bytes) -> None:
 
 USERS = ("ann", "bob", "eve")
 PEERS = (b"peer-0", b"peer-1", b"peer-2", b"peer-3", b"peer-4")
-#: Messages its socket holds; a connection may have half as many sessions.
+#: The broker's socket holds `hwm` messages; a connection may have half as many sessions.
 ABOUT = About(hwm=10)
 _ANN = {"user": "ann", "serve": "*", "call": "*", "inspect": "*"}
 _RULES = Rules([_ANN, {"user": "[be]*", "serve": ["alpha", "*t*"], "call": ["[a-g]*"], "inspect": "mmi.service"}])
@@ -506,7 +507,7 @@ _POLICIES = (
     Rules([{"user": ["bob", ""], "serve": "*", "call": "*", "inspect": "*"}]),
     lambda user, action, service: None if service == b"beta" else _RULES(user, action, service),
 )
-#: Whose request a body belongs to: its first frame; nobody's bytes are these by chance.
+#: The first frame of a request's body names its user; no other frame has these bytes by chance.
 _MARKS = {user: b"\xa5\x1f%d\x93\xd7\x08" % at for at, user in enumerate(("", *USERS, REVOKED))}
 _OWNERS = {mark: user for user, mark in _MARKS.items()}
 _SIZES = (0, 0, 5, 40, 150, 299, 300, 301)
@@ -533,8 +534,8 @@ OPTIONS = BrokerOptions(
 )
 
 
-class Given:
-    """A request that a worker was given."""
+class Assignment:
+    """A request that the broker sent to a worker."""
 
     __slots__ = ("body", "dialect", "peer", "session", "stack", "token")
 
@@ -548,9 +549,9 @@ class Given:
 
 
 class BrokerRun:
-    """A broker, its owner, and peers that do whatever the bytes say."""
+    """A broker, its owner, and peers that do as the bytes say."""
 
-    #: Requests remembered, to be answered again and again.
+    #: How many assignments are remembered, to be answered again and again.
     MEMORY = 24
 
     def __init__(self, source: Source) -> None:
@@ -565,14 +566,14 @@ class BrokerRun:
         self.ruled = kind > 1
         self.core = BrokerCore(OPTIONS, NONCE, self.now, about=ABOUT, access=access)
         self.core._sweep_at = 3  # so that routing ids are forgotten
-        #: Who is behind each routing id.
+        #: The user behind each routing id.
         self.users = {peer: USERS[at % 3] if access else "" for at, peer in enumerate(PEERS)}
         self.has_users = access is not None
-        #: The user that was fed last with each routing id, any.
+        #: The user of the last message of each routing id.
         self.heard: dict[bytes, str] = {}
-        #: Users that asked under each request id.
+        #: The users that sent requests under each request id.
         self.asked: dict[bytes, set[str]] = {}
-        self.given: list[Given] = []
+        self.assignments: list[Assignment] = []
         self.full: set[bytes] = set()
         self.gone: set[bytes] = set()
         self.tokens: set[bytes] = set()
@@ -590,8 +591,8 @@ class BrokerRun:
 
     # Steps
 
-    def who(self) -> tuple[bytes, int]:
-        """Who speaks: a routing id, and which of the dialects is his; another user may have it from now on."""
+    def speaker(self) -> tuple[bytes, int]:
+        """The next speaker: a routing id and the index of its dialect.  Its user may change now."""
         said = self.source.byte()
         peer = PEERS[said % 5]
         dialect = said % 5
@@ -618,7 +619,7 @@ class BrokerRun:
         return [_MARKS[self.users[peer]], *[bytes((shape,)) * size] * (shape % 4)]
 
     def request(self) -> None:
-        peer, at = self.who()
+        peer, at = self.speaker()
         dialect = DIALECTS[at]
         shape = self.source.byte()
         envelope = self.stack(dialect, shape)
@@ -631,7 +632,7 @@ class BrokerRun:
 
     def worker(self) -> None:
         """READY, HEARTBEAT or DISCONNECT."""
-        peer, at = self.who()
+        peer, at = self.speaker()
         dialect = DIALECTS[at]
         shape = self.source.byte()
         frames = [peer, *self.stack(dialect, shape)]
@@ -645,13 +646,13 @@ class BrokerRun:
         self.feed(frames if shape % 16 != 15 else [peer, *changed(self.source, frames[1:])])
 
     def answer(self) -> None:
-        """PARTIAL or FINAL; mostly by whom it was given to, and mostly the right one."""
+        """PARTIAL or FINAL, mostly from the worker that has the request, and mostly a proper one."""
         shape = self.source.byte()
-        if not self.given:
+        if not self.assignments:
             return
-        given = self.given[-1 - self.source.byte() % len(self.given)]
-        dialect, session, address, peer = given.dialect, given.session, given.token, given.peer
-        body = given.body
+        assignment = self.assignments[-1 - self.source.byte() % len(self.assignments)]
+        dialect, session, address, peer = assignment.dialect, assignment.session, assignment.token, assignment.peer
+        body = assignment.body
         if shape >= 128:
             odd = shape // 8 % 6
             if odd == 0:
@@ -661,7 +662,7 @@ class BrokerRun:
                 address = address[:at] + self.source.take(1) + address[at + 1 :]
                 body = [b"forged"]
             elif odd == 2:
-                peer, _ = self.who()
+                peer, _ = self.speaker()
             elif odd == 3 and session:
                 session = extension.session_frame(extension.read_session(session)[1], self.source.byte() % 4)
             elif odd == 4:
@@ -669,25 +670,25 @@ class BrokerRun:
             else:
                 dialect = self.source.of(DIALECTS)
         which = Command.PARTIAL if shape % 4 == 0 and dialect.version == "0.2" else Command.FINAL
-        envelope = [*given.stack, session] if session else given.stack
+        envelope = [*assignment.stack, session] if session else assignment.stack
         self.feed([peer, *envelope, *command(dialect, which, address, b"", *body)])
 
     def last_words(self) -> None:
-        """A session's FINAL that is its last, or its DISCONNECT that says that nothing was begun."""
+        """A session's last FINAL, or its DISCONNECT which says that nothing was begun since."""
         shape = self.source.byte()
-        sessions = [given for given in self.given if given.session]
+        sessions = [assignment for assignment in self.assignments if assignment.session]
         if not sessions:
             return
-        given = sessions[-1 - shape // 2 % len(sessions)]
-        session = extension.session_frame(extension.read_session(given.session)[1], extension.LAST)
-        said = command(given.dialect, Command.DISCONNECT)
+        assignment = sessions[-1 - shape // 2 % len(sessions)]
+        session = extension.session_frame(extension.read_session(assignment.session)[1], extension.LAST)
+        said = command(assignment.dialect, Command.DISCONNECT)
         if shape % 2:
-            said = command(given.dialect, Command.FINAL, given.token, b"", *given.body)
-        self.feed([given.peer, *given.stack, session, *said])
+            said = command(assignment.dialect, Command.FINAL, assignment.token, b"", *assignment.body)
+        self.feed([assignment.peer, *assignment.stack, session, *said])
 
     def crowd(self) -> None:
         """Many requests, or sessions, of one connection for one service."""
-        peer, at = self.who()
+        peer, at = self.speaker()
         shape = self.source.byte()
         dialect = DIALECTS[at]
         name = SERVICES[shape % 3]
@@ -703,13 +704,13 @@ class BrokerRun:
 
     def noise(self) -> None:
         """Any frames."""
-        peer, _ = self.who()
+        peer, _ = self.speaker()
         count = self.source.byte()
         frames = [self.source.take(6) if count >= 250 else peer, *some_frames(self.source, count % 20)]
         self.feed(frames if count != 249 else [])
 
     def flush(self) -> None:
-        """As the owner does."""
+        """Send and report as the owner does."""
         core, now = self.core, self.now
         rounds = 0
         while True:
@@ -748,7 +749,7 @@ class BrokerRun:
         assert core.deadline() > self.now, "the broker would spin"
 
     def reach(self) -> None:
-        """A peer goes, or stops reading, or reads again."""
+        """A peer goes away, stops reading, or reads again."""
         said = self.source.byte()
         peer = PEERS[said % 5]
         if said >= 128:
@@ -761,7 +762,9 @@ class BrokerRun:
         """A connection is closed."""
         peer = PEERS[self.source.byte() % 5]
         self.core.gone(peer, self.now)
-        assert all(outgoing.frames[0] != peer for outgoing in self.core._state.outbox), "something goes to one who left"
+        assert all(outgoing.frames[0] != peer for outgoing in self.core._state.outbox), (
+            "a message goes to a peer that has left"
+        )
 
     def reconsider(self) -> None:
         said = self.source.byte()
@@ -774,11 +777,11 @@ class BrokerRun:
             if user in revoked:
                 self.users[peer] = REVOKED
         for connection in self.core._registry.connections.values():
-            assert connection.user not in revoked, "one who is revoked serves"
+            assert connection.user not in revoked, "a revoked user serves"
         self.check_tables()
 
     def other(self) -> None:
-        """What happens now and then."""
+        """What happens rarely: the broker's own requests, statistics, draining, the end."""
         said = self.source.byte()
         core = self.core
         if said < 100:
@@ -812,16 +815,16 @@ class BrokerRun:
     # What goes out
 
     def sent(self, frames: list[bytes]) -> None:
-        """A peer reads it; what it was not meant to see, it does not."""
+        """A peer reads a message; no other user's answer is among them."""
         peer = frames[0]
-        assert peer in self.heard, "something is sent to a stranger"
+        assert peer in self.heard, "a message is sent to a stranger"
         extra = b""
         if frames[1] in (C02, W02):
             at = 1
         elif b"" in frames[1:]:
             at = frames.index(b"", 1)
         else:
-            # What an extended connection is told besides its sessions has no delimiter in MDP/0.2.
+            # In MDP/0.2 a command to an extended connection itself, not to a session, has no delimiter.
             at = len(frames) - 2
             assert frames[at] == W02, frames
         stack, rest = frames[1:at], frames[at:]
@@ -848,15 +851,15 @@ class BrokerRun:
             dialect = RFC18
         else:
             dialect = RFC7 if rest[1] == W01 else MAJORTOMO
-        told = told_foretold(dialect, rest)
+        told = command_foretold(dialect, rest)
         assert told is not None, rest
         which, address, body = told
         if which is Command.REQUEST:
             assert address not in self.tokens, "two assignments have one token"
             assert token.read(address) is not None
             self.tokens.add(address)
-            self.given.append(Given(peer, stack, extra, dialect, address, body))
-            del self.given[: -self.MEMORY]
+            self.assignments.append(Assignment(peer, stack, extra, dialect, address, body))
+            del self.assignments[: -self.MEMORY]
 
     # What holds
 
@@ -873,7 +876,7 @@ class BrokerRun:
         assert core.drained is (assigned == 0)
 
     def check_tables(self) -> None:
-        """Everything is in one place, and counted."""
+        """Each request and worker is in one place, and counted there."""
         core = self.core
         state, delivery, services, workers = core._state, core._delivery, core._services, core._registry
         queued = []
@@ -882,10 +885,10 @@ class BrokerRun:
             mine = list(service.queue)
             assert len(mine) == len(service.queue) <= service.options.max_queue
             assert service.name == name
-            assert service.workers or mine, "a service of nothing is remembered"
+            assert service.workers or mine, "a service without workers and requests is kept"
             assert (name in services.without_worker) is (not service.workers)
             assert service.failing_without_worker == sum(request.terms.fail_without_worker for request in mine)
-            assert service.workers or not service.failing_without_worker, "a request waits that was to fail"
+            assert service.workers or not service.failing_without_worker, "a request waits that should have failed"
             assert service.queue.suspects == sum(request.suspect for request in mine)
             for worker in service.idle:
                 assert worker.registered
@@ -910,7 +913,7 @@ class BrokerRun:
         users: Counter[str] = Counter()
         for key, connection in workers.connections.items():
             assert connection.key == key
-            assert connection.timer[0] <= self.now + OPTIONS.heartbeat_interval, "a connection is not looked after"
+            assert connection.timer[0] <= self.now + OPTIONS.heartbeat_interval, "a connection is not watched"
             assert connection.workers or connection.dialect.extended
             assert len(connection.workers) <= ABOUT.max_sessions
             suspects = []
@@ -925,7 +928,9 @@ class BrokerRun:
                 assert worker.session == session
                 assert services.by_name.get(worker.service.name) is worker.service
                 assert (worker in worker.service.idle) is (worker.request is None) is (worker.token == b"")
-                assert not self.ruled or self.policy(connection.user, SERVE, worker.service.name), "serves unallowed"
+                assert not self.ruled or self.policy(connection.user, SERVE, worker.service.name), (
+                    "a worker serves without permission"
+                )
                 request = worker.request
                 if request is not None:
                     assigned.append(request)
@@ -955,7 +960,7 @@ class BrokerRun:
         for request in (*queued, *assigned):
             client = request.client
             if client is None:
-                assert request.abandon_reason, "a request is on nobody's account"
+                assert request.abandon_reason, "a request is on no account"
                 continue
             assert client.gone or accounts.clients[client.key] is client
             clients.add(client)
@@ -966,14 +971,14 @@ class BrokerRun:
             if request.terms.identity is not None:
                 calls[request.terms.identity] = request
             if request.address and self.ruled and not request.abandon_reason and not client.gone:
-                assert self.policy(client.user, CALL, request.service.name), "a call that is not allowed goes on"
+                assert self.policy(client.user, CALL, request.service.name), "a call without permission goes on"
         assert calls == accounts.calls
         backlogs = 0
         users: Counter[object] = Counter()
         for client in clients:
             assert client.open == opened[client]
-            assert client.open or client.backlog is not None, "a client of which there is nothing is remembered"
-            if client.key:  # else it is the broker itself
+            assert client.open or client.backlog is not None, "a client without requests is kept"
+            if client.key:  # else the client is the broker itself
                 assert client.open <= OPTIONS.max_in_flight + self.core.counters.joins
             if client.account is not None:
                 assert client.bytes == 0
@@ -991,7 +996,7 @@ class BrokerRun:
         assert sum(held.values()) == state.held_bytes
         for account, size in held.items():
             assert account.bytes == size
-            # What tells of an overload may find room where there is as much again.
+            # The news of an overload may take as much room again.
             assert not account.user or size <= 2 * OPTIONS.max_user_bytes
 
     def end(self) -> None:
@@ -1023,7 +1028,7 @@ _BROKER_STEPS = (
 
 
 def fuzz_broker(data: bytes) -> None:
-    """Anything that peers and an owner may do, in any order."""
+    """Any acts of peers and an owner, in any order."""
     BrokerRun(Source(data)).run()
 
 
@@ -1036,6 +1041,8 @@ _LOSSES = (
     CloseReason.MISMATCH,
     CloseReason.HUNG_UP,
 )
+#: The phases of connections that are being made or probed.
+PENDING = (Phase.CONNECTING, Phase.PROBING)
 _LIMITS = ((2, 2, 16), (1, 1, 8), (10**9, 2**40, 8))
 _OFFERS = (
     [b"501"],
@@ -1046,7 +1053,7 @@ _OFFERS = (
 
 
 class PeerRun:
-    """What a worker and a client have in common: connections to brokers that say whatever the bytes say."""
+    """What the runs of workers and clients share: connections to brokers that speak as the bytes say."""
 
     core: WorkerCore | ClientCore
 
@@ -1056,7 +1063,7 @@ class PeerRun:
         shape = source.byte()
         self.dialect = (RFC7, RFC18, MAJORTOMO)[shape % 3]
         self.core = self.make(shape // 3)
-        #: Connections, the closed ones with them.
+        #: All connections, closed ones included.
         self.connections: list = []
         self.open: set = set()
         self.closed = False
@@ -1073,7 +1080,7 @@ class PeerRun:
             self.close()
             self.carry_out()
         self.check()
-        assert not self.open, "a connection is left"
+        assert not self.open, "a connection stays open"
         assert not self.core._connections
 
     def make(self, shape: int):
@@ -1089,7 +1096,7 @@ class PeerRun:
         raise NotImplementedError
 
     def sent(self, connection, frames) -> None:
-        """It was sent."""
+        """A message was sent."""
 
     def close(self) -> None:
         self.closed = True
@@ -1104,7 +1111,7 @@ class PeerRun:
             actions, events = core.take()
             for action in actions:
                 if type(action) is Send:
-                    assert action.connection in self.open, "sent to nobody"
+                    assert action.connection in self.open, "a message is sent on a closed connection"
                     assert action.frames
                     assert set(map(type, action.frames)) == {bytes}, action.frames
                     self.sent(*action)
@@ -1117,12 +1124,12 @@ class PeerRun:
             for event in events:
                 self.on_event(event)
         assert self.open == core._connections
-        pending = sum(one.phase in (connections.Phase.CONNECTING, connections.Phase.PROBING) for one in self.open)
+        pending = sum(connection.phase in PENDING for connection in self.open)
         assert core._pending == pending
         assert type(core.deadline()) is float
 
     def connection(self):
-        """One of those there are, the newest more often than others; or a closed one; None if there was none."""
+        """One of the connections so far, closed or not, mostly the newest; None before the first."""
         said = self.source.byte()
         if not self.connections:
             return None
@@ -1138,7 +1145,7 @@ class PeerRun:
             self.core.on_connected(connection, self.now)
 
     def established(self) -> None:
-        """It stands, and its broker answers the probe."""
+        """A connection stands, and its broker answers the probe."""
         connection = self.connection()
         if connection is not None:
             self.core.on_connected(connection, self.now)
@@ -1155,7 +1162,7 @@ class PeerRun:
         connection = self.connection()
         if connection is not None:
             frames = self.says(connection)
-            # No message has no frames.
+            # A message has at least one frame.
             self.core.feed(connection, frames or [b""], self.now, self.jitter())
 
     def time(self) -> None:
@@ -1192,7 +1199,7 @@ class WorkerRun(PeerRun):
             enforce_deadline=bool(shape & 16),
             require_extensions=bool(shape & 32) and self.dialect is not MAJORTOMO,
         )
-        #: Works of which a handler runs.
+        #: Work whose handlers run.
         self.running: list[Work] = []
         core.start(self.now)
         return core
@@ -1203,7 +1210,7 @@ class WorkerRun(PeerRun):
         if kind >= 240:
             return some_frames(source, 1 + kind % 16)
         which = (Command.REQUEST, Command.REQUEST, Command.HEARTBEAT, Command.DISCONNECT)[kind % 4]
-        extended = connection.phase is connections.Phase.EXTENDED
+        extended = connection.phase is Phase.EXTENDED
         dialect = self.core.extended if extended else self.dialect
         frames = []
         if extended and kind // 4 % 4:
@@ -1265,7 +1272,7 @@ class WorkerRun(PeerRun):
         assert core.deadline() > self.now, "the worker would spin"
         for usable in core._usable:
             watched = usable.timer is not None and usable.timer[0] <= self.now + 1.0
-            assert watched or not usable.sessions, "a broker is not looked after"
+            assert watched or not usable.sessions, "a broker is not watched"
 
     def stop(self) -> None:
         said = self.source.byte()
@@ -1296,7 +1303,7 @@ class WorkerRun(PeerRun):
             assert session.handling is any(work.session is session for work in self.running)
             free = session in core._waiting
             waits = session.state is SessionState.DETACHED and not session.handling and session.timer is None
-            assert free is waits, "a session is forgotten, or given away twice"
+            assert free is waits, "a session is lost, or waits twice"
         assert core.registered == registered
         assert core.closed is all(session.state is SessionState.CLOSED for session in core.sessions)
         assert len(core._connections) <= len(core.sessions) + 1
@@ -1319,9 +1326,10 @@ class ClientRun(PeerRun):
     """A client."""
 
     def make(self, shape: int) -> ClientCore:
-        #: Calls that have not ended, all that were sent as (connection, call frame or nothing, call's service).
+        #: Calls that have not ended.
         self.calls: list[Call] = []
         self.ended: set[Call] = set()
+        #: Requests that were sent: (connection, call frame or nothing, service).
         self.asked: list = []
         return ClientCore(
             self.dialect,
@@ -1368,8 +1376,8 @@ class ClientRun(PeerRun):
         if kind >= 240 or not self.asked:
             return some_frames(source, 1 + kind % 16)
         asked = self.asked[-1 - kind // 8 % len(self.asked)]
-        if kind % 8:  # else an answer to something that went elsewhere
-            mine = [one for one in self.asked if one[0] is connection]
+        if kind % 8:  # else an answer to a request on another connection
+            mine = [request for request in self.asked if request[0] is connection]
             asked = mine[-1 - kind // 8 % len(mine)] if mine else asked
         _, extra, service = asked
         shape = source.byte()
@@ -1386,7 +1394,7 @@ class ClientRun(PeerRun):
         return changed(source, frames) if kind >= 224 else frames
 
     def on_event(self, event) -> None:
-        assert event.call not in self.ended, "something comes after the end"
+        assert event.call not in self.ended, "an event comes after a call's end"
         if type(event) is Part:
             assert event.body
             ended = event.final
@@ -1420,7 +1428,7 @@ class ClientRun(PeerRun):
             assert (call in core._waiting) is (call.connection is None)
             assert call.connection is None or call.connection.calls.get(call.number) is call
         for connection in core._connections:
-            strict = connection.phase is connections.Phase.STRICT
+            strict = connection.phase is Phase.STRICT
             assert len(connection.calls) <= (1 if strict else core._max_in_flight)
             assert not strict or (connection in core._idle) is (not connection.calls)
 
@@ -1437,12 +1445,12 @@ class ClientRun(PeerRun):
 
 
 def fuzz_worker(data: bytes) -> None:
-    """Anything that brokers, handlers and time may do to a worker."""
+    """Anything that brokers, handlers and time can do to a worker."""
     WorkerRun(Source(data)).run()
 
 
 def fuzz_client(data: bytes) -> None:
-    """Anything that brokers, callers and time may do to a client."""
+    """Anything that brokers, callers and time can do to a client."""
     ClientRun(Source(data)).run()
 
 
@@ -1456,23 +1464,23 @@ TARGETS = {
     "worker": fuzz_worker,
     "client": fuzz_client,
 }
-#: Bytes an input has at most, unless told.
+#: The most bytes of an input, unless -max_len says otherwise.
 LENGTHS = {"wire": 200, "extension": 150, "envelope": 300, "broker": 250, "worker": 150, "client": 150}
 CORPUS = Path(__file__).parent.parent / "corpus"
 
 
 def run_target(name: str, data: bytes) -> None:
-    """Run one input; raises whatever it leads to."""
+    """Run one input; raises what its target raises."""
     TARGETS[name](data)
 
 
 def corpus(name: str) -> list[Path]:
-    """The inputs that are kept of a target."""
+    """The inputs that are kept for a target."""
     return sorted(path for path in (CORPUS / name).glob("*") if path.is_file())
 
 
 def by_chance(name: str, runs: int, seed: int = 0) -> None:
-    """Run so many inputs, by chance or near those that are kept; raises whatever one leads to."""
+    """Run `runs` inputs, random ones and changed ones of the corpus; raises what the target raises."""
     chance = random.Random(f"{name} {seed}")
     kept = [path.read_bytes() for path in corpus(name)] or [b""]
     for number in range(runs):
@@ -1491,13 +1499,13 @@ def fuzz(name: str, options: list[str]) -> None:
     kept = corpus(name)
     if kept and all(option.startswith("-") for option in options):
         options = [*options, "-seed_inputs=" + ",".join(map(str, kept))]
-    # What libFuzzer runs anew for -merge=1.
+    # libFuzzer starts this command again for -merge=1.
     atheris.Setup([f"{sys.executable} {__file__} {name}", *options], TARGETS[name])
     atheris.Fuzz()
 
 
 def fuzz_all(runs: int) -> int:
-    """Run each target so many times, in a process of its own; 0 if none fails."""
+    """Run each target `runs` times, in a process of its own; returns 0 if none fails."""
     total, failed = 0, []
     kept = Path(tempfile.mkdtemp(prefix="fuzzing-"))
     for name in TARGETS:
