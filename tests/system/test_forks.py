@@ -37,7 +37,8 @@ def tick():
 
 
 ticking = gevent.spawn(tick)
-gevent.sleep(0.05)
+while not ticks:
+    gevent.sleep(0.001)
 pid = os.getpid()
 owners = [shell._owner.greenlet for shell in (broker, worker, client)]
 watchers = [
@@ -180,12 +181,17 @@ def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
         children.append(child_pid)
         return b"forked"
 
+    def exit_after(owner):
+        while not owner.dead:
+            gevent.sleep(0.001)
+        os._exit(7)
+
     class Hook:
         def __call__(self, letter, broker):
             owner = gevent.getcurrent()
             child_pid = os.fork()
             if not child_pid:
-                gevent.spawn_later(0.1, lambda: os._exit(7 if owner.dead else 1))
+                gevent.spawn(exit_after, owner)
                 return  # back into the owner, which ends
             children.append(child_pid)
 
@@ -236,7 +242,7 @@ def test_P1_a_handler_that_had_not_begun_does_not_in_the_child():
                 gevent.sleep(0.001)
             child_pid = os.fork()
             if not child_pid:
-                gevent.sleep(0.4)  # the handler would begin after 0.2
+                gevent.spawn_later(0.3, int).join()  # the handler would begin after 0.2
                 os._exit(len(begun))
             assert future.get() == [b"done"]
             assert wait_for(child_pid) == 0

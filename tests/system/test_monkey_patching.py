@@ -217,12 +217,15 @@ def test_P2_a_secured_broker_that_ends_blocks_no_greenlet(patch):
             while broker.statistics().replies < 40:
                 gevent.sleep(0.005)
         watcher = gevent.spawn(watch)
-        gevent.sleep(0.05)
+        while not gaps:
+            gevent.sleep(0.001)
         del gaps[:]
         begun = monotonic()
         broker.close()
         took = monotonic() - begun
-        gevent.sleep(0.05)
+        seen = len(gaps)
+        while len(gaps) == seen:
+            gevent.sleep(0.001)
         watcher.kill()
     # The broker waited for its last messages, and other greenlets ran meanwhile.
     assert took > 0.8, took

@@ -82,6 +82,10 @@ if sys.argv[1] == "before":
     trace.set_tracer_provider(provider)
 import gmdp, gevent
 
+def until(condition):
+    while not condition():
+        gevent.sleep(0.001)
+
 def handler(request):
     assert trace.get_current_span().is_recording()
     if request.body == [b"fail"]:
@@ -103,11 +107,11 @@ with gmdp.Broker("tcp://127.0.0.1:*") as broker, gmdp.AsyncClient(broker.endpoin
         except gmdp.HandlerFailed:
             pass
     future = client.submit("nobody", b"")
-    gevent.sleep(0)
+    until(lambda: client.statistics().in_flight == 1)
     future.cancel()
-    gevent.sleep(0.01)
+    until(lambda: client.statistics().in_flight == 0)
     waits = client.submit("nobody", b"")
-    gevent.sleep(0.01)
+    until(lambda: client.statistics().in_flight == 1)
 try:
     client.request("nobody", b"")
 except gmdp.ClosedError:
