@@ -218,7 +218,7 @@ class NaiveQueue:
             return None
         waiting = [priority for priority in levels[:-1] if self.passed[priority] >= self.patience]
         chosen = waiting[0] if waiting else levels[-1]
-        if not (suspects or not any(item.suspect for item in self.items())) or levels != [1]:
+        if levels != [1] or any(item.suspect for item in self.items()):
             for priority in levels:
                 if priority < chosen:
                     self.passed[priority] += 1
