@@ -3,6 +3,7 @@
 import pytest
 from cores import EXPIRY, INTERVAL, MDP02, START, ManualBroker
 
+from gmdp.core.broker.access import Access, Rules
 from gmdp.core.broker.backlogs import BATCH, FIRST_RETRY, LAST_RETRY
 from gmdp.core.broker.decisions import DeadLetter
 from gmdp.core.broker.records import Request
@@ -571,6 +572,20 @@ def test_B3_a_late_answer_in_a_backlog_ends_its_call_at_the_deadline():
     assert broker.core.counters.drops == {"late": 1}
     broker.feed(b"W", MDP02.disconnect)
     assert broker.core.counters.ended == {"deadline": 1}
+
+
+def test_S8_a_backlog_that_another_user_voids_ends_its_call_as_gone():
+    """Another user speaks under the routing id; once the worker is lost, the request's client is gone."""
+    broker = Slow(access=Access(Rules([{"user": "*", "serve": "*", "call": "*"}]), 1000.0))
+    broker.register(b"W", 1)
+    broker.socket.room[b"slow"] = 0
+    broker.call(b"slow", 1, user="one")
+    ((address, _),) = broker.requests(b"W").values()
+    broker.session(b"W", 1, b"\x03", address, b"", b"part")
+    broker.call(b"slow", 2, user="two")
+    assert broker.core.counters.drops == {"other_user": 1}
+    broker.feed(b"W", MDP02.disconnect)
+    assert broker.core.counters.ended == {"client_gone": 1}
 
 
 def test_B3_a_long_backlog_is_sent_in_batches():
