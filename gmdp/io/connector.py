@@ -176,15 +176,15 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
     def perform_actions(self, now: float) -> None:
         """Carry out what the core decided, until it has decided nothing more."""
-        for queue in list(self._stuck):
-            self._send_unsent(queue)
+        for stuck in list(self._stuck):
+            self._send_unsent(stuck)
         core = self.core
         while core.actions or core.events:
             actions, events = core.take()
             for action in actions:
                 if type(action) is Send:
                     connection, frames = action
-                    queue = connection.handle
+                    queue: SendQueue = connection.handle
                     if queue.unsent or queue.link.send(frames) is not None:
                         queue.unsent.append(frames)
                         self._stuck[queue] = None
@@ -192,11 +192,11 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                     self._open(action.connection, now)
                 elif type(action) is Close:
                     self._log_unreachable()
-                    queue = action.connection.handle
-                    if queue is None:
+                    last: SendQueue | None = action.connection.handle
+                    if last is None:
                         continue  # its socket could not even be opened
-                    if action.after_sending and queue.unsent:
-                        queue.closing = True
+                    if action.after_sending and last.unsent:
+                        last.closing = True
                     else:
                         self._close(action.connection)
                         self._on_socket_closed(action)

@@ -19,7 +19,7 @@ import zmq.green
 from ..core.peer.connector import Close
 from ..core.peer.sessions import CallerGone, Failure, Work
 from ..core.peer.worker import WorkerCore
-from ..io.connector import ConnectorEngine
+from ..io.connector import ConnectorEngine, SendQueue
 from ..io.owner import Owner
 from ..io.slots import Slot
 from ..security.credentials import Credentials
@@ -158,10 +158,14 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
             return
         self.perform_actions(now)
         connection = dispatcher.session.connection
-        if connection is None or not connection.handle.unsent:
-            slot.set(connection is not None)
+        if connection is None:
+            slot.set(False)
+            return
+        queue: SendQueue = connection.handle
+        if queue.unsent:
+            queue.waiters.append(slot)
         else:
-            connection.handle.waiters.append(slot)
+            slot.set(True)
 
     def on_handler_ended(
         self,
