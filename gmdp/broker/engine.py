@@ -168,10 +168,12 @@ class BrokerEngine:
             core.feed(frames, now)
         elif link is self._zap_link:
             gate.on_zap_request(frames, now)
-            return
+            return  # the core has no part in it
         elif not link.has_users:
-            core.feed(frames, now)
+            core.feed(frames, now)  # the gate looks at addresses only: peers are anonymous
         else:
+            # A routing id may come again on another connection, and as another user: the
+            # core loses the old peer before it hears the new one.
             if self._census.on_message(link.descriptor, frames[0]):
                 core.gone(frames[0], now)
             core.feed(frames, now, gate.user_of(link.user_id))

@@ -11,7 +11,7 @@ import zmq.green
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, BindError, Broker, Client, ConfigurationError, State, Worker
+from gmdp import AsyncClient, BindError, Broker, Client, ConfigurationError, NotAllowed, State, Worker
 
 
 def echo(request):
@@ -158,3 +158,58 @@ def test_a_broker_that_is_started_again_is_where_it_was(tmp_path):
     assert seen[0][2] == seen[1][2] == f"ipc://{tmp_path}/named"
     with Broker(broker.endpoint) as another, broker:
         assert another.endpoint == seen[0][0] != broker.endpoint
+
+
+# Security
+
+
+def test_whether_a_broker_is_secured_shows():
+    assert not Broker().secured
+    assert Broker(allow="127.0.0.1").secured
+    assert Broker(plain_users=lambda name, password: True).secured
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        ({"context": zmq.green.Context.instance()}, "context"),
+        ({"bind": ["tcp://127.0.0.1:*", "inproc://it"]}, "inproc"),
+        ({"curve_clients": "*"}, "curve_key"),
+        ({"audit": 3}, "audit"),
+        ({"access": 3}, "access"),
+    ],
+)
+def test_a_wrong_option_of_a_secured_broker_is_an_error_at_once(arguments, option):
+    with pytest.raises(ConfigurationError, match=option):
+        Broker(**{"bind": "tcp://127.0.0.1:*", "allow": "127.0.0.1", **arguments})
+
+
+def test_a_policy_that_has_changed_its_mind_is_asked_again():
+    allowed = ["it"]
+    broker = Broker("tcp://127.0.0.1:*", access=lambda user, action, service: service.decode() in allowed)
+    broker.reconsider()  # no effect: it is not started
+    with broker, Worker(broker.endpoint, "it", echo) as worker, Client(broker.endpoint, timeout=20) as client:
+        assert client.request("it", b"x") == [b"x"]
+        allowed.clear()
+        assert client.request("it", b"x") == [b"x"]  # the answer is remembered
+        broker.reconsider()
+        with pytest.raises(NotAllowed):
+            client.request("it", b"x")
+        wait_until(lambda: worker.statistics().registered == 0)
+        allowed.append("it")
+        broker.reconsider()
+        wait_until(lambda: worker.statistics().registered == 1)
+        assert client.request("it", b"x") == [b"x"]
+
+
+def test_the_broker_itself_may_have_work_done():
+    broker, bodies = Broker("tcp://127.0.0.1:*"), []
+    assert not broker.enqueue("it", b"x")
+    with broker, Worker(broker.endpoint, "it", lambda request: bodies.append(request.body) or b""):
+        assert broker.enqueue("it", b"x")
+        assert broker.enqueue(b"it", [b"y", b"z"])
+        wait_until(lambda: len(bodies) == 2)
+    assert bodies == [[b"x"], [b"y", b"z"]]
+    for service, body, error in (("", b"", ConfigurationError), (5, b"", TypeError), ("it", "text", TypeError)):
+        with pytest.raises(error):
+            broker.enqueue(service, body)

@@ -13,7 +13,7 @@ import zmq.green
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, Broker, Client, HandlerFailed, MessageTooLarge, Worker
+from gmdp import AsyncClient, AuthenticationFailed, Broker, Client, HandlerFailed, MessageTooLarge, NotAllowed, Worker
 
 
 def echo(request):
@@ -331,3 +331,70 @@ def test_B3_a_peer_that_does_not_read_costs_an_idle_broker_nothing():
         wait_until(lambda: monotonic() > until)
         assert len(passes) < 50
         deaf.close()
+
+
+# Secured brokers
+
+
+@pytest.fixture
+def secured():
+    """A broker that asks for passwords, and its audit records.
+
+    A user may call the services whose names begin with the name of that user.
+    """
+    records = []
+
+    def check(name, password):
+        return password == "right"
+
+    def policy(user, action, service):
+        return action == "serve" or service.startswith(user.encode())
+
+    broker = Broker("tcp://127.0.0.1:*", plain_users=check, access=policy, audit=records.append)
+    with broker, Worker(broker.endpoint, "ann.echo", echo, username="worker", password="right"):
+        yield broker, records
+
+
+def test_a_secured_broker_serves_its_users_and_records_what_it_refuses(secured):
+    broker, records = secured
+    with Client(broker.endpoint, timeout=20, username="ann", password="right") as client:
+        assert client.request("ann.echo", b"x") == [b"x"]
+    with Client(broker.endpoint, timeout=20, username="bob", password="right") as client, pytest.raises(NotAllowed):
+        client.request("ann.echo", b"x")
+    (record,) = records
+    assert (record.kind, record.user, record.address) == ("call_refused", "bob", "127.0.0.1")
+    assert (record.service, record.reason) == (b"ann.echo", "not_allowed")
+
+
+def test_a_secured_broker_records_a_wrong_password(secured):
+    broker, records = secured
+    with Client(broker.endpoint, timeout=20, username="ann", password="wrong") as client:
+        with pytest.raises(AuthenticationFailed):
+            client.request("ann.echo", b"x")
+    assert {(record.kind, record.user, record.reason) for record in records} == {
+        ("connection_refused", "ann", "password")
+    }
+    assert broker.statistics().refused_connections["password"] >= 1
+
+
+def test_a_secured_broker_has_a_context_of_its_own_that_ends_with_it(secured):
+    broker, _ = secured
+    context = broker._engine._own_context
+    assert context is not zmq.green.Context.instance()
+    broker.stop()
+    assert context.closed
+    broker.start()
+    assert broker._engine._own_context is not context
+
+
+def test_a_closed_connection_s_peer_is_gone_at_once_where_messages_tell_their_connection(secured):
+    broker, _ = secured
+    hold = Event()
+    with Worker(broker.endpoint, "ann.held", lambda r: hold.wait() and b"", username="worker", password="right"):
+        client = AsyncClient(broker.endpoint, username="ann", password="right")
+        client.submit("ann.held", b"runs")
+        client.submit("ann.held", b"waits")
+        wait_until(lambda: broker.statistics().queued == 1)
+        client.close()
+        wait_until(lambda: broker.statistics().queued == 0)
+        hold.set()
