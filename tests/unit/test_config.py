@@ -65,33 +65,35 @@ def test_lines_may_end_as_on_other_systems(written):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "facts"),
     [
-        ("attempts = 1\nliveness = = 3\n", "is not valid TOML: .*line 2"),
-        ("attempts = 1\nattempts = 2\n", "is not valid TOML: .*line 2"),
-        ("[services\n", "is not valid TOML: .*line 1"),
-        ("heartbeat_interval", "is not valid TOML: "),
-        (b'bind = "\xff"\n', "is not UTF-8: .*byte 8"),
-        (b"\x00", "is not valid TOML: "),
+        ("attempts = 1\nliveness = = 3\n", ["TOML", "line 2"]),
+        ("attempts = 1\nattempts = 2\n", ["TOML", "line 2"]),
+        ("[services\n", ["TOML", "line 1"]),
+        ("heartbeat_interval", ["TOML"]),
+        (b'bind = "\xff"\n', ["UTF-8", "byte 8"]),
+        (b"\x00", ["TOML"]),
         # Python itself refuses to read a number of so many digits.
-        ("max_queue = 1" + "0" * 5000, "is not valid TOML: "),
+        ("max_queue = 1" + "0" * 5000, ["TOML"]),
     ],
     ids=["syntax", "twice", "table", "half", "encoding", "nul", "digits"],
 )
-def test_a_file_that_is_no_toml_is_refused_by_its_name(written, text, says):
+def test_a_file_that_is_no_toml_is_refused_by_its_name(written, text, facts):
     path = written(text)
-    with pytest.raises(ConfigurationError, match=re.escape(str(path)) + " " + says) as refused:
+    with pytest.raises(ConfigurationError) as refused:
         config.load(path)
-    assert "\n" not in str(refused.value)
+    message = str(refused.value)
+    assert all(fact in message for fact in [str(path), *facts])
+    assert "\n" not in message
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"cannot read .*nowhere\.toml: No such file or directory"):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.toml.*No such file"):
         config.load(tmp_path / "nowhere.toml")
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match=f"cannot read {re.escape(str(tmp_path))}: Is a directory"):
+    with pytest.raises(ConfigurationError, match=f"{re.escape(str(tmp_path))}.*directory"):
         config.load(tmp_path)
 
 
@@ -106,7 +108,8 @@ WHOLE = ("attempts", "max_queue", "max_services", "max_workers", "max_queue_byte
 def test_times_are_numbers_above_0(name, value):
     with pytest.raises(ConfigurationError) as refused:
         Broker(**{name: value})
-    assert str(refused.value) == f"{name} must be a number greater than 0, not {value!r}"
+    assert str(refused.value).startswith(f"{name} must be ")
+    assert str(refused.value).endswith(f"not {value!r}")
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -114,21 +117,26 @@ def test_times_are_numbers_above_0(name, value):
 def test_counts_are_whole_and_at_least_1(name, value):
     with pytest.raises(ConfigurationError) as refused:
         Broker(**{name: value})
-    assert str(refused.value) == f"{name} must be a whole number of at least 1, not {value!r}"
+    assert str(refused.value).startswith(f"{name} must be ")
+    assert str(refused.value).endswith(f"not {value!r}")
 
 
 @pytest.mark.parametrize("value", [2, 2.99, 0, -3, float("nan"), "3", True], ids=repr)
 def test_liveness_is_at_least_3(value):
     with pytest.raises(ConfigurationError) as refused:
         Broker(liveness=value)
-    assert str(refused.value) == f"liveness must be a number of at least 3, not {value!r}"
+    assert re.search(r"^liveness .*\b3\b", str(refused.value))
+    assert str(refused.value).endswith(f"not {value!r}")
 
 
 @pytest.mark.parametrize("value", [7, 0, 8.0, "8"], ids=repr)
 def test_max_frames_leaves_room_for_an_envelope(value):
     with pytest.raises(ConfigurationError) as refused:
         Broker(max_frames=value)
-    assert str(refused.value) == f"max_frames must be a whole number of at least 8, not {value!r}"
+    message = str(refused.value)
+    assert message.startswith("max_frames ")
+    assert "8" in message
+    assert repr(value) in message
 
 
 @pytest.mark.parametrize("name", [*ABOVE_0, "liveness", *WHOLE, "max_frames"])
@@ -200,11 +208,12 @@ def test_options_cannot_be_changed_afterwards():
 def test_an_unknown_option_s_error_has_the_nearest_name(name, near):
     with pytest.raises(ConfigurationError) as refused:
         Broker(**{name: 1})
-    assert str(refused.value) == f"unknown option {name!r}; did you mean {near!r}?"
+    assert repr(name) in str(refused.value)
+    assert repr(near) in str(refused.value)
 
 
 def test_the_error_of_an_option_like_no_other_lists_all_options():
-    with pytest.raises(ConfigurationError, match=r"^unknown option 'zzz'; known are: .*attempts.*bind.*request_ttl"):
+    with pytest.raises(ConfigurationError, match=r"'zzz'.*attempts.*bind.*request_ttl"):
         Broker(zzz=1)
 
 
@@ -246,56 +255,55 @@ def test_patterns_are_those_of_a_shell(pattern, name, matches):
 
 
 @pytest.mark.parametrize(
-    ("services", "says"),
+    ("services", "facts"),
     [
-        ({"a": {"request_tttl": 1}}, "services['a']: unknown option 'request_tttl'; did you mean 'request_ttl'?"),
-        ({"a": {"attempts": 0}}, "services['a']: attempts must be a whole number of at least 1, not 0"),
-        ({"a": {"request_ttl": "1"}}, "services['a']: request_ttl must be a number greater than 0, not '1'"),
-        ({"a": 5}, "services['a'] must be a table of options, not 5"),
-        ({"a": [{}]}, "services['a'] must be a table of options, not [{}]"),
-        ([1], "services must be a table of patterns, not [1]"),
-        ("x", "services must be a table of patterns, not 'x'"),
-        (False, "services must be a table of patterns, not False"),
-        (0, "services must be a table of patterns, not 0"),
-        ([], "services must be a table of patterns, not []"),
+        ({"a": {"request_tttl": 1}}, ["services['a']", "'request_tttl'", "'request_ttl'"]),
+        ({"a": {"attempts": 0}}, ["services['a']", "attempts", "1", "not 0"]),
+        ({"a": {"request_ttl": "1"}}, ["services['a']", "request_ttl", "'1'"]),
+        ({"a": 5}, ["services['a']", "not 5"]),
+        ({"a": [{}]}, ["services['a']", "[{}]"]),
+        ([1], ["services", "[1]"]),
+        ("x", ["services", "'x'"]),
+        (False, ["services", "False"]),
+        (0, ["services", "not 0"]),
+        ([], ["services", "[]"]),
     ],
     ids=str,
 )
-def test_a_wrong_services_table_is_refused(services, says):
+def test_a_wrong_services_table_is_refused(services, facts):
     with pytest.raises(ConfigurationError) as refused:
         Broker(services=services)
-    assert str(refused.value) == says
+    assert all(fact in str(refused.value) for fact in facts)
 
 
 def test_only_some_options_may_differ_per_service():
-    with pytest.raises(ConfigurationError, match=r"^services\['a'\]: unknown option 'liveness'; known are: attempts, "):
+    with pytest.raises(ConfigurationError, match=r"services\['a'\].*'liveness'.*attempts"):
         Broker(services={"a": {"liveness": 5}})
 
 
 @pytest.mark.parametrize("bind", [5, None, [], (), [5], ["inproc://a", b"inproc://b"], {}], ids=repr)
 def test_endpoints_are_strings_and_at_least_one(bind):
-    with pytest.raises(
-        ConfigurationError, match=r"^(an endpoint must be a str|at least one endpoint is needed) ?.*5555"
-    ):
+    with pytest.raises(ConfigurationError, match=r"endpoint.*5555"):
         Broker(bind)
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "says"),
+    ("endpoint", "fact"),
     [
-        ("", "it must begin with tcp://, ipc:// or inproc://"),
-        ("127.0.0.1:5555", "it must begin with tcp://, ipc:// or inproc://"),
-        ("udp://127.0.0.1:5555", "it must begin with tcp://, ipc:// or inproc://"),
-        ("tcp://127.0.0.1", "it must look like tcp://HOST:PORT"),
-        ("tcp://:5555", "it must look like tcp://HOST:PORT"),
-        ("tcp://127.0.0.1:http", "it must look like tcp://HOST:PORT"),
-        ("tcp://127.0.0.1:5555\n", "it must look like tcp://HOST:PORT"),
-        ("tcp://127.0.0.1:65536", "the port must be at most 65535"),
-        ("ipc://", "a name must follow"),
-        ("ipc:///" + "x" * 107, "a socket's path is at most 107 bytes"),
+        ("", "tcp://"),
+        ("127.0.0.1:5555", "tcp://"),
+        ("udp://127.0.0.1:5555", "inproc://"),
+        ("tcp://127.0.0.1", "HOST:PORT"),
+        ("tcp://:5555", "HOST:PORT"),
+        ("tcp://127.0.0.1:http", "HOST:PORT"),
+        ("tcp://127.0.0.1:5555\n", "HOST:PORT"),
+        ("tcp://127.0.0.1:65536", "65535"),
+        ("ipc://", "name"),
+        ("ipc:///" + "x" * 107, "107"),
     ],
 )
-def test_a_bad_endpoint_is_named_with_what_is_wrong(endpoint, says):
+def test_a_bad_endpoint_s_error_has_the_endpoint_and_what_is_wrong(endpoint, fact):
     with pytest.raises(ConfigurationError) as refused:
         Broker([endpoint])
-    assert str(refused.value) == f"bad endpoint {endpoint!r}: {says}"
+    assert repr(endpoint) in str(refused.value)
+    assert fact in str(refused.value).replace(repr(endpoint), "")

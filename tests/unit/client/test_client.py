@@ -403,28 +403,30 @@ def test_max_in_flight_bounds_the_calls_at_the_broker(broker, held):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "value"),
     [
-        ({"endpoint": "http://x"}, "must begin with"),
-        ({"endpoint": "tcp://127.0.0.1"}, "tcp://HOST:PORT"),
-        ({"endpoint": "tcp://127.0.0.1:70000"}, "at most 65535"),
-        ({"endpoint": "tcp://*:5555"}, "not connect"),
-        ({"endpoint": "ipc://" + "x" * 200}, "at most 107 bytes"),
-        ({"endpoint": "inproc://"}, "must follow"),
-        ({"timeout": 0}, "greater than 0"),
-        ({"timeout": "5"}, "must be a number"),
-        ({"timeout": float("inf")}, "must be a number"),
-        ({"retries": -1}, "at least 0"),
-        ({"max_in_flight": 0}, "at least 1"),
-        ({"version": 2}, "version must be"),
-        ({"when_no_worker": "no"}, "when_no_worker must be"),
-        ({"require_extensions": 1}, "require_extensions must be True or False"),
-        ({"threaded": 1}, "threaded must be True or False"),
+        ("endpoint", "http://x"),
+        ("endpoint", "tcp://127.0.0.1"),
+        ("endpoint", "tcp://127.0.0.1:70000"),
+        ("endpoint", "tcp://*:5555"),
+        ("endpoint", "ipc://" + "x" * 200),
+        ("endpoint", "inproc://"),
+        ("timeout", 0),
+        ("timeout", "5"),
+        ("timeout", float("inf")),
+        ("retries", -1),
+        ("max_in_flight", 0),
+        ("version", 2),
+        ("when_no_worker", "no"),
+        ("require_extensions", 1),
+        ("threaded", 1),
     ],
 )
-def test_a_wrong_option_is_refused_by_the_constructor(arguments, message):
-    with pytest.raises(ConfigurationError, match=message):
-        Client(**{"endpoint": "tcp://127.0.0.1:5555", **arguments})
+def test_a_wrong_option_is_refused_by_the_constructor(name, value):
+    with pytest.raises(ConfigurationError) as refused:
+        Client(**{"endpoint": "tcp://127.0.0.1:5555", name: value})
+    assert name in str(refused.value)
+    assert repr(value) in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -459,23 +461,21 @@ def test_a_call_with_a_wrong_bound_is_refused(echoing):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "value"),
     [
-        ({"when_no_worker": "panic"}, 'when_no_worker must be "wait" or "fail"'),
-        ({"when_no_worker": True}, 'when_no_worker must be "wait" or "fail"'),
-        ({"priority": 4}, "priority must be a whole number of at most 3"),
-        ({"priority": -1}, "priority must be a whole number of at least 0"),
-        ({"priority": "high"}, "priority must be a whole number"),
-        ({"traceparent": "nonsense"}, "traceparent must look like"),
-        ({"traceparent": TRACEPARENT.encode()}, "traceparent must look like"),
+        ("when_no_worker", "panic"),
+        ("when_no_worker", True),
+        ("priority", 4),
+        ("priority", -1),
+        ("priority", "high"),
+        ("traceparent", "nonsense"),
+        ("traceparent", TRACEPARENT.encode()),
     ],
 )
-def test_a_call_with_a_wrong_option_is_refused(client, options, message):
-    for ask in (client.request, client.submit, client.stream):
-        with pytest.raises(ConfigurationError, match=message):
-            ask("it", b"", **options)
-    with pytest.raises(ConfigurationError, match=message):
-        next(client.map("it", [b""], **options))
+def test_a_call_with_a_wrong_option_is_refused(client, name, value):
+    for ask in (client.request, client.submit, client.stream, client.map):
+        with pytest.raises(ConfigurationError, match=name):
+            ask("it", b"", **{name: value})
 
 
 # From other threads, before the start
