@@ -1,4 +1,4 @@
-"""``gmdp bench``: what it measures, what it says, and that nothing of it stays behind."""
+"""``gmdp bench``: its results, its output, and that no process of it stays behind."""
 
 import json
 import re
@@ -23,9 +23,9 @@ def test_each_combination_is_measured_and_told_as_json():
     sizes = ["--size", "10", "--size", "1000"]
     ended = gmdp("bench", *QUICK, *sizes, "--concurrency", "3", "--mdp", "0.1", "--mdp", "0.2", "--json")
     assert ended.status == 0, ended
-    told = json.loads(ended.out)
-    assert set(told["machine"]) >= {"gmdp", "python", "gevent", "pyzmq", "cpus", "system"}
-    rows = told["results"]
+    printed = json.loads(ended.out)
+    assert set(printed["machine"]) >= {"gmdp", "python", "gevent", "pyzmq", "cpus", "system"}
+    rows = printed["results"]
     combinations = [(row["stack"], row["mdp"], row["size"], row["concurrency"]) for row in rows]
     assert combinations == [("gmdp", mdp, size, 3) for mdp in ("0.1", "0.2") for size in (10, 1000)]
     for row in rows:
@@ -35,7 +35,7 @@ def test_each_combination_is_measured_and_told_as_json():
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert row["client_cpu_us"] > 0
         assert "gmdp_ratio" not in row
-    # It says what it is at, where nobody watches a bar.
+    # Without a terminal there is a line for each point instead of a bar.
     assert len(re.findall(rb"gmdp 0\.[12], \d+ bytes, 3 callers\n", ended.err)) == 4
 
 
@@ -87,7 +87,7 @@ def test_a_broker_that_runs_already():
         (row,) = json.loads(done.stdout.read())["results"]
         done.stdout.close()
         assert broker.statistics().replies >= row["requests"] > 0
-        assert row["broker_cpu_us"] is None  # it is not ours to look at
+        assert row["broker_cpu_us"] is None  # the broker is a process of somebody else
         wait_until(lambda: broker.statistics().workers == 0)
 
 

@@ -1,4 +1,4 @@
-"""The command line, as a user of a shell meets it: real processes, their output, their exit status."""
+"""The command line as a shell's user sees it: real processes, their output, their exit status."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from gmdp import AsyncClient, Broker, Client, HandlerFailed, MDPError, Worker, _
 ANYWHERE = "tcp://127.0.0.1:*"
 TCP = re.compile(r"tcp://127\.0\.0\.1:[1-9]\d*")
 
-#: What a command does for ``--exec``, told by the first word of its input.
+#: A command for ``--exec``; the first word of its input says what it does.
 COMMAND = """
 import os, socket, sys
 
@@ -46,12 +46,12 @@ if verb != b"silent":
 """
 
 
-# What the tests share
+# Fixtures
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a blank in its name: handlers, a command, and the files commands are told to read."""
+    """A folder with a blank in its name: handlers, a command, and files that commands read."""
     folder = tmp_path_factory.mktemp("command line")
     (folder / "handlers.py").write_text(HANDLERS)
     (folder / "command.py").write_text(COMMAND)
@@ -75,7 +75,7 @@ def worker_of_work(broker_endpoint, folder):
 
 @pytest.fixture(scope="module")
 def command_line(folder):
-    """What --exec gets to run COMMAND."""
+    """The value of --exec that runs COMMAND."""
     return shlex.join([sys.executable, "-I", "-S", str(folder / "command.py")])
 
 
@@ -112,7 +112,7 @@ def report(client, service):
 
 
 def assert_ended_by(ended, number):
-    """A signal ended it, as a shell sees it; without a word."""
+    """Assert that a signal ended the process, as a shell sees it, and that it printed nothing."""
     assert ended.status in (128 + number, -number)
     assert (ended.out, ended.err.strip()) == (b"", b"")
 
@@ -123,7 +123,7 @@ def workers_of(client, service):
     return found[0]["workers"] if found else 0
 
 
-# What is refused; tests/unit/cli has more, in the tests' own process
+# Refusals; tests/unit/cli has more, in the tests' own process
 
 FILES = {
     "name.toml": "heartbeat_intervall = 3\n",
@@ -267,7 +267,7 @@ def test_the_installed_script_is_the_same_program():
 
 
 def test_broker_prints_one_line_with_all_endpoints_and_takes_its_options(tmp_path):
-    """The command line overrides the file; what only the file says holds; values per service hold."""
+    """The command line overrides the file; other values of the file hold, also those of services."""
     file = tmp_path / "broker.toml"
     file.write_text("""
         bind = "tcp://127.0.0.1:1"
@@ -326,7 +326,7 @@ def test_broker_logs_to_standard_error_when_asked():
 
 @pytest.fixture
 def held():
-    """A broker process with a request that a worker of this process has, until `held.go_on` is set."""
+    """A broker process, and a worker of this process that works on a request until `held.go_on` is called."""
     with Process("broker", "--bind", ANYWHERE) as process:
         endpoint = process.listening()[0]
         running, go_on = gevent.event.Event(), gevent.event.Event()
@@ -457,7 +457,7 @@ def test_p5_a_second_signal_ends_a_worker_at_once(worker_at_work):
 
 
 def test_p5_a_second_signal_ends_a_worker_whose_handler_computes(broker_endpoint, folder, client, gate):
-    """P5: a handler that never lets the hub run does not make the process deaf."""
+    """P5: the process hears signals even while a handler never lets the hub run."""
     with Process("worker", "computing", "handlers:work", "--broker", broker_endpoint, cwd=folder) as process:
         process.line()
         client.submit("computing", [b"compute", gate.port.encode()])
@@ -500,7 +500,7 @@ def test_a_worker_and_a_broker_give_running_work_the_time_they_are_told(unused_e
                 assert isinstance(reply.exception, MDPError) or not reply.ready()
 
 
-#: The command, which is interrupted while it imports the module sys.argv[1].
+#: Runs the command and interrupts it while it imports the module sys.argv[1].
 INTERRUPTED = """
 import os, signal, sys
 
@@ -554,14 +554,14 @@ def test_exec_input_is_the_request_and_output_the_reply(worker_of_exec, client, 
 
 @pytest.mark.parametrize("body", [b"exit 3", b"signal"], ids=["status", "signal"])
 def test_W6_exec_that_fails_is_an_error_and_the_worker_lives_on(worker_of_exec, client, body):
-    """What it wrote before it failed is no reply."""
+    """The output of a command that fails is no reply."""
     with pytest.raises(HandlerFailed):
         client.request("exec", body)
     assert client.request("exec", b"after") == [b"after"]
 
 
 def test_exec_survives_the_interrupt_of_a_terminal(broker_endpoint, command_line, client, gate):
-    """P5: Ctrl-C goes to all processes of a terminal; the running command is let finish all the same."""
+    """P5: Ctrl-C goes to all processes of a terminal; the running command finishes all the same."""
     with Process("worker", "interrupted", "--exec", command_line, "--broker", broker_endpoint) as process:
         process.line()
         reply = client.submit("interrupted", b"gate  " + gate.port.encode())
@@ -630,7 +630,7 @@ def test_a_worker_may_reveal_its_errors_and_they_are_one_line_all_the_same(broke
 
 
 def test_exec_may_be_stopped_when_its_caller_has_gone(broker_endpoint, folder, gate):
-    """The command is killed with its handler, and the worker is free for the next request."""
+    """The command is killed with its handler, and the worker takes the next request."""
     command = shlex.join([sys.executable, "-I", "-S", str(folder / "command.py")])
     arguments = ("worker", "stopped", "--exec", command, "--enforce-deadline", "--broker", broker_endpoint)
     with Process(*arguments) as process:
@@ -660,7 +660,7 @@ def test_dead_letters_may_go_to_a_service(tmp_path, folder, how):
 
 
 def test_call_keeps_its_time_when_parts_have_come(worker_of_work, broker_endpoint, gate):
-    """The timeout is for the call in all; what came is printed."""
+    """The timeout is for the call in all; the parts that came are printed."""
     arguments = ("call", "work", "parts", gate.port, "--broker", broker_endpoint, "--timeout", "2")
     with Process(*arguments) as process:
         assert process.read(5) == b"first"
@@ -683,14 +683,14 @@ def test_call_whose_broker_is_lost_ends_with_1(gate):
 
 
 def wait_at(gate):
-    """What a handler in this process does at a gate."""
+    """Wait at a gate, in a handler of this process."""
     with gevent.socket.create_connection(("127.0.0.1", int(gate.port))) as connection:
         connection.recv(1)
     return b""
 
 
 def test_a_worker_process_has_frozen_what_was_there_before_it_served(broker_endpoint, tmp_path):
-    """Its garbage collector does not look through all modules again and again."""
+    """The process's garbage collector does not look through all modules again and again."""
     (tmp_path / "frozen.py").write_text("import gc\ndef count(request): return b'%d' % gc.get_freeze_count()\n")
     with Process("worker", "frozen", "frozen:count", "--broker", broker_endpoint, cwd=tmp_path) as process:
         process.line()
@@ -766,7 +766,7 @@ def test_ping_tells_what_answers_and_how_fast(broker_endpoint, unreachable, vers
 
 
 def test_the_environment_names_the_broker(broker_endpoint, folder, unreachable):
-    """For each command that connects; --broker overrides it."""
+    """$GMDP_BROKER is for each command that connects; --broker overrides the variable."""
     commands = [["ping", "--count", "1"], ["services"], ["ping", "--count", "1", "--broker", unreachable]]
     commands[2] += ["--timeout", "0.5"]
     pinged, listed, elsewhere = outcomes(commands, folder, GMDP_BROKER=broker_endpoint)

@@ -1,4 +1,4 @@
-"""Keys, passwords and access rules on the command line, and nothing secret in what it prints.
+"""Keys, passwords and access rules on the command line, which prints no secret.
 
 Where a broker or worker is involved, all are real processes.
 """
@@ -25,7 +25,7 @@ ANYWHERE = "tcp://127.0.0.1:*"
 PASSWORD = "correct horse battery staple"
 WRONG_PASSWORD = "wrong horse battery staple"
 
-#: Whose secret key is used under which name; of these, "alice" and "worker" may connect.
+#: The names of all pairs of keys; "alice" and "worker" may connect.
 NAMES = ("broker", "alice", "worker", "stranger")
 
 ALICE = ("--curve-key", "alice.key_secret", "--server-key", "broker.key")
@@ -49,18 +49,18 @@ inspect = "mmi.services"
 
 
 class Keys(NamedTuple):
-    """A folder of all files there are, and what must not be printed."""
+    """The folder with all keys and files, and the secrets that must not be printed."""
 
     folder: object
     secrets: list
 
     def assert_not_in(self, *texts):
-        """S7: none of the secrets is in any of these, nor all of it but an end."""
+        """S7: assert that no text has a secret, or a secret without its ends."""
         assert [text for text in texts for secret in self.secrets if secret in text] == []
 
 
 def fill(text, filled):
-    """`text` with what its {…} stand for."""
+    """`text` with values in place of its {…}."""
     return re.sub(r"\{(\w+)\}", lambda found: filled[found[1]], text)
 
 
@@ -89,7 +89,7 @@ def keys(tmp_path_factory):
 
 @contextlib.contextmanager
 def running(keys, *arguments, **variables):
-    """A process that runs until it is told to end, and prints no secret."""
+    """A process that is ended at the end of the block; assert that it prints no secret."""
     with Process(*arguments, cwd=keys.folder, **variables) as process:
         yield process
         printed = bytes(process.out)
@@ -114,7 +114,7 @@ def keyed_endpoint(keyed):
 
 @pytest.fixture(scope="module")
 def keyed_worker(keys, keyed_endpoint):
-    """A worker of the service "upper" there; the environment says all it needs."""
+    """A worker of the service "upper" at that broker; the environment has all its options."""
     variables = {
         "GMDP_BROKER": keyed_endpoint,
         "GMDP_CURVE_KEY": "worker.key_secret",
@@ -139,7 +139,7 @@ def named_endpoint(named):
 
 @pytest.fixture(scope="module")
 def ruled_endpoint(keys):
-    """A broker of CONFIG, and a worker of two services, of which clients may call one."""
+    """A broker of CONFIG, and workers of two services, of which clients may call one."""
     secret = keys.folder.joinpath("broker.key_secret")
     with running(keys, "broker", "--config", "access.toml", "-vv", KEY_OF_THE_BROKER=str(secret)) as process:
         endpoint = process.listening()[0]
@@ -154,7 +154,7 @@ def ruled_endpoint(keys):
             yield endpoint
 
 
-# What ends at once: with brokers, the children of one process; without, this process
+# Commands that end at once: with brokers, in children of one process; without, in this process
 
 
 class Run(NamedTuple):
@@ -169,7 +169,7 @@ class Run(NamedTuple):
 
 REFUSED = ".*the broker refused the connection: this key, password or address is not allowed"
 OTHER_KEY = ".*the broker hung up in the handshake: it has another server key, or asks for other security"
-#: Whichever end notices it first.
+#: The client or the broker notices it first.
 OTHER_SECURITY = ".*the broker .*asks for other security.*"
 NOT_SHOWN = ": .*not shown.*"
 
@@ -295,7 +295,7 @@ WITHOUT_BROKERS = {
 
 KNOWN = "user, serve, call, inspect"
 
-#: By name, a broker's file, and what is said of it.
+#: By name, a broker's file, and a pattern of the error.
 WRONG_FILES = {
     "access_words": ('access = "all"', f"access must be a list of tables with {KNOWN}, not 'all'"),
     "access_table": ('[access]\nuser = "*"\ncall = "*"', f"access must be a list of tables with {KNOWN}, not .*"),
@@ -350,7 +350,7 @@ RUNS = {**WITHOUT_BROKERS, **WITH_BROKERS}
 
 @pytest.fixture(scope="module")
 def filled(keys):
-    """What the {…} of command lines stand for."""
+    """The values of the {…} of command lines."""
     pairs = {name: secret_key(name, keys.folder / f"{name}.key_secret") for name in NAMES}
     alice = pairs["alice"][1].decode()
     return {"alice": alice, "broker": pairs["broker"][0].decode(), "truncated": alice[:-1]}
@@ -385,14 +385,14 @@ def test_each_ends_with_its_output_and_at_most_one_line(ended, filled, name):
 
 @pytest.mark.parametrize("name", [name for name, run in WITH_BROKERS.items() if " wrong " in name])
 def test_a_wrong_key_or_password_is_told_quickly(ended, name):
-    """Long before the time of a call is up."""
+    """The error comes long before the call's timeout."""
     seconds = re.search(rb"authentication failed: .* after ([0-9.]+) s and 1 try: ", ended[name].err)[1]
     assert float(seconds) < 15
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_s7_none_prints_a_secret(keys, ended, name):
-    """S7: neither where it is right nor where it is wrong."""
+    """S7: neither a right secret nor a wrong one."""
     keys.assert_not_in(ended[name].out, ended[name].err)
 
 
@@ -410,7 +410,7 @@ def test_what_was_refused_left_no_file(keys, ended):
     assert not (keys.folder / "a.key").exists()
 
 
-# The environment, and what reads standard input
+# The environment and standard input
 
 
 def test_services_and_ping_with_keys_of_the_environment(keys, keyed_endpoint, keyed_worker):
@@ -427,7 +427,7 @@ def test_services_and_ping_with_keys_of_the_environment(keys, keyed_endpoint, ke
         assert (each.status, each.err) == (0, b"")
         assert each.out.decode().startswith(f"{keyed_endpoint}: gmdp ")
     assert call == (0, b"B", b"")
-    # The command line overrides it.
+    # The command line overrides the environment.
     assert stranger.status == 1
     assert re.fullmatch(REFUSED, stranger.one_line())
     keys.assert_not_in(*(text for each in (services, ping, ping_0_1, call, stranger) for text in each[1:]))
@@ -450,7 +450,7 @@ def test_passwords_of_the_environment_and_of_files(keys, named_endpoint):
 
 def test_passwd_reads_standard_input(keys, tmp_path):
     file = tmp_path / "users"
-    # Bytes that are no UTF-8 could never be the password of anybody.
+    # No user could ever log in with bytes that are no UTF-8.
     bad = gmdp("passwd", file, "bob", stdin=b"\xff" + PASSWORD.encode() + b"\n")
     assert bad.status == 2
     assert bad.one_line() == "gmdp: a password is 1 to 255 bytes of UTF-8"
@@ -462,7 +462,7 @@ def test_passwd_reads_standard_input(keys, tmp_path):
     keys.assert_not_in(bad.err, file.read_bytes())
 
 
-# What goes on
+# Processes that go on
 
 
 def test_a_worker_with_a_wrong_key_says_so_once_and_tries_on(keys, keyed, keyed_endpoint):
@@ -479,7 +479,7 @@ def test_a_worker_with_a_wrong_key_says_so_once_and_tries_on(keys, keyed, keyed_
 
 
 def test_s7_a_broker_and_a_worker_that_log_everything_log_no_secret(keys, ended, keyed, keyed_worker, named):
-    """S7: of connections that were let in or refused; whose key it was is told."""
+    """S7: for connections that were let in or refused.  The log names the user or the public key."""
     stranger = secret_key("k", keys.folder / "stranger.key_secret")[0]
     of_keys = keyed.log(b"connection_refused")
     assert b"DEBUG gmdp.broker: registered b'upper'" in of_keys

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.once
 
 
 def row(ended):
-    """The table's only row, from the end of what the demonstration printed."""
+    """The only row of the table at the end of the demonstration's output."""
     lines = ended.out.decode(errors="replace").splitlines()
     [names] = [number for number, line in enumerate(lines) if "redeliveries" in line]
     assert re.findall(r"\w[\w ]*\w", lines[names]) == ["files", "bytes", "seconds", "redeliveries", "wrong digests"]
@@ -54,7 +54,7 @@ def test_demo_hashes_the_installed_package(tmp_path):
     assert_right(ended, *regular_files(folder))
 
 
-# Runs the program without the right of a superuser to read what nobody may read.
+# Runs the program without a superuser's right to read every file.
 UNPRIVILEGED = """
 import ctypes, os, sys
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
@@ -76,7 +76,7 @@ def unprivileged():
 
 
 def test_demo_hashes_whatever_a_folder_holds(tmp_path, unprivileged):
-    """Empty, small and large files, in folders, under any name; links, pipes, what it may not read are left out."""
+    """Empty, small and large files count, in folders, under any name; links, pipes and closed files do not."""
     (tmp_path / "a b" / "größe ☃").mkdir(parents=True)
     (tmp_path / "empty folder").mkdir()
     inner = tmp_path / "a b" / "größe ☃"
@@ -145,7 +145,7 @@ def before_path(folder):
 
 
 def test_demo_finds_wrong_digests(tmp_path):
-    """Its comparison is a real one: workers that answer something else make it fail."""
+    """The comparison is a real one: workers with other answers make the demonstration fail."""
     (tmp_path / "sitecustomize.py").write_text(
         "import hashlib, sys\nif 'worker' in sys.orig_argv:\n    hashlib.sha256 = hashlib.sha3_256\n"
     )
@@ -161,7 +161,7 @@ def test_demo_finds_wrong_digests(tmp_path):
 
 
 def test_demo_whose_workers_do_not_start_says_so(tmp_path):
-    """In one line of its own, and soon."""
+    """The demonstration ends soon, with one line of its own."""
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif 'worker' in sys.orig_argv:\n    os._exit(1)\n")
     (tmp_path / "file").write_bytes(b"")
     ended = gmdp("demo", ".", cwd=tmp_path, **before_path(tmp_path))
@@ -187,7 +187,10 @@ if "worker" in sys.orig_argv:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 @pytest.mark.parametrize("whom", ["signal", "signal_group"])
 def test_demo_that_is_interrupted_leaves_no_process_behind(tmp_path, number, whom):
-    """P5: told alone or, as by a terminal, with its workers; three of them at work, the fourth frozen by itself."""
+    """P5: the signal goes to the demonstration alone or, as from a terminal, to its workers, too.
+
+    Three workers are at work, the fourth is frozen.
+    """
     (tmp_path / "sitecustomize.py").write_text(WAITING_WORKERS)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_bytes(b"content")
@@ -197,7 +200,7 @@ def test_demo_that_is_interrupted_leaves_no_process_behind(tmp_path, number, who
             gate.arrived()
         getattr(process, whom)(number)
         gate.open()
-        # The workers have its standard error: it ends with the last of them.
+        # The workers share its standard error, which ends with the last of them.
         ended = process.ended(timeout=10)
     assert ended.status != 0
     assert ended.err.strip() == b"" or only_line(ended.err)
@@ -231,7 +234,7 @@ sys.exit(demo.demonstrate(pathlib.Path(sys.argv[1])))
 
 
 def test_demo_kills_a_worker_that_has_a_request_however_late_that_is(tmp_path):
-    """A large one may still be on its way to the broker when all others are answered."""
+    """A large request may still be on its way to the broker when all others are answered."""
     for number in range(5):
         (tmp_path / str(number)).write_bytes(b"%d" % number)
     done = subprocess.run([sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True, timeout=100)

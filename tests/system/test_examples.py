@@ -10,7 +10,7 @@ pytestmark = pytest.mark.once
 
 EXAMPLES = sorted((Path(__file__).parent.parent.parent / "examples").glob("*.py"))
 
-#: What each prints; "..." stands for anything.
+#: The output of each example; "..." stands for anything.
 PRINTS = {
     "first_steps": ["[b'HELLO']"],
     "from_zerorpc": ["3", "[0, 1, 2]", "ZeroDivisionError"],

@@ -1,4 +1,4 @@
-"""A broker process of its own under load; nothing that drives it shares code with it."""
+"""A broker in its own process under load; the load generator shares no code with it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 COUNT = int(os.environ.get("GMDP_LOAD_COUNT", "100000"))
-#: Seconds a process has to say that it is ready.
+#: Seconds a process has to print that it is ready.
 START = 60.0
-#: Seconds all requests may take: a thousand in two seconds would be very slow.
+#: Seconds all requests may take: 500 requests a second would be very slow.
 LIMIT = 60.0 + COUNT / 500
 
 LOAD = str(Path(__file__).parent.parent / "tools" / "load.py")
@@ -25,10 +25,10 @@ LOAD = str(Path(__file__).parent.parent / "tools" / "load.py")
 
 @contextmanager
 def process(*command: str, announce: str) -> Iterator[str]:
-    """Run `command` until the block ends; the line it begins with `announce`."""
+    """Run `command` until the block ends; yields its first line that begins with `announce`."""
     started = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
-    # One that says nothing in time is killed, and then its output ends.
+    # A process that prints nothing in time is killed, which ends its output.
     impatience = threading.Timer(START, started.kill)
     impatience.start()
     try:
@@ -38,7 +38,7 @@ def process(*command: str, announce: str) -> Iterator[str]:
         else:
             raise AssertionError(f"{command} ended, or was not ready after {START:g} s")
         impatience.cancel()
-        # Whatever else it says must not fill the pipe.
+        # Its further output must not fill the pipe.
         threading.Thread(target=started.stdout.read, daemon=True).start()
         yield line
         assert started.poll() is None, f"{command} ended by itself"

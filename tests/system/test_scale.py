@@ -1,4 +1,4 @@
-"""What many cost stays what it was said to be; ``pytest -m slow -s tests/system/test_scale.py`` prints the figures."""
+"""The README's figures for large numbers hold; ``pytest -m slow -s tests/system/test_scale.py`` prints them."""
 
 import sys
 
@@ -30,19 +30,19 @@ def test_large_bodies_pass_nearly_as_fast_as_through_the_proxy():
 
 
 def test_greenlets_beside_a_flooded_broker_get_their_turn():
-    """By the CPU of their thread: the clock knows of other processes on the same cores, too."""
+    """The CPU of their thread counts: the clock also measures other processes on the same cores."""
     cpu, _ = scale.pause()
     assert cpu <= 0.020
 
 
-#: By version: what the core cost a request last, as scale.core() tells it: runs of the reference loop.
+#: By version: the last cost of a request in the core, as scale.core() measures it, in runs of the reference loop.
 EXPECTED = {"0.1": 43.0, "0.2": 44.0, "extension": 65.0}
-#: The same in bytecode instructions, which are other ones with each Python.
+#: The same in bytecode instructions, which differ between Pythons.
 INSTRUCTIONS = {"0.1": 1453, "0.2": 1467, "extension": 1805}
 
 
 def test_the_core_does_not_grow_slower():
-    """A third for noise, of which a ratio has less than seconds; instructions have none."""
+    """A third is for noise.  A ratio has less noise than seconds; instructions have none."""
     for name, (ratio, instructions) in scale.core().items():
         assert ratio <= EXPECTED[name] * 1.33
         if sys.version_info[:2] == (3, 11):

@@ -14,7 +14,7 @@ from gmdp import AsyncClient
 
 SERVICE = b"pool"
 
-#: Tells of what code it is, and in which process it runs.
+#: A handler that answers with its version and its process.
 VERSION = """
 import os, sys, time
 
@@ -55,7 +55,7 @@ def workers_of(broker):
 
 
 class Pool:
-    """A parent that has said that it is ready, and what it started."""
+    """A parent that has announced its processes, and the broker they serve."""
 
     def __init__(self, process, broker, count):
         self.process = process
@@ -67,14 +67,14 @@ class Pool:
         return workers_of(self.broker)
 
     def started(self):
-        """Of all processes that were ever started, the pids, in order."""
+        """The pids of all processes that were ever started, in order."""
         return [int(pid) for pid in re.findall(rb"started worker process (\d+)", self.process.err)]
 
     def complete(self):
         wait_until(lambda: self.workers() == self.count)
 
     def signal_all(self, number):
-        """As somebody does who means all processes: those of a service, or of a name."""
+        """Send a signal to the parent and all its processes, as systemd and killall do."""
         for pid in [*self.started()[-self.count :], self.process.pid]:
             os.kill(pid, number)
 
@@ -113,7 +113,7 @@ def pool(broker, folder):
 
 
 def children(pid):
-    """The pids of the children of `pid`, and among them those that nobody has waited for."""
+    """The pids of the children of `pid`, and among them those of zombies."""
     found, zombies = [], []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -148,7 +148,7 @@ def test_as_many_workers_as_processes_one_line_and_nothing_else(broker, folder):
 
 
 def test_a_killed_process_is_replaced_and_no_zombie_stays(pool, client):
-    """At once the first time; the second time in a row there is a pause."""
+    """The first time at once, the second time in a row after a pause."""
     pool = pool(2)
     for count, pause in ((3, b"now"), (4, b"in 0.1 s")):
         stays, *_, victim = pool.started()
@@ -163,7 +163,7 @@ def test_a_killed_process_is_replaced_and_no_zombie_stays(pool, client):
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT of a terminal", "SIGTERM to all"])
 def test_a_running_request_is_answered_before_the_end(pool, client, gate, how):
-    """P5, whoever gets the signal: a terminal sends it to its group, systemd to all."""
+    """P5: the signal may reach the parent alone, a terminal's whole group, or all processes (systemd)."""
     pool = pool(2)
     reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
     gate.arrived()
@@ -206,12 +206,12 @@ def test_the_processes_of_a_killed_parent_finish_what_they_do_and_end(pool, clie
     wait_until(lambda: pool.workers() == 1)
     gate.open()
     assert reply.get() == [b"done"]
-    assert pool.process.ended().status == -signal.SIGKILL  # and nobody has its standard error open
+    assert pool.process.ended().status == -signal.SIGKILL  # and no process has its standard error open
     wait_until(lambda: pool.workers() == 0)
 
 
 def test_a_reload_under_load_loses_nothing(pool, client, folder):
-    """Four processes, and callers all the time, who want no broken word: not even a moment without a worker."""
+    """Four processes are called all the time; there is not even a moment without a worker."""
     pool = pool(4, "versions:which")
     before = set(pool.started())
     (folder / "versions.py").write_text(VERSION.format("new"))
@@ -234,7 +234,7 @@ def test_a_reload_under_load_loses_nothing(pool, client, folder):
     new = set(pool.started()[-4:])
     wait_until(lambda: new <= pids or failures)
     going_on.clear()
-    gevent.joinall(callers, raise_error=True)  # some had their answer from one that had just left
+    gevent.joinall(callers, raise_error=True)  # some had their answer from a process that has just ended
     assert failures == []
     assert len(pool.started()) == 8
     pids.clear()
@@ -251,7 +251,7 @@ def test_a_reload_under_load_loses_nothing(pool, client, folder):
 
 
 def test_a_hangup_during_a_reload_is_one_more_reload(pool, client, gate):
-    """And a busy process is let finish first."""
+    """A busy process finishes first."""
     pool = pool(1)
     reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
     gate.arrived()
@@ -270,7 +270,7 @@ def test_a_hangup_during_a_reload_is_one_more_reload(pool, client, gate):
 
 
 def test_a_reload_ends_a_process_that_has_not_come_to_serve(pool, folder):
-    """One that was started again a moment before, say."""
+    """A process that was started again a moment before, for instance."""
     (folder / "slow.py").write_text(
         "import os, time\n"
         "if os.path.exists('hold'):\n"
@@ -320,7 +320,7 @@ def test_a_reload_waits_so_long_for_a_new_process_and_no_longer(pool, client, fo
 
 
 def test_what_takes_long_is_done_by_a_process_that_was_replaced(pool, client, gate):
-    """However long it takes; the reload does not wait for it."""
+    """The work may take any time; the reload does not wait for it."""
     pool = pool(2, "handlers:work", "REPLACED=0.1", "--stop-timeout", "0.1")
     before = pool.started()
     reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
@@ -330,7 +330,7 @@ def test_what_takes_long_is_done_by_a_process_that_was_replaced(pool, client, ga
     assert b"ends when its work is done" in pool.process.err
     assert client.request(SERVICE, b"meanwhile") == [b"meanwhile"]
     [left] = [pid for pid in before if alive(pid)]
-    wait_until(lambda: pool.workers() == 3)  # it has its session until it has answered
+    wait_until(lambda: pool.workers() == 3)  # the old process keeps its session until it has answered
     assert not reply.ready()
     gate.open()
     assert reply.get() == [b"done"]
@@ -354,7 +354,7 @@ def test_the_end_of_all_is_also_that_of_a_process_that_was_replaced(pool, client
 
 
 def test_a_hangup_for_a_process_that_only_starts_is_the_parent_s(pool, folder):
-    """As of somebody who sends it to all of the name: they are the parent's business."""
+    """A signal to all processes of the name reaches the child, but is the parent's business."""
     (folder / "sitecustomize.py").write_text(
         "import os, signal\n"
         "if b'--until-eof' in open('/proc/self/cmdline', 'rb').read():\n"
@@ -375,7 +375,7 @@ def test_where_all_standard_streams_are_closed(broker, folder):
 
 
 def test_a_process_that_does_not_stop_is_killed(pool, client, gate):
-    """One whose handler never lets the hub run hears nothing."""
+    """A process whose handler never lets the hub run does not hear the parent."""
     pool = pool(1, "handlers:work", "BEYOND=0.3", "--stop-timeout", "0.2")
     client.submit(SERVICE, [b"compute", gate.port.encode()])
     gate.arrived()
@@ -404,7 +404,7 @@ def test_what_handlers_print_is_seen_and_their_input_is_empty(pool, client):
 
 
 def test_without_a_broker_it_waits_and_ends_when_told(unused_endpoint, folder):
-    """Nothing is said to be ready before it is registered."""
+    """The parent announces nothing before its processes are registered."""
     arguments = ("worker", SERVICE, "handlers:work", "--broker", unused_endpoint, "--processes", "2", "-v")
     with Process(*arguments, cwd=folder) as process:
         process.log(b"started worker process", count=2)
@@ -413,7 +413,7 @@ def test_without_a_broker_it_waits_and_ends_when_told(unused_endpoint, folder):
     assert (ended.status, ended.out) == (0, b"")
 
 
-#: What the command line says, with a handler and a number of processes; the status and the line it ends with.
+#: By name: arguments, the exit status, and a pattern of the line.
 REFUSALS = {
     "handler": (["handlers:worc", "--processes", "4"], 2, "gmdp: handlers has no worc"),
     "neither": (["--processes", "1"], 2, "gmdp: name either .*"),
@@ -429,13 +429,13 @@ REFUSALS = {
 
 
 def test_what_never_served_is_not_started_again(folder):
-    """The one line and the exit status are those of the one process that tried."""
+    """The line and the exit status are those of the first process, the only one that was started."""
     (folder / "exits.py").write_text("import os\nos._exit(0)\n")
     (folder / "kills.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     commands = [["worker", "pool", *arguments] for arguments, _, _ in REFUSALS.values()]
     shown, *ends = outcomes([["worker", "--help"], *commands], folder)
     assert b"--processes" in shown.out
-    assert b"until-eof" not in shown.out  # it is between the two
+    assert b"until-eof" not in shown.out  # that option is private to the parent and its children
     for (name, (_, status, line)), ended in zip(REFUSALS.items(), ends, strict=True):
         assert ended.status == status, (name, ended)
         assert re.fullmatch(line, ended.one_line()), (name, ended)

@@ -1,4 +1,4 @@
-"""Handlers for workers in processes of their own, which get into trouble."""
+"""Handlers for worker processes that get into trouble."""
 
 import os
 import time
@@ -7,13 +7,13 @@ import gevent
 
 
 def slow(request):
-    """Takes as many seconds as the body's first frame says, and tells which process it was."""
+    """Take the seconds in the body's first frame; returns the pid and the other frames."""
     gevent.sleep(float(request.body[0]))
     return [b"%d" % os.getpid(), *request.body[1:]]
 
 
 def poison(request):
-    """Kills the whole process, if it is asked to."""
+    """Kill the whole process if the body says so; otherwise return the body."""
     if request.body[0] == b"die":
         os.kill(os.getpid(), 9)
     gevent.sleep(0.3)
@@ -21,7 +21,7 @@ def poison(request):
 
 
 def blocking(request):
-    """Computes, without letting anything else run."""
+    """Compute for the seconds in the body, without letting any other greenlet run; returns the pid."""
     until = time.monotonic() + float(request.body[0])
     while time.monotonic() < until:
         pass
@@ -29,5 +29,5 @@ def blocking(request):
 
 
 def check(request):
-    """An answer that only this request can have: its body, reversed."""
+    """Return the body reversed: an answer that belongs to this request alone."""
     return [frame[::-1] for frame in request.body]

@@ -1,15 +1,15 @@
 """A load generator for any Majordomo broker, in plain blocking pyzmq.
 
 ``python load.py worker ENDPOINT DIALECT SERVICE SOCKETS`` echoes until it is
-terminated; it prints ``ready`` when all sockets are registered, and no request may come before.
-``python load.py client ENDPOINT DIALECT SERVICE SOCKETS IN_FLIGHT COUNT`` asks
-COUNT times, keeping IN_FLIGHT requests out on each socket, compares every reply
-with what that very request sent, and prints a line of JSON.  DIALECT is
+terminated.  It prints ``ready`` when all sockets are registered; requests must not come earlier.
+``python load.py client ENDPOINT DIALECT SERVICE SOCKETS IN_FLIGHT COUNT`` sends
+COUNT requests, IN_FLIGHT at a time on each socket, compares every reply
+with its request, and prints a line of JSON.  DIALECT is
 ``0.1``, ``0.2`` or ``majortomo``.
 
-A request's body is its number and a payload.  A worker sends that back; every
-eighth answer of one that speaks 0.2 comes in parts, a PARTIAL and a FINAL, each
-of them the number and half of the payload.
+A request's body is its number and a payload.  A worker sends the body back.  A worker that
+speaks 0.2 sends every eighth answer in parts: a PARTIAL and a FINAL, each with the number
+and half of the payload.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from time import monotonic
 
 import zmq
 
-#: The frames before a client's service name, and before what a reply says.
+#: The frames before the service name of a request, and before that of a reply.
 CLIENTS = {
     "0.1": ([b"", b"MDPC01"], [b"", b"MDPC01"]),
     "0.2": ([b"MDPC02", b"\x01"], [b"MDPC02"]),
@@ -37,12 +37,12 @@ WORKERS = {
 }
 READY, REQUEST, PARTIAL = b"\x01", b"\x02", b"\x03"
 
-#: Seconds without any reply after which the rest is lost.
+#: Seconds without any reply after which the open requests are lost.
 PATIENCE = 20.0
 
 
 def payload(number: int) -> bytes:
-    """What the request of this number carries: 0 to 198 bytes of that number."""
+    """The payload of a request: its number again and again, 0 to 198 bytes."""
     return (b"%d;" % number * 33)[: number % 199]
 
 
@@ -54,7 +54,7 @@ def worker(endpoint: str, dialect: str, service: str, sockets: int) -> None:
         socket = context.socket(zmq.DEALER)
         socket.linger = 0
         socket.connect(endpoint)
-        # The answer to the second message says that the first was read.
+        # The answer to the second message shows that the broker has read the first.
         socket.send_multipart([*head, READY, service.encode()])
         socket.send_multipart([b"", b"MDPC01", b"mmi.service", service.encode()])
         if socket.recv_multipart() != [b"", b"MDPC01", b"mmi.service", b"200"]:

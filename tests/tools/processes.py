@@ -1,4 +1,4 @@
-"""The command line in processes of its own: started, read, waited for with a deadline, always ended."""
+"""The command line, in processes that are read with a deadline and always ended, or in this process."""
 
 import contextlib
 import importlib
@@ -20,12 +20,12 @@ from gevent.select import select
 
 from gmdp.cli import main
 
-#: Seconds after which something that must happen is taken not to happen.
+#: Seconds after which an expected event is taken not to happen.
 DEADLINE = 30.0
 
 GMDP = (sys.executable, "-m", "gmdp")
 
-#: What would change what the commands do or print.
+#: Variables that would change what the commands do or print.
 _UNWANTED = (
     *("GMDP_BROKER", "GMDP_CURVE_KEY", "GMDP_SERVER_KEY", "GMDP_USERNAME", "GMDP_PASSWORD"),
     *("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
@@ -33,13 +33,13 @@ _UNWANTED = (
 
 
 def environment(**variables):
-    """The environment of this process without what would change the outcome, and `variables`."""
+    """The environment of this process, without the variables that would change the outcome, and `variables`."""
     kept = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
     return {**kept, **variables}
 
 
 class Ended(NamedTuple):
-    """How a process ended."""
+    """The exit status and the output of a process."""
 
     status: int
     out: bytes
@@ -52,7 +52,7 @@ class Ended(NamedTuple):
 
 
 def only_line(text):
-    """`text`, if it is exactly one line that says something; AssertionError otherwise."""
+    """The only line of `text`, which must not be empty; AssertionError otherwise."""
     assert b"Traceback" not in text, text.decode(errors="replace")
     assert text.endswith(b"\n"), text
     assert text.count(b"\n") == 1, text.decode(errors="replace")
@@ -64,7 +64,7 @@ def only_line(text):
 class Process:
     """``python -m gmdp`` with `arguments` (or `command`), in a session of its own.
 
-    Waiting lets other greenlets run.  At the end of a ``with``, it and what it
+    Waiting lets other greenlets run.  At the end of a ``with``, the process and all processes it
     started are killed.
     """
 
@@ -80,7 +80,7 @@ class Process:
                 cwd=cwd,
                 env=environment(**variables),
                 start_new_session=True,
-                # Whoever runs the tests in the background of a shell ignores it.
+                # A shell's background job ignores SIGINT.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
         self.pid = self._process.pid
@@ -89,7 +89,7 @@ class Process:
         self._buffers = {self._process.stdout.fileno(): self.out, self._process.stderr.fileno(): self.err}
 
     def _pump(self, until):
-        """Read what there is, or wait for it until `until`; False if nothing came."""
+        """Read the output that there is, or wait for some until `until`; False if none came."""
         ready = select(list(self._buffers), [], [], max(0.0, until - monotonic()))[0]
         for descriptor in ready:
             data = os.read(descriptor, 65536)
@@ -108,7 +108,7 @@ class Process:
                 raise AssertionError(f"no {what} within {timeout:g} s: {self}")
 
     def line(self, timeout=DEADLINE):
-        """The next line of its standard output, which it takes away."""
+        """Wait for the next line of standard output; the line is removed from `out`."""
         self._until(lambda: b"\n" in self.out, "line on standard output", timeout)
         end = self.out.index(b"\n") + 1
         line = bytes(self.out[:end])
@@ -116,38 +116,38 @@ class Process:
         return line.decode().rstrip("\n")
 
     def log(self, text, count=1, timeout=DEADLINE):
-        """All of its standard error so far, as soon as it has `text`, `count` times."""
+        """Wait until standard error has `text` `count` times; returns all of standard error so far."""
         self._until(lambda: self.err.count(text) >= count, f"{text!r} on standard error", timeout)
         return bytes(self.err)
 
     def listening(self):
-        """Of a broker: the endpoints of its "listening on" line."""
+        """Wait for a broker's "listening on" line; returns its endpoints."""
         words = self.line().split()
         assert words[:2] == ["listening", "on"], words
         return words[2:]
 
     def read(self, count, timeout=DEADLINE):
-        """Exactly `count` bytes of its standard output, which it takes away."""
+        """Wait for `count` bytes of standard output; they are removed from `out`."""
         self._until(lambda: len(self.out) >= count, f"{count} bytes", timeout)
         read = bytes(self.out[:count])
         del self.out[:count]
         return read
 
     def close_output(self):
-        """Nobody reads its standard output any more."""
+        """Stop reading standard output."""
         del self._buffers[self._process.stdout.fileno()]
         self._process.stdout.close()
 
     def signal(self, number):
-        """Send it a signal."""
+        """Send a signal to the process."""
         self._process.send_signal(number)
 
     def signal_group(self, number):
-        """Send a signal to it and to what it started, as a terminal does."""
+        """Send a signal to the process and to all it started, as a terminal does."""
         os.killpg(self.pid, number)
 
     def signal_until_ended(self, number, timeout):
-        """Send it a signal again and again; AssertionError if it lives on."""
+        """Send a signal again and again until the process ends; AssertionError if it lives on."""
         until = monotonic() + timeout
         while self._process.poll() is None:
             assert monotonic() < until, f"it lives on: {self}"
@@ -156,7 +156,7 @@ class Process:
                 self._pump(monotonic() + 0.1)
 
     def ended(self, timeout=DEADLINE):
-        """Wait until it ends, and everything it started that holds its output; how it did."""
+        """Wait until the process has ended, and all it started that hold its output; returns how it ended."""
         until = monotonic() + timeout
         while self._buffers:
             if not self._pump(until):
@@ -183,7 +183,7 @@ class Process:
 
 
 def gmdp(*arguments, timeout=DEADLINE, **options):
-    """Run ``python -m gmdp`` to its end; how it ended."""
+    """Run ``python -m gmdp`` to its end; returns how it ended."""
     with Process(*arguments, **options) as process:
         return process.ended(timeout)
 
@@ -214,7 +214,7 @@ def _standard_streams(stdin):
 
 @contextlib.contextmanager
 def _undone(cwd):
-    """Undo, at the end, what a command changes in its process."""
+    """At the end of the block, undo the changes that a command makes in its process."""
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     hub, logger = gevent.get_hub(), logging.getLogger("gmdp.connections")
     not_error, handlers = hub.NOT_ERROR, logger.handlers[:]
@@ -240,9 +240,9 @@ def _undone(cwd):
 
 
 def gmdp_here(*arguments, stdin=b"", cwd=None, **variables):
-    """Run the command line `arguments` in this process, which takes milliseconds; how it ended.
+    """Run the command line `arguments` in this process, which takes milliseconds; returns how it ended.
 
-    For commands that end by themselves.  Their log goes where the tests' goes, not to standard error.
+    For commands that end by themselves.  Their log goes where the tests' log goes, not to standard error.
     """
     with _undone(cwd), mock.patch.dict(os.environ, environment(**variables), clear=True):
         sys.argv = ["gmdp", *map(os.fsdecode, arguments)]
@@ -254,8 +254,8 @@ def gmdp_here(*arguments, stdin=b"", cwd=None, **variables):
     return Ended(status, *printed)
 
 
-# Starting an interpreter takes its time, and of ways to fail there are many: one
-# process loads the program, and a child of it plays each.
+# Starting an interpreter takes long.  One process loads the program, and forks a child for
+# each of many command lines.
 _MANY = """
 import json, os, runpy, signal, sys, tempfile, traceback
 import gevent.monkey, gevent.selectors, gevent.signal, gevent.ssl, gevent.threading
@@ -307,7 +307,7 @@ while running:
 
 
 def outcomes(commands, cwd, **variables):
-    """How each of many command lines ends; a command line that does not end has a negative status."""
+    """Run many command lines; returns how each ended.  One that does not end has a negative status."""
     arguments = (json.dumps(list(commands)),)
     with Process(*arguments, command=(sys.executable, "-c", _MANY), cwd=cwd, **variables) as process:
         done = process.ended(3 * DEADLINE)
@@ -317,9 +317,9 @@ def outcomes(commands, cwd, **variables):
 
 
 class Gate:
-    """Where handlers in other processes wait until the test lets them go on.
+    """A place where handlers in other processes wait until the test opens it.
 
-    They connect to :attr:`port`, and read a byte: see ``wait`` of HANDLERS.
+    The handlers connect to :attr:`port` and read a byte: see ``wait`` of HANDLERS.
     """
 
     def __init__(self):
@@ -331,11 +331,11 @@ class Gate:
         self._waiting = []
 
     def arrived(self):
-        """Wait until one more handler waits."""
+        """Wait until one more handler has arrived."""
         self._waiting.append(self._listener.accept()[0])
 
     def open(self):
-        """Let all go on that wait."""
+        """Let all waiting handlers go on."""
         for connection in self._waiting:
             try:
                 connection.sendall(b".")
@@ -352,7 +352,7 @@ class Gate:
         self._listener.close()
 
 
-#: A module of handlers; what they do is in the request.
+#: A module of handlers; the request's first frame says what `work` does.
 HANDLERS = """
 import socket
 
@@ -402,7 +402,7 @@ number = 5
 
 
 class Unreachable:
-    """An endpoint that refuses connections: a port that is taken, but not listened on."""
+    """An endpoint that refuses connections: its port is bound, but no socket listens."""
 
     def __init__(self):
         self._socket = socket.socket()

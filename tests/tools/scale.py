@@ -1,6 +1,6 @@
-"""What many cost: workers, services, clients, queued requests, large bodies; a broker measured in a process of its own.
+"""The cost of large numbers of workers, services, clients and queued requests, and of large bodies.
 
-``python scale.py NAME...`` measures some of, or all of:
+The broker has a process of its own.  ``python scale.py NAME...`` measures some or all of:
 
 * ``workers``: CPU per request with 10,000 workers on 1,000 services, over that with 16 on one;
 * ``idle``: CPU of a broker with 10,000 workers on 100 connections, and 1,000 strict ones, that only heartbeat;
@@ -10,7 +10,7 @@
 * ``pause``: the longest that greenlets beside a flooded broker in their own hub wait for their turn;
 * ``core``: what a request costs the broker's core, in runs of a reference loop and in bytecode instructions.
 
-The peers are plain ``zmq.green``, and share no code with what is measured.
+The peers are plain ``zmq.green``, and share no code with the broker.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gmdp.core.broker.options import BrokerOptions
 
 SERVICES = 1_000
 WORKERS = 10_000
-#: Those that have a connection each, where that is measured.
+#: Workers with a connection each, where those are measured.
 STRICT = 1_000
 QUEUED = 1_000_000
 CLIENTS = 5_000
@@ -48,7 +48,7 @@ PEER_STACKS = Path(__file__).parents[2] / "bench" / "peer_stacks.py"
 
 
 def call(number: int, service: bytes, body: bytes) -> list[bytes]:
-    """A gmdp client's request."""
+    """The frames of a gmdp client's request."""
     frame = b"\x89MDC\x01" + struct.pack(">BBBB16sQI", 0, 0, 1, 1, b"n" * 16, number, 0xFFFFFFFF)
     return [frame, b"", b"MDPC02", b"\x01", service, body]
 
@@ -68,7 +68,7 @@ def dealer(endpoint: str) -> Any:
 
 @contextmanager
 def broker(**options: object) -> Iterator[tuple[Process, str]]:
-    """A broker and where it listens."""
+    """A broker process and its endpoint."""
     command = [sys.executable, "-m", "gmdp", "broker", "--bind", "tcp://127.0.0.1:*"]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
@@ -77,21 +77,21 @@ def broker(**options: object) -> Iterator[tuple[Process, str]]:
 
 
 def wait_for(endpoint: str, field: str, least: int) -> None:
-    """Until the broker says so."""
+    """Wait until the broker reports at least `least` for `field`."""
     asker = dealer(endpoint)
     until = monotonic() + 300
     while True:
         asker.send_multipart([b"MDPC02", b"\x01", b"mmi.statistics", b""])
-        told = json.loads(asker.recv_multipart()[-1])
-        if told[field] >= least:
+        statistics = json.loads(asker.recv_multipart()[-1])
+        if statistics[field] >= least:
             return
         if monotonic() > until:
-            raise SystemExit(f"{field} is {told[field]} after 300 s, not {least}")
+            raise SystemExit(f"{field} is {statistics[field]} after 300 s, not {least}")
         gevent.sleep(0.1)
 
 
 def echo_sessions(endpoint: str, services: list[bytes]) -> None:
-    """A connection with a worker for each of these services, which echoes."""
+    """Open a connection with an echoing worker for each of these services."""
     socket = dealer(endpoint)
     for number, service in enumerate(services, 1):
         socket.send_multipart([session(number), b"", b"MDPW02", b"\x01", service])
@@ -248,8 +248,8 @@ def bodies() -> float:
                 rates["gmdp"].append(_rate(endpoint, endpoint, head, [b"MDPW02", b"\x01", b"echo"], size, count))
         middle = {name: sorted(found)[1] for name, found in rates.items()}
         ratios.append(middle["gmdp"] / middle["proxy"])
-        told = ", ".join(f"{name} {rate * size / MIB:.0f} MiB/s each way" for name, rate in middle.items())
-        print(f"{size // MIB:3} MiB: {told}, ratio {ratios[-1]:.2f}", flush=True)
+        rates_text = ", ".join(f"{name} {rate * size / MIB:.0f} MiB/s each way" for name, rate in middle.items())
+        print(f"{size // MIB:3} MiB: {rates_text}, ratio {ratios[-1]:.2f}", flush=True)
     return min(ratios)
 
 
@@ -281,7 +281,7 @@ def _rate(front: str, back: str, head: list[bytes], ready: list[bytes], size: in
 
 
 def echo(endpoint: str, ready: bool) -> None:
-    """In a process of its own: four workers; or what stands behind a proxy."""
+    """Run four workers, or four echoing sockets behind a proxy, in this process."""
 
     def work() -> None:
         socket = dealer(endpoint)
@@ -305,10 +305,10 @@ def echo(endpoint: str, ready: bool) -> None:
 def pause() -> tuple[float, float]:
     """Seconds: the longest pause of a greenlet beside a flooded broker, by this thread's CPU and by the clock.
 
-    Honest calls from two processes, as many as they get answered, and a third that sends
-    requests for a service without workers as fast as it can and reads nothing.  What
-    there is before is frozen, as a program that counts milliseconds does: else Python's
-    garbage collector looks through all modules now and then, which is some 20 ms.
+    Two processes make honest calls, as many as are answered.  A third sends requests for a
+    service without workers as fast as it can, and reads nothing.  All older objects are frozen,
+    as in a program that counts milliseconds: otherwise Python's garbage collector looks
+    through all modules now and then, which takes some 20 ms.
     """
     gc.freeze()
     with Broker("tcp://127.0.0.1:*", max_queue=1_000) as broker:
@@ -335,11 +335,11 @@ def pause() -> tuple[float, float]:
                 child.wait()
     cpu, clock = (sorted(column) for column in zip(*turns, strict=True))
     rate = (after.requests - before.requests) / 15
-    told = ", ".join(
-        f"{name} p50 {_middle(one):.2f} ms, p99 {1e3 * one[len(one) * 99 // 100]:.2f}, max {1e3 * one[-1]:.2f}"
-        for name, one in (("CPU", cpu), ("clock", clock))
+    pauses = ", ".join(
+        f"{name} p50 {_middle(times):.2f} ms, p99 {1e3 * times[len(times) * 99 // 100]:.2f}, max {1e3 * times[-1]:.2f}"
+        for name, times in (("CPU", cpu), ("clock", clock))
     )
-    print(f"{len(turns)} turns beside a broker that gets {rate:.0f} requests/s: {told}")
+    print(f"{len(turns)} turns beside a broker that gets {rate:.0f} requests/s: {pauses}")
     return cpu[-1], clock[-1]
 
 
@@ -348,7 +348,7 @@ def _middle(ordered: list[float]) -> float:
 
 
 def flood(endpoint: str) -> None:
-    """Requests nobody can answer, without end."""
+    """Send requests for a service without workers, without end."""
     socket = dealer(endpoint)
     socket.set(zmq.SNDHWM, 1000)
     for number in itertools.count():
@@ -388,7 +388,7 @@ def core() -> dict[str, tuple[float, float]]:
 
 
 def reference(count: int) -> int:
-    """What the core does most of: small bytes, lists, look-ups."""
+    """The core's most frequent operations: small bytes, lists, look-ups."""
     table: dict[bytes, list[bytes]] = {}
     total = 0
     for number in range(count):
@@ -430,7 +430,7 @@ class CoreBench:
         return [outgoing.frames for outgoing in outbox if not core.backlogs.hold_back(outgoing, self.now)]
 
     def run(self, least: int) -> int:
-        """Answer so many requests or some more; returns how many."""
+        """Answer at least `least` requests; returns how many."""
         core, done = self.core, 0
         while done < least:
             self.now += 0.0001
@@ -463,7 +463,7 @@ MEASURES = {
 
 
 def main(arguments: list[str]) -> None:
-    zmq.Context.instance().set(zmq.MAX_SOCKETS, 2 * CLIENTS)  # before there is any
+    zmq.Context.instance().set(zmq.MAX_SOCKETS, 2 * CLIENTS)  # before the first socket
     if arguments[:1] == ["--echo"]:
         echo(arguments[1], bool(arguments[2]))
     elif arguments[:1] == ["--flood"]:

@@ -1,4 +1,4 @@
-"""Brokers and workers in processes of their own, which tests kill, freeze and cut off."""
+"""Broker and worker processes that tests kill, freeze and cut off."""
 
 import os
 from contextlib import contextmanager
@@ -12,7 +12,10 @@ LIVENESS = 4
 
 
 def worker_process(endpoint, handler, *options, service="it", serving=True):
-    """``gmdp worker`` with a handler of `faulty`; it has said that it serves, unless there is no broker yet."""
+    """Start ``gmdp worker`` with a handler of `faulty`.
+
+    Returns once the worker serves; with ``serving=False``, because there is no broker yet, at once.
+    """
     arguments = ("--broker", endpoint, "--heartbeat-interval", str(INTERVAL), "--liveness", str(LIVENESS))
     process = Process("worker", service, f"faulty:{handler}", *arguments, *options, cwd=TOOLS)
     if serving:
@@ -33,5 +36,5 @@ def broker_process(endpoint, *options):
 
 
 def resident(pid):
-    """Bytes of memory a process has."""
+    """The bytes of memory that a process holds."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""What the tests of commands share: a folder with files for them, and a port that is taken."""
+"""Fixtures for the tests of commands: a folder with files for them, and a port that is taken."""
 
 import socket
 
@@ -26,7 +26,7 @@ FILES = {
 
 @pytest.fixture(scope="package")
 def folder(tmp_path_factory):
-    """A folder with a blank in its name: handlers, and the files commands are told to read."""
+    """A folder with a blank in its name: handlers, and files that commands read."""
     folder = tmp_path_factory.mktemp("command line")
     (folder / "handlers.py").write_text(HANDLERS)
     for name, text in FILES.items():
@@ -37,6 +37,6 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def busy():
-    """An endpoint that somebody else listens on: a broker that comes to bind ends at once."""
+    """An endpoint on which another socket listens: a broker that tries to bind it ends at once."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
