@@ -24,7 +24,7 @@ from ..exceptions import RequestCancelled
 from ..io.owner import Owner
 from ..io.slots import Slot
 from .handlers import HandlerOwner, Spawner, run
-from .request import Request, request_of
+from .request import Request, make_request
 
 _log = logging.getLogger("gmdp.worker")
 
@@ -146,7 +146,7 @@ class Dispatcher:
 
     def _start(self, work: Work) -> None:
         self.running = work
-        self.request = request = request_of(self._service, work)
+        self.request = request = make_request(self._service, work)
         try:
             self.task = task = self._spawn(run, self._worker, request, work, self)
         except BaseException as error:

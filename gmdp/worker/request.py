@@ -79,8 +79,8 @@ class Request:
         return f"<Request {self.service[:60]!r} attempt={self.attempt} frames={len(self.body)} bytes={size}>"
 
 
-def request_of(service: bytes, work: Work, clock: Callable[[], float] = monotonic) -> Request:
-    """The request that a handler of `service` gets for `work`, with what a gmdp broker says of it."""
+def make_request(service: bytes, work: Work, clock: Callable[[], float] = monotonic) -> Request:
+    """Make the request that a handler of `service` gets for `work`, with the hints of a gmdp broker."""
     hints = work.hints
     if hints is None:
         return Request(service, work.body, clock=clock)

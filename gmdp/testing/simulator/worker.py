@@ -11,7 +11,7 @@ from ...core.peer.worker import WorkerCore
 from ...protocol.dialects import Dialect
 from ...validation import check_body
 from ...worker.handlers import Handler
-from ...worker.request import Request, request_of
+from ...worker.request import Request, make_request
 from .network import Network
 from .peer import PeerNode
 
@@ -110,7 +110,7 @@ class WorkerNode(PeerNode[WorkerCore]):
                 self.schedule.after(0, self.post, self._finish, run, None, failure)
 
     def _start_handler(self, work: Work) -> None:
-        run = self._runs[work.session] = Run(work, request_of(self.core.service, work, self.schedule.clock))
+        run = self._runs[work.session] = Run(work, make_request(self.core.service, work, self.schedule.clock))
         self.running.add(run)
         request = run.request
         self.schedule.record(self, f"works on {request.body[0]!r}, attempt {request.attempt}")

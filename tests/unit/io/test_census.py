@@ -93,7 +93,7 @@ def test_a_descriptor_is_used_again():
 
 
 def test_closed_connections_leave_nothing_behind():
-    """Nor does it where nobody ever asks how many are established."""
+    """The tables stay small, even if `established` is never called."""
     census = PeerCensus(TIMEOUT)
     for number in range(10_000):
         census.on_accepted(7, float(number))

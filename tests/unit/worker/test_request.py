@@ -7,7 +7,7 @@ import pytest
 from gmdp import Request, Worker
 from gmdp.core.peer.sessions import Session, Work
 from gmdp.protocol import token
-from gmdp.worker.request import request_of
+from gmdp.worker.request import make_request
 
 
 def test_the_request_tells_what_is_known(broker, client):
@@ -59,12 +59,12 @@ def test_nothing_remains_once_the_caller_has_gone():
 @pytest.mark.parametrize("traceparent", [b"", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01", b"not one"])
 def test_a_gmdp_broker_says_more_of_a_request(traceparent):
     reading = token.Reading(3, 2.0, False, traceparent)
-    request = request_of(b"it", Work(Session(), b"address", [b"x"], reading), Clock())
+    request = make_request(b"it", Work(Session(), b"address", [b"x"], reading), Clock())
     assert (request.service, request.body, request.attempt, request.remaining()) == (b"it", [b"x"], 3, 2.0)
     valid = traceparent.startswith(b"00-")
     assert dict(request.metadata) == ({"traceparent": traceparent.decode()} if valid else {})
 
 
 def test_a_strict_broker_says_nothing_more():
-    request = request_of(b"it", Work(Session(), b"address", [b"x"], None), Clock())
+    request = make_request(b"it", Work(Session(), b"address", [b"x"], None), Clock())
     assert (request.attempt, request.remaining(), dict(request.metadata)) == (1, None, {})
