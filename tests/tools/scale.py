@@ -377,7 +377,8 @@ def core() -> dict[str, tuple[float, float]]:
 
         def trace(frame: Any, event: str, arg: object) -> Any:
             frame.f_trace_lines, frame.f_trace_opcodes = False, True
-            return local if "/gmdp/core/" in frame.f_code.co_filename else None
+            pure = "/gmdp/core/" in frame.f_code.co_filename or "/gmdp/protocol/" in frame.f_code.co_filename
+            return local if pure else None
 
         sys.settrace(trace)
         done = bench.run(400)
