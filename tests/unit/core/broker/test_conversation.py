@@ -1,0 +1,118 @@
+"""What comes of a worker's message."""
+
+import pytest
+from brokers import GmdpBroker, counters, every_dialect
+from cores import MDP02, ManualBroker
+
+from gmdp.protocol import extension, token
+from gmdp.protocol.extension import Status
+
+
+def test_W8_second_ready_is_the_end_of_the_first_registration():
+    broker = ManualBroker()
+    broker.ready(MDP02, b"W1", b"W2")
+    broker.ask(MDP02, b"client", b"x")
+    broker.take(b"W1")
+    broker.feed(b"W1", MDP02.ready(b"echo"))
+    assert broker.take(b"W1") == [MDP02.disconnect]
+    assert broker.assignment(MDP02, b"W2")[1] == [b"x"]
+    assert counters(broker).redeliveries == 1
+    assert len(broker.workers) == 1
+
+
+@every_dialect
+@pytest.mark.parametrize("when", ["idle", "busy", "stranger"])
+def test_W10_disconnect_is_a_clean_removal(mdp, when):
+    broker = ManualBroker()
+    if when != "stranger":
+        broker.ready(mdp, b"W1")
+    if when == "busy":
+        broker.ask(mdp, b"client", b"x")
+        broker.take(b"W1")
+    broker.feed(b"W1", mdp.disconnect)
+    broker.feed(b"W1", mdp.heartbeat)
+    assert broker.take(b"W1") == []
+    assert broker.workers == {}
+    broker.ready(mdp, b"W2")
+    assert len(broker.take(b"W2")) == (when == "busy")
+
+
+@every_dialect
+@pytest.mark.parametrize("forged", ["the client's identity", "another worker's token", "an earlier token", "a guess"])
+def test_W12_a_reply_to_something_else_reaches_nobody(mdp, forged):
+    broker = ManualBroker()
+    broker.ready(mdp, b"W1", b"W2")
+    broker.ask(mdp, b"victim", b"x")
+    address, _ = broker.assignment(mdp, b"W1")
+    broker.ask(mdp, b"other", b"y")
+    mine, _ = broker.assignment(mdp, b"W2")
+    if forged == "an earlier token":
+        broker.feed(b"W2", mdp.final(mine, b"fine"))
+        broker.answers(mdp, b"other")
+        broker.ask(mdp, b"other", b"z")
+        broker.take(b"W2")
+    guess = mine[:20] + bytes([mine[20] ^ 1]) + mine[21:]
+    wrong = {"the client's identity": b"victim", "another worker's token": address, "an earlier token": mine}
+    broker.feed(b"W2", mdp.final(wrong.get(forged, guess), b"forged"))
+    assert broker.take(b"W2") == [mdp.disconnect]
+    assert broker.take(b"victim") == []
+    assert broker.take(b"other") == []
+    assert counters(broker).drops == {"stray_reply": 1}
+    broker.feed(b"W1", mdp.final(address, b"right"))
+    assert broker.answers(mdp, b"victim") == [[b"right"]]
+
+
+@every_dialect
+def test_W13_the_same_reply_twice_counts_once(mdp):
+    broker = ManualBroker()
+    broker.ready(mdp, b"W1")
+    broker.ask(mdp, b"client", b"x")
+    address, _ = broker.assignment(mdp, b"W1")
+    for _ in range(2):
+        broker.feed(b"W1", mdp.final(address, b"answer"))
+    assert broker.answers(mdp, b"client") == [[b"answer"]]
+    assert broker.take(b"W1") == [mdp.disconnect]
+    assert broker.core.services == {}
+
+
+def test_W9_W10_a_session_is_retired_for_ever_and_hears_nothing_more():
+    broker = GmdpBroker()
+    broker.register(b"W", 1, 2)
+    broker.session(b"W", 1, b"\x06")
+    for _ in range(3):
+        broker.session(b"W", 1, b"\x01", b"echo")
+        broker.session(b"W", 1, b"\x04", b"address", b"", b"x")
+        broker.session(b"W", 1, b"\x06")
+    broker.session(b"W", 7, b"\x06")
+    assert broker.take(b"W") == []
+    assert broker.core.worker_count == 1
+
+
+def test_W12_a_session_s_token_is_no_use_to_its_neighbour():
+    broker = GmdpBroker()
+    broker.register(b"W", 1, 2)
+    for number in (1, 2):
+        broker.call(b"client", number, b"%d" % number)
+    given = broker.requests(b"W")
+    broker.session(b"W", 1, b"\x04", given[2][0], b"", b"forged")
+    assert broker.take(b"W")[0] == [extension.session_frame(1), b"", b"MDPW02", b"\x06"]
+    assert broker.answered(b"client") == []
+    broker.session(b"W", 2, b"\x04", given[2][0], b"", b"right")
+    assert broker.answered(b"client") == [(2, Status.OK, 1, [b"right"])]
+
+
+def test_a_worker_that_says_final_and_disconnect_in_one_breath_was_given_nothing():
+    """A strict worker that is stopped: both come before the broker sends what it had decided in between."""
+    broker = ManualBroker(attempts=1)
+    broker.ready(MDP02, b"W1")
+    for body in (b"first", b"second"):
+        broker.ask(MDP02, b"client", body)
+    address, _ = broker.assignment(MDP02, b"W1")
+    broker.core.feed([b"W1", *MDP02.final(address, b"done")], broker.now)
+    broker.core.feed([b"W1", *MDP02.disconnect], broker.now)
+    broker.collect()
+    assert broker.take(b"W1") == []
+    assert broker.core.counters.ended == {}
+    broker.ready(MDP02, b"W2")
+    address, body = broker.assignment(MDP02, b"W2")
+    assert (body, token.read(address).attempt) == ([b"second"], 1)

@@ -1,0 +1,244 @@
+"""What comes of a client's message."""
+
+import pytest
+from brokers import GmdpBroker, SecuredBroker, failed, self_address
+from cores import MDP02
+
+from gmdp.core.broker.access import CALL, REVOKED, Rules
+from gmdp.core.broker.decisions import Refusal
+from gmdp.core.broker.reasons import DropReason
+from gmdp.protocol import extension
+from gmdp.protocol.extension import CANCEL, Status
+
+
+def test_a_request_that_nobody_waits_for_any_more_when_it_comes_is_not_accepted():
+    broker = GmdpBroker()
+    broker.register(b"W", 1)
+    broker.call(b"client", 1, time_left=0.0)
+    assert broker.take(b"W") == []
+    assert broker.core.counters.requests == 0
+    assert broker.core.counters.drops == {"late": 1}
+
+
+@pytest.mark.parametrize("where", ["queued", "running"])
+def test_C9_a_retry_joins(where):
+    broker = GmdpBroker()
+    if where == "running":
+        broker.register(b"W", 1)
+    broker.call(b"before", 1, b"work", nonce=b"n" * 16, time_left=5.0)
+    broker.advance(3.0)
+    broker.call(b"after", 1, b"work", nonce=b"n" * 16, time_left=5.0, attempt=2)
+    broker.advance(3.0)  # past the first deadline, not past the second
+    if where == "queued":
+        broker.register(b"W", 1)
+    ((number, (address, _)),) = broker.requests(b"W").items() if where == "queued" else [(1, self_address(broker))]
+    broker.session(b"W", number, b"\x04", address, b"", b"done")
+    assert broker.answered(b"before") == []
+    assert broker.answered(b"after") == [(1, Status.OK, 1, [b"done"])]
+    assert broker.core.counters.joins == 1
+    assert broker.core.counters.requests == 1
+
+
+def test_C9_nobody_joins_another_user_s_request_by_guessing_its_id():
+    broker = GmdpBroker()
+    broker.register(b"W", 1, 2)
+    broker.call(b"alice's", 1, b"work", nonce=b"n" * 16, user="alice")
+    broker.call(b"mallory's", 1, b"work", nonce=b"n" * 16, user="mallory")
+    broker.call(b"mallory's", 1, nonce=b"n" * 16, user="mallory", flags=CANCEL)
+    messages = broker.take(b"W")
+    addresses = [frames[4] for frames in messages if frames[3] == b"\x02"]
+    assert len(addresses) == 2
+    broker.session(b"W", 1, b"\x04", addresses[0], b"", b"for alice")
+    assert broker.answered(b"alice's") == [(1, Status.OK, 1, [b"for alice"])]
+    assert broker.answered(b"mallory's") == []
+    assert broker.core.counters.joins == 0
+
+
+def test_a_retry_does_not_join_once_a_part_went_elsewhere():
+    """Whoever asks now has not seen it: that answer is given up, the request runs for him from the start."""
+    broker = GmdpBroker()
+    broker.register(b"W", 1, 2)
+    broker.call(b"before", 1, nonce=b"n" * 16)
+    ((address, _),) = broker.requests(b"W").values()
+    broker.session(b"W", 1, b"\x03", address, b"", b"part")
+    broker.call(b"after", 1, nonce=b"n" * 16, attempt=2)
+    gone, request = broker.take(b"W")
+    assert gone == [extension.session_frame(1, extension.CALLER_GONE), b"", b"MDPW02", b"\x05"]
+    broker.session(b"W", 1, b"\x04", address, b"", b"rest")
+    broker.session(b"W", 2, b"\x04", request[4], b"", b"whole")
+    assert broker.answered(b"before") == [(1, Status.PARTIAL, 1, [b"part"])]
+    assert broker.answered(b"after") == [(1, Status.OK, 1, [b"whole"])]
+
+
+def test_an_answer_says_which_try_was_taken_up():
+    """Of a retry that joined, that which it joined; of one that came too late for it, itself."""
+    broker = GmdpBroker()
+    broker.register(b"W", 1)
+    broker.call(b"client", 1)
+    broker.call(b"client", 1, attempt=2)
+    (address, _) = broker.requests(b"W")[1]
+    broker.session(b"W", 1, b"\x04", address, b"", b"first")
+    broker.call(b"client", 1, attempt=3)
+    (address, _) = broker.requests(b"W")[1]
+    broker.session(b"W", 1, b"\x04", address, b"", b"second")
+    broker.call(b"client", 2, service=b"mmi.service", attempt=4)
+    told = [(frame[6], body) for frame, _, _, _, _, *body in broker.take(b"client")]
+    assert told == [(1, [b"first"]), (3, [b"second"]), (4, [b"404"])]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_comes_late_from_an_earlier_try_does_not_call_the_answer_back(streamed):
+    broker = GmdpBroker()
+    broker.call(b"after", 1, nonce=b"n" * 16, attempt=2)
+    broker.register(b"W", 1)
+    ((address, _),) = broker.requests(b"W").values()
+    if streamed:
+        broker.session(b"W", 1, b"\x03", address, b"", b"part")
+    broker.call(b"before", 1, nonce=b"n" * 16, attempt=1)
+    broker.session(b"W", 1, b"\x04", address, b"", b"done")
+    parts = [(1, Status.PARTIAL, 1, [b"part"])] if streamed else []
+    assert broker.answered(b"after") == [*parts, (1, Status.OK, 1, [b"done"])]
+    assert broker.core.counters.drops == {"late_retry": 1}
+
+
+def test_an_id_in_use_asks_no_other_service():
+    broker = GmdpBroker()
+    broker.call(b"client", 1)
+    broker.call(b"client", 1, service=b"other")
+    assert broker.core.counters.drops == {"id_reused": 1}
+    assert broker.core.counters.requests == 1
+
+
+def test_a_cancelled_request_that_runs_frees_its_client_s_account_at_once():
+    broker = GmdpBroker(max_in_flight=1)
+    broker.register(b"W", 1)
+    broker.call(b"client", 1, b"x" * 100)
+    broker.call(b"client", 1, flags=CANCEL)
+    assert broker.core.held_bytes == 0
+    broker.call(b"client", 2)
+    assert broker.core.counters.drops == {}
+    # Its worker was told, and is not given another request before it answers.
+    request, gone = broker.take(b"W")
+    assert gone == [extension.session_frame(1, extension.CALLER_GONE), b"", b"MDPW02", b"\x05"]
+    assert broker.core.queued == 1
+    # If the worker is lost now, nobody wants the request any more.
+    broker.feed(b"W", MDP02.disconnect)
+    assert broker.core.counters.ended == {"cancelled": 1}
+    assert broker.core.counters.redeliveries == 0
+    assert request[-1] == b"x" * 100
+
+
+def test_a_request_of_the_broker_s_own_is_worked_on_and_its_answer_goes_nowhere():
+    broker = GmdpBroker(max_queue_bytes=1000)
+    broker.register(b"W", 1)
+    assert broker.core.inject(b"echo", [b"own", b"request"], broker.now)
+    broker.collect()
+    ((address, body),) = broker.requests(b"W").values()
+    assert body == [b"own", b"request"]
+    broker.session(b"W", 1, b"\x03", address, b"", b"part")
+    broker.session(b"W", 1, b"\x04", address, b"", b"end")
+    assert broker.take(b"") == []
+    assert broker.core.counters.replies == 1
+    assert broker.core.held_bytes == 0
+    assert not broker.core.inject(b"echo", [b"x" * 1001], broker.now)
+    broker.core.drain()
+    assert not broker.core.inject(b"echo", [b"x"], broker.now)
+
+
+def test_each_connection_has_so_many_open_calls_and_no_more():
+    broker = GmdpBroker(max_in_flight=3)
+    for number in range(5):
+        broker.call(b"client", number)
+        broker.ask(MDP02, b"strict", b"%d" % number)
+    assert broker.answered(b"client") == [failed(3, Status.OVERLOADED), failed(4, Status.OVERLOADED)]
+    assert broker.take(b"strict") == []
+    assert broker.core.counters.drops == {"in_flight_full": 4}
+    broker.call(b"client", 0, flags=CANCEL)
+    broker.call(b"client", 6)
+    assert broker.core.counters.drops == {"in_flight_full": 4}
+
+
+def test_S3_who_may_not_call_is_told_if_he_understands_and_dropped_if_not():
+    broker = SecuredBroker()
+    broker.ready(b"w", "worker1")
+    broker.call(b"c", "stranger")
+    assert broker.statuses(b"c") == [Status.NOT_ALLOWED]
+    broker.ask(b"d", "stranger")
+    assert broker.take(b"d") == []
+    broker.call(b"c", "client")
+    assert len(broker.take(b"w")) == 1
+    assert broker.refused() == [Refusal(CALL, "stranger", b"echo", DropReason.NOT_ALLOWED)] * 2
+    assert broker.drops == {"not_allowed": 2}
+    assert list(broker.core.services) == [b"echo"]
+
+
+def test_S3_who_may_not_inspect_is_told_403():
+    """The probe is open to all: else gmdp peers could not be told what is not allowed."""
+    broker = SecuredBroker()
+    broker.ask(b"c", "client", b"echo", service=b"mmi.service")
+    broker.ask(b"c", "client", service=b"mmi.workers")
+    broker.ask(b"c", "client", service=b"mmi.gmdp")
+    assert [frames[3] for frames in broker.take(b"c")] == [b"404", b"403", b"200"]
+    broker.call(b"c", "client", service=b"mmi.workers")
+    assert broker.statuses(b"c") == [Status.NOT_ALLOWED]
+    broker.ask(b"a", "admin", service=b"mmi.workers")
+    broker.ask(b"a", "admin", service=b"mmi.unknown")
+    assert [frames[3] for frames in broker.take(b"a")] == [b"200", b"501"]
+
+
+def test_without_a_policy_everybody_may_everything_but_who_is_revoked():
+    broker = SecuredBroker(policy=None)
+    broker.ready(b"w", "anybody")
+    broker.ask(b"c", "else")
+    assert len(broker.take(b"w")) == 1
+    broker.ready(b"v", REVOKED)
+    assert broker.take(b"v") == [MDP02.disconnect]
+    broker.call(b"d", REVOKED)
+    assert broker.statuses(b"d") == [Status.NOT_ALLOWED]
+    assert {refusal.reason for refusal in broker.refused()} == {DropReason.REVOKED}
+
+
+def test_a_users_requests_are_limited_to_a_rate():
+    """A bucket of a second's worth; others are not touched; time refills it."""
+    broker = SecuredBroker(policy=None, rate=10.0)
+    for number in range(15):
+        broker.call(b"c", "greedy", number)
+    assert broker.statuses(b"c") == [Status.OVERLOADED] * 5
+    assert broker.drops == {"rate_full": 5}
+    assert broker.refused()[0] == Refusal(CALL, "greedy", b"echo", DropReason.RATE_FULL)
+    broker.call(b"d", "modest")
+    assert broker.statuses(b"d") == []
+    broker.advance(0.5)
+    for number in range(20, 30):
+        broker.call(b"e", "greedy", number)
+    assert len(broker.statuses(b"e")) == 5
+
+
+def test_the_requests_of_nobody_in_particular_have_no_rate():
+    broker = SecuredBroker(policy=None, rate=1.0)
+    for number in range(50):
+        broker.call(b"c", "", number)
+    assert broker.statuses(b"c") == []
+
+
+def test_C9_a_retry_joins_its_own_users_request_only():
+    """Whoever guesses a request id gets no answer of another user's."""
+    broker = SecuredBroker(Rules([{"user": "*", "serve": "*", "call": "*"}]))
+    broker.ready(b"w", "worker")
+    broker.call(b"c", "client", 1)
+    frames = broker.take(b"w")[0]
+    identity = extension.request_id(b"c".ljust(16, b"."), 1)
+    for flags in (0, extension.CANCEL):
+        call = extension.call_frame(identity, flags=flags, attempt=2)
+        broker.feed(b"t", [call, b"", b"MDPC02", b"\x01", b"echo", b"x"], "thief")
+    broker.feed(b"w", MDP02.final(frames[2], b"answer"), "worker")
+    assert broker.statuses(b"c") == [Status.OK]
+    assert broker.take(b"t") == []
+
+
+def test_requests_of_the_brokers_own_need_no_right():
+    broker = SecuredBroker()
+    assert broker.core.inject(b"echo", [b"x"], broker.now)
+    broker.core.reconsider(broker.now)
+    broker.ready(b"w", "worker1")
+    assert len(broker.take(b"w")) == 1

@@ -1,0 +1,321 @@
+"""Which workers are registered, and when they are lost."""
+
+import pytest
+from brokers import GmdpBroker, SecuredBroker, busy_worker, counters, every_dialect, lost_heartbeat
+from cores import EXPIRY, INTERVAL, MDP01, MDP02, START, ManualBroker
+
+from gmdp.core.broker.access import SERVE, Rules
+from gmdp.core.broker.decisions import Outgoing, Refusal
+from gmdp.core.broker.reasons import DropReason
+from gmdp.protocol import extension
+
+
+@every_dialect
+@pytest.mark.parametrize("how", ["expires", "disconnects", "unreachable", "second ready", "malformed", "stray reply"])
+def test_W1_however_a_worker_is_lost_its_request_goes_to_the_next_first_in_line(mdp, how):
+    broker = ManualBroker(busy_timeout=60.0, request_ttl=1e6)
+    broker.ready(mdp, b"W1")
+    for body in (b"first", b"second"):
+        broker.ask(mdp, b"client", body)
+    broker.take(b"W1")
+    if how == "expires":
+        broker.advance(60.0)
+    elif how == "unreachable":
+        broker.core.awake(broker.now)
+        broker.advance(INTERVAL)
+        broker.core.send_failed(lost_heartbeat(broker), full=False, now=broker.now)
+        broker.core.caught_up(broker.now)
+    elif how == "malformed":
+        broker.feed(b"W1", [*mdp.heartbeat, b"too many"])
+    else:
+        said = {"disconnects": mdp.disconnect, "second ready": mdp.ready(b"echo")}
+        broker.feed(b"W1", said.get(how, mdp.final(b"not the address", b"x")))
+    broker.ready(mdp, b"W2")
+    address, body = broker.assignment(mdp, b"W2")
+    assert body == [b"first"]
+    broker.feed(b"W2", mdp.final(address, b"answer"))
+    assert broker.answers(mdp, b"client") == [[b"answer"]]
+    assert broker.assignment(mdp, b"W2")[1] == [b"second"]
+    assert counters(broker).redeliveries == 1
+    assert sum(counters(broker).lost_workers.values()) == 1
+
+
+def test_a_heartbeat_to_a_full_peer_is_skipped_to_a_gone_one_tells_of_its_loss():
+    broker = ManualBroker()
+    broker.ready(MDP02, b"W1")
+    broker.core.send_failed(lost_heartbeat(broker), full=True, now=broker.now)
+    assert len(broker.workers) == 1
+    broker.core.send_failed(lost_heartbeat(broker), full=False, now=broker.now)
+    assert broker.core.deadline() <= broker.now  # it is looked at once more, with all that is to be read
+    broker.core.caught_up(broker.now)
+    assert len(broker.workers) == 0
+
+
+@pytest.mark.parametrize("told", ["heartbeat", "request"])
+def test_what_a_worker_that_left_had_said_counts_before_its_loss(told):
+    """ZeroMQ says that a peer is gone while its last messages are still to be read."""
+    broker = ManualBroker(attempts=1)
+    numbers = [b"\x89MDW\x01\x00" + number.to_bytes(4, "big") for number in (1, 2)]
+    for number in numbers:
+        broker.feed(b"W", [number, b"", *MDP02.ready(b"echo")])
+    broker.ask(MDP02, b"client", b"done")
+    ((first, _, *request),) = broker.take(b"W")
+    if told == "request":
+        # A second one does not get there; it is given to another, and that was no attempt.
+        broker.core.feed([b"client", *MDP02.client_request(b"echo", b"next")], broker.now)
+        (outgoing,) = broker.decided()
+    else:
+        (connection,) = broker.core._registry.connections.values()
+        outgoing = Outgoing([b"W"], connection, False)
+    broker.core.send_failed(outgoing, full=False, now=broker.now)
+    broker.core.feed([b"W", first, b"", *MDP02.final(request[MDP02.address_at], b"answer")], broker.now)
+    broker.core.caught_up(broker.now)
+    broker.collect()
+    assert broker.answers(MDP02, b"client") == [[b"answer"]]
+    assert broker.workers == {}
+    assert counters(broker).redeliveries == 0
+    broker.ready(MDP02, b"W2")
+    assert len(broker.take(b"W2")) == (told == "request")
+    assert counters(broker).redeliveries == 0
+
+
+@every_dialect
+def test_W9_a_stranger_is_told_disconnect_once_until_ready_and_not_for_ever(mdp):
+    broker = ManualBroker()
+    said = [mdp.heartbeat, mdp.final(b"a", b"x"), mdp.heartbeat]
+    for frames in said:
+        broker.feed(b"W1", frames)
+    assert broker.take(b"W1") == [mdp.disconnect]
+    assert counters(broker).drops == {"unregistered": 3}
+    broker.ready(mdp, b"W1")
+    broker.ask(mdp, b"client", b"x")
+    assert broker.assignment(mdp, b"W1")[1] == [b"x"]
+    broker.feed(b"W2", mdp.heartbeat)
+    broker.now += EXPIRY + 0.1
+    broker.feed(b"W2", mdp.heartbeat)
+    assert broker.take(b"W2") == [mdp.disconnect] * 2
+
+
+def test_W9_the_memory_of_strangers_is_bounded(monkeypatch):
+    monkeypatch.setattr("gmdp.core.broker.registry.MAX_REJECTED", 10)
+    broker = ManualBroker()
+    for number in range(1000):
+        broker.feed(b"%d" % number, MDP02.heartbeat)
+    assert len(broker.core._registry._rejected) == 10
+    broker.now += EXPIRY + 0.1
+    broker.feed(b"one more", MDP02.heartbeat)
+    assert len(broker.core._registry._rejected) == 1
+
+
+def test_W11_ready_for_the_management_namespace():
+    broker = ManualBroker()
+    broker.feed(b"W1", MDP02.ready(b"mmi.service"))
+    assert broker.take(b"W1") == [MDP02.disconnect]
+    broker.ask(MDP02, b"client", b"mmi.service", service=b"mmi.service")
+    assert broker.answers(MDP02, b"client", service=b"mmi.service") == [[b"404"]]
+
+
+@pytest.mark.parametrize("dead", [{0}, {4}, {2}, {0, 1, 4}, {0, 1, 2, 3, 4}, set()])
+def test_W14_every_dead_worker_is_purged_and_no_live_one(dead):
+    broker = ManualBroker()
+    names = [b"W%d" % number for number in range(5)]
+    broker.ready(MDP02, *names)
+    for _ in range(4):
+        broker.advance(INTERVAL)
+        for number, name in enumerate(names):
+            if number not in dead:
+                broker.feed(name, MDP02.heartbeat)
+    assert set(broker.workers) == {name for number, name in enumerate(names) if number not in dead}
+    alive = [name for number, name in enumerate(names) if number not in dead]
+    for name in alive:
+        broker.take(name)
+    for _ in alive:
+        broker.ask(MDP02, b"client", b"x")
+    assert [len(broker.take(name)) for name in alive] == [1] * len(alive)
+
+
+def test_a_worker_never_heard_while_busy_gets_the_busy_timeout():
+    broker = ManualBroker(busy_timeout=100.0)
+    busy_worker(broker)
+    broker.advance(99.9)
+    assert b"W1" in broker.workers
+    broker.advance(0.2)
+    assert counters(broker).lost_workers == {"expired": 1}
+
+
+def test_a_heartbeat_sent_before_the_work_began_does_not_tell_how_the_worker_works():
+    broker = ManualBroker(busy_timeout=100.0)
+    busy_worker(broker)
+    broker.advance(INTERVAL / 2)
+    broker.feed(b"W1", MDP02.heartbeat)
+    broker.advance(90.0)
+    assert b"W1" in broker.workers
+
+
+def test_a_worker_once_heard_while_busy_gets_the_normal_expiry_from_then_on():
+    broker = ManualBroker(busy_timeout=100.0)
+    address, _ = busy_worker(broker)
+    for _ in range(8):
+        broker.advance(INTERVAL)
+        broker.feed(b"W1", MDP02.heartbeat)
+    broker.feed(b"W1", MDP02.final(address, b"answer"))
+    broker.ask(MDP02, b"client", b"y")
+    broker.advance(EXPIRY - 0.1)
+    assert b"W1" in broker.workers
+    broker.advance(0.2)
+    assert counters(broker).lost_workers == {"expired": 1}
+
+
+def test_each_partial_starts_a_silent_workers_time_anew():
+    broker = ManualBroker(busy_timeout=20.0)
+    address, _ = busy_worker(broker)
+    for _ in range(5):
+        broker.advance(15.0)
+        broker.feed(b"W1", MDP02.partial(address, b"part"))
+    assert b"W1" in broker.workers
+
+
+def test_the_busy_timeout_may_differ_per_service():
+    broker = ManualBroker(busy_timeout=100.0, services={"ech?": {"busy_timeout": 10.0}})
+    busy_worker(broker)
+    broker.advance(10.1)
+    assert counters(broker).lost_workers == {"expired": 1}
+
+
+def test_B11_after_a_gap_nobody_is_lost_before_the_socket_was_read():
+    broker = ManualBroker()
+    broker.ready(MDP02, b"W1")
+    broker.now += 10 * EXPIRY
+    broker.core.awake(broker.now)
+    broker.core.tick(broker.now)
+    assert b"W1" in broker.workers
+    broker.core.feed([b"W1", *MDP02.heartbeat], broker.now)
+    broker.core.caught_up(broker.now)
+    broker.core.tick(broker.now)
+    assert b"W1" in broker.workers
+    # And who said nothing meanwhile is lost soon after.
+    broker.advance(EXPIRY + INTERVAL)
+    assert broker.workers == {}
+
+
+def test_a_flooded_socket_that_is_never_empty_does_not_keep_the_dead():
+    broker = ManualBroker()
+    broker.ready(MDP02, b"W1")
+    for _ in range(200):
+        broker.now += 0.1
+        broker.core.awake(broker.now)
+        broker.core.feed([b"client", *MDP02.client_request(b"nobody", b"x")], broker.now)
+        broker.core.tick(broker.now)
+    assert counters(broker).lost_workers == {"expired": 1}
+
+
+def test_workers_are_bounded():
+    broker = ManualBroker(max_workers=2)
+    broker.ready(MDP02, b"W1", b"W2", b"W3")
+    assert broker.take(b"W3") == [MDP02.disconnect]
+    assert counters(broker).drops == {"workers_full": 1}
+    broker.feed(b"W1", MDP02.disconnect)
+    broker.ready(MDP02, b"W3")
+    assert set(broker.workers) == {b"W2", b"W3"}
+
+
+def test_W2_a_silent_connection_is_lost_with_all_its_sessions_busy_or_not():
+    broker = GmdpBroker(busy_timeout=900.0)
+    broker.register(b"W", *range(1, 6))
+    for number in range(3):
+        broker.call(b"client", number)
+    broker.take(b"W")
+    broker.advance(EXPIRY)
+    assert broker.core.worker_count == 0
+    assert broker.core.counters.lost_workers == {"expired": 5}
+    assert broker.core.queued == 3
+    # Thawed, it speaks: it is told DISCONNECT, once, on the connection.
+    broker.take(b"W")
+    for number in range(1, 4):
+        broker.session(b"W", number, b"\x05")
+    assert broker.take(b"W") == [MDP02.disconnect]
+    assert broker.core.counters.drops == {"unregistered": 3}
+
+
+def test_one_session_s_heartbeat_is_all_sessions():
+    broker = GmdpBroker()
+    broker.register(b"W", 1, 2, 3)
+    for _ in range(10):
+        broker.advance(INTERVAL)
+        broker.session(b"W", 2, b"\x05")
+    assert broker.core.worker_count == 3
+    assert broker.now == START + 10 * INTERVAL
+
+
+def test_a_connection_without_sessions_is_forgotten_when_it_is_silent():
+    broker = GmdpBroker()
+    broker.register(b"W", 1)
+    broker.session(b"W", 1, b"\x06")
+    assert len(broker.core._registry.connections) == 1
+    broker.advance(EXPIRY)
+    assert not broker.core._registry.connections
+    assert broker.core.counters.lost_workers == {"disconnect": 1}
+
+
+def test_W16_sessions_that_come_and_go_leave_nothing():
+    broker = GmdpBroker()
+    for number in range(1, 10_001):
+        broker.session(b"W", number, b"\x01", b"echo")
+        broker.session(b"W", number, b"\x06")
+    broker.feed(b"W", MDP02.disconnect)
+    core = broker.core
+    assert (core.worker_count, len(core.services), len(core._state.timers)) == (0, 0, 0)
+    assert not core._registry.connections
+    assert core.counters.registrations == 10_000
+
+
+@pytest.mark.parametrize("mdp", [MDP01, MDP02])
+def test_S3_who_may_not_serve_is_told_disconnect(mdp):
+    broker = SecuredBroker()
+    broker.ready(b"w", "client", mdp=mdp)
+    assert broker.take(b"w") == [mdp.disconnect]
+    assert broker.refused() == [Refusal(SERVE, "client", b"echo", DropReason.NOT_ALLOWED)]
+    assert (broker.drops, broker.workers) == ({"not_allowed": 1}, {})
+    broker.ready(b"w", "worker1", service=b"echo", mdp=mdp)
+    assert list(broker.workers) == [b"w"]
+    assert broker.refused() == []
+
+
+def test_S3_a_session_that_may_not_serve_is_told_and_the_connection_stands():
+    broker = SecuredBroker(Rules([{"user": "w", "serve": "echo"}]))
+    first, second = extension.session_frame(1), extension.session_frame(2)
+    broker.feed(b"w", [first, b"", b"MDPW02", b"\x01", b"echo"], "w")
+    broker.feed(b"w", [second, b"", b"MDPW02", b"\x01", b"other"], "w")
+    assert broker.take(b"w") == [[second, b"", b"MDPW02", b"\x06"]]
+    assert list(broker.workers) == [(b"w", first)]
+
+
+def test_S8_a_newcomer_is_not_taken_for_one_that_was_told_before():
+    """It hears DISCONNECT as any stranger does, though the one before under its routing id has heard it."""
+    broker = SecuredBroker()
+    for user in ("one", "two"):
+        for _ in range(2):
+            broker.feed(b"x", MDP02.heartbeat, user)
+        assert broker.take(b"x") == [MDP02.disconnect]
+
+
+def test_a_user_may_register_so_many_workers_and_a_connection_has_so_many_sessions():
+    broker = SecuredBroker(policy=None, max_user_workers=3)
+    for number in range(5):
+        broker.feed(b"w", [b"stack %d" % number, b"", *MDP02.ready(b"echo")] if number else MDP02.ready(b"echo"), "one")
+    assert len(broker.workers) == 3
+    assert broker.drops == {"user_workers_full": 2}
+    broker.ready(b"v", "two")
+    assert len(broker.workers) == 4
+    broker.feed(b"w", MDP02.disconnect, "one")
+    broker.ready(b"x", "one")
+    assert len(broker.workers) == 4
+
+
+def test_a_connection_has_no_more_sessions_than_were_offered():
+    broker = ManualBroker()
+    most = broker.core.about.max_sessions
+    for number in range(1, most + 3):
+        broker.feed(b"w", [extension.session_frame(number), b"", b"MDPW02", b"\x01", b"echo"])
+    assert len(broker.workers) == most
+    assert broker.core.counters.drops == {"sessions_full": 2}
