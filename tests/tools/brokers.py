@@ -51,20 +51,20 @@ class GmdpBroker(ManualBroker):
             self.session(peer, number, b"\x01", service)
 
     def requests(self, peer):
-        """What the sessions of `peer` were given: number -> (token, body); nothing else was sent to it."""
-        given = {}
+        """The requests of the sessions of `peer`: number -> (token, body); nothing else was sent to it."""
+        requests = {}
         for frame, _, _, code, address, _, *body in self.take(peer):
             assert code == b"\x02"
-            given[extension.read_session(frame)[1]] = (address, body)
-        return given
+            requests[extension.read_session(frame)[1]] = (address, body)
+        return requests
 
     def answered(self, peer):
-        """What `peer` was told: (call's number, status, attempts, body)."""
-        told = []
+        """The answers that `peer` got: (call's number, status, attempts, body)."""
+        answers = []
         for frame, _, _, _, _, *body in self.take(peer):
             call = extension.read_call(frame)
-            told.append((int.from_bytes(call.id[16:], "big"), Status(call.status), call.attempt, body))
-        return told
+            answers.append((int.from_bytes(call.id[16:], "big"), Status(call.status), call.attempt, body))
+        return answers
 
     def letters(self):
         events, self.events = self.events, []
@@ -83,7 +83,7 @@ def self_address(broker):
 
 
 class BoundedSocket:
-    """What the owner does: it sends, and some peers have room for so many messages only."""
+    """Sends as the owner does; some peers have room for so many messages only."""
 
     def __init__(self, broker):
         self.broker = broker
@@ -106,7 +106,7 @@ class BoundedSocket:
                 self.sent.append(outgoing.frames)
 
     def bodies(self, peer):
-        """The last frames of what `peer` got since the last time."""
+        """The last frames of the messages that `peer` got since the last time."""
         mine = [frames[-1] for frames in self.sent if frames[0] == peer]
         self.sent = [frames for frames in self.sent if frames[0] != peer]
         return mine
@@ -169,11 +169,11 @@ class SecuredBroker(ManualBroker):
         self.feed(peer, [call, b"", b"MDPC02", b"\x01", service, b"x"], user)
 
     def statuses(self, peer):
-        """What a gmdp client was told."""
+        """The statuses that a gmdp client got."""
         return [Status(extension.read_call(frames[0]).status) for frames in self.take(peer)]
 
     def refused(self):
-        """What is to be told of refusals, since the last time."""
+        """The refusals since the last time."""
         return self.core.take_refusals()
 
     @property

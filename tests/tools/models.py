@@ -122,14 +122,14 @@ def as_frames(routing_id, message):
     """A message of :func:`valid_messages` as a ROUTER socket gives it."""
     dialect, stack, kind, subject, body = message
     if kind == "request":
-        said = client_request(dialect, subject, body)
+        frames = client_request(dialect, subject, body)
     elif kind == "READY":
-        said = worker_command(dialect, kind, subject)
+        frames = worker_command(dialect, kind, subject)
     elif kind in ("PARTIAL", "FINAL"):
-        said = worker_command(dialect, kind, subject, b"", *body)
+        frames = worker_command(dialect, kind, subject, b"", *body)
     else:
-        said = worker_command(dialect, kind)
-    return [routing_id, *stack, *said]
+        frames = worker_command(dialect, kind)
+    return [routing_id, *stack, *frames]
 
 
 @st.composite
@@ -667,7 +667,7 @@ class BrokerModel:
         if isinstance(target, ModelWorker):
             registered = self.workers.get(target.key) is target
             if registered and (expected.essential or not full):
-                # It is lost when all it has said was read; what did not get there was no attempt.
+                # It is lost when all it has frames was read; what did not get there was no attempt.
                 unsent = self.unreachable.setdefault(target.key, [])
                 if expected.essential and target.request is not None:
                     unsent.append(target.request)

@@ -47,7 +47,7 @@ MUTATIONS = {
         "elif request.attempts >= request.service.options.attempts:",
         "elif request.attempts >= 1e9:",
     ),
-    "an answer of which a part went out is run again": Mutation(
+    "a request of whose answer a part went out is run again": Mutation(
         "core.broker.delivery", "elif request.partial_sent:", "elif False:"
     ),
     "suspects are not kept apart": Mutation(
@@ -56,7 +56,7 @@ MUTATIONS = {
     "a suspect goes to any idle worker": Mutation(
         "core.broker.delivery", "if worker.connection.suspect is None:", "if True:"
     ),
-    "requests whose caller has given up are delivered again": Mutation(
+    "requests whose caller's time is up are delivered again": Mutation(
         "core.broker.delivery", "elif now >= request.deadline:", "elif False:"
     ),
     "a request that is to fail without a worker waits": Mutation(
@@ -67,14 +67,14 @@ MUTATIONS = {
     "a queue without a bound": Mutation(
         "core.broker.delivery", "if queue.length > service.options.max_queue:", "if False:"
     ),
-    "what is queued never expires": Mutation(
+    "queued requests never expire": Mutation(
         "core.broker.delivery",
         "self._state.timers.arm(request, until if until < request.deadline else request.deadline)",
         "self._state.timers.arm(request, 1e9)",
     ),
     "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = None\n", ""),
-    # The broker: workers
-    "the token is not looked at": Mutation(
+    # The broker: registry and conversation
+    "the token is not compared": Mutation(
         "core.broker.conversation",
         "if request is not None and message.subject[: token.PREFIX_SIZE] == worker.token:",
         "if request is not None:",
@@ -86,11 +86,13 @@ MUTATIONS = {
         "            lost_at = now + 1000\n"
         "        if now >= lost_at:\n",
     ),
-    "expiry before what waits was read": Mutation("core.broker.registry", "if gap.may_judge(now):", "if True:"),
-    "a stranger is told DISCONNECT again and again": Mutation(
+    "workers expire before their messages are read": Mutation(
+        "core.broker.registry", "if gap.may_judge(now):", "if True:"
+    ),
+    "an unregistered peer hears DISCONNECT again and again": Mutation(
         "core.broker.registry", "self._rejected.get(key, now) <= now", "True"
     ),
-    "a retired session is told DISCONNECT": Mutation(
+    "a retired session hears DISCONNECT": Mutation(
         "core.broker.conversation",
         "self._state.counters.count_drop(DropReason.RETIRED_SESSION)",
         "self._registry.send_disconnect((*connection.address, message.extra), connection.dialect)",
@@ -122,7 +124,7 @@ MUTATIONS = {
         "if worker is not None and message.command is Command.DISCONNECT:",
         "if False:",
     ),
-    # The broker: clients and replies
+    # The broker: intake, replies, accounts and backlogs
     "a retry runs beside the first try": Mutation(
         "core.broker.intake",
         "if call is not None and identity in accounts.calls and self._join(",
@@ -146,18 +148,18 @@ MUTATIONS = {
         "            if client.backlog is None:\n                self._state.outbox.append(outgoing)",
         "            if True:\n                self._state.outbox.append(outgoing)",
     ),
-    "what a slow client does not read is kept without a bound": Mutation(
+    "a slow client's backlog has no bound": Mutation(
         "core.broker.backlogs", "        if not self._accounts.has_room(backlog.client, size):", "        if False:"
     ),
-    "what a client holds is never given back": Mutation(
+    "the bytes of a client are never released": Mutation(
         "core.broker.accounts",
         "        self._state.held_bytes -= size\n        request.body = []",
         "        request.body = []",
     ),
-    "parts of an answer are joined the wrong way round": Mutation(
+    "the parts of an answer are joined in the wrong order": Mutation(
         "core.broker.conversation", "body = request.joined_parts + body", "body = body + request.joined_parts"
     ),
-    "a turn is no turn: one client's lane is served until it is empty": Mutation(
+    "one client's lane is served until it is empty": Mutation(
         "core.broker.fairqueue",
         "            lanes[key] = lane\n        self.length -= 1\n        self._counts[NORMAL_PRIORITY] -= 1\n",
         "            lanes[key] = lane\n            lanes.move_to_end(key, last=False)\n"
@@ -212,7 +214,7 @@ MUTATIONS = {
     "a connection to a broker that stops is used on": Mutation(
         "core.peer.client", "            self._stop_using(connection, now, jitter)\n", "            pass\n"
     ),
-    "after a loss nobody connects again": Mutation(
+    "after a loss no connection is opened again": Mutation(
         "core.peer.connector", "        self._open_at = open_at\n", "        self._open_at = 1e9\n"
     ),
     "a silent probe is waited for without end": Mutation(
@@ -273,7 +275,7 @@ def child(name: str) -> int:
 
 
 def hunt(name: str) -> tuple[str, int, str]:
-    """(name, seed that found it or -1, what it said), from a process of its own."""
+    """(name, number of the seed that found it or -1, its message), from a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
     command = [sys.executable, __file__, "--child", name]
     try:
@@ -282,8 +284,8 @@ def hunt(name: str) -> tuple[str, int, str]:
         return name, -1, f"no end within {PATIENCE} s"
     if ended.returncode:
         return name, -1, ended.stderr.strip().splitlines()[-1]
-    seed, _, said = ended.stdout.strip().splitlines()[-1].partition(" ")
-    return name, int(seed), said
+    seed, _, message = ended.stdout.strip().splitlines()[-1].partition(" ")
+    return name, int(seed), message
 
 
 def main(names: list[str]) -> int:
@@ -293,9 +295,9 @@ def main(names: list[str]) -> int:
     missed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         hunts = [pool.submit(hunt, name) for name in names or MUTATIONS]
-        for name, seed, said in (hunt.result() for hunt in as_completed(hunts)):
+        for name, seed, message in (hunt.result() for hunt in as_completed(hunts)):
             missed += seed < 0
-            print(f"{'NOT FOUND' if seed < 0 else f'seed {seed:4}'}  {name}: {said}", flush=True)
+            print(f"{'NOT FOUND' if seed < 0 else f'seed {seed:4}'}  {name}: {message}", flush=True)
     print(f"{len(names or MUTATIONS) - missed} of {len(names or MUTATIONS)} found")
     return 1 if missed else 0
 

@@ -75,15 +75,15 @@ def test_a_worker_s_commands_are_read_by_the_broker(dialect, data, stack, servic
     if not may_stand_before(dialect, stack):
         stack = ()
     name = data.draw(st.sampled_from([name for name in worker_commands(dialect) if name != "REQUEST"]))
-    rest, subject, told = [], b"", []
+    rest, subject, body_read = [], b"", []
     if name == "READY":
         rest, subject = [service], service
     elif name in ("PARTIAL", "FINAL"):
-        rest, subject, told = [address, b"", *body], address, body
+        rest, subject, body_read = [address, b"", *body], address, body
     built = dialect.worker(KINDS[name], *rest)
     assert built == worker_command(dialect, name, *rest)
     parsed = wire.parse([b"routing id", *stack, *built])
-    assert parsed == (KINDS[name], dialect, False, stack, subject, told, b"")
+    assert parsed == (KINDS[name], dialect, False, stack, subject, body_read, b"")
 
 
 @STEADY
@@ -117,10 +117,10 @@ def test_no_peer_reads_another_dialect(mine, other, name, service, body):
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_return_address_has_up_to_eight_frames(dialect):
-    said = worker_command(dialect, "HEARTBEAT")
+    heartbeat = worker_command(dialect, "HEARTBEAT")
     for count in range(1, 12):
         stack = tuple(b"hop %d" % hop for hop in range(count))
-        parsed = wire.parse([b"id", *stack, *said])
+        parsed = wire.parse([b"id", *stack, *heartbeat])
         if dialect is RFC18 or count > 8:
             assert parsed is None
         else:
@@ -192,9 +192,9 @@ def test_clients_and_workers_read_or_refuse_any_frames(dialect, frames):
     if reply is not None:
         command, service, body = reply
         assert dialect.reply(service, body, command is Command.FINAL) == frames
-    told = dialect.parse_for_worker(frames)
-    if told is not None:
-        command, address, body = told
+    parsed = dialect.parse_for_worker(frames)
+    if parsed is not None:
+        command, address, body = parsed
         rest = [address, b"", *body] if command is Command.REQUEST else []
         assert dialect.worker(command, *rest) == frames
 
@@ -378,11 +378,11 @@ def test_a_worker_reads_or_counts_any_frames(dialect, state, frames):
     elif dialect.parse_for_worker(frames) is None:
         assert core.counters.malformed == 1
     else:
-        told = dialect.parse_for_worker(frames)[0]
-        again = told is Command.REQUEST and state is SessionState.BUSY
+        command = dialect.parse_for_worker(frames)[0]
+        again = command is Command.REQUEST and state is SessionState.BUSY
         assert core.counters.malformed == (1 if again else 0)
-        expected = SessionState.DETACHED if again or told is Command.DISCONNECT else state
-        assert session.state is (SessionState.BUSY if told is Command.REQUEST and not again else expected)
+        expected = SessionState.DETACHED if again or command is Command.DISCONNECT else state
+        assert session.state is (SessionState.BUSY if command is Command.REQUEST and not again else expected)
 
 
 @settings(STEADY, max_examples=400)

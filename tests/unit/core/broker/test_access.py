@@ -46,7 +46,7 @@ def test_a_key_as_a_user_is_no_pattern():
         ([{"user": "a", "call": ["*", b"x"]}], "call must be a pattern"),
     ],
 )
-def test_wrong_rules_are_told(tables, message):
+def test_wrong_rules_are_refused(tables, message):
     with pytest.raises(ValueError, match=message):
         Rules(tables)
 
@@ -70,7 +70,7 @@ def test_a_policy_is_asked_once_for_each_user_action_and_service():
     assert len(asked) == 4
 
 
-def test_what_is_remembered_is_bounded(monkeypatch):
+def test_the_remembered_answers_are_bounded(monkeypatch):
     monkeypatch.setattr(access, "MAX_REMEMBERED", 10)
     monkeypatch.setattr(rates, "MAX_REMEMBERED", 10)
     rights = Access(None, 1.0)
@@ -88,7 +88,7 @@ def test_a_policy_that_does_not_know_is_asked_again():
     assert [rights.allows("alice", CALL, b"echo") for _ in range(4)] == [False, False, True, True]
 
 
-def test_a_user_without_rights_does_not_get_the_policy_asked_without_end():
+def test_a_user_without_rights_cannot_have_the_policy_asked_without_end():
     """What is not allowed takes from the rate, too, for calls and for registrations."""
     asked = []
     broker = SecuredBroker(lambda *what: bool(asked.append(what)), rate=10.0)

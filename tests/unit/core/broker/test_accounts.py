@@ -30,13 +30,13 @@ def test_a_user_s_connections_share_one_account_of_bytes_and_one_turn():
     broker.call(b"bob", 1, b"x" * 100, user="bob")
     assert broker.core.held_bytes == 600
     broker.register(b"W", 1, 2)
-    given = broker.requests(b"W")
-    assert len(given) == 2
+    requests = broker.requests(b"W")
+    assert len(requests) == 2
     # One of each: alice's four others wait.
     owners = {request.worker.session: request.user for request in running(broker)}
     assert sorted(owners.values()) == ["alice", "bob"]
     broker.advance(100.0)
-    for number, (address, _) in given.items():
+    for number, (address, _) in requests.items():
         broker.session(b"W", number, b"\x04", address, b"", b"")
     assert not broker.core._accounts.users or broker.core.held_bytes
 

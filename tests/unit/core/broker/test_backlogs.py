@@ -75,7 +75,7 @@ def test_B3_answers_wait_in_order_until_the_client_reads():
     assert not broker.core._accounts.clients
 
 
-def test_B3_past_its_bytes_a_slow_client_s_calls_end_and_it_is_told_so():
+def test_B3_past_its_bytes_a_slow_client_s_calls_end_as_overloaded():
     broker = SlowBroker(max_queue_bytes=10_000)
     broker.register(b"W", *range(1, 21))
     broker.socket.room[b"slow"] = 0
@@ -87,13 +87,13 @@ def test_B3_past_its_bytes_a_slow_client_s_calls_end_and_it_is_told_so():
     assert 10_000 * 2 / 3 < broker.core.held_bytes < 10_000 * 2 / 3 + 500
     del broker.socket.room[b"slow"]
     broker.advance(1.0)
-    told = broker.answered(b"slow")
-    assert [status for _, status, _, _ in told] == [Status.OK] * 3 + [Status.OVERLOADED] * 6
-    assert len({number for number, *_ in told}) == 9
+    answers = broker.answered(b"slow")
+    assert [status for _, status, _, _ in answers] == [Status.OK] * 3 + [Status.OVERLOADED] * 6
+    assert len({number for number, *_ in answers}) == 9
     assert broker.core.held_bytes == 0
 
 
-def test_B3_news_for_a_slow_client_stays_within_the_bound_too():
+def test_B3_statuses_for_a_slow_client_stay_within_the_bound_too():
     """It may hold more for news than for answers, but nothing that is not free."""
     broker = SlowBroker(max_queue_bytes=1_000)
     broker.register(b"W", 1)
@@ -132,7 +132,7 @@ def test_B3_the_backlog_of_a_client_that_is_gone_is_dropped():
     assert (now.backlogs, now.queued_bytes, now.drops) == (0, 0, {"client_gone": 3})
 
 
-def test_B3_what_nobody_waits_for_any_more_is_dropped_from_the_backlog():
+def test_B3_abandoned_answers_are_dropped_from_the_backlog():
     broker = SlowBroker()
     broker.register(b"W", 1, 2, 3)
     broker.socket.room[b"slow"] = 0

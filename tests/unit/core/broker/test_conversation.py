@@ -39,7 +39,7 @@ def test_W10_disconnect_is_a_clean_removal(mdp, when):
 
 @every_dialect
 @pytest.mark.parametrize("forged", ["the client's identity", "another worker's token", "an earlier token", "a guess"])
-def test_W12_a_reply_to_something_else_reaches_nobody(mdp, forged):
+def test_W12_a_reply_to_another_request_reaches_no_client(mdp, forged):
     broker = ManualBroker()
     broker.ready(mdp, b"W1", b"W2")
     broker.ask(mdp, b"victim", b"x")
@@ -93,11 +93,11 @@ def test_W12_a_session_s_token_is_no_use_to_its_neighbour():
     broker.register(b"W", 1, 2)
     for number in (1, 2):
         broker.call(b"client", number, b"%d" % number)
-    given = broker.requests(b"W")
-    broker.session(b"W", 1, b"\x04", given[2][0], b"", b"forged")
+    requests = broker.requests(b"W")
+    broker.session(b"W", 1, b"\x04", requests[2][0], b"", b"forged")
     assert broker.take(b"W")[0] == [extension.session_frame(1), b"", b"MDPW02", b"\x06"]
     assert broker.answered(b"client") == []
-    broker.session(b"W", 2, b"\x04", given[2][0], b"", b"right")
+    broker.session(b"W", 2, b"\x04", requests[2][0], b"", b"right")
     assert broker.answered(b"client") == [(2, Status.OK, 1, [b"right"])]
 
 

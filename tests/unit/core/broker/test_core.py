@@ -97,12 +97,14 @@ def test_S8_a_worker_under_anothers_routing_id_gets_nothing_of_it():
     assert broker.take(b"v")[0][-1] == b"secret"
 
 
-@pytest.mark.parametrize("said", [MDP02.heartbeat, MDP02.client_request(b"echo", b"x"), [b"junk"], [b"a", b"b", b"c"]])
-def test_S8_any_message_of_another_user_voids_what_there_was(said):
-    """Also one that a worker could not send, or nobody."""
+@pytest.mark.parametrize(
+    "message", [MDP02.heartbeat, MDP02.client_request(b"echo", b"x"), [b"junk"], [b"a", b"b", b"c"]]
+)
+def test_S8_any_message_of_another_user_ends_the_old_connection(message):
+    """Also a message that no worker could send, or no peer at all."""
     broker = SecuredBroker(Rules([{"user": "*", "serve": "*", "call": "*"}]))
     broker.ready(b"x", "one")
-    broker.feed(b"x", said, "two")
+    broker.feed(b"x", message, "two")
     assert broker.workers == {}
     broker.ask(b"c", "three", b"secret")
     assert not any(b"secret" in frames for frames in broker.take(b"x"))
@@ -125,8 +127,8 @@ def test_S8_the_same_user_goes_on_under_its_routing_id():
     assert broker.answers(MDP02, b"c") == [[b"answer"]]
 
 
-def test_who_spoke_under_which_routing_id_is_remembered_as_long_as_it_matters(monkeypatch):
-    """A million connections leave nothing; whoever holds something is not forgotten."""
+def test_the_user_of_a_routing_id_is_remembered_as_long_as_it_matters(monkeypatch):
+    """A million connections leave nothing; a peer that holds something is not forgotten."""
     monkeypatch.setattr("gmdp.core.broker.core.SWEEP_AT", 100)
     broker = SecuredBroker(Rules([{"user": "*", "serve": "*", "call": "*"}]))
     broker.core._sweep_at = 100
@@ -141,8 +143,8 @@ def test_who_spoke_under_which_routing_id_is_remembered_as_long_as_it_matters(mo
     assert broker.core._accounts.clients == {}
 
 
-def test_S6_what_a_revoked_user_has_open_is_ended():
-    """DISCONNECT to its workers, not allowed to its calls, queued or running; nobody else notices."""
+def test_S6_the_open_requests_of_a_revoked_user_are_ended():
+    """Its workers hear DISCONNECT; its calls, queued or running, end as not allowed; no other peer notices."""
     broker = SecuredBroker(policy=None)
     broker.ready(b"w", "leaver")
     broker.ready(b"v", "stayer", service=b"other")
@@ -165,8 +167,8 @@ def test_S6_what_a_revoked_user_has_open_is_ended():
     assert len(broker.take(b"u")) == 1  # what the leaver had
 
 
-def test_S6_a_connection_whose_key_is_not_valid_any_more_may_nothing():
-    """Its messages come under no user: the next one voids what it holds, whatever was said before."""
+def test_S6_a_connection_whose_key_is_not_valid_any_more_may_do_nothing():
+    """Its messages come under no user: the next one ends all that it holds."""
     broker = SecuredBroker(policy=None)
     broker.ready(b"w", "leaver")
     broker.feed(b"w", MDP02.heartbeat, REVOKED)
@@ -184,7 +186,7 @@ def test_a_policy_that_changed_its_mind_is_heard_when_it_is_reconsidered():
     broker.call(b"c", "client", 2)
     allowed.discard(("client", b"echo"))
     broker.call(b"c", "client", 3)
-    assert broker.statuses(b"c") == []  # what it said once is remembered
+    assert broker.statuses(b"c") == []  # what it message once is remembered
     broker.core.reconsider(broker.now)
     broker.collect()
     assert broker.statuses(b"c") == [Status.NOT_ALLOWED] * 3
@@ -196,7 +198,7 @@ def test_a_policy_that_changed_its_mind_is_heard_when_it_is_reconsidered():
     assert broker.core.statistics(broker.now).ended == {"not_allowed": 3}
 
 
-def test_S8_whoever_takes_the_routing_id_of_one_that_left_gets_nothing_that_comes_later():
+def test_S8_a_peer_that_takes_the_routing_id_of_a_closed_connection_gets_no_later_answer():
     """The broker hears that the connection is closed before it gives the worker anything more."""
     broker = SecuredBroker()
     broker.ready(b"w", "worker1")

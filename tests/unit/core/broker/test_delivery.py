@@ -9,7 +9,7 @@ from gmdp.protocol import extension, token
 from gmdp.protocol.extension import FAIL_WITHOUT_WORKER, Status
 
 
-def test_a_request_that_never_reached_anybody_was_no_attempt():
+def test_a_request_that_never_reached_a_worker_was_no_attempt():
     """A row of dead workers does not use up a request's attempts."""
     broker = ManualBroker(attempts=1)
     for number in range(5):
@@ -92,7 +92,7 @@ def test_C8_one_clients_flood_does_not_shut_out_another():
     assert left[-1] == b"98"
 
 
-def test_a_request_whose_time_is_up_is_not_handed_out_before_the_tick_either():
+def test_a_request_whose_time_is_up_is_not_delivered_before_the_tick_either():
     broker = ManualBroker(request_ttl=10.0)
     broker.ask(MDP02, b"client", b"late")
     broker.now += 60.0
@@ -115,15 +115,15 @@ def test_W5_a_connection_that_is_lost_makes_suspects_and_each_has_at_most_one():
     broker.call(b"client", 7, b"fresh")
     assert [body for _, body in broker.requests(b"second").values()] == [[b"fresh"]]
     broker.register(b"third", 1, 2)
-    given = broker.requests(b"third")
-    assert [body for _, body in given.values()] == [[b"1"]]
-    assert token.read(given[1][0]).attempt == 2
+    requests = broker.requests(b"third")
+    assert [body for _, body in requests.values()] == [[b"1"]]
+    assert token.read(requests[1][0]).attempt == 2
     # When a suspect is answered its connection may have the next, on whichever session is idle.
-    broker.session(b"third", 1, b"\x04", given[1][0], b"", b"done")
+    broker.session(b"third", 1, b"\x04", requests[1][0], b"", b"done")
     assert [body for _, body in broker.requests(b"third").values()] == [[b"2"]]
 
 
-def test_W5_when_the_session_that_has_the_suspect_leaves_another_may_have_the_next():
+def test_W5_when_the_session_that_has_the_suspect_ends_another_may_have_the_next():
     """Not only when it is answered: the connection stands, and an idle session of it waits for nothing else."""
     broker = GmdpBroker(attempts=9)
     for number in range(2):
@@ -145,8 +145,8 @@ def test_W5_an_innocent_request_survives_any_number_of_poisoned_ones_on_its_conn
     for number in range(3):
         peer = b"W%d" % number
         broker.register(peer, 1, 2)
-        given = broker.requests(peer)
-        bodies = [body for _, body in given.values()]
+        requests = broker.requests(peer)
+        bodies = [body for _, body in requests.values()]
         assert [b"poison"] in bodies
         assert number == 0 or [b"innocent"] not in bodies
         broker.feed(peer, MDP02.disconnect)
@@ -171,7 +171,7 @@ def test_requests_lost_together_come_back_in_their_order():
 
 
 @pytest.mark.parametrize("flags", [0, extension.LAST], ids=["suspects", "never ran"])
-def test_requests_given_back_one_after_the_other_go_in_the_order_in_which_they_came(flags):
+def test_requests_given_back_one_by_one_go_in_the_order_in_which_they_came(flags):
     """Whoever is lost first: the client that asked for one thing before another gets it first."""
     broker = GmdpBroker()
     for number in range(5):
@@ -192,10 +192,10 @@ def test_after_the_deadline_nothing_is_delivered_again_and_no_reply_is_sent():
     broker.register(b"W", 1, 2)
     broker.call(b"client", 1, time_left=4.0)
     broker.call(b"client", 2, time_left=4.0)
-    given = broker.requests(b"W")
-    assert token.read(given[1][0]).time_left == 4.0
+    requests = broker.requests(b"W")
+    assert token.read(requests[1][0]).time_left == 4.0
     broker.advance(4.1)
-    broker.session(b"W", 1, b"\x04", given[1][0], b"", b"late")
+    broker.session(b"W", 1, b"\x04", requests[1][0], b"", b"late")
     broker.feed(b"W", MDP02.disconnect)
     assert broker.answered(b"client") == []
     assert broker.core.counters.drops == {"late": 1}
@@ -203,7 +203,7 @@ def test_after_the_deadline_nothing_is_delivered_again_and_no_reply_is_sent():
     assert broker.core.held_bytes == 0
 
 
-def test_a_worker_is_told_the_time_that_is_left_when_it_gets_the_request():
+def test_a_request_tells_its_worker_the_time_that_is_left_at_its_delivery():
     broker = GmdpBroker()
     broker.call(b"client", 1, time_left=10.0)
     broker.advance(6.0)

@@ -138,7 +138,7 @@ def test_a_fair_queue_that_stays_half_full_forgets_what_it_does_not_need():
 
 
 @pytest.mark.parametrize("overflowed", [False, True])
-def test_what_was_given_back_is_not_the_newest_of_equal_backlogs(overflowed):
+def test_an_item_given_back_is_not_the_newest_of_equal_backlogs(overflowed):
     """ "When a queue is full, the newest request of the longest backlog is refused": not one that is redelivered."""
     queue = fairqueue.FairQueue()
     newest, older = items("b", "a")
@@ -156,7 +156,7 @@ def test_what_was_given_back_is_not_the_newest_of_equal_backlogs(overflowed):
     assert queue.evict() is newest
 
 
-def test_what_is_given_back_finds_its_place_without_a_walk():
+def test_an_item_given_back_finds_its_place_without_a_walk():
     """B12: thousands of workers lost one after the other, the oldest request first."""
     looks = 0
 
@@ -187,11 +187,11 @@ def test_urgent_requests_go_first_and_the_others_have_a_turn_all_the_same():
         gaps = [second - first for first, second in zip([-1, *turns], turns, strict=False)]
         assert max(gaps) <= fairqueue.PATIENCE + 3
         assert len(turns) >= 9
-    assert served.count(3) >= 100  # nobody more urgent is held up for longer than that
+    assert served.count(3) >= 100  # no more urgent item is held up for longer
 
 
 def test_the_longest_backlog_is_that_of_a_client_over_all_its_priorities():
-    """C8: nobody gets more room by calling everything urgent; his least urgent request goes first."""
+    """C8: no client gets more room by calling everything urgent: its least urgent request goes first."""
     queue = fairqueue.FairQueue()
     flood = [*items("flooder", "flooder", "flooder", priority=3), *items("flooder", priority=2)]
     for item in (*flood, *items("modest", "modest", "modest", priority=0)):

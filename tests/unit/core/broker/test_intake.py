@@ -11,7 +11,7 @@ from gmdp.protocol import extension
 from gmdp.protocol.extension import CANCEL, Status
 
 
-def test_a_request_that_nobody_waits_for_any_more_when_it_comes_is_not_accepted():
+def test_a_request_whose_caller_s_time_is_up_at_its_arrival_is_not_accepted():
     broker = GmdpBroker()
     broker.register(b"W", 1)
     broker.call(b"client", 1, time_left=0.0)
@@ -39,7 +39,7 @@ def test_C9_a_retry_joins(where):
     assert broker.core.counters.requests == 1
 
 
-def test_C9_nobody_joins_another_user_s_request_by_guessing_its_id():
+def test_C9_a_user_cannot_join_another_user_s_request_by_guessing_its_id():
     broker = GmdpBroker()
     broker.register(b"W", 1, 2)
     broker.call(b"alice's", 1, b"work", nonce=b"n" * 16, user="alice")
@@ -55,7 +55,7 @@ def test_C9_nobody_joins_another_user_s_request_by_guessing_its_id():
 
 
 def test_a_retry_does_not_join_once_a_part_went_elsewhere():
-    """Whoever asks now has not seen it: that answer is given up, the request runs for him from the start."""
+    """The retry's connection has not seen it: that answer is given up, and the request runs from the start."""
     broker = GmdpBroker()
     broker.register(b"W", 1, 2)
     broker.call(b"before", 1, nonce=b"n" * 16)
@@ -70,7 +70,7 @@ def test_a_retry_does_not_join_once_a_part_went_elsewhere():
     assert broker.answered(b"after") == [(1, Status.OK, 1, [b"whole"])]
 
 
-def test_an_answer_says_which_try_was_taken_up():
+def test_an_answer_says_which_try_was_accepted():
     """Of a retry that joined, that which it joined; of one that came too late for it, itself."""
     broker = GmdpBroker()
     broker.register(b"W", 1)
@@ -82,12 +82,12 @@ def test_an_answer_says_which_try_was_taken_up():
     (address, _) = broker.requests(b"W")[1]
     broker.session(b"W", 1, b"\x04", address, b"", b"second")
     broker.call(b"client", 2, service=b"mmi.service", attempt=4)
-    told = [(frame[6], body) for frame, _, _, _, _, *body in broker.take(b"client")]
-    assert told == [(1, [b"first"]), (3, [b"second"]), (4, [b"404"])]
+    answers = [(frame[6], body) for frame, _, _, _, _, *body in broker.take(b"client")]
+    assert answers == [(1, [b"first"]), (3, [b"second"]), (4, [b"404"])]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_what_comes_late_from_an_earlier_try_does_not_call_the_answer_back(streamed):
+def test_a_late_message_of_an_earlier_try_does_not_call_the_answer_back(streamed):
     broker = GmdpBroker()
     broker.call(b"after", 1, nonce=b"n" * 16, attempt=2)
     broker.register(b"W", 1)
@@ -117,18 +117,18 @@ def test_a_cancelled_request_that_runs_frees_its_client_s_account_at_once():
     assert broker.core.held_bytes == 0
     broker.call(b"client", 2)
     assert broker.core.counters.drops == {}
-    # Its worker was told, and is not given another request before it answers.
+    # Its worker heard so, and gets no other request before it answers.
     request, gone = broker.take(b"W")
     assert gone == [extension.session_frame(1, extension.CALLER_GONE), b"", b"MDPW02", b"\x05"]
     assert broker.core.queued == 1
-    # If the worker is lost now, nobody wants the request any more.
+    # If the worker is lost now, no caller wants the request any more.
     broker.feed(b"W", MDP02.disconnect)
     assert broker.core.counters.ended == {"cancelled": 1}
     assert broker.core.counters.redeliveries == 0
     assert request[-1] == b"x" * 100
 
 
-def test_a_request_of_the_broker_s_own_is_worked_on_and_its_answer_goes_nowhere():
+def test_the_broker_s_own_request_is_worked_on_and_its_answer_is_dropped():
     broker = GmdpBroker(max_queue_bytes=1000)
     broker.register(b"W", 1)
     assert broker.core.inject(b"echo", [b"own", b"request"], broker.now)
@@ -158,7 +158,7 @@ def test_each_connection_has_so_many_open_calls_and_no_more():
     assert broker.core.counters.drops == {"in_flight_full": 4}
 
 
-def test_S3_who_may_not_call_is_told_if_he_understands_and_dropped_if_not():
+def test_S3_a_gmdp_client_that_may_not_call_hears_so_and_a_strict_one_nothing():
     broker = SecuredBroker()
     broker.ready(b"w", "worker1")
     broker.call(b"c", "stranger")
@@ -172,8 +172,8 @@ def test_S3_who_may_not_call_is_told_if_he_understands_and_dropped_if_not():
     assert list(broker.core.services) == [b"echo"]
 
 
-def test_S3_who_may_not_inspect_is_told_403():
-    """The probe is open to all: else gmdp peers could not be told what is not allowed."""
+def test_S3_a_client_that_may_not_inspect_hears_403():
+    """The probe is open to all: without it gmdp peers could not hear what is not allowed."""
     broker = SecuredBroker()
     broker.ask(b"c", "client", b"echo", service=b"mmi.service")
     broker.ask(b"c", "client", service=b"mmi.workers")
@@ -186,7 +186,7 @@ def test_S3_who_may_not_inspect_is_told_403():
     assert [frames[3] for frames in broker.take(b"a")] == [b"200", b"501"]
 
 
-def test_without_a_policy_everybody_may_everything_but_who_is_revoked():
+def test_without_a_policy_users_may_do_everything_unless_they_are_revoked():
     broker = SecuredBroker(policy=None)
     broker.ready(b"w", "anybody")
     broker.ask(b"c", "else")
@@ -214,7 +214,7 @@ def test_a_users_requests_are_limited_to_a_rate():
     assert len(broker.statuses(b"e")) == 5
 
 
-def test_the_requests_of_nobody_in_particular_have_no_rate():
+def test_requests_of_no_known_user_have_no_rate():
     broker = SecuredBroker(policy=None, rate=1.0)
     for number in range(50):
         broker.call(b"c", "", number)
@@ -236,7 +236,7 @@ def test_C9_a_retry_joins_its_own_users_request_only():
     assert broker.take(b"t") == []
 
 
-def test_requests_of_the_brokers_own_need_no_right():
+def test_the_broker_s_own_requests_need_no_right():
     broker = SecuredBroker()
     assert broker.core.inject(b"echo", [b"x"], broker.now)
     broker.core.reconsider(broker.now)

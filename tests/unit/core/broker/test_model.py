@@ -707,7 +707,7 @@ def test_bodies_at_work_count_in_the_bound(dialect):
     assert counters.requests == sum(counters.ended.values()) + core.queued + core.assigned
 
 
-def test_a_body_that_finds_no_room_takes_nobody_with_it():
+def test_a_body_that_finds_no_room_ends_no_other_request():
     """C8: what one client's large request is refused for, no other client's small ones pay."""
     core = BrokerCore(BrokerOptions(max_queue_bytes=100), NONCE, 0.0)
     for number in range(3):

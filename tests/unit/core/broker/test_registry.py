@@ -28,8 +28,8 @@ def test_W1_however_a_worker_is_lost_its_request_goes_to_the_next_first_in_line(
     elif how == "malformed":
         broker.feed(b"W1", [*mdp.heartbeat, b"too many"])
     else:
-        said = {"disconnects": mdp.disconnect, "second ready": mdp.ready(b"echo")}
-        broker.feed(b"W1", said.get(how, mdp.final(b"not the address", b"x")))
+        messages = {"disconnects": mdp.disconnect, "second ready": mdp.ready(b"echo")}
+        broker.feed(b"W1", messages.get(how, mdp.final(b"not the address", b"x")))
     broker.ready(mdp, b"W2")
     address, body = broker.assignment(mdp, b"W2")
     assert body == [b"first"]
@@ -51,8 +51,8 @@ def test_a_heartbeat_to_a_full_peer_is_skipped_to_a_gone_one_tells_of_its_loss()
     assert len(broker.workers) == 0
 
 
-@pytest.mark.parametrize("told", ["heartbeat", "request"])
-def test_what_a_worker_that_left_had_said_counts_before_its_loss(told):
+@pytest.mark.parametrize("sent", ["heartbeat", "request"])
+def test_messages_of_a_closed_connection_count_before_its_loss(sent):
     """ZeroMQ says that a peer is gone while its last messages are still to be read."""
     broker = ManualBroker(attempts=1)
     numbers = [b"\x89MDW\x01\x00" + number.to_bytes(4, "big") for number in (1, 2)]
@@ -60,7 +60,7 @@ def test_what_a_worker_that_left_had_said_counts_before_its_loss(told):
         broker.feed(b"W", [number, b"", *MDP02.ready(b"echo")])
     broker.ask(MDP02, b"client", b"done")
     ((first, _, *request),) = broker.take(b"W")
-    if told == "request":
+    if sent == "request":
         # A second one does not get there; it is given to another, and that was no attempt.
         broker.core.feed([b"client", *MDP02.client_request(b"echo", b"next")], broker.now)
         (outgoing,) = broker.decided()
@@ -75,15 +75,15 @@ def test_what_a_worker_that_left_had_said_counts_before_its_loss(told):
     assert broker.workers == {}
     assert counters(broker).redeliveries == 0
     broker.ready(MDP02, b"W2")
-    assert len(broker.take(b"W2")) == (told == "request")
+    assert len(broker.take(b"W2")) == (sent == "request")
     assert counters(broker).redeliveries == 0
 
 
 @every_dialect
-def test_W9_a_stranger_is_told_disconnect_once_until_ready_and_not_for_ever(mdp):
+def test_W9_an_unregistered_peer_hears_disconnect_once_until_ready_and_not_for_ever(mdp):
     broker = ManualBroker()
-    said = [mdp.heartbeat, mdp.final(b"a", b"x"), mdp.heartbeat]
-    for frames in said:
+    messages = [mdp.heartbeat, mdp.final(b"a", b"x"), mdp.heartbeat]
+    for frames in messages:
         broker.feed(b"W1", frames)
     assert broker.take(b"W1") == [mdp.disconnect]
     assert counters(broker).drops == {"unregistered": 3}
@@ -96,7 +96,7 @@ def test_W9_a_stranger_is_told_disconnect_once_until_ready_and_not_for_ever(mdp)
     assert broker.take(b"W2") == [mdp.disconnect] * 2
 
 
-def test_W9_the_memory_of_strangers_is_bounded(monkeypatch):
+def test_W9_the_memory_of_unregistered_peers_is_bounded(monkeypatch):
     monkeypatch.setattr("gmdp.core.broker.registry.MAX_REJECTED", 10)
     broker = ManualBroker()
     for number in range(1000):
@@ -182,7 +182,7 @@ def test_the_busy_timeout_may_differ_per_service():
     assert counters(broker).lost_workers == {"expired": 1}
 
 
-def test_B11_after_a_gap_nobody_is_lost_before_the_socket_was_read():
+def test_B11_after_a_gap_no_peer_is_lost_before_the_socket_was_read():
     broker = ManualBroker()
     broker.ready(MDP02, b"W1")
     broker.now += 10 * EXPIRY
@@ -193,12 +193,12 @@ def test_B11_after_a_gap_nobody_is_lost_before_the_socket_was_read():
     broker.core.caught_up(broker.now)
     broker.core.tick(broker.now)
     assert b"W1" in broker.workers
-    # And who said nothing meanwhile is lost soon after.
+    # A worker that said nothing meanwhile is lost soon after.
     broker.advance(EXPIRY + INTERVAL)
     assert broker.workers == {}
 
 
-def test_a_flooded_socket_that_is_never_empty_does_not_keep_the_dead():
+def test_a_flooded_socket_that_is_never_empty_does_not_keep_dead_workers():
     broker = ManualBroker()
     broker.ready(MDP02, b"W1")
     for _ in range(200):
@@ -229,7 +229,7 @@ def test_W2_a_silent_connection_is_lost_with_all_its_sessions_busy_or_not():
     assert broker.core.worker_count == 0
     assert broker.core.counters.lost_workers == {"expired": 5}
     assert broker.core.queued == 3
-    # Thawed, it speaks: it is told DISCONNECT, once, on the connection.
+    # Thawed, the worker speaks: it hears DISCONNECT, once, on the connection.
     broker.take(b"W")
     for number in range(1, 4):
         broker.session(b"W", number, b"\x05")
@@ -270,7 +270,7 @@ def test_W16_sessions_that_come_and_go_leave_nothing():
 
 
 @pytest.mark.parametrize("mdp", [MDP01, MDP02])
-def test_S3_who_may_not_serve_is_told_disconnect(mdp):
+def test_S3_a_worker_that_may_not_serve_hears_disconnect(mdp):
     broker = SecuredBroker()
     broker.ready(b"w", "client", mdp=mdp)
     assert broker.take(b"w") == [mdp.disconnect]
@@ -281,7 +281,7 @@ def test_S3_who_may_not_serve_is_told_disconnect(mdp):
     assert broker.refused() == []
 
 
-def test_S3_a_session_that_may_not_serve_is_told_and_the_connection_stands():
+def test_S3_a_session_that_may_not_serve_is_refused_and_the_connection_stands():
     broker = SecuredBroker(Rules([{"user": "w", "serve": "echo"}]))
     first, second = extension.session_frame(1), extension.session_frame(2)
     broker.feed(b"w", [first, b"", b"MDPW02", b"\x01", b"echo"], "w")
@@ -290,7 +290,7 @@ def test_S3_a_session_that_may_not_serve_is_told_and_the_connection_stands():
     assert list(broker.workers) == [(b"w", first)]
 
 
-def test_S8_a_newcomer_is_not_taken_for_one_that_was_told_before():
+def test_S8_a_newcomer_is_not_taken_for_a_peer_that_was_rejected_before():
     """It hears DISCONNECT as any stranger does, though the one before under its routing id has heard it."""
     broker = SecuredBroker()
     for user in ("one", "two"):

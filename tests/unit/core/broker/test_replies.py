@@ -8,7 +8,7 @@ from gmdp.protocol import extension
 from gmdp.protocol.extension import Status
 
 
-def test_what_waits_to_be_joined_is_bounded():
+def test_parts_that_wait_to_be_joined_are_bounded():
     broker = ManualBroker(max_queue_bytes=1000)
     broker.ready(MDP02, b"W1")
     broker.ask(MDP01, b"client", b"x")
@@ -24,7 +24,7 @@ def test_what_waits_to_be_joined_is_bounded():
     assert broker.assignment(MDP02, b"W1")[1] == [b"next"]
 
 
-def test_a_gmdp_client_of_01_is_told_that_the_parts_of_its_answer_are_too_large():
+def test_a_gmdp_client_of_01_hears_that_the_parts_of_its_answer_are_too_large():
     """At once, and not only by its own timeout; the rest of the answer is dropped, the worker goes on."""
     broker = GmdpBroker(max_queue_bytes=1_000)
     broker.ready(MDP02, b"w")

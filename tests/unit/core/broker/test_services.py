@@ -71,7 +71,7 @@ def test_a_request_whose_caller_s_time_is_up_leaves_the_queue_in_silence():
 
 
 @pytest.mark.parametrize("reason", ["attempts", "worker_lost", "expired"])
-def test_dead_letters_are_what_workers_were_lost_over(reason):
+def test_a_dead_letter_is_a_request_over_which_workers_were_lost(reason):
     broker = GmdpBroker(attempts=1 if reason == "attempts" else 3, request_ttl=5.0)
     broker.register(b"W", 1)
     broker.call(b"client", 1, b"body", b"more", user="alice")
@@ -86,7 +86,7 @@ def test_dead_letters_are_what_workers_were_lost_over(reason):
     assert broker.core.counters.dead_letters == 1
 
 
-def test_what_no_worker_ever_had_is_no_dead_letter():
+def test_a_request_that_no_worker_had_is_no_dead_letter():
     broker = GmdpBroker(request_ttl=5.0, max_queue=1)
     for number in (1, 2):
         broker.call(b"client", number)
@@ -98,7 +98,7 @@ def test_what_no_worker_ever_had_is_no_dead_letter():
 
 
 def test_a_user_may_open_so_many_services():
-    """What others opened he may use; what is forgotten again is not counted."""
+    """The user may use services that others opened; a forgotten service is not counted."""
     broker = SecuredBroker(policy=None, max_user_services=2, request_ttl=5.0)
     broker.ready(b"w", "one", service=b"a")
     broker.call(b"c", "one", service=b"b")
