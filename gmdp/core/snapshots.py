@@ -3,7 +3,7 @@
 Each counter is declared once, as a field of a counters' class, with its help text and unit.
 A snapshot's class names the same fields, so that type checkers and readers know them, and
 :func:`snapshot_of` takes their declarations over; it refuses a snapshot that lacks a counter
-or has a field nobody declared.
+or has a field without a declaration.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ def gauge(text: str, unit: str, label: str = "") -> dict[str, Measure]:
 
 def measures(declared: type) -> dict[str, Measure]:
     """The declarations in a dataclass, by field; fields without one are not among them."""
-    found = {one.name: one.metadata.get(_MEASURE) for one in fields(declared)}
+    found = {field.name: field.metadata.get(_MEASURE) for field in fields(declared)}
     return {name: measure for name, measure in found.items() if measure is not None}
 
 
 def snapshot_of(counters: type) -> Callable[[T], T]:
-    """Decorate a snapshot's dataclass: its class attribute ``measures`` declares every field.
+    """Decorate a snapshot's dataclass with the declarations of its fields.
 
-    Raises TypeError if the snapshot lacks one of the `counters`, or if a field has no declaration.
+    They are in its class attribute ``measures``, and in its docstring.  Raises TypeError if the
+    snapshot lacks one of the `counters`, or if a field has no declaration or two.
     """
 
     def check(snapshot: T) -> T:
         counted, own = measures(counters), measures(snapshot)
-        names = [one.name for one in fields(snapshot)]
+        names = [field.name for field in fields(snapshot)]
         missing = counted.keys() - set(names)
         undeclared = set(names) - counted.keys() - own.keys()
         repeated = counted.keys() & own.keys()
@@ -63,7 +64,10 @@ def snapshot_of(counters: type) -> Callable[[T], T]:
                 f"{snapshot.__name__}: missing {sorted(missing)}, undeclared {sorted(undeclared)}, "
                 f"declared twice {sorted(repeated)}"
             )
-        snapshot.measures = {name: counted.get(name) or own[name] for name in names}  # type: ignore[attr-defined]
+        declared = {name: counted.get(name) or own[name] for name in names}
+        snapshot.measures = declared  # type: ignore[attr-defined]
+        lines = [f"        {name}: {measure.text}" for name, measure in declared.items()]
+        snapshot.__doc__ = "\n".join([f"{snapshot.__doc__}\n\n    Attributes:", *lines, "    "])
         return snapshot
 
     return check

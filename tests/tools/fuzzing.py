@@ -989,7 +989,7 @@ class BrokerRun:
                 assert not client.gone
                 assert backlog.timer is not None
                 held[client.account or client] += sum(
-                    charged_bytes(message.frames) for message in (*backlog.returned, *backlog.waiting)
+                    charged_bytes(message.frames) for message in (*backlog.front, *backlog.waiting)
                 )
         assert backlogs == core.backlogs.count
         assert users == {account: account.open for account in accounts.users.values()}

@@ -174,7 +174,7 @@ MUTATIONS = {
     ),
     "a broker sends no heartbeats": Mutation(
         "core.broker.registry",
-        "self._state.outbox.append(Outgoing(connection.command(Command.HEARTBEAT), connection, False))",
+        "self._state.outbox.append(Outgoing(connection.command_frames(Command.HEARTBEAT), connection, False))",
         "pass",
     ),
     "a worker never leaves a silent broker": Mutation(

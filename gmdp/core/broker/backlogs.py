@@ -66,7 +66,7 @@ class Backlogs:
         if self.count:
             client = self._accounts.clients.get(outgoing.frames[0])
             if client is not None and client.backlog is not None and client.backlog.blocked:
-                self._hold(client.backlog, outgoing, client.backlog.returned, now)
+                self._hold(client.backlog, outgoing, client.backlog.front, now)
                 return True
         return False
 
@@ -82,7 +82,7 @@ class Backlogs:
                 self._state.counters.slow_clients += 1
             backlog.blocked = True
             self._state.timers.arm(backlog, now + backlog.delay)
-            self._hold(backlog, outgoing, backlog.returned, now)
+            self._hold(backlog, outgoing, backlog.front, now)
             return
         self._drop(outgoing, EndReason.CLIENT_GONE, DropReason.CLIENT_GONE, now)
         if backlog is not None:
@@ -91,20 +91,20 @@ class Backlogs:
 
     def on_timer(self, backlog: Backlog, now: float) -> None:
         """Try again to send some of the messages."""
-        waiting, returned = backlog.waiting, backlog.returned
-        if backlog.blocked and len(returned) >= backlog.tried:
+        waiting, front = backlog.waiting, backlog.front
+        if backlog.blocked and len(front) >= backlog.last_batch:
             backlog.delay = min(2 * backlog.delay, LAST_RETRY)
         else:
             backlog.delay = FIRST_RETRY  # some went through
         backlog.blocked = False
-        waiting.extendleft(reversed(returned))
-        returned.clear()
+        waiting.extendleft(reversed(front))
+        front.clear()
         if not waiting:
             self._close(backlog)
             self._accounts.forget_if_unused(backlog.client)
             return
-        backlog.tried = min(len(waiting), self.batch)
-        for _ in range(backlog.tried):
+        backlog.last_batch = min(len(waiting), self.batch)
+        for _ in range(backlog.last_batch):
             outgoing = waiting.popleft()
             self._accounts.charge(backlog.client, -charged_bytes(outgoing.frames))
             if isinstance(outgoing.target, Request) and now > outgoing.target.deadline:
@@ -119,7 +119,7 @@ class Backlogs:
         if backlog is None:
             return
         self._close(backlog)
-        for outgoing in (*backlog.returned, *backlog.waiting):
+        for outgoing in (*backlog.front, *backlog.waiting):
             self._accounts.charge(client, -charged_bytes(outgoing.frames))
             self._drop(outgoing, reason, counted_as, now)
 

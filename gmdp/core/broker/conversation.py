@@ -194,7 +194,7 @@ class Conversation:
         counters = self._state.counters
         counters.replies += 1
         worker.service.replies += 1
-        worker.served += 1
+        worker.replies += 1
         status = _OK
         _, _, _, _, address, body, _ = message
         if token.says_failed(address):

@@ -98,7 +98,7 @@ class BrokerCore:
 
     def trace(self) -> None:
         """Tell from now on how long traced requests have waited (:class:`~.decisions.QueueWait`)."""
-        self._state.traced = True
+        self._state.trace_waits = True
 
     # What the owner calls
 

@@ -192,7 +192,7 @@ class Delivery:
         if terms.frame:
             left = None if request.deadline == math.inf else request.deadline - now
             tail = token.tail(attempts, left, token.TYPED_FAILURES, terms.traceparent)
-            if terms.traceparent and self._state.traced:
+            if terms.traceparent and self._state.trace_waits:
                 waited = QueueWait(request.service.name, terms.traceparent, now - request.accepted_at, attempts)
                 self._state.events.append(waited)
         else:

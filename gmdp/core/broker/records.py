@@ -127,15 +127,15 @@ class Client:
 class Backlog:
     """Messages that wait until a client reads."""
 
-    __slots__ = ("blocked", "client", "delay", "returned", "timer", "tried", "waiting")
+    __slots__ = ("blocked", "client", "delay", "front", "last_batch", "timer", "waiting")
 
     def __init__(self, client: Client, delay: float) -> None:
         self.client = client
         self.waiting: deque[Outgoing] = deque()
         #: Messages that were about to be sent and go back in front of `waiting`, in order.
-        self.returned: list[Outgoing] = []
+        self.front: list[Outgoing] = []
         #: How many messages were tried the last time.
-        self.tried = 0
+        self.last_batch = 0
         #: True from a message that found no room until the next try.
         self.blocked = False
         #: Seconds until the next try.
@@ -306,7 +306,7 @@ class Connection(Target):
         self.heartbeat_while_busy = False
         self.timer: list[Any] | None = None
 
-    def command(self, command: Command) -> list[bytes]:
+    def command_frames(self, command: Command) -> list[bytes]:
         """The frames of a message that means the connection itself."""
         return [*self.address, *self.base_dialect.worker(command)]
 
@@ -320,9 +320,9 @@ class Worker(Target):
         "head",
         "registered",
         "registered_at",
+        "replies",
         "request",
         "request_head",
-        "served",
         "service",
         "session",
         "token",
@@ -340,9 +340,9 @@ class Worker(Target):
         self.token = EMPTY
         self.assigned_at = now
         self.head = (*connection.address, session) if session else connection.address
-        self.request_head = self.command(Command.REQUEST)
-        self.served = 0
+        self.request_head = self.command_frames(Command.REQUEST)
+        self.replies = 0
 
-    def command(self, command: Command) -> list[bytes]:
+    def command_frames(self, command: Command) -> list[bytes]:
         """The frames of a message that has none after its command."""
         return [*self.head, *self.connection.dialect.worker(command)]

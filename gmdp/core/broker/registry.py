@@ -262,7 +262,7 @@ class Registry:
     def send_heartbeat(self, connection: Connection, now: float) -> None:
         """Send a HEARTBEAT."""
         connection.pulse.on_heartbeat_sent(now)
-        self._state.outbox.append(Outgoing(connection.command(Command.HEARTBEAT), connection, False))
+        self._state.outbox.append(Outgoing(connection.command_frames(Command.HEARTBEAT), connection, False))
 
     def send_disconnect(self, address: tuple[bytes, ...], dialect: Dialect) -> None:
         """Send a DISCONNECT; whether it arrives does not matter."""

@@ -173,7 +173,7 @@ def _workers(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
             "state_seconds": None if worker.request is None else round(now - worker.assigned_at, 3),
             "registered_seconds": round(now - worker.registered_at, 3),
             "heard_seconds": round(now - worker.connection.pulse.heard_at, 3),
-            "served": worker.served,
+            "served": worker.replies,
         }
         for worker in itertools.islice(chosen, MAX_ROWS)
     ]

@@ -24,7 +24,7 @@ class BrokerState:
         "outbox",
         "refusals",
         "timers",
-        "traced",
+        "trace_waits",
         "users",
     )
 
@@ -44,7 +44,7 @@ class BrokerState:
         #: Events to tell, in order.
         self.events: list[Event | DeadLetter | QueueWait] = []
         #: True if :class:`QueueWait` events are wanted.
-        self.traced = False
+        self.trace_waits = False
         #: Bytes of bodies queued or assigned, of replies being joined, and of messages
         #: that wait for slow clients.
         self.held_bytes = 0

@@ -211,7 +211,7 @@ class Invariants:
             require(client.open or client.backlog is not None, "a client without requests and backlog is kept")
             require(client.open <= limit, "more open requests than max_in_flight")
             if client.backlog is not None:
-                waiting: list[Outgoing] = [*client.backlog.returned, *client.backlog.waiting]
+                waiting: list[Outgoing] = [*client.backlog.front, *client.backlog.waiting]
                 held += sum(charged_bytes(message.frames) for message in waiting)
         require(held == core.held_bytes, "bytes held:", core.held_bytes, "of", held)
         require(held <= core.options.max_queue_bytes, "more bytes are held than max_queue_bytes")

@@ -1,5 +1,6 @@
 """Counters and gauges: each is declared once, and every snapshot knows its declarations."""
 
+import inspect
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
@@ -42,6 +43,8 @@ def test_a_snapshot_takes_the_declarations_over():
     @snapshot_of(Counters)
     @dataclass(frozen=True)
     class Snapshot:
+        """Sizes and calls."""
+
         size: int = field(metadata=gauge("Size.", "bytes"))
         calls: int
         ended: dict
@@ -51,6 +54,10 @@ def test_a_snapshot_takes_the_declarations_over():
         ("calls", "counter", "calls", ""),
         ("ended", "counter", "calls", "reason"),
     ]
+    assert (
+        inspect.getdoc(Snapshot)
+        == "Sizes and calls.\n\nAttributes:\n    size: Size.\n    calls: Calls.\n    ended: Calls ended."
+    )
 
 
 @pytest.mark.parametrize(

@@ -568,7 +568,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert (core.queued, core.assigned) == (0, 0)
         slow = [client.backlog for client in core._accounts.clients.values() if client.backlog is not None]
         assert len(core._state.timers) == core.backlogs.count == len(slow)
-        unread = [message for backlog in slow for message in (*backlog.waiting, *backlog.returned)]
+        unread = [message for backlog in slow for message in (*backlog.waiting, *backlog.front)]
         assert core.held_bytes == sum(records.charged_bytes(message.frames) for message in unread)
 
     # What always holds
@@ -616,7 +616,7 @@ class BrokerMachine(RuleBasedStateMachine):
         held = sum(weight(request.body) + weight(request.joined_parts or []) for request in queued + assigned)
         for client in core._accounts.clients.values():
             if client.backlog is not None:
-                unread = [*client.backlog.returned, *client.backlog.waiting]
+                unread = [*client.backlog.front, *client.backlog.waiting]
                 held += sum(weight(outgoing.frames) for outgoing in unread)
         assert core.held_bytes == held
         statistics = core.statistics(self.now)
