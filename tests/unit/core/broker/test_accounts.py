@@ -1,7 +1,17 @@
 """What each client holds of the memory."""
 
+import pytest
 from brokers import GmdpBroker, SecuredBroker, counters, running
-from cores import MDP02, ManualBroker
+from cores import MDP02, START, ManualBroker
+
+from gmdp.core.broker.accounts import Accounts
+from gmdp.core.broker.options import BrokerOptions, ServiceOptions
+from gmdp.core.broker.records import CallTerms, Connection, Request, Service, Worker
+from gmdp.core.broker.state import BrokerState
+from gmdp.core.broker.statistics import BrokerCounters
+from gmdp.core.outcomes import EndReason
+from gmdp.protocol import extension
+from gmdp.protocol.dialects import EXTENDED, RFC18
 
 
 def test_B6_bytes_are_bounded_too_and_a_client_may_hold_as_many_as_are_free():
@@ -48,3 +58,88 @@ def test_a_user_may_have_so_many_bytes_queued_over_all_its_connections():
     broker.ask(b"e", "two", b"x" * 60)
     assert (broker.core.queued, broker.core.held_bytes) == (2, 120)
     assert broker.drops == {"bytes_full": 1}
+
+
+# The accounts themselves
+
+
+def accounts_of(**options):
+    state = BrokerState(BrokerOptions(**options), BrokerCounters(), START, None)
+    return state, Accounts(state)
+
+
+def request_of(accounts, client, body, number=None, service=None):
+    service = service or Service(b"echo", ServiceOptions(), "")
+    request = Request(service, (client.key,), RFC18, body, client.key, START)
+    if number is not None:
+        frame = extension.call_frame(extension.request_id(b"n" * 16, number))
+        request.terms = CallTerms(frame, (client.user, frame[9:33]), False, b"", 1)
+    return request
+
+
+def test_a_client_is_known_as_long_as_it_holds_something():
+    _, accounts = accounts_of()
+    client = accounts.client_of(b"c", "")
+    assert accounts.client_of(b"c", "") is client
+    request = request_of(accounts, client, [b"x"])
+    assert accounts.admit(request, client)
+    accounts.forget_if_unused(client)
+    assert accounts.clients == {b"c": client}
+    accounts.release(request)
+    assert accounts.clients == {}
+    accounts.release(request)  # a second time changes nothing
+    assert client.open == 0
+
+
+def test_connections_of_a_user_share_an_account():
+    state, accounts = accounts_of(max_user_bytes=100)
+    one, two = accounts.client_of(b"1", "user"), accounts.client_of(b"2", "user")
+    first, second = request_of(accounts, one, [b"x" * 60]), request_of(accounts, two, [b"x" * 60])
+    assert accounts.admit(first, one)
+    assert not accounts.admit(second, two)
+    assert (one.bytes, two.bytes, accounts.users["user"].bytes, state.held_bytes) == (0, 0, 60, 60)
+    accounts.forget_if_unused(two)
+    accounts.release(first)
+    assert (accounts.clients, accounts.users, state.held_bytes) == ({}, {}, 0)
+
+
+def test_a_client_may_hold_as_many_bytes_as_are_free():
+    state, accounts = accounts_of(max_queue_bytes=100)
+    client = accounts.client_of(b"c", "")
+    assert accounts.has_room(client, 100)
+    accounts.charge(client, 50)
+    assert not accounts.has_room(client, 1)
+    assert accounts.has_room(client, 50, times=2)
+    accounts.charge(client, -50)
+    assert (client.bytes, state.held_bytes) == (0, 0)
+
+
+def test_an_answer_that_moves_takes_its_bytes_along():
+    state, accounts = accounts_of()
+    old, new = accounts.client_of(b"old", ""), accounts.client_of(b"new", "")
+    request = request_of(accounts, old, [b"x" * 10], number=1)
+    assert accounts.admit(request, old)
+    assert accounts.calls == {request.terms.identity: request}
+    accounts.move(request, (b"new",), new)
+    assert (request.address, request.client, new.bytes, state.held_bytes) == ((b"new",), new, 10, 10)
+    assert accounts.clients == {b"new": new}
+    accounts.release(request)
+    assert (accounts.calls, accounts.clients) == ({}, {})
+
+
+@pytest.mark.parametrize("extended", [True, False])
+def test_the_worker_of_an_abandoned_request_hears_so_if_it_can(extended):
+    state, accounts = accounts_of()
+    client = accounts.client_of(b"c", "")
+    request = request_of(accounts, client, [b"x"])
+    assert accounts.admit(request, client)
+    dialect = EXTENDED[RFC18] if extended else RFC18
+    session = extension.session_frame(1) if extended else b""
+    connection = Connection(b"w", (b"w",), dialect, RFC18, START, "")
+    request.worker = Worker(connection, session, request.service, START)
+    for _ in range(2):
+        accounts.abandon(request, EndReason.CANCELLED, START)
+    assert request.abandon_reason is EndReason.CANCELLED
+    assert state.held_bytes == 0
+    caller_gone = [b"w", extension.session_frame(1, extension.CALLER_GONE), b"", b"MDPW02", b"\x05"]
+    assert [outgoing.frames for outgoing in state.outbox] == ([caller_gone] if extended else [])

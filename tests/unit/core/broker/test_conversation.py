@@ -1,8 +1,8 @@
 """What comes of a worker's message."""
 
 import pytest
-from brokers import GmdpBroker, counters, every_dialect
-from cores import MDP02, ManualBroker
+from brokers import DIALECTS, GmdpBroker, counters, every_dialect
+from cores import MDP01, MDP02, Majortomo, ManualBroker
 
 from gmdp.protocol import extension, token
 from gmdp.protocol.extension import Status
@@ -116,3 +116,107 @@ def test_a_worker_that_says_final_and_disconnect_in_one_breath_was_given_nothing
     broker.ready(MDP02, b"W2")
     address, body = broker.assignment(MDP02, b"W2")
     assert (body, token.read(address).attempt) == ([b"second"], 1)
+
+
+# What a registered worker may say: the table of the module
+
+
+def said_by(mdp, command, address):
+    """The frames of `command`; `address` is that of its request, or of none."""
+    commands = {
+        "ready": mdp.ready(b"echo"),
+        "final": mdp.final(address, b"answer"),
+        "heartbeat": mdp.heartbeat,
+        "disconnect": mdp.disconnect,
+        "malformed": [*mdp.heartbeat, b"a frame too many"],
+        "another dialect": (MDP01 if mdp is not MDP01 else MDP02).heartbeat,
+    }
+    if mdp is not MDP01:
+        commands["partial"] = mdp.partial(address, b"part")
+    return commands[command]
+
+
+#: Why the worker is lost, and whether it hears DISCONNECT.
+LOST = {
+    "ready": ("second_ready", True),
+    "partial": ("stray_reply", True),
+    "final": ("stray_reply", True),
+    "disconnect": ("disconnect", False),
+    "malformed": ("malformed", True),
+    "another dialect": ("other_dialect", True),
+}
+pairs = pytest.mark.parametrize(
+    ("mdp", "command"), [(mdp, command) for mdp in DIALECTS for command in LOST if (mdp, command) != (MDP01, "partial")]
+)
+
+
+@pairs
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_a_worker_that_says_what_it_may_not_is_lost(mdp, command, busy):
+    broker = ManualBroker()
+    broker.ready(mdp, b"W1")
+    if busy:
+        broker.ask(mdp, b"client", b"x")
+        broker.assignment(mdp, b"W1")
+    broker.feed(b"W1", said_by(mdp, command, b"no token of this request"))
+    reason, hears_disconnect = LOST[command]
+    assert counters(broker).lost_workers == {reason: 1}
+    assert broker.take(b"W1") == ([mdp.disconnect] if hears_disconnect else [])
+    broker.ready(mdp, b"W2")
+    assert len(broker.take(b"W2")) == busy  # the redelivery
+
+
+@every_dialect
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_a_heartbeat_is_answered_and_nothing_else(mdp, busy):
+    broker = ManualBroker()
+    broker.ready(mdp, b"W1")
+    if busy:
+        broker.ask(mdp, b"client", b"x")
+        broker.assignment(mdp, b"W1")
+        broker.feed(b"W1", mdp.heartbeat)  # the request was sent since the last one
+    broker.feed(b"W1", mdp.heartbeat)
+    assert broker.take(b"W1") == [mdp.heartbeat]
+    assert counters(broker).lost_workers == {}
+
+
+@pytest.mark.parametrize("mdp", [MDP02, Majortomo], ids=lambda mdp: mdp.dialect.name)
+@pytest.mark.parametrize("client", DIALECTS, ids=lambda mdp: mdp.dialect.name)
+def test_parts_of_the_right_request_are_forwarded_or_joined(mdp, client):
+    broker = ManualBroker()
+    broker.ready(mdp, b"W1")
+    broker.ask(client, b"client", b"x")
+    address, _ = broker.assignment(mdp, b"W1")
+    broker.feed(b"W1", mdp.partial(address, b"1"))
+    broker.feed(b"W1", mdp.final(address, b"2"))
+    if client is MDP01:
+        assert broker.take(b"client") == [client.client_final(b"echo", b"1", b"2")]
+    else:
+        assert broker.take(b"client") == [client.client_partial(b"echo", b"1"), client.client_final(b"echo", b"2")]
+    assert (counters(broker).partials, counters(broker).replies) == (1, 1)
+
+
+def test_a_connection_speaks_for_all_its_sessions_in_the_rfc_s_own_dialect():
+    broker = GmdpBroker()
+    broker.register(b"W", 1, 2)
+    broker.take(b"W")
+    broker.feed(b"W", MDP02.heartbeat)
+    assert broker.take(b"W") == [MDP02.heartbeat]
+    broker.feed(b"W", MDP02.disconnect)
+    assert (broker.core.worker_count, counters(broker).lost_workers) == (0, {"disconnect": 2})
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        ([extension.session_frame(1, extension.LAST), b"", b"MDPW02", b"\x05"], "malformed"),
+        ([extension.session_frame(7, 64), b"", b"MDPW02", b"\x05"], "malformed"),
+    ],
+    ids=["LAST on a HEARTBEAT", "an unknown flag"],
+)
+def test_a_session_frame_with_flags_that_it_may_not_have_ends_the_connection(frames, reason):
+    broker = GmdpBroker()
+    broker.register(b"W", 1, 2)
+    broker.feed(b"W", frames)
+    assert counters(broker).lost_workers == {reason: 2}
+    assert counters(broker).drops == {reason: 1}
