@@ -1,20 +1,21 @@
-"""What tests of the protocol cores share.
+"""Messages and cores for the tests of the protocol cores.
 
-Messages as each dialect's peers write them, spelled out byte by byte and not
-taken from `gmdp.protocol.dialects`; and a broker, a worker and a client under a clock
-that is moved by hand.
+Each dialect's messages are spelled out byte by byte, not taken from
+`gmdp.protocol.dialects`.  A broker, a worker and a client run under a clock that the
+test moves.
 """
 
 from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.options import BrokerOptions
 from gmdp.core.peer.calls import Call
 from gmdp.core.peer.client import ClientCore
-from gmdp.core.peer.connector import Open, Phase, Send
+from gmdp.core.peer.connector import Close, Open, Phase, Send
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.sessions import Work
 from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18
+from gmdp.protocol.extension import Offer, offer_body
 
 NONCE = b"\x00\x01\x02\x03\x04\x05\x06\x07"
 
@@ -26,7 +27,7 @@ EXPIRY = 7.5
 
 
 class MDP01:
-    """MDP/0.1, as RFC 7 lays it out.  What a worker sends and gets has short names."""
+    """MDP/0.1, as RFC 7 lays it out.  A worker's commands have short names."""
 
     dialect = RFC7
     #: Where a worker finds the client address.
@@ -192,7 +193,7 @@ class ManualBroker:
         return outbox
 
     def collect(self):
-        """Take what the core wants sent, as an owner does; needed only after calls to the core itself."""
+        """Take the messages the core wants sent, as an owner does; needed only after calls to the core itself."""
         while outbox := self.decided():
             for outgoing in outbox:
                 if self.core.backlogs.hold_back(outgoing, self.now):
@@ -202,7 +203,7 @@ class ManualBroker:
                 self._waiting.setdefault(peer, []).append(frames)
 
     def take(self, peer):
-        """What was sent to `peer` since the last time."""
+        """The messages sent to `peer` since the last time."""
         return self._waiting.pop(peer, [])
 
     def ready(self, mdp, *peers, service=b"echo"):
@@ -230,7 +231,7 @@ class ManualBroker:
 
 
 def is_probe(mdp, action):
-    """Is this the question whether the broker speaks gmdp's extension?"""
+    """True if `action` sends the probe for gmdp's extension."""
     return isinstance(action, Send) and action.frames == mdp.client_request(b"mmi.gmdp", b"")
 
 
@@ -256,7 +257,7 @@ class ManualWorker:
         self.session = self.core.sessions[0]
         #: The connection opened last.
         self.connection = None
-        #: All that was decided, but for the probes: (when, action).
+        #: All decisions, without the probes: (when, action or event).
         self.log = []
         self._taken = 0
         self.core.start(START)
@@ -274,7 +275,7 @@ class ManualWorker:
         self.take()
 
     def connected(self):
-        """The connection stands, and the probe is answered as a broker of the RFC's does."""
+        """Connect, and answer the probe as a broker of the RFC does."""
         self.core.on_connected(self.connection, self.now)
         self._collect()
         if self.connection.phase is Phase.PROBING:
@@ -387,7 +388,7 @@ class ManualClient:
         return sent
 
     def connected(self, connection):
-        """It stands, and the probe is answered as a broker of the RFC's does."""
+        """Connect, and answer the probe as a broker of the RFC does."""
         self.core.on_connected(connection, self.now)
         if connection.phase is Phase.PROBING:
             self.core.feed(connection, self.mdp.client_final(b"mmi.gmdp", b"501"), self.now, 0.5)
@@ -411,13 +412,90 @@ class ManualClient:
         self.now = end
 
     def take(self):
-        """The actions since the last time, but for the probes."""
+        """The actions since the last time, without the probes."""
         actions, events = self.core.take()
         self._events += events
         return [action for action in actions if not is_probe(self.mdp, action)]
 
     def events(self):
-        """What callers heard since the last time."""
+        """The events since the last time."""
         events, self._events = [*self._events, *self.core.events], []
         self.core.events.clear()
         return events
+
+
+class ClientBench:
+    """A client core, and the connections it has opened; the brokers are the test."""
+
+    def __init__(self, dialect=RFC18, endpoints=("tcp://a:1",), most=4):
+        self.core = ClientCore(
+            dialect, Reconnect(endpoints, 1.0), most, ClientCounters(), nonce=bytes(16), max_in_flight=1000
+        )
+        self.opened = []
+        self.closed = []
+        self.sent = []
+
+    def act(self):
+        actions, events = self.core.take()
+        for action in actions:
+            if isinstance(action, Open):
+                self.opened.append(action.connection)
+            elif isinstance(action, Close):
+                self.closed.append(action.connection)
+            elif isinstance(action, Send) and b"mmi.gmdp" not in action.frames:
+                self.sent.append((action.connection, action.frames))
+        return events
+
+    def connected(self, connection, now):
+        """Connect, and answer the probe as a broker of the RFC does."""
+        self.core.on_connected(connection, now)
+        if connection.phase is Phase.PROBING:
+            self.feed(connection, self.core.dialect.reply(b"mmi.gmdp", [b"501"]), now)
+
+    def feed(self, connection, frames, now):
+        self.core.feed(connection, frames, now, 0.5)
+
+    def call(self, now=0.0, **limits):
+        call = Call(b"it", [b"x"], **{"timeout": 10.0, **limits})
+        self.core.submit(call, now)
+        return call
+
+    def connected_call(self, **limits):
+        call = self.call(**limits)
+        self.act()
+        self.connected(self.opened[-1], 0.0)
+        self.act()
+        return call, self.opened[-1]
+
+    def extended_call(self, **limits):
+        """The same, with a broker that speaks the extension."""
+        call = self.call(**limits)
+        self.act()
+        (connection,) = self.opened
+        self.core.on_connected(connection, 0.0)
+        offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
+        self.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
+        self.act()
+        return call, connection
+
+
+def client_core(endpoints, dialect=RFC18):
+    return ClientCore(dialect, Reconnect(endpoints, 0.5), 3, ClientCounters(), nonce=bytes(16), max_in_flight=1000)
+
+
+def core_with_call(retries=0, dialect=RFC18, **more):
+    """A client with one call out: (core, call, connection)."""
+    core = client_core(["one"], dialect)
+    call = Call(b"s", [b"body"], timeout=10.0, retries=retries, **more)
+    core.submit(call, 0.0)
+    (opened,) = core.actions
+    connect(core, opened.connection, 0.0)
+    core.actions.clear()
+    return core, call, opened.connection
+
+
+def connect(core, connection, now):
+    """Connect, and answer the probe as a broker of the RFC does."""
+    core.on_connected(connection, now)
+    if connection.phase is Phase.PROBING:
+        core.feed(connection, core.dialect.reply(b"mmi.gmdp", [b"501"]), now, 0.5)

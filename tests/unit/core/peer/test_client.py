@@ -1,82 +1,39 @@
-"""The client's core in virtual time: whose time runs when, and what ends a call."""
+"""A client's core in virtual time: each call's tries and time, and what ends a call."""
 
 import math
 
 import pytest
-from cores import MDP02, ManualClient
+from cores import ClientBench, core_with_call
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import (
+    bodies,
+    client_reply,
+    dialects,
+    frames_of_any_kind,
+    near_misses,
+    worker_command,
+)
 
 from gmdp.core.outcomes import Outcome
 from gmdp.core.peer.calls import Call, CallState, Ended, Part
 from gmdp.core.peer.client import ClientCore
-from gmdp.core.peer.connector import Close, Open, Phase, Send
+from gmdp.core.peer.connector import Close, Open, Phase
 from gmdp.core.peer.reasons import CloseReason
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.statistics import ClientCounters
 from gmdp.protocol import extension
 from gmdp.protocol.dialects import RFC7, RFC18
-from gmdp.protocol.extension import CANCEL, Offer, Status, answer_frame, offer_body
+from gmdp.protocol.extension import CANCEL, Status, answer_frame
 
 PARTIAL = [b"MDPC02", b"\x02", b"it", b"part"]
+
+
 FINAL = [b"MDPC02", b"\x03", b"it", b"end"]
 
 
-class Bench:
-    """A core, and the connections it opened to brokers that speak an RFC only."""
-
-    def __init__(self, dialect=RFC18, endpoints=("tcp://a:1",), most=4):
-        self.core = ClientCore(
-            dialect, Reconnect(endpoints, 1.0), most, ClientCounters(), nonce=bytes(16), max_in_flight=1000
-        )
-        self.opened = []
-        self.closed = []
-        self.sent = []
-
-    def act(self):
-        actions, events = self.core.take()
-        for action in actions:
-            if isinstance(action, Open):
-                self.opened.append(action.connection)
-            elif isinstance(action, Close):
-                self.closed.append(action.connection)
-            elif isinstance(action, Send) and b"mmi.gmdp" not in action.frames:
-                self.sent.append((action.connection, action.frames))
-        return events
-
-    def connected(self, connection, now):
-        """It stands, and the probe is answered as a broker of the RFC's does."""
-        self.core.on_connected(connection, now)
-        if connection.phase is Phase.PROBING:
-            self.feed(connection, self.core.dialect.reply(b"mmi.gmdp", [b"501"]), now)
-
-    def feed(self, connection, frames, now):
-        self.core.feed(connection, frames, now, 0.5)
-
-    def call(self, now=0.0, **limits):
-        call = Call(b"it", [b"x"], **{"timeout": 10.0, **limits})
-        self.core.submit(call, now)
-        return call
-
-    def connected_call(self, **limits):
-        call = self.call(**limits)
-        self.act()
-        self.connected(self.opened[-1], 0.0)
-        self.act()
-        return call, self.opened[-1]
-
-    def extended_call(self, **limits):
-        """The same, and its broker speaks the extension."""
-        call = self.call(**limits)
-        self.act()
-        (connection,) = self.opened
-        self.core.on_connected(connection, 0.0)
-        offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
-        self.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
-        self.act()
-        return call, connection
-
-
 def test_nothing_is_sent_before_the_connection_stands():
-    bench = Bench()
+    bench = ClientBench()
     bench.call()
     bench.act()
     assert len(bench.opened) == 1
@@ -87,7 +44,7 @@ def test_nothing_is_sent_before_the_connection_stands():
 
 
 def test_each_part_of_a_stream_starts_its_timeout_anew():
-    bench = Bench()
+    bench = ClientBench()
     _call, connection = bench.connected_call(timeout=10.0)
     for now in (9.0, 18.0, 27.0):
         bench.core.tick(now, 0.5)
@@ -101,7 +58,7 @@ def test_each_part_of_a_stream_starts_its_timeout_anew():
 
 
 def test_the_deadline_of_a_stream_holds_while_parts_come():
-    bench = Bench()
+    bench = ClientBench()
     _call, connection = bench.connected_call(timeout=10.0, deadline=15.0)
     bench.feed(connection, PARTIAL, 9.0)
     bench.act()
@@ -113,8 +70,8 @@ def test_the_deadline_of_a_stream_holds_while_parts_come():
 
 
 def test_a_call_given_up_takes_its_connection_with_it():
-    """So a late reply finds nobody (C3)."""
-    bench = Bench()
+    """So a late reply reaches no other call (C3)."""
+    bench = ClientBench()
     _call, connection = bench.connected_call(timeout=1.0)
     bench.core.tick(1.0, 0.5)
     bench.act()
@@ -130,7 +87,7 @@ def test_a_call_given_up_takes_its_connection_with_it():
 
 
 def test_each_try_has_its_share_of_the_time():
-    bench = Bench()
+    bench = ClientBench()
     call, _ = bench.connected_call(timeout=9.0, retries=2)
     for now, tries in ((3.0, 2), (6.0, 3)):
         bench.core.tick(now - 0.01, 0.5)
@@ -147,7 +104,7 @@ def test_each_try_has_its_share_of_the_time():
 
 
 def test_no_retry_after_a_part_was_delivered():
-    bench = Bench()
+    bench = ClientBench()
     _call, connection = bench.connected_call(timeout=9.0, retries=5)
     bench.feed(connection, PARTIAL, 0.1)
     bench.act()
@@ -157,9 +114,9 @@ def test_no_retry_after_a_part_was_delivered():
 
 
 def test_B3_an_answer_is_not_put_together_from_two_runs():
-    """The end of the first run's answer was lost on the way to a client that read too slowly, and
-    its retry had gone out by then: it hears that, and no other run's parts."""
-    bench = Bench()
+    """The client read too slowly, so the end of the first run's answer was lost, and its retry had gone
+    out by then.  The call ends with that, and gets no parts of another run."""
+    bench = ClientBench()
     call, connection = bench.extended_call(timeout=9.0, retries=2)
     bench.core.tick(3.0, 0.5)
     bench.act()
@@ -180,8 +137,8 @@ def test_B3_an_answer_is_not_put_together_from_two_runs():
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_handler_that_fails_because_the_time_is_up_did_not_fail(late):
-    """The worker stops it at the very moment (`enforce_deadline`), and says so."""
-    bench = Bench()
+    """The worker stops the handler at the very moment (`enforce_deadline`), and reports a failure."""
+    bench = ClientBench()
     call, connection = bench.extended_call(timeout=3.0, deadline=3.0)
     ((_, (frame, *_)),) = bench.sent
     bench.feed(
@@ -189,55 +146,6 @@ def test_a_handler_that_fails_because_the_time_is_up_did_not_fail(late):
     )
     (ended,) = bench.act()
     assert (ended.call, ended.outcome) == (call, Outcome.TIMEOUT if late else Outcome.HANDLER_FAILED)
-
-
-def test_while_no_broker_answers_one_connection_at_a_time_is_tried():
-    bench = Bench(most=10)
-    for _ in range(10):
-        bench.call(timeout=100.0)
-    bench.act()
-    assert len(bench.opened) == 1
-    now = 0.0
-    for attempt in range(2, 6):
-        bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, now, 1.0)
-        bench.act()
-        now = bench.core.deadline()
-        bench.core.tick(now, 1.0)
-        bench.act()
-        assert len(bench.opened) == attempt
-    assert now == 1 + 2 + 4 + 8
-    bench.connected(bench.opened[-1], now)
-    bench.act()
-    assert len(bench.opened) == 5 + 9
-
-
-def test_a_connection_that_never_comes_is_given_up_and_the_next_endpoint_tried():
-    bench = Bench(endpoints=("tcp://a:1", "tcp://b:1"))
-    call = bench.call(timeout=100.0)
-    bench.act()
-    assert bench.core.deadline() == bench.core.connect_timeout
-    bench.core.tick(bench.core.connect_timeout, 0.5)
-    bench.act()
-    assert [connection.endpoint for connection in bench.opened] == ["tcp://a:1", "tcp://b:1"]
-    assert call.tries == 1
-
-
-def test_one_lost_connection_retires_the_idle_ones_of_its_time():
-    """They were of one broker: the next call goes where the next connection goes."""
-    bench = Bench(endpoints=("tcp://a:1", "tcp://b:1"))
-    first, connection = bench.connected_call()
-    second = bench.call()
-    bench.act()
-    bench.connected(bench.opened[1], 0.1)
-    bench.feed(bench.opened[1], FINAL, 0.2)
-    assert [event.call for event in bench.act()] == [second]
-    bench.core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 0.3, 0.5)
-    (ended,) = bench.act()
-    assert (ended.call, ended.outcome) == (first, Outcome.BROKER_LOST)
-    assert set(bench.closed) == {connection, bench.opened[1]}
-    bench.call(now=0.3)
-    bench.act()
-    assert bench.opened[-1].endpoint == "tcp://b:1"
 
 
 @pytest.mark.parametrize(
@@ -253,8 +161,8 @@ def test_one_lost_connection_retires_the_idle_ones_of_its_time():
         [b"MDPW02", b"\x03", b"it", b"x"],
     ],
 )
-def test_what_is_no_answer_to_the_call_is_counted_and_dropped(frames):
-    bench = Bench()
+def test_a_message_that_answers_no_call_is_counted_and_dropped(frames):
+    bench = ClientBench()
     call, connection = bench.connected_call()
     bench.feed(connection, frames, 0.1)
     assert bench.act() == []
@@ -264,14 +172,14 @@ def test_what_is_no_answer_to_the_call_is_counted_and_dropped(frames):
 
 
 def test_a_reply_of_0_1_is_one_part():
-    bench = Bench(dialect=RFC7)
+    bench = ClientBench(dialect=RFC7)
     call, connection = bench.connected_call()
     bench.feed(connection, [b"", b"MDPC01", b"it", b"a", b"b"], 0.1)
     assert bench.act() == [Part(call, [b"a", b"b"], True)]
 
 
 def test_counters_add_up_whatever_happens():
-    bench = Bench(most=2)
+    bench = ClientBench(most=2)
     calls = [bench.call(timeout=5.0) for _ in range(6)]
     bench.act()
     bench.connected(bench.opened[0], 0.0)
@@ -290,22 +198,96 @@ def test_counters_add_up_whatever_happens():
     assert bench.core.deadline() == math.inf
 
 
-def test_a_connection_that_stands_when_its_broker_was_given_up_is_closed():
-    """Two are being made to a broker that is silent; it is given up for another; then the second stands after all."""
-    client = ManualClient(MDP02, connections=4, endpoints=("tcp://one", "tcp://two"))
-    first = client.submit(b"echo", b"1", timeout=3.0)
-    (opened,) = client.take()
-    client.core.on_connected(opened.connection, client.now)
-    client.advance(1.0)  # the probe is not answered
-    second = client.submit(b"echo", b"2", timeout=30.0)
-    (another,) = [action.connection for action in client.take() if isinstance(action, Open)]
-    client.advance(2.0)  # nor is the call
-    assert first.state is CallState.DONE
-    client.core.on_connected(another, client.now)
-    offer = offer_body(Offer(10, 10, 100, 1000, 2.5))
-    client.core.feed(another, MDP02.client_final(b"mmi.gmdp", *offer), client.now, 0.5)
-    assert another.phase is Phase.CLOSED
-    assert client.core.deadline() > client.now
-    ((connection, frames),) = client.connect()
-    assert (connection.endpoint, frames) == ("tcp://two", MDP02.client_request(b"echo", b"2"))
-    assert second.state is CallState.SENT
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_message_on_a_lost_connection_reaches_no_call(retries):
+    """C3: messages that the owner still reads from it reach no call."""
+    core, _, connection = core_with_call(retries)
+    core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
+    core.events.clear()
+    core.feed(connection, client_reply(RFC18, b"s", [b"late"]), 1.0, 0.5)
+    assert core.events == []
+    assert core.counters.replies == 0
+    assert core.statistics().waiting == retries
+
+
+def test_a_message_after_close_reaches_no_call():
+    """C6"""
+    core, _, connection = core_with_call()
+    core.close(1.0)
+    assert [event.outcome for event in core.events] == [Outcome.CLOSED]
+    core.feed(connection, client_reply(RFC18, b"s", [b"late"]), 1.0, 0.5)
+    assert len(core.events) == 1
+    assert core.counters.replies == 0
+
+
+def test_a_message_after_a_timeout_reaches_no_call():
+    """C3"""
+    core, _, connection = core_with_call()
+    core.tick(10.0, 0.5)
+    assert [event.outcome for event in core.events] == [Outcome.TIMEOUT]
+    assert core.actions == [Close(connection, CloseReason.CALL_WITHDRAWN)]
+    core.feed(connection, client_reply(RFC18, b"s", [b"late"]), 11.0, 0.5)
+    assert len(core.events) == 1
+
+
+def test_a_call_that_has_a_part_is_not_tried_again():
+    """W1: once a part went out, the call ends with the loss."""
+    core, call, connection = core_with_call(retries=3)
+    core.feed(connection, client_reply(RFC18, b"s", [b"part"], final=False), 1.0, 0.5)
+    core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 2.0, 0.5)
+    assert [event.outcome for event in core.events[1:]] == [Outcome.BROKER_LOST]
+    assert call.tries == 1
+
+
+def test_a_reply_that_names_another_service_is_no_reply():
+    core, call, connection = core_with_call()
+    core.feed(connection, client_reply(RFC18, b"other", [b"body"]), 1.0, 0.5)
+    assert core.events == []
+    assert core.counters.malformed == 1
+    assert call.state is CallState.SENT
+
+
+def test_a_stream_of_many_parts_costs_no_memory():
+    """A call's timer is armed at every part; the stale entries are bounded."""
+    core, call, connection = core_with_call(deadline=60.0)
+    for part in range(20_000):
+        core.feed(connection, client_reply(RFC18, b"s", [b"part"], final=False), part / 1000, 0.5)
+        core.events.clear()
+    assert call.parts == 20_000
+    assert len(core._timers._heap) <= 5_000
+
+
+STEADY = settings(derandomize=False, deadline=None, database=None, max_examples=150)
+
+
+broker_says = st.one_of(
+    st.lists(frames_of_any_kind, max_size=8),
+    st.builds(client_reply, dialects, st.just(b"s"), bodies),
+    st.builds(lambda d, b: worker_command(d, "REQUEST", b"address", b"", *b), dialects, bodies),
+    st.builds(worker_command, dialects, st.sampled_from(["HEARTBEAT", "DISCONNECT", "READY"])),
+)
+
+
+@settings(STEADY, max_examples=400)
+@given(dialects, st.booleans(), st.lists(st.one_of(broker_says, near_misses(broker_says)), max_size=4))
+def test_a_client_reads_or_counts_any_frames(dialect, asked, messages):
+    """B4, from the other side: at most one outcome, and every message is counted."""
+    core = ClientCore(dialect, Reconnect(["one"], 0.5), 3, ClientCounters(), nonce=bytes(16), max_in_flight=10)
+    call = Call(b"s", [b"body"], timeout=10.0)
+    core.submit(call, 0.0)
+    (connection,) = [action.connection for action in core.actions if isinstance(action, Open)]
+    core.on_connected(connection, 0.0)
+    if connection.phase is Phase.PROBING:
+        core.feed(connection, dialect.reply(b"mmi.gmdp", [b"501"]), 0.0, 0.5)
+    if not asked:
+        core.cancel(call, Outcome.CANCELLED, 0.0)
+        messages = []  # its connection is closed
+    core.events.clear()
+    for frames in messages:
+        core.feed(connection, frames, 1.0, 0.5)
+    counters = core.counters
+    assert counters.malformed + counters.partials + counters.replies == len(messages)
+    assert len(core.events) == counters.partials + counters.replies
+    assert counters.replies <= (1 if asked else 0)
+    if counters.replies:
+        assert core.events[-1].final

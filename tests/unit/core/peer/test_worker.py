@@ -1,29 +1,36 @@
-"""Brokers, workers and clients coupled back to back, in virtual time and without a socket (`gmdp.testing`)."""
+"""A worker's core: its sessions one by one, and whole installations in virtual time (`gmdp.testing`)."""
 
 import itertools
 import math
 from collections import Counter
 
 import pytest
+from cores import connect
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import DIALECTS, client_reply, worker_command
+from models import (
+    DIALECTS,
+    bodies,
+    client_reply,
+    dialects,
+    frames_of_any_kind,
+    near_misses,
+    worker_command,
+)
 
 from gmdp.core.outcomes import Outcome
-from gmdp.core.peer.calls import Call, CallState
-from gmdp.core.peer.client import ClientCore
-from gmdp.core.peer.connector import Close, Open, Phase
-from gmdp.core.peer.reasons import CloseReason
-from gmdp.core.peer.reconnect import MAX_FACTOR, Reconnect
+from gmdp.core.peer.connector import Open, Phase
+from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.sessions import SessionState
-from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
+from gmdp.core.peer.statistics import WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.protocol.dialects import RFC7, RFC18, Command
 from gmdp.testing import Simulation
 
 STEADY = settings(derandomize=False, deadline=None, database=None)
 
-#: (dialect, does it know gmdp's extension?): every way to speak to a broker.
+
+#: Every way to speak to a broker: the dialect, and whether it goes without gmdp's extension.
 PEERS = [(dialect, True) for dialect in DIALECTS] + [(RFC7, False), (RFC18, False)]
 
 
@@ -32,7 +39,7 @@ def echo(request):
 
 
 class Installation(Simulation):
-    """One broker, and workers and clients that speak as they are told to."""
+    """One broker, and workers and clients of the dialects that a test names."""
 
     def __init__(self, seed=0, latency=0.01, **options):
         super().__init__(seed, latency=latency)
@@ -52,15 +59,12 @@ class Installation(Simulation):
     def asks(self, peer=(RFC18, False), **options):
         return self.client(version=peer[0], strict=peer[1], **options)
 
-    def nobody_was_lost(self):
+    def check_no_peer_was_lost(self):
         assert not self.one.counters.lost_workers
         for worker in self.workers:
             assert worker.counters.reconnects == 0
             assert all(session.registered for session in worker.core.sessions)
         assert self.one.core.worker_count == sum(len(worker.core.sessions) for worker in self.workers)
-
-
-# Without faults
 
 
 @settings(STEADY, max_examples=60)
@@ -73,8 +77,8 @@ class Installation(Simulation):
     takes=st.sampled_from([(0.0, 0.0), (0.001, 0.3), (0.0, 9.0)]),
     parts=st.sampled_from([0, 3]),
 )
-def test_C10_without_faults_everybody_gets_the_own_reply(seed, latency, clients, workers, calls, takes, parts):
-    """C4, too: every call is run once, and its reply is whole."""
+def test_C10_without_faults_every_caller_gets_its_own_reply(seed, latency, clients, workers, calls, takes, parts):
+    """C4, too: every call runs once, and its reply is whole."""
     runs = Counter()
 
     def handler(request):
@@ -104,7 +108,7 @@ def test_C10_without_faults_everybody_gets_the_own_reply(seed, latency, clients,
     counters = simulation.one.counters
     assert counters.replies == len(runs) == calls * len(clients)
     assert not counters.drops
-    simulation.nobody_was_lost()
+    simulation.check_no_peer_was_lost()
 
 
 def _ask(client, uid, timeout=60.0, **more):
@@ -113,9 +117,6 @@ def _ask(client, uid, timeout=60.0, **more):
 
 def asked(client, count, **more):
     return [_ask(client, b"uid%d" % number, **more) for number in range(count)]
-
-
-# With faults: see test_simulation.py
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -130,7 +131,7 @@ def test_C6_close_ends_what_waits_and_what_is_out(strict):
     assert {call.outcome for call in calls} == {Outcome.CLOSED}
     simulation.run(10)
     assert client.core.statistics().sockets == 0
-    # A gmdp broker was told that nobody waits any more.
+    # A gmdp broker has heard that no caller waits any more.
     assert simulation.one.core.queued == (3 if strict else 0)
 
 
@@ -148,25 +149,23 @@ def test_W15_drained_sessions_answer_and_leave(strict):
     assert simulation.one.counters.lost_workers == {"disconnect": 3}
     assert [call.outcome for call in calls[:3]] == ["reply"] * 3
     if not strict:
-        # It was given to nobody who would not have it: that was no attempt.
+        # The fourth request went to no worker that would not take it: that was no attempt.
         assert simulation.one.core.queued == 1
         assert simulation.one.counters.redeliveries == 0
 
-
-# Heartbeats
 
 PAIRS = [(mine, theirs) for mine in (0.5, 1.0, 2.4, 2.5, 2.6, 5.0, 7.5, 60.0) for theirs in (2.5, 0.5, 60.0)]
 
 
 def watch(hours, mine, theirs, *, latency=0.05, seed=0, peers=PEERS, ask=False, handler=echo, **work):
-    """Heartbeats only, for so long."""
+    """Run workers that send heartbeats only, for some hours."""
     simulation = Installation(seed, latency, heartbeat_interval=theirs, request_ttl=1e6, busy_timeout=1e6)
     for peer in peers:
         simulation.works(handler, peer, heartbeat_interval=mine, **work)
     if ask:
         asked(simulation.asks(), len(peers), timeout=1e6)
     simulation.run(hours * 3600)
-    simulation.nobody_was_lost()
+    simulation.check_no_peer_was_lost()
     return simulation
 
 
@@ -176,7 +175,7 @@ def check_heartbeats(simulation, least, most):
 
 
 @pytest.mark.parametrize(("mine", "theirs"), PAIRS)
-def test_heartbeats_keep_everybody_and_do_not_storm(mine, theirs):
+def test_heartbeats_keep_every_peer_and_do_not_storm(mine, theirs):
     """ "Mismatched intervals then do no harm, and nobody answers for ever\""""
     seconds = 600
     simulation = watch(seconds / 3600, mine, theirs)
@@ -188,13 +187,13 @@ def test_heartbeats_keep_everybody_and_do_not_storm(mine, theirs):
 @given(
     mine=st.floats(0.5, 60), theirs=st.floats(0.5, 60), latency=st.sampled_from([0.0, 0.01, 0.1]), seed=st.integers(0)
 )
-def test_any_intervals_do(mine, theirs, latency, seed):
+def test_heartbeats_of_any_intervals_do(mine, theirs, latency, seed):
     minutes = 20
     simulation = watch(minutes / 60, mine, theirs, latency=latency, seed=seed, peers=[(RFC18, True)])
     check_heartbeats(simulation, 0, minutes * 60 / min(mine, theirs) + 2)
 
 
-def test_heartbeats_keep_everybody_for_hours():
+def test_heartbeats_keep_every_peer_for_hours():
     simulation = watch(3, 2.5, 2.5)
     check_heartbeats(simulation, 0, len(PEERS) * (3 * 3600 / 2.5 + 2))
 
@@ -205,8 +204,8 @@ def test_liveness_is_the_connection_s_however_many_sessions_it_has():
 
 
 @pytest.mark.parametrize(("mine", "theirs"), PAIRS)
-def test_heartbeats_keep_those_who_work(mine, theirs):
-    """Work of eight minutes, a worker that sends nothing else meanwhile."""
+def test_heartbeats_keep_busy_workers(mine, theirs):
+    """The work takes eight minutes, and the worker sends nothing else meanwhile."""
     simulation = watch(1 / 6, mine, theirs, ask=True, takes=(480, 480))
     assert simulation.one.counters.replies == len(PEERS)
     assert simulation.one.counters.redeliveries == 0
@@ -214,31 +213,28 @@ def test_heartbeats_keep_those_who_work(mine, theirs):
 
 @pytest.mark.parametrize("peer", [(RFC18, True), (RFC18, False)])
 @pytest.mark.parametrize(("mine", "theirs"), PAIRS)
-def test_heartbeats_keep_those_who_stream(mine, theirs, peer):
-    """Work that sends a part every 0.2 s for two minutes: neither the worker is silent, nor may the broker be."""
+def test_heartbeats_keep_streaming_workers(mine, theirs, peer):
+    """The worker sends a part every 0.2 s for two minutes; the broker must not be silent meanwhile."""
     handler = lambda request: iter([b"part"] * 600)  # noqa: E731
     simulation = watch(0.1, mine, theirs, peers=[peer], ask=True, handler=handler, every=0.2)
     assert simulation.one.counters.replies == 1
     check_heartbeats(simulation, 0, 0.1 * 3600 / min(mine, theirs) + 2)
 
 
-# Hubs that are blocked
-
-
 @pytest.mark.parametrize("blocked", [8.0, 20.0, 60.0])
-def test_B11_a_blocked_broker_loses_nobody_who_was_heard_meanwhile(blocked):
-    """It reads its backlog in bursts, and judges nobody before it has read all."""
+def test_B11_a_blocked_broker_keeps_the_workers_that_spoke_meanwhile(blocked):
+    """The broker reads its backlog in bursts, and expires no worker before it has read all."""
     simulation = Installation()
     for peer in PEERS:
         simulation.works(peer=peer, concurrency=5, liveness=40)
     simulation.run(30)
     simulation.one.block(blocked)
     simulation.run(blocked + 30)
-    simulation.nobody_was_lost()
+    simulation.check_no_peer_was_lost()
 
 
 @pytest.mark.parametrize("blocked", [8.0, 20.0, 60.0])
-def test_B11_a_blocked_worker_does_not_leave_a_broker_that_was_heard_meanwhile(blocked):
+def test_B11_a_blocked_worker_keeps_the_broker_that_spoke_meanwhile(blocked):
     """B11, from the other side."""
     simulation = Installation(liveness=40)
     for peer in PEERS:
@@ -247,11 +243,11 @@ def test_B11_a_blocked_worker_does_not_leave_a_broker_that_was_heard_meanwhile(b
     for worker in simulation.workers:
         worker.block(blocked)
     simulation.run(blocked + 30)
-    simulation.nobody_was_lost()
+    simulation.check_no_peer_was_lost()
 
 
-def test_B11_those_who_died_while_the_broker_was_blocked_are_found_out():
-    """A gap is no pardon."""
+def test_B11_workers_that_die_while_the_broker_is_blocked_are_found_out():
+    """A gap of the broker's own does not excuse them."""
     simulation = Installation()
     for peer in PEERS:
         simulation.works(peer=peer, liveness=40)
@@ -265,92 +261,15 @@ def test_B11_those_who_died_while_the_broker_was_blocked_are_found_out():
 
 
 @pytest.mark.parametrize("mine", [2.5, 10.0, 60.0])
-def test_B11_a_blocked_broker_loses_nobody_who_waited_for_its_heartbeat(mine):
-    """With mismatched intervals: a worker with a long one answers heartbeats, and got none to answer."""
+def test_B11_a_blocked_broker_keeps_the_workers_that_wait_for_its_heartbeat(mine):
+    """A worker with a long interval answers heartbeats, and a blocked broker sends none to answer."""
     simulation = Installation()
     for peer in PEERS:
         simulation.works(peer=peer, heartbeat_interval=mine, liveness=100)
     simulation.run(31)
     simulation.one.block(9)
     simulation.run(60)
-    simulation.nobody_was_lost()
-
-
-# Reconnecting
-
-
-@settings(STEADY, max_examples=100)
-@given(
-    count=st.integers(1, 4), interval=st.floats(0.01, 10), jitters=st.lists(st.floats(0, 1), min_size=1, max_size=60)
-)
-def test_reconnecting_doubles_its_delay_up_to_a_bound(count, interval, jitters):
-    """W3: each endpoint in turn, a wait after each round, with jitter."""
-    endpoints = [f"endpoint {number}" for number in range(count)]
-    reconnect = Reconnect(endpoints, interval)
-    for failures, jitter in enumerate(jitters, 1):
-        assert reconnect.endpoint == endpoints[(failures - 1) % count]
-        delay = reconnect.on_lost(0.0, jitter)
-        rounds, rest = divmod(failures, count)
-        if rest:
-            assert delay == 0.0
-        else:
-            longest = interval * min(2 ** (rounds - 1), MAX_FACTOR)
-            assert longest / 2 <= delay <= longest
-            assert delay == pytest.approx(longest * (0.5 + jitter / 2))
-
-
-def test_reconnecting_starts_anew_once_a_broker_has_answered():
-    reconnect = Reconnect(["one"], 1.0)
-    delays = [reconnect.on_lost(0.0, 1.0) for _ in range(8)]
-    assert delays == [1, 2, 4, 8, 16, 16, 16, 16]
-    reconnect.on_answer(10.0)
-    assert reconnect.on_lost(11.0, 1.0) == 1.0
-    assert reconnect.on_lost(11.0, 0.0) == 1.0
-    many = Reconnect(["one"], 1.0)
-    for _ in range(100_000):
-        last = many.on_lost(0.0, 0.0)
-    assert last == MAX_FACTOR / 2
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_brokers_that_answer_and_drop_at_once_are_not_tried_without_end(count):
-    reconnect = Reconnect([f"endpoint {number}" for number in range(count)], 1.0)
-    now = waited = 0.0
-    for _ in range(6 * count):
-        reconnect.on_answer(now)
-        reconnect.on_answer(now)
-        delay = reconnect.on_lost(now + 0.01, 1.0)
-        now += 0.01 + delay
-        waited += delay
-    assert waited == 1 + 2 + 4 + 8 + 16 + 16
-
-
-def test_the_endpoint_that_answered_is_used_until_it_is_lost():
-    reconnect = Reconnect(["one", "two", "three"], 1.0)
-    assert reconnect.on_lost(0.0, 0.5) == 0.0
-    assert reconnect.endpoint == "two"
-    reconnect.on_answer(0.0)
-    assert reconnect.endpoint == "two"
-    assert [reconnect.on_lost(9.0, 1.0) for _ in range(3)] == [0.0, 0.0, 1.0]
-    assert reconnect.endpoint == "two"
-
-
-def test_W2_a_refusal_by_one_who_had_answered_is_no_loss():
-    """It was thought dead, is told DISCONNECT, and registers again, there."""
-    reconnect = Reconnect(["one", "two"], 1.0)
-    reconnect.on_answer(0.0)
-    assert 0.5 <= reconnect.on_disconnect(0.1, 0.3) <= 1.0
-    assert reconnect.endpoint == "one"
-    # Refused again before it had answered: the next one may have room.
-    reconnect.on_disconnect(0.2, 0.3)
-    assert reconnect.endpoint == "two"
-
-
-@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
-def test_a_refusal_at_every_try_is_waited_for_longer_and_longer(jitter):
-    reconnect = Reconnect(["one"], 1.0)
-    delays = [reconnect.on_disconnect(0.0, jitter) for _ in range(8)]
-    assert delays == [factor * (0.5 + jitter / 2) for factor in (1, 2, 4, 8, 16, 16, 16, 16)]
+    simulation.check_no_peer_was_lost()
 
 
 @pytest.mark.parametrize("peer", [(RFC18, True), (RFC18, False)])
@@ -363,140 +282,6 @@ def test_a_worker_that_is_never_let_in_asks_less_and_less_often(peer):
     simulation.run(300)
     refused = simulation.one.counters.drops["workers_full"]
     assert 300 / 8 <= refused <= 300 / 4 + 8
-
-
-# Calls, one by one
-
-
-def one_call(retries=0, dialect=RFC18, **more):
-    """A client with one call out: (core, call, connection)."""
-    core = a_client(["one"], dialect)
-    call = Call(b"s", [b"body"], timeout=10.0, retries=retries, **more)
-    core.submit(call, 0.0)
-    (opened,) = core.actions
-    connected(core, opened.connection, 0.0)
-    core.actions.clear()
-    return core, call, opened.connection
-
-
-def a_client(endpoints, dialect=RFC18):
-    return ClientCore(dialect, Reconnect(endpoints, 0.5), 3, ClientCounters(), nonce=bytes(16), max_in_flight=1000)
-
-
-def connected(core, connection, now):
-    """It stands, and the probe is answered as a broker of the RFC's does."""
-    core.on_connected(connection, now)
-    if connection.phase is Phase.PROBING:
-        core.feed(connection, client_reply(core.dialect, b"mmi.gmdp", [b"501"]), now, 0.5)
-
-
-@pytest.mark.parametrize("retries", [0, 1])
-def test_what_comes_on_a_lost_connection_is_for_nobody(retries):
-    """C3: whatever the owner still reads from it."""
-    core, _, connection = one_call(retries)
-    core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
-    core.events.clear()
-    core.feed(connection, client_reply(RFC18, b"s", [b"late"]), 1.0, 0.5)
-    assert core.events == []
-    assert core.counters.replies == 0
-    assert core.statistics().waiting == retries
-
-
-def test_what_comes_after_close_is_for_nobody():
-    """C6"""
-    core, _, connection = one_call()
-    core.close(1.0)
-    assert [event.outcome for event in core.events] == [Outcome.CLOSED]
-    core.feed(connection, client_reply(RFC18, b"s", [b"late"]), 1.0, 0.5)
-    assert len(core.events) == 1
-    assert core.counters.replies == 0
-
-
-def test_what_comes_after_a_timeout_is_for_nobody():
-    """C3"""
-    core, _, connection = one_call()
-    core.tick(10.0, 0.5)
-    assert [event.outcome for event in core.events] == [Outcome.TIMEOUT]
-    assert core.actions == [Close(connection, CloseReason.CALL_WITHDRAWN)]
-    core.feed(connection, client_reply(RFC18, b"s", [b"late"]), 11.0, 0.5)
-    assert len(core.events) == 1
-
-
-def test_an_answer_that_began_is_not_asked_for_again():
-    """W1: once a part went out, the loss is told."""
-    core, call, connection = one_call(retries=3)
-    core.feed(connection, client_reply(RFC18, b"s", [b"part"], final=False), 1.0, 0.5)
-    core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 2.0, 0.5)
-    assert [event.outcome for event in core.events[1:]] == [Outcome.BROKER_LOST]
-    assert call.tries == 1
-
-
-def test_a_reply_that_names_another_service_is_no_reply():
-    core, call, connection = one_call()
-    core.feed(connection, client_reply(RFC18, b"other", [b"body"]), 1.0, 0.5)
-    assert core.events == []
-    assert core.counters.malformed == 1
-    assert call.state is CallState.SENT
-
-
-def test_connections_that_are_lost_together_are_one_loss():
-    """B1: the next endpoint is tried, not the one after it, after one delay; without being asked again."""
-    core = a_client(["one", "two", "three"])
-    calls = [Call(b"s", [b"body"], timeout=60.0, retries=1) for _ in range(3)]
-    for call in calls:
-        core.submit(call, 0.0)
-    connections = []
-    while opened := [action.connection for action in core.actions if isinstance(action, Open)]:
-        core.actions.clear()
-        connections += opened
-        for connection in opened:
-            connected(core, connection, 0.0)
-    assert [connection.endpoint for connection in connections] == ["one"] * 3
-    core.actions.clear()
-    for connection in connections:
-        core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
-    assert core.endpoint == "two"
-    for endpoint in ("two", "three"):
-        (opened,) = [action.connection for action in core.actions if isinstance(action, Open)]
-        assert opened.endpoint == endpoint
-        core.actions.clear()
-        core.on_disconnected(opened, CloseReason.CONNECTION_REFUSED, 1.0, 0.5)
-    # Each was tried once: now there is a delay, which ends by itself.
-    assert core.actions == [Close(opened, CloseReason.CONNECTION_REFUSED)]
-    assert 1.0 < core.deadline() <= 1.5
-    core.actions.clear()
-    core.tick(core.deadline(), 0.5)
-    assert [(type(action), action.connection.endpoint) for action in core.actions] == [(Open, "one")]
-
-
-def test_a_connection_that_is_never_made_is_given_up():
-    """C3: a broker that is silent, not absent; the next endpoint is tried, the call goes on."""
-    core = a_client(["one", "two"])
-    core.submit(Call(b"s", [b"body"], timeout=60.0), 0.0)
-    (first,) = core.actions
-    assert core.deadline() == core.connect_timeout
-    core.actions.clear()
-    core.tick(core.connect_timeout, 0.5)
-    assert core.actions[0] == Close(first.connection, CloseReason.NO_CONNECTION_IN_TIME)
-    assert (type(core.actions[1]), core.actions[1].connection.endpoint) == (Open, "two")
-    # Too late: it is closed.
-    core.actions.clear()
-    core.on_connected(first.connection, core.connect_timeout)
-    assert core.actions == []
-    assert core.counters.disconnects == 0
-
-
-def test_a_stream_of_many_parts_costs_no_memory():
-    """A call's timer is armed at every part; what that leaves behind is bounded."""
-    core, call, connection = one_call(deadline=60.0)
-    for part in range(20_000):
-        core.feed(connection, client_reply(RFC18, b"s", [b"part"], final=False), part / 1000, 0.5)
-        core.events.clear()
-    assert call.parts == 20_000
-    assert len(core._timers._heap) <= 5_000
-
-
-# Sessions, one by one
 
 
 def a_worker(dialect=RFC18):
@@ -514,14 +299,14 @@ def a_worker(dialect=RFC18):
     )
     core.start(0.0)
     (opened,) = core.actions
-    connected(core, opened.connection, 0.0)
+    connect(core, opened.connection, 0.0)
     core.actions.clear()
     return core, core.sessions[0], opened.connection
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_W2_a_reply_of_an_earlier_connection_is_dropped(dialect):
-    """The handler runs on, its reply is late; only then is a new connection made."""
+    """The handler runs on, and its reply is late.  Only then is a new connection made."""
     core, session, connection = a_worker(dialect)
     core.feed(connection, dialect.worker(Command.REQUEST, b"address", b"", b"body"), 0.0, 0.5)
     (work,) = core.events
@@ -537,7 +322,7 @@ def test_W2_a_reply_of_an_earlier_connection_is_dropped(dialect):
     assert core.counters.late_replies == 1
     (opened,) = core.actions
     assert isinstance(opened, Open)
-    connected(core, opened.connection, 100.0)
+    connect(core, opened.connection, 100.0)
     assert session.state is SessionState.IDLE
     count = len(core.actions)
     assert not core.final(work, [b"late again"], None, 101.0)
@@ -554,8 +339,65 @@ def test_garbage_ends_a_session_s_connection(garbage):
 
 
 def test_a_late_answer_to_a_probe_is_no_garbage():
-    """A broker that took more than a second to say what it does not speak."""
+    """The broker took more than a second to answer that it has no such service."""
     core, session, connection = a_worker()
     core.feed(connection, client_reply(RFC18, b"mmi.gmdp", [b"501"]), 1.0, 0.5)
     assert core.counters.malformed == 0
     assert session.state is SessionState.IDLE
+
+
+def a_worker_in(dialect, state):
+    """A worker with one session, in this state; and its connection."""
+    core = WorkerCore(
+        b"s",
+        dialect,
+        Reconnect(["one", "two"], 0.5),
+        WorkerCounters(),
+        concurrency=1,
+        heartbeat_interval=1.0,
+        liveness=3,
+        error_reply=[b"500"],
+        now=0.0,
+    )
+    core.start(0.0)
+    connection = core.actions[0].connection
+    if state is not SessionState.DETACHED:
+        core.on_connected(connection, 0.0)
+        if connection.phase is Phase.PROBING:
+            core.feed(connection, dialect.reply(b"mmi.gmdp", [b"501"]), 0.0, 0.5)
+    if state is SessionState.BUSY:
+        core.feed(connection, worker_command(dialect, "REQUEST", b"address", b"", b"body"), 0.0, 0.5)
+    if state is SessionState.CLOSED:
+        core.close(0.0)
+    assert core.sessions[0].state is state
+    core.actions.clear()
+    core.counters.malformed = 0
+    return core, connection
+
+
+broker_says = st.one_of(
+    st.lists(frames_of_any_kind, max_size=8),
+    st.builds(client_reply, dialects, st.just(b"s"), bodies),
+    st.builds(lambda d, b: worker_command(d, "REQUEST", b"address", b"", *b), dialects, bodies),
+    st.builds(worker_command, dialects, st.sampled_from(["HEARTBEAT", "DISCONNECT", "READY"])),
+)
+
+
+@settings(STEADY, max_examples=400)
+@given(dialects, st.sampled_from(SessionState), st.one_of(broker_says, near_misses(broker_says)))
+def test_a_worker_reads_or_counts_any_frames(dialect, state, frames):
+    """B4, on the worker's side."""
+    core, connection = a_worker_in(dialect, state)
+    (session,) = core.sessions
+    core.feed(connection, frames, 1.0, 0.5)
+    if state not in (SessionState.IDLE, SessionState.BUSY):
+        assert session.state is state
+        assert not core.actions
+    elif dialect.parse_for_worker(frames) is None:
+        assert core.counters.malformed == 1
+    else:
+        command = dialect.parse_for_worker(frames)[0]
+        again = command is Command.REQUEST and state is SessionState.BUSY
+        assert core.counters.malformed == (1 if again else 0)
+        expected = SessionState.DETACHED if again or command is Command.DISCONNECT else state
+        assert session.state is (SessionState.BUSY if command is Command.REQUEST and not again else expected)

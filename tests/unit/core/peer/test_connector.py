@@ -1,0 +1,217 @@
+"""Connections: opened, probed, lost together, and replaced."""
+
+import itertools
+import math
+
+import pytest
+from cores import MDP02, ClientBench, ManualClient, client_core, connect
+
+from gmdp.core.outcomes import Outcome
+from gmdp.core.peer.calls import Call, CallState
+from gmdp.core.peer.connector import REFUSALS, TRANSITIONS, Close, Connection, Open, Phase
+from gmdp.core.peer.reasons import CloseReason
+from gmdp.protocol.extension import Offer, offer_body
+
+FINAL = [b"MDPC02", b"\x03", b"it", b"end"]
+
+
+def test_while_no_broker_answers_one_connection_at_a_time_is_tried():
+    bench = ClientBench(most=10)
+    for _ in range(10):
+        bench.call(timeout=100.0)
+    bench.act()
+    assert len(bench.opened) == 1
+    now = 0.0
+    for attempt in range(2, 6):
+        bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, now, 1.0)
+        bench.act()
+        now = bench.core.deadline()
+        bench.core.tick(now, 1.0)
+        bench.act()
+        assert len(bench.opened) == attempt
+    assert now == 1 + 2 + 4 + 8
+    bench.connected(bench.opened[-1], now)
+    bench.act()
+    assert len(bench.opened) == 5 + 9
+
+
+def test_a_connection_that_never_comes_is_given_up_and_the_next_endpoint_tried():
+    bench = ClientBench(endpoints=("tcp://a:1", "tcp://b:1"))
+    call = bench.call(timeout=100.0)
+    bench.act()
+    assert bench.core.deadline() == bench.core.connect_timeout
+    bench.core.tick(bench.core.connect_timeout, 0.5)
+    bench.act()
+    assert [connection.endpoint for connection in bench.opened] == ["tcp://a:1", "tcp://b:1"]
+    assert call.tries == 1
+
+
+def test_one_lost_connection_retires_the_idle_ones_of_its_time():
+    """They went to one broker: the next call goes to the endpoint of the next connection."""
+    bench = ClientBench(endpoints=("tcp://a:1", "tcp://b:1"))
+    first, connection = bench.connected_call()
+    second = bench.call()
+    bench.act()
+    bench.connected(bench.opened[1], 0.1)
+    bench.feed(bench.opened[1], FINAL, 0.2)
+    assert [event.call for event in bench.act()] == [second]
+    bench.core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 0.3, 0.5)
+    (ended,) = bench.act()
+    assert (ended.call, ended.outcome) == (first, Outcome.BROKER_LOST)
+    assert set(bench.closed) == {connection, bench.opened[1]}
+    bench.call(now=0.3)
+    bench.act()
+    assert bench.opened[-1].endpoint == "tcp://b:1"
+
+
+def test_a_connection_that_stands_when_its_broker_was_given_up_is_closed():
+    """Two connections are being made to a silent broker, which is left for another; then the second one stands."""
+    client = ManualClient(MDP02, connections=4, endpoints=("tcp://one", "tcp://two"))
+    first = client.submit(b"echo", b"1", timeout=3.0)
+    (opened,) = client.take()
+    client.core.on_connected(opened.connection, client.now)
+    client.advance(1.0)  # the probe is not answered
+    second = client.submit(b"echo", b"2", timeout=30.0)
+    (another,) = [action.connection for action in client.take() if isinstance(action, Open)]
+    client.advance(2.0)  # nor is the call
+    assert first.state is CallState.DONE
+    client.core.on_connected(another, client.now)
+    offer = offer_body(Offer(10, 10, 100, 1000, 2.5))
+    client.core.feed(another, MDP02.client_final(b"mmi.gmdp", *offer), client.now, 0.5)
+    assert another.phase is Phase.CLOSED
+    assert client.core.deadline() > client.now
+    ((connection, frames),) = client.connect()
+    assert (connection.endpoint, frames) == ("tcp://two", MDP02.client_request(b"echo", b"2"))
+    assert second.state is CallState.SENT
+
+
+def _ask(client, uid, timeout=60.0, **more):
+    return client.request("s", [uid, b"body"], timeout=timeout, **more)
+
+
+def asked(client, count, **more):
+    return [_ask(client, b"uid%d" % number, **more) for number in range(count)]
+
+
+def test_connections_that_are_lost_together_are_one_loss():
+    """B1: the next endpoint is tried, not the one after it, after one delay, and without a further call."""
+    core = client_core(["one", "two", "three"])
+    calls = [Call(b"s", [b"body"], timeout=60.0, retries=1) for _ in range(3)]
+    for call in calls:
+        core.submit(call, 0.0)
+    connections = []
+    while opened := [action.connection for action in core.actions if isinstance(action, Open)]:
+        core.actions.clear()
+        connections += opened
+        for connection in opened:
+            connect(core, connection, 0.0)
+    assert [connection.endpoint for connection in connections] == ["one"] * 3
+    core.actions.clear()
+    for connection in connections:
+        core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
+    assert core.endpoint == "two"
+    for endpoint in ("two", "three"):
+        (opened,) = [action.connection for action in core.actions if isinstance(action, Open)]
+        assert opened.endpoint == endpoint
+        core.actions.clear()
+        core.on_disconnected(opened, CloseReason.CONNECTION_REFUSED, 1.0, 0.5)
+    # Each was tried once: now there is a delay, which ends by itself.
+    assert core.actions == [Close(opened, CloseReason.CONNECTION_REFUSED)]
+    assert 1.0 < core.deadline() <= 1.5
+    core.actions.clear()
+    core.tick(core.deadline(), 0.5)
+    assert [(type(action), action.connection.endpoint) for action in core.actions] == [(Open, "one")]
+
+
+def test_a_connection_that_is_never_made_is_given_up():
+    """C3: the broker is silent, not absent.  The next endpoint is tried, and the call goes on."""
+    core = client_core(["one", "two"])
+    core.submit(Call(b"s", [b"body"], timeout=60.0), 0.0)
+    (first,) = core.actions
+    assert core.deadline() == core.connect_timeout
+    core.actions.clear()
+    core.tick(core.connect_timeout, 0.5)
+    assert core.actions[0] == Close(first.connection, CloseReason.NO_CONNECTION_IN_TIME)
+    assert (type(core.actions[1]), core.actions[1].connection.endpoint) == (Open, "two")
+    # Too late: it is closed.
+    core.actions.clear()
+    core.on_connected(first.connection, core.connect_timeout)
+    assert core.actions == []
+    assert core.counters.disconnects == 0
+
+
+def test_every_phase_is_in_the_table():
+    assert set(TRANSITIONS) == set(Phase)
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(Phase, Phase)))
+def test_a_connection_makes_the_changes_of_the_table_only(old, new):
+    connection = Connection("tcp://one", 0)
+    connection.phase = old
+    if new in TRANSITIONS[old]:
+        connection.become(new)
+        assert connection.phase is new
+    else:
+        with pytest.raises(ValueError, match=f"{old.value} to {new.value}"):
+            connection.become(new)
+        assert connection.phase is old
+
+
+def test_decisions_are_taken_once():
+    bench = ClientBench()
+    call = bench.call(timeout=1.0)
+    (opened,), events = bench.core.take()
+    assert (type(opened), events) == (Open, [])
+    bench.core.tick(1.0, 0.5)
+    actions, (ended,) = bench.core.take()
+    assert (actions, ended.call, ended.outcome) == ([], call, Outcome.TIMEOUT)
+    assert bench.core.take() == ([], [])
+
+
+@pytest.mark.parametrize("reason", sorted(REFUSALS, key=str))
+def test_a_broker_that_refuses_denies_at_once_where_it_is_the_only_one(reason):
+    bench = ClientBench()
+    bench.call(timeout=math.inf)
+    bench.act()
+    bench.core.on_disconnected(bench.opened[0], reason, 0.0, 0.5)
+    (ended,) = bench.act()
+    assert (bench.core.denied, ended.outcome) == (reason, Outcome.DENIED)
+    assert reason.value in ended.detail
+    assert bench.core.unreachable == ""
+
+
+def test_a_broker_that_hangs_up_denies_the_third_time():
+    bench = ClientBench()
+    bench.call(timeout=math.inf)
+    bench.act()
+    now = 0.0
+    for _ in range(2):
+        bench.core.on_disconnected(bench.opened[-1], CloseReason.HUNG_UP, now, 0.5)
+        assert bench.core.denied is None
+        bench.act()
+        now = bench.core.deadline()
+        bench.core.tick(now, 0.5)
+        bench.act()
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.HUNG_UP, now, 0.5)
+    assert bench.core.denied is CloseReason.HUNG_UP
+    (ended,) = bench.act()
+    assert ended.outcome is Outcome.DENIED
+
+
+def test_all_brokers_are_tried_before_none_can_be_reached():
+    bench = ClientBench(endpoints=("tcp://a:1", "tcp://b:1"))
+    call = bench.call(timeout=math.inf)
+    bench.act()
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 0.0, 0.5)
+    assert bench.core.unreachable == ""
+    bench.act()
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.NO_SOCKET, 0.0, 0.5, "Too many open files")
+    assert bench.core.unreachable == "tcp://b:1: no socket could be opened: Too many open files"
+    assert bench.core.denied is None
+    bench.act()
+    bench.core.tick(bench.core.deadline(), 0.5)
+    bench.act()
+    bench.connected(bench.opened[-1], 1.0)
+    assert bench.core.unreachable == ""
+    bench.act()
+    assert call.state is CallState.SENT
