@@ -16,15 +16,18 @@ every_dialect = pytest.mark.parametrize("mdp", DIALECTS, ids=lambda mdp: mdp.dia
 
 
 def counters(broker):
+    """The counters of a broker's core."""
     return broker.core.counters
 
 
 def lost_heartbeat(broker):
+    """A HEARTBEAT to the one worker, W1."""
     (worker,) = broker.workers.values()
     return Outgoing([b"W1"], worker.connection, False)
 
 
 def busy_worker(broker, mdp=MDP02):
+    """Register W1 and give it a request: (address, body)."""
     broker.ready(mdp, b"W1")
     broker.ask(mdp, b"client", b"x")
     return broker.assignment(mdp, b"W1")
@@ -43,6 +46,7 @@ class GmdpBroker(ManualBroker):
         self.collect()
 
     def session(self, peer, number, code, *rest, flags=0):
+        """The session `number` of `peer` says the command of this code."""
         self.feed(peer, [extension.session_frame(number, flags), b"", b"MDPW02", code, *rest])
 
     def register(self, peer, *numbers, service=b"echo"):
@@ -67,15 +71,17 @@ class GmdpBroker(ManualBroker):
         return answers
 
     def letters(self):
+        """The dead letters since the last time."""
         events, self.events = self.events, []
         return [event for event in events if isinstance(event, DeadLetter)]
 
 
 def failed(number, status, attempts=0):
+    """What `answered` returns for a call that ended with this status."""
     return number, status, attempts, [b""]
 
 
-def self_address(broker):
+def running_request(broker):
     """The token and body of the one request that runs."""
     messages = [frames for frames in broker.take(b"W") if frames[3:4] == [b"\x02"]]
     ((_, _, _, _, address, _, *body),) = messages
@@ -91,6 +97,7 @@ class BoundedSocket:
         self.sent = []
 
     def flush(self):
+        """Send what the core has decided."""
         core, now = self.broker.core, self.broker.now
         while outbox := self.broker.decided():
             for outgoing in outbox:
@@ -128,6 +135,7 @@ class SlowBroker(GmdpBroker):
         return mine
 
     def answer_all(self, worker, *bodies):
+        """Answer all requests of a worker, in these parts; with their own bodies if there are none."""
         for number, (address, body) in self.requests(worker).items():
             for part in bodies[:-1]:
                 self.session(worker, number, b"\x03", address, b"", part)
@@ -135,6 +143,7 @@ class SlowBroker(GmdpBroker):
 
 
 def running(broker) -> list[Request]:
+    """The requests that workers have."""
     return [worker.request for worker in broker.core.workers if worker.request is not None]
 
 
@@ -157,13 +166,15 @@ class SecuredBroker(ManualBroker):
         super().__init__(access=Access(policy, rate), **options)
 
     def ready(self, peer, user, service=b"echo", mdp=MDP02):
+        """`peer` registers as a worker of `user`."""
         self.feed(peer, mdp.ready(service), user)
 
     def ask(self, peer, user, *body, service=b"echo", mdp=MDP02):
+        """`peer` sends a request of `user`."""
         self.feed(peer, mdp.client_request(service, *(body or [b"x"])), user)
 
     def call(self, peer, user, number=1, service=b"echo", **frame):
-        """The same from a gmdp client."""
+        """`peer`, a gmdp client, sends a request of `user`."""
         identity = extension.request_id(peer.ljust(16, b"."), number)
         call = extension.call_frame(identity, **frame)
         self.feed(peer, [call, b"", b"MDPC02", b"\x01", service, b"x"], user)

@@ -14,8 +14,8 @@ from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18
 
 DIALECTS = (RFC7, RFC18, MAJORTOMO)
 
-#: What is bytes in every message: (client head, request code, partial code, final
-#: code, is the service repeated, worker head, worker codes).
+#: The bytes of every message: (client head, request code, partial code, final code, whether
+#: the service is repeated, worker head).
 _LAYOUT = {
     RFC7: ([b"", b"MDPC01"], [], None, [], True, [b"", b"MDPW01"]),
     RFC18: ([b"MDPC02"], [b"\x01"], [b"\x02"], [b"\x03"], True, [b"MDPW02"]),
@@ -29,7 +29,7 @@ _WORKER_CODES[MAJORTOMO] = _WORKER_CODES[RFC18]
 
 
 def weight(body):
-    """What frames count in the bound: their bytes, and 64 for each beyond the first."""
+    """How many bytes frames count in the bound: their own, and 64 for each beyond the first."""
     return sum(map(len, body)) + 64 * max(len(body) - 1, 0)
 
 
@@ -104,7 +104,7 @@ def may_stand_before(dialect, stack):
 
 @st.composite
 def valid_messages(draw):
-    """(dialect, stack, kind, subject, body): what a peer may say to a broker."""
+    """(dialect, stack, kind, subject, body) of a message that a peer may send to a broker."""
     dialect = draw(dialects)
     stack = draw(stacks.filter(lambda stack: may_stand_before(dialect, stack))) if dialect is not RFC18 else ()
     kind = draw(st.sampled_from(["request", *(name for name in worker_commands(dialect) if name != "REQUEST")]))
@@ -166,7 +166,7 @@ huge = st.builds(
 
 
 class NaiveQueue:
-    """What a fair queue is, with lists: priorities, and in each of them lanes served in turn.
+    """A fair queue made of lists: priorities, and in each of them lanes served in turn.
 
     Items have `lane`, `priority`, `suspect` and `number`.
     """
@@ -237,7 +237,7 @@ class NaiveQueue:
         self._sweep()
 
     def victims(self):
-        """The newest of the least urgent items of each client with the longest backlog: one of them has to go."""
+        """The newest of the least urgent items of each client with the longest backlog; one of them gives way."""
         backlogs = Counter(item.lane for item in self.items())
         longest = [name for name, count in backlogs.items() if count == max(backlogs.values())]
         victims = []
@@ -251,7 +251,7 @@ class NaiveQueue:
 
 
 class Token:
-    """Stands for a token in an expected message: any that was never seen before."""
+    """Stands for a token in an expected message: any token that was never seen before."""
 
     def __init__(self, attempt):
         self.attempt = attempt
@@ -275,12 +275,12 @@ class ModelRequest:
     service: bytes
     body: list
     ttl_left: float
-    #: How many were accepted with it.
+    #: How many requests were accepted, this one included.
     number: int
     due: float | None = None
     attempts: int = 0
     streamed: bool = False
-    #: Why the rest of its answer is dropped, if it is.
+    #: Why the rest of its answer is dropped; empty: it is not.
     abandoned: str = ""
     joined: list = field(default_factory=list)
     priority = 1
@@ -323,7 +323,7 @@ class ModelService:
 
 @dataclass(eq=False)
 class Expected:
-    """A message the broker should send, whom it concerns, and if it matters."""
+    """A message that the broker should send, what it is about, and whether it is essential."""
 
     frames: list
     target: object = None
@@ -331,12 +331,12 @@ class Expected:
 
 
 class BrokerModel:
-    """What a broker does, with lists.  Ends and losses are counted by reason."""
+    """A broker made of lists.  Ends and losses are counted by reason."""
 
     def __init__(self, options, still_queued):
         self.options = options
-        #: Called with a uid: is it still queued in the broker?  Where several
-        #: requests are equally new, this tells which of them was refused.
+        #: Called with a uid; True if that request is still queued in the broker.  Where several
+        #: requests are equally new, the answer shows which of them was refused.
         self._still_queued = still_queued
         self.services = {}
         self.unserved = []
@@ -345,7 +345,7 @@ class BrokerModel:
         self.outbox = []
         self.unreachable = {}
         self.draining = False
-        #: Nobody is lost for silence before: the broker ran late.
+        #: Until when no worker is lost for silence: the broker ran late.
         self.excused_until = 0.0
         self.requests = 0
         self.replies = 0

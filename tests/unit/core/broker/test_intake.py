@@ -1,7 +1,7 @@
 """What comes of a client's message."""
 
 import pytest
-from brokers import GmdpBroker, SecuredBroker, failed, self_address
+from brokers import GmdpBroker, SecuredBroker, failed, running_request
 from cores import MDP02
 
 from gmdp.core.broker.access import CALL, REVOKED, Rules
@@ -31,7 +31,7 @@ def test_C9_a_retry_joins(where):
     broker.advance(3.0)  # past the first deadline, not past the second
     if where == "queued":
         broker.register(b"W", 1)
-    ((number, (address, _)),) = broker.requests(b"W").items() if where == "queued" else [(1, self_address(broker))]
+    ((number, (address, _)),) = broker.requests(b"W").items() if where == "queued" else [(1, running_request(broker))]
     broker.session(b"W", number, b"\x04", address, b"", b"done")
     assert broker.answered(b"before") == []
     assert broker.answered(b"after") == [(1, Status.OK, 1, [b"done"])]

@@ -123,7 +123,7 @@ class Witness:
 
 
 class BrokerMachine(RuleBasedStateMachine):
-    """A broker, what its peers say, and what becomes of it."""
+    """A broker, the messages of its peers, and what comes of them."""
 
     options = BrokerOptions(
         request_ttl=6.0,
@@ -177,7 +177,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self._run_to(until)
 
     def _run_to(self, until):
-        """The broker runs all the time: no gap excuses anybody."""
+        """The broker runs all the time: no gap excuses a silent peer."""
         while self.now < until:
             self.now = min(until, self.now + self.options.heartbeat_interval / 2)
             self.core.awake(self.now)
@@ -220,8 +220,11 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _by_peer(outbox, expected):
-        """What is expected, in an order of peers as in `outbox`: between peers there is none
-        that anybody could see, and of what is due at one moment either may be first."""
+        """The expected messages, with the peers in the order of `outbox`.
+
+        No peer can see an order between peers, and of two messages due at one moment either may
+        be first.
+        """
         peers = {}
         for foretold in expected:
             peers.setdefault(foretold.frames[0], []).append(foretold)
@@ -447,7 +450,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self._send()
 
     def _forge(self, worker, data):
-        """Another's token, an old one, one of another broker, a client's routing id."""
+        """A token of another worker, of an earlier request or of another broker, or a client's routing id."""
         mine = [address for address, _ in self.inbox[worker[0]][-1:]]
         known = [address for address in self.witness.tokens if address not in mine]
         forged = [
@@ -659,7 +662,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @invariant()
     def attempts_hold(self):
-        """No request is run more often than its attempts; only what was never run comes without one."""
+        """No request is run more often than its attempts; a request that was never run counts none."""
         for uid, runs in self.witness.runs.items():
             assert runs <= self.options.for_service(self.witness.asked[uid][2]).attempts
 
@@ -670,7 +673,7 @@ def _key(worker):
 
 
 class TightBrokerMachine(BrokerMachine):
-    """The same with hardly any room for bodies and parts."""
+    """A broker with hardly any room for bodies and parts."""
 
     options = BrokerOptions(
         request_ttl=6.0,
@@ -695,7 +698,7 @@ test_broker_with_little_room = TightBrokerMachine.TestCase
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_bodies_at_work_count_in_the_bound(dialect):
-    """B6: `max_queue_bytes` bounds what is queued or assigned, whoever is idle."""
+    """B6: `max_queue_bytes` bounds what is queued or assigned, whichever worker is idle."""
     core = BrokerCore(BrokerOptions(max_queue_bytes=100), NONCE, 0.0)
     for number in range(4):
         core.feed([b"worker %d" % number, *worker_command(RFC18, "READY", b"s")], 0.0)
