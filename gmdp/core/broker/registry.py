@@ -25,7 +25,7 @@ from . import access
 from .decisions import Event, Outgoing, Refusal
 from .delivery import Delivery
 from .reasons import DropReason, LossReason
-from .records import Connection, Request, Worker
+from .records import Connection, Request, Service, Worker
 from .services import Services
 from .state import BrokerState
 
@@ -65,31 +65,10 @@ class Registry:
     def register(self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float, user: str) -> None:
         """Register a worker by its READY, or refuse it."""
         state = self._state
-        service = None
         connection = self.connections.get(key)
-        if message.subject.startswith(MMI_PREFIX):
-            # RFC 8: "It MUST disconnect any workers that attempt to register
-            # services in this namespace."
-            reason = DropReason.RESERVED_NAME
-        elif state.access is not None and (refused := self._refusal_of(state.access, user, message.subject, now)):
-            reason = refused
-            state.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
-        elif state.draining:
-            reason = DropReason.DRAINING
-        elif max(self.count, len(self.connections)) >= state.options.max_workers:
-            reason = DropReason.WORKERS_FULL
-        elif connection is not None and len(connection.workers) >= self._max_sessions:
-            reason = DropReason.SESSIONS_FULL
-        elif message.extra and extension.read_session(message.extra)[0]:
-            reason = DropReason.MALFORMED  # a READY has no flags
-        else:
-            reason = DropReason.SERVICES_FULL
-            service = self._services.open(message.subject, now, user, for_worker=True)
-            if service is None and self._services.has_opened_too_many(user):
-                reason = DropReason.USER_SERVICES_FULL
-                state.refusals.append(Refusal(access.SERVE, user, message.subject, reason))
-        if service is None:
-            state.counters.count_drop(reason)
+        service = self._service_for(connection, message, now, user)
+        if isinstance(service, DropReason):
+            state.counters.count_drop(service)
             if connection is not None:
                 # The session's number is used up, the connection stands.
                 connection.highest_session = extension.read_session(message.extra)[1]
@@ -114,6 +93,36 @@ class Registry:
         state.counters.registrations += 1
         state.events.append(Event("registered", service.name, message.dialect.name))
         self._delivery.add_worker(worker, now)
+
+    def _service_for(
+        self, connection: Connection | None, message: Message, now: float, user: str
+    ) -> Service | DropReason:
+        """The service that a READY may register for, or why the READY is refused."""
+        state = self._state
+        name = message.subject
+        if name.startswith(MMI_PREFIX):
+            # RFC 8: "It MUST disconnect any workers that attempt to register
+            # services in this namespace."
+            return DropReason.RESERVED_NAME
+        if state.access is not None and (refused := self._refusal_of(state.access, user, name, now)):
+            state.refusals.append(Refusal(access.SERVE, user, name, refused))
+            return refused
+        if state.draining:
+            return DropReason.DRAINING  # the broker gives out no more requests
+        # Connections without sessions count, too: they take memory.
+        if max(self.count, len(self.connections)) >= state.options.max_workers:
+            return DropReason.WORKERS_FULL
+        if connection is not None and len(connection.workers) >= self._max_sessions:
+            return DropReason.SESSIONS_FULL  # a request for one more might find no room in the socket
+        if message.extra and extension.read_session(message.extra)[0]:
+            return DropReason.MALFORMED  # a READY has no flags
+        service = self._services.open(name, now, user, for_worker=True)
+        if service is not None:
+            return service
+        if self._services.has_opened_too_many(user):
+            state.refusals.append(Refusal(access.SERVE, user, name, DropReason.USER_SERVICES_FULL))
+            return DropReason.USER_SERVICES_FULL
+        return DropReason.SERVICES_FULL
 
     def _refusal_of(self, rights: access.Access, user: str, service: bytes, now: float) -> DropReason | None:
         """Why `user` may not register for `service`; None if the user may."""
