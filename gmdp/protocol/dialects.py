@@ -6,7 +6,7 @@ The rules of this module:
 * Parsing never raises.  Frames that are no command give ``None``; the caller counts them.
 * Building trusts its arguments: they come from gmdp, or were parsed by it before.
 
-What a broker reads from its ROUTER socket is parsed by :mod:`~.wire`, for all dialects at once.
+:mod:`~.wire` parses the messages that a broker reads, for all dialects at once.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Dialect:
         """Return a command between worker and broker, either way, and the frames of `rest`."""
         return [*self.worker_head, self.worker_codes[command], *rest]
 
-    # Parsing what a broker sent
+    # Parsing a broker's messages
 
     def parse_reply(self, frames: list[bytes], start: int = 0) -> tuple[Command, bytes | None, list[bytes]] | None:
         """Parse a message to a client from frame `start` on.

@@ -101,7 +101,7 @@ _PRIORITY = 7
 _ID_AT = 9
 _UNKNOWN = 0xFFFFFFFF
 _CALL_SIZE = _CALL.size
-_new = tuple.__new__  # a third of what a NamedTuple's own constructor costs
+_new = tuple.__new__  # costs a third of a NamedTuple's own constructor
 
 #: The lengths of the two frames.
 CALL_SIZES = frozenset({_CALL.size, _CALL.size + _TRACEPARENT_SIZE})

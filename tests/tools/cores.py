@@ -140,7 +140,7 @@ def deadlines(core, now, end):
     """The times at which `core` wants its tick, up to `end`."""
     at_once = 0
     while (deadline := core.deadline()) <= end:
-        # What a tick decides may be due at once, but not for ever.
+        # A tick's decisions may be due at once, but not for ever.
         at_once = at_once + 1 if deadline <= now else 0
         assert at_once < 4, "ticks leave their deadline behind"
         now = max(now, deadline)
@@ -223,7 +223,7 @@ class ManualBroker:
         return address, body
 
     def answers(self, mdp, peer, service=b"echo"):
-        """What the client `peer` was answered, by a FINAL (REPLY in MDP/0.1) each: the bodies."""
+        """The bodies of the answers to the client `peer`, by a FINAL (REPLY in MDP/0.1) each."""
         head = len(mdp.client_final(service))
         answers = self.take(peer)
         assert all(frames[:head] == mdp.client_final(service) for frames in answers)
@@ -268,7 +268,7 @@ class ManualWorker:
         return self.connection is not None and self.connection.phase is Phase.CONNECTING
 
     def register(self):
-        """Connect, and forget what was done for it."""
+        """Connect, and drop the decisions so far."""
         self.advance(0)
         self.connected()
         assert self.session.registered
@@ -379,7 +379,7 @@ class ManualClient:
         return call
 
     def connect(self):
-        """Let what is being opened stand; the messages then sent, and on which connection."""
+        """Connect all sockets that are being opened; returns the messages sent then: (connection, frames)."""
         sent = []
         for action in self.take():
             if isinstance(action, Open):
@@ -394,7 +394,7 @@ class ManualClient:
             self.core.feed(connection, self.mdp.client_final(b"mmi.gmdp", b"501"), self.now, 0.5)
 
     def call(self, service, *body, timeout=10.0, retries=0):
-        """Submit a call and connect for it: (the call, its connection, what was sent)."""
+        """Submit a call and connect for it; returns the call, its connection and its message."""
         call = self.submit(service, *body, timeout=timeout, retries=retries)
         ((connection, frames),) = self.connect()
         return call, connection, frames

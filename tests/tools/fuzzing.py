@@ -401,8 +401,8 @@ def check_call(frame: bytes) -> None:
     assert again[:5] + frame[5:6] + again[6:33] + again[37:] == frame[:33] + frame[37:]
     assert call.priority == min(frame[7], 3)
     left = int.from_bytes(frame[33:37], "big")
-    told = int.from_bytes(again[33:37], "big")
-    assert left == told or (left < 2**32 - 1 and abs(left - told) <= 1), "milliseconds were lost"
+    again_left = int.from_bytes(again[33:37], "big")
+    assert left == again_left or (left < 2**32 - 1 and abs(left - again_left) <= 1), "milliseconds were lost"
     assert (call.time_left is None) is (left == 2**32 - 1)
     for nonce in (CLIENT_NONCE, call.id[:16]):
         number = extension.call_number(call.id, nonce)
@@ -812,7 +812,7 @@ class BrokerRun:
             assert refusal.user == user
             assert self.has_users
 
-    # What goes out
+    # Messages that go out
 
     def sent(self, frames: list[bytes]) -> None:
         """A peer reads a message; no other user's answer is among them."""
@@ -851,9 +851,9 @@ class BrokerRun:
             dialect = RFC18
         else:
             dialect = RFC7 if rest[1] == W01 else MAJORTOMO
-        told = command_foretold(dialect, rest)
-        assert told is not None, rest
-        which, address, body = told
+        parsed = command_foretold(dialect, rest)
+        assert parsed is not None, rest
+        which, address, body = parsed
         if which is Command.REQUEST:
             assert address not in self.tokens, "two assignments have one token"
             assert token.read(address) is not None
@@ -861,7 +861,7 @@ class BrokerRun:
             self.assignments.append(Assignment(peer, stack, extra, dialect, address, body))
             del self.assignments[: -self.MEMORY]
 
-    # What holds
+    # Checks
 
     def check(self) -> None:
         core = self.core

@@ -47,7 +47,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         dialect: RFC7, RFC18 or MAJORTOMO.
         reconnect: The brokers' endpoints.
         max_connections: The most connections to a strict broker.
-        counters: What is counted, over restarts.
+        counters: The client's counters, which go on over restarts.
         nonce: 16 bytes that no client has used before.
         max_in_flight: The most calls on an extended connection.
         require_extensions: True if a broker without gmdp's extension is left again.

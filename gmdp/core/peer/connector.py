@@ -2,7 +2,7 @@
 
 The rules of this module:
 
-* Every connection is a new socket: what was queued for one broker never reaches
+* Every connection is a new socket: messages queued for one broker never reach
   the next.
 * Connections of one *epoch* share a fate.  The first that is lost, or cannot be made,
   ends the epoch.  The next epoch's connections go to the endpoint that
@@ -143,7 +143,7 @@ class Close(NamedTuple):
     detail: str = ""
 
 
-#: What is to be done with sockets.
+#: A decision about a socket.
 Action = Open | Send | Close
 C = TypeVar("C", bound=Connection)
 E = TypeVar("E")
@@ -226,7 +226,7 @@ class Connector(abc.ABC, Generic[C, E]):
 
     @abc.abstractmethod
     def _assign_waiting(self, now: float) -> None:
-        """Give what waits to the connections that are free, and open those that are needed."""
+        """Assign waiting calls or sessions to free connections, and open further ones that they need."""
 
     @abc.abstractmethod
     def deadline(self) -> float:
@@ -235,7 +235,7 @@ class Connector(abc.ABC, Generic[C, E]):
     # What the owner calls
 
     def take(self) -> tuple[list[Action], list[E]]:
-        """Return what was decided since the last call, (actions, events), and clear it."""
+        """Return the decisions since the last call, (actions, events), and clear them."""
         decided = self.actions, self.events
         self.actions, self.events = [], []
         return decided

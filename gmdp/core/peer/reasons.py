@@ -1,4 +1,4 @@
-"""Why connections of clients and workers are closed, and why nobody waits for an answer.
+"""Why connections of clients and workers are closed, and why no caller waits for an answer.
 
 Cores and shells compare members.  Logs, errors and state changes show their values, with
 the endpoint before and details, if there are any, behind.
@@ -12,7 +12,7 @@ import enum
 class CloseReason(enum.Enum):
     """Why a connection was closed, or could not be made."""
 
-    # What the socket tells
+    # Reported by the socket
     CONNECTION_CLOSED = "the connection was closed"
     CONNECTION_REFUSED = "connection refused"
     CLOSED_IN_HANDSHAKE = "the connection was closed in the handshake"
@@ -25,7 +25,7 @@ class CloseReason(enum.Enum):
     #: The operating system has no descriptors left, or does not know the address; details follow.
     NO_SOCKET = "no socket could be opened"
 
-    # What the broker does or does not do
+    # The broker's conduct
     NO_CONNECTION_IN_TIME = "no connection in time"
     NOT_EXTENDED = "the broker does not speak gmdp's extension, which is required"
     NO_HEARTBEAT = "no heartbeat from the broker"
@@ -35,7 +35,7 @@ class CloseReason(enum.Enum):
     SHUTTING_DOWN = "the broker is shutting down"
     SILENT = "the broker is silent"
 
-    # What the peer itself decides
+    # The peer's own decision
     BROKER_LOST = "another connection to the same broker was lost"
     BROKER_LEFT = "the peer has left the broker for another"
     CALL_WITHDRAWN = "its call was withdrawn"
@@ -48,7 +48,7 @@ class CloseReason(enum.Enum):
 
 
 class GoneReason(enum.Enum):
-    """Why nobody waits for the answer of a worker any more."""
+    """Why no caller waits for a worker's answer any more."""
 
     CALLER_GONE = "its caller has gone"
     TIME_UP = "its caller's time is up"

@@ -40,7 +40,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         service: The name of the service that is offered.
         dialect: RFC7, RFC18 or MAJORTOMO.
         reconnect: The brokers' endpoints.
-        counters: What is counted, over restarts.
+        counters: The worker's counters, which go on over restarts.
         concurrency: How many sessions there are.
         heartbeat_interval: Seconds between the worker's heartbeats.
         liveness: Intervals of silence after which a broker is lost.
@@ -142,7 +142,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         """Send the end of a handler's answer.
 
         Args:
-            work: What the handler had.
+            work: The work that the handler had.
             body: The frames of the end; None adds nothing to the parts.
             failure: How the handler failed; None if it did not.
             now: Monotonic seconds.
