@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and sys.argv[1:2] not in ([], ["all"], ["-h"], ["--help"]):
     import atheris
@@ -1415,7 +1416,8 @@ class ClientRun(PeerRun):
             self.close()
 
     def check(self) -> None:
-        core, counters = self.core, self.core.counters
+        core: Any = self.core
+        counters = core.counters
         statistics = core.statistics()
         open_calls = statistics.waiting + statistics.in_flight
         ended = counters.replies + counters.timeouts + counters.cancelled + counters.errors

@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import re
+from typing import Any
 from wsgiref.validate import validator
 
 import gevent
@@ -46,7 +47,9 @@ class Answer:
     @property
     def frames(self):
         """The parts of a multipart reply, taken apart by hand."""
-        boundary = re.fullmatch("multipart/mixed; boundary=([0-9a-f]+)", self.headers["Content-Type"])[1].encode()
+        found = re.fullmatch("multipart/mixed; boundary=([0-9a-f]+)", self.headers["Content-Type"])
+        assert found is not None
+        boundary = found[1].encode()
         pieces = (b"\r\n" + self.body).split(b"\r\n--" + boundary)
         assert (pieces[0], pieces[-1]) == (b"", b"--\r\n")
         head = b"\r\nContent-Type: application/octet-stream\r\n\r\n"
@@ -102,8 +105,8 @@ def environ_of(method, target, body=b"", headers=None, **more):
 
 def ask(gateway, method, target, body=b"", headers=None, **more):
     """The gateway's answer to a request.  Checks that the gateway keeps to PEP 3333."""
-    started = []
-    iterable = validator(gateway)(
+    started: list[Any] = []
+    iterable: Any = validator(gateway)(
         environ_of(method, target, body, headers, **more),
         lambda status, headers, exc_info=None: started.extend((status, headers)),
     )
@@ -111,7 +114,8 @@ def ask(gateway, method, target, body=b"", headers=None, **more):
         received = b"".join(iterable)
     finally:
         iterable.close()
-    answer = Answer(*started, received)
+    status, fields = started
+    answer = Answer(status, fields, received)
     assert answer.headers["Cache-Control"] == "no-store"
     if "Content-Length" in answer.headers and method != "HEAD":
         assert int(answer.headers["Content-Length"]) == len(received)
@@ -296,7 +300,7 @@ def connect():
 
     def connect(port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection._create_connection = gevent.socket.create_connection
+        connection._create_connection = gevent.socket.create_connection  # type: ignore[attr-defined]
         connections.append(connection)
         return connection
 

@@ -154,4 +154,7 @@ def client(endpoint: str, dialect: str, service: str, sockets: int, in_flight: i
 
 if __name__ == "__main__":
     role, endpoint, dialect, service, *numbers = sys.argv[1:]
-    {"worker": worker, "client": client}[role](endpoint, dialect, service, *map(int, numbers))
+    if role == "worker":
+        worker(endpoint, dialect, service, *map(int, numbers))
+    else:
+        client(endpoint, dialect, service, *map(int, numbers))

@@ -7,6 +7,7 @@ the modules under test but the enumeration of dialects.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -42,7 +43,8 @@ def client_request(dialect, service, body):
 def client_reply(dialect, service, body, final=True):
     """A broker's answer to a client, without routing id and return address."""
     head, _, partial_code, final_code, names_service, _ = _LAYOUT[dialect]
-    return [*head, *(final_code if final else partial_code), *([service] if names_service else []), *body]
+    code: Any = final_code if final else partial_code
+    return [*head, *code, *([service] if names_service else []), *body]
 
 
 def worker_command(dialect, name, *rest):
@@ -422,7 +424,7 @@ class BrokerModel:
         self.management += 1
         if service == b"mmi.service":
             known = only in self.services and self.services[only].workers
-            body = [b"200" if known else b"404"]
+            body: list[Any] = [b"200" if known else b"404"]
         elif service in (b"mmi.services", b"mmi.workers", b"mmi.statistics", b"mmi.broker"):
             body = [b"200", Report(service, only)]
         else:
@@ -717,10 +719,10 @@ class BrokerModel:
         self.workers = {copy.key: copy for copy in workers.values()}
         self.services = {}
         for name, one in core.services.items():
-            copy = self.services[name] = ModelService(workers=one.workers)
-            copy.idle = [workers[worker] for worker in one.idle]
+            service = self.services[name] = ModelService(workers=one.workers)
+            service.idle = [workers[worker] for worker in one.idle]
             for request in one.queue:
-                copy.queue.push(request_of(request))
+                service.queue.push(request_of(request))
         self.unserved = list(core._services.without_worker)
         self.excused_until = core._state.gap.until
         muted = core._registry._rejected.items()

@@ -14,8 +14,11 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
@@ -231,10 +234,12 @@ class _Planter(importlib.abc.MetaPathFinder):
     def __init__(self, mutation: Mutation) -> None:
         self._mutation = mutation
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> object:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != f"gmdp.{self._mutation.module}":
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path)  # type: ignore[arg-type]
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
         assert spec is not None
         assert isinstance(spec.loader, importlib.machinery.SourceFileLoader)
         spec.loader = _Loader(fullname, spec.loader.path, self._mutation)
@@ -246,7 +251,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         super().__init__(fullname, path)
         self._mutation = mutation
 
-    def get_code(self, fullname: str) -> object:  # type: ignore[override]
+    def get_code(self, fullname: str) -> object:
         return compile(mutated(self._mutation), self.path, "exec")
 
 

@@ -80,7 +80,7 @@ class Peer:
         limit = monotonic() + timeout
         # Nothing may read EVENTS between this line and the wait, else the descriptor stays
         # silent; the methods of zmq.green would.
-        while not zmq.Socket.get(self.socket, zmq.EVENTS) & zmq.POLLIN:
+        while not int(zmq.Socket.get(self.socket, zmq.EVENTS)) & zmq.POLLIN:
             if monotonic() > limit:
                 raise AssertionError(f"no message within {timeout:g} s")
             _readable(self._descriptor, limit)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import gevent.socket
@@ -167,7 +167,8 @@ class Process:
     def __repr__(self):
         state = self._process.poll()
         err = self.err.decode(errors="replace")
-        return f"<Process {self._process.args[3:]} status={state} out={bytes(self.out)!r} err={err}>"
+        arguments: Any = self._process.args
+        return f"<Process {arguments[3:]} status={state} out={bytes(self.out)!r} err={err}>"
 
     def __enter__(self):
         return self
