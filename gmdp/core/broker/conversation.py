@@ -143,7 +143,7 @@ class Conversation:
             self._registry.lose_worker(worker, LossReason.DISCONNECT, now, unsent=worker.request)
             return
         if flags and (worker is not None or flags != extension.LAST):
-            # Flags that there are not, or LAST on another command.
+            # Unknown flags, or LAST on another command.
             self._state.counters.count_drop(DropReason.MALFORMED)
             self._registry.lose_connection(connection, LossReason.MALFORMED, now, disconnect=True)
             return

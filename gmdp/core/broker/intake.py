@@ -61,7 +61,7 @@ class Intake:
         """Take one message of a client, of whatever kind.
 
         The order of the questions matters: whether the user may ask at all comes before
-        anything that costs work or tells something; whether there is room comes last.
+        anything that costs work or gives something away; whether there is room comes last.
         """
         _, dialect, _, stack, name, body, frame = message
         address = (routing_id, *stack)
@@ -77,7 +77,7 @@ class Intake:
                 self._cancel(identity, now)
                 return
         if state.access is not None and not self._check_rights(state.access, address, message, user, now):
-            return  # refused, and told so where the dialect can say it
+            return  # refused, and answered where the dialect can say why
         if call is not None and identity in accounts.calls and self._join(identity, call, address, message, now):
             # The try belongs to a request that is here already, and takes no further room.
             return
@@ -92,7 +92,7 @@ class Intake:
             state.counters.count_drop(DropReason.LATE)
             return
         if state.draining:
-            # What is queued may still be worked on, what comes now would only be ended.
+            # Queued requests may still be worked on; a new one would only be ended.
             self.refuse(address, message, DropReason.DRAINING, Status.SHUTTING_DOWN, now)
             return
         options = state.options

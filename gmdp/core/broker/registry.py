@@ -185,7 +185,7 @@ class Registry:
         self._count_lost(workers, reason, now, unsent)
 
     def _count_lost(self, workers: list[Worker], reason: LossReason, now: float, unsent: Collection[Request]) -> None:
-        """Count lost workers of one connection, tell of them, and have their requests delivered again."""
+        """Count lost workers of one connection, report them, and have their requests delivered again."""
         state = self._state
         for worker in workers:
             worker.registered = False
