@@ -1,6 +1,7 @@
-"""Run the tox environments one after another; say what each takes, and fail above twice of what they may take.
+"""Run the tox environments, or those that are named, one after another, and say what each takes.
 
-A skipped test, or an interpreter that is not installed, is a failure unless tests/SKIPS.md lists it.
+An environment fails if it takes more than twice its limit.  A skipped test, or an interpreter
+that is not installed, is a failure unless tests/SKIPS.md lists it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def main() -> int:
     os.environ["CI"] = "1"
     os.chdir(ROOT)
     listed = re.findall(r"^\| `([^`]+)` \|", Path("tests/SKIPS.md").read_text(encoding="utf-8"), re.M)
-    environments = subprocess.check_output([sys.executable, "-m", "tox", "list", "--no-desc", "-d"], text=True).split()
+    listing = [sys.executable, "-m", "tox", "list", "--no-desc", "-d", "-q"]
+    environments = sys.argv[1:] or subprocess.check_output(listing, text=True).split()
     began = monotonic()
     rows, failed = [], []
     for environment in environments:
