@@ -43,7 +43,7 @@ def call(number, *, status=0, flags=0, priority=1, attempt=1, left=UNKNOWN, trac
 
 
 def answer_frame(number, *, taken=1, **more):
-    """A call frame as an answer to it has it: of the try that was `taken` up."""
+    """The call frame of an answer, for the try that was `taken` up."""
     return call(number, flags=taken, **more)
 
 
@@ -52,8 +52,8 @@ def session(number, flags=0):
     return b"\x89MDW\x01" + bytes([flags]) + number.to_bytes(4, "big")
 
 
-def test_what_is_left_is_rounded_up():
-    """Nobody gives a caller up before he does."""
+def test_the_remaining_time_is_rounded_up():
+    """The remaining time on the wire never ends before the caller's own."""
     for seconds, left in ((0.0, 0), (0.0001, 1), (0.001, 1), (29.9991, 30_000), (30.0, 30_000), (-1.0, 0)):
         assert to_milliseconds(seconds) == left
 
@@ -161,7 +161,7 @@ def test_a_return_address_may_stand_before_the_frame(broker):
 
 
 def test_what_only_looks_like_a_call_frame_is_a_return_address(broker):
-    """Magic, version and length have to be right."""
+    """A frame is an extension frame only if its magic, version and length are right."""
     for frame in (call(1)[:-1], call(1) + b"x", b"\x89MDC\x02" + call(1)[5:]):
         with dealer(broker.endpoint) as client:
             client.send(frame, b"", b"MDPC01", b"mmi.service", b"echo")
@@ -174,7 +174,7 @@ def test_management_is_answered_in_the_extension_too(broker):
         assert client.recv() == [answer_frame(3, attempt=0), b"", b"MDPC02", b"\x03", b"mmi.service", b"404"]
 
 
-def test_failures_that_a_broker_tells(broker):
+def test_failures_that_a_broker_reports(broker):
     def failure(number, status, attempts):
         return [answer_frame(number, status=status, attempt=attempts), b"", b"MDPC02", b"\x03", b"echo", b""]
 
@@ -354,7 +354,7 @@ def test_one_session_that_breaks_the_protocol_goes_alone(broker):
 
 
 def test_a_session_s_last_final_and_disconnect(broker):
-    """A worker that is stopped: what it was given meanwhile never ran, and that was no attempt."""
+    """A stopping worker gives back requests that never ran; their deliveries do not count as attempts."""
     with dealer(broker.endpoint) as worker, dealer(broker.endpoint) as client:
         worker.send(session(1), b"", b"MDPW02", b"\x01", b"echo")
         for number in (1, 2):
@@ -374,7 +374,7 @@ def test_a_session_s_last_final_and_disconnect(broker):
         assert (now.redeliveries, now.lost_workers) == (0, {"disconnect": 2})
 
 
-def test_a_worker_is_told_that_the_caller_has_gone(broker):
+def test_a_worker_learns_that_its_caller_has_gone(broker):
     with dealer(broker.endpoint) as worker, dealer(broker.endpoint) as client:
         worker.send(session(4), b"", b"MDPW02", b"\x01", b"echo")
         client.send(call(1), b"", b"MDPC02", b"\x01", b"echo", b"x")
@@ -500,7 +500,7 @@ def test_each_status_is_an_error_with_the_facts(played, status, error):
         assert "b'echo'" in str(facts)
 
 
-def test_answers_come_in_any_order_and_late_ones_find_nobody(played):
+def test_answers_come_in_any_order_and_late_ones_are_dropped(played):
     with AsyncClient(played.endpoint, timeout=60.0) as client:
         first, second = client.submit("echo", b"1"), client.submit("echo", b"2")
         messages = [played.recv(), played.recv()]
@@ -607,7 +607,7 @@ def test_extensions_may_be_required():
 
 
 def test_worker_probes_once_and_registers_its_sessions(played):
-    """Three, where the broker allows two on a connection."""
+    """A worker with three sessions, where the broker allows two on a connection."""
     go_on = Event()
 
     def handler(request):
@@ -665,7 +665,7 @@ def test_worker_says_which_message_is_its_last(played):
 
 
 @pytest.mark.parametrize("reveal", [False, True])
-def test_a_failure_is_told_to_those_who_understand_it(played, reveal):
+def test_a_failure_is_described_to_peers_that_understand_it(played, reveal):
     def handler(request):
         raise ValueError("a secret")
 
@@ -688,7 +688,7 @@ def test_a_worker_that_requires_extensions_goes_elsewhere(played):
 
 
 def test_a_handler_is_stopped_when_the_time_in_its_token_is_up(played):
-    """Though nobody says that the caller has gone."""
+    """The worker needs no message that the caller has gone."""
     seen = []
 
     def handler(request):

@@ -1,4 +1,4 @@
-"""Peers that are not ours: bare sockets, proxies, and the majortomo package's own classes."""
+"""Foreign peers: bare sockets, proxies, and the classes of the package majortomo."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_return_address_of_nine_frames_is_malformed(broker: Broker) -> None:
 
 
 def test_replies_go_back_by_the_address_they_were_asked_from(broker: Broker) -> None:
-    """Two callers behind one connection; the second one's reply is made first."""
+    """Two callers share one connection; the second caller's reply is made first."""
     with dealer(broker.endpoint) as first, dealer(broker.endpoint) as second, dealer(broker.endpoint) as both:
         first.send(b"MDPW02", b"\x01", b"echo")
         registered(broker, 1)
@@ -158,7 +158,7 @@ def test_a_req_client_behind_two_proxies(broker: Broker) -> None:
 
 
 def test_workers_behind_a_proxy(broker: Broker) -> None:
-    """Each has its own return address behind one connection, and is a worker of its own."""
+    """Workers behind one connection differ by their return addresses, and each is a worker of its own."""
     with (
         Proxy(broker.endpoint) as proxy,
         dealer(proxy.endpoint) as first,
@@ -246,7 +246,7 @@ class BareClient:
 
 
 def test_c10_peers_of_every_dialect_at_once(broker: Broker) -> None:
-    """C10: each is answered in its own, whoever serves it."""
+    """C10: each client is answered in its own dialect, whichever worker serves it."""
     with ExitStack() as stack:
         proxy = stack.enter_context(Proxy(broker.endpoint))
         for service, worker in (
@@ -322,7 +322,7 @@ FORGERIES: dict[str, Callable[[bytes, bytes], bytes]] = {
 @pytest.mark.parametrize("forgery", list(FORGERIES))
 @pytest.mark.parametrize("command", [b"\x03", b"\x04"], ids=["partial", "final"])
 def test_w12_a_reply_with_an_address_that_was_not_given(broker: Broker, forgery: str, command: bytes) -> None:
-    """W12: counted, DISCONNECT, redelivered; no client sees a byte of it."""
+    """W12: the reply is counted, its worker disconnected, the request redelivered; no client sees the reply."""
     with (
         dealer(broker.endpoint) as forger,
         dealer(broker.endpoint) as honest,
@@ -434,7 +434,7 @@ with Client(sys.argv[1]) as client:
 
 
 def answer(request: object) -> object:
-    """What the majortomo worker above does, for ours."""
+    """The handler of the majortomo worker above, for a gmdp worker."""
     first, *rest = request.body
     if first == b"parts":
         return iter_parts(rest)
@@ -447,7 +447,7 @@ def iter_parts(frames: list[bytes]) -> Iterator[bytes]:
 
 
 class MajortomoClient:
-    """The package's client, in a process of its own."""
+    """The client of majortomo, in a process of its own."""
 
     #: One that streams sees the parts, else there is one of all frames.
     streams = True
@@ -464,7 +464,7 @@ class MajortomoClient:
 
 
 class OurClient:
-    """Ours, with the same face."""
+    """A gmdp client with the same methods."""
 
     def __init__(self, endpoint: str, version: str) -> None:
         self._client = Client(endpoint, version=version, timeout=DEADLINE)
@@ -523,7 +523,7 @@ def test_a_majortomo_client_without_a_body(broker: Broker) -> None:
             client.close()
 
 
-def test_a_majortomo_worker_is_told_that_the_broker_stops() -> None:
+def test_a_majortomo_worker_gets_a_disconnect_when_the_broker_stops() -> None:
     with Broker(ANYWHERE) as broker, WORKERS["majortomo"](broker.endpoint) as worker:
         assert worker.line() == "connected"
         registered(broker, 1)

@@ -219,7 +219,7 @@ def test_disconnect_from_a_worker_ends_its_registration(broker: Broker, dialect:
 
 
 @each_dialect
-def test_a_stranger_is_told_disconnect_once(broker: Broker, dialect: str) -> None:
+def test_an_unknown_worker_gets_one_disconnect(broker: Broker, dialect: str) -> None:
     wire = WORKERS[dialect]
     for command in ("heartbeat", "reply", "partial"):
         if command in wire:
@@ -232,7 +232,7 @@ def test_a_stranger_is_told_disconnect_once(broker: Broker, dialect: str) -> Non
 
 
 @each_dialect
-def test_a_worker_that_breaks_the_protocol_is_told_disconnect(broker: Broker, dialect: str) -> None:
+def test_a_worker_that_breaks_the_protocol_gets_a_disconnect(broker: Broker, dialect: str) -> None:
     wire = WORKERS[dialect]
     for command in ("ready", "reply", "partial"):
         if command in wire:
@@ -244,7 +244,7 @@ def test_a_worker_that_breaks_the_protocol_is_told_disconnect(broker: Broker, di
 
 
 @each_dialect
-def test_nobody_registers_a_service_of_the_management_interface(broker: Broker, dialect: str) -> None:
+def test_no_worker_registers_a_service_of_the_management_interface(broker: Broker, dialect: str) -> None:
     wire = WORKERS[dialect]
     with dealer(broker.endpoint) as worker:
         worker.send(*wire["ready for mmi"])
@@ -595,7 +595,7 @@ def test_worker_comes_back_on_a_new_socket_after_disconnect(version: str) -> Non
 
 
 @each_version
-def test_worker_that_is_told_disconnect_at_work_never_sends_that_reply(version: str) -> None:
+def test_a_worker_disconnected_at_work_never_sends_that_reply(version: str) -> None:
     wire = WORKERS[version]
     request = REQUESTS[version]
     final = FINALS[version]
@@ -777,7 +777,7 @@ def test_client_ignores_what_is_no_answer(version: str, garbage: list[list[bytes
 
 
 def talk_too_late(bare: Peer, client: Client, request: list[bytes], reply: list[bytes]) -> None:
-    """One call times out, its reply comes before that of the next."""
+    """One call times out; its reply arrives before the reply to the next call."""
     with pytest.raises(RequestTimeout):
         client.request("echo", b"hello", timeout=0.1)
     late, *frames = bare.recv()
@@ -804,7 +804,7 @@ def test_client_02_uses_a_new_socket_after_a_timeout() -> None:
 
 
 def until_connected(bare: Peer, client: Client, reply: list[bytes]) -> None:
-    """Have one call answered, so that a connection stands."""
+    """Have one call answered, so that there is an open connection."""
     call = ask(client, "echo", b"")
     bare.send(bare.recv()[0], *reply, b"echo", b"")
     call.get(timeout=DEADLINE)

@@ -151,7 +151,7 @@ def test_final_of_a_worker():
     assert broker.take(b"client") == [MDP02.client_final(b"echo", b"one", b"", b"\x00three")]
 
 
-def test_a_worker_whose_handler_has_nothing_to_say_sends_one_empty_frame():
+def test_a_worker_whose_handler_returns_nothing_sends_one_empty_frame():
     """RFC 18, MDP/Worker: "A FINAL command consists of a multipart message of 5 or more frames" """
     session = ManualWorker(MDP02)
     session.register()

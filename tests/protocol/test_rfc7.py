@@ -100,7 +100,7 @@ def test_reply_of_a_worker():
     assert broker.take(b"client") == [MDP01.client_final(b"echo", b"one", b"", b"\x00three")]
 
 
-def test_a_worker_whose_handler_has_nothing_to_say_replies_with_one_empty_frame():
+def test_a_worker_whose_handler_returns_nothing_replies_with_one_empty_frame():
     """RFC 7, MDP/Worker: "A REPLY command consists of a multipart message of 6 or more frames" """
     session = ManualWorker(MDP01)
     session.register()

@@ -332,7 +332,7 @@ def test_a_request_reaches_workers_of_that_very_service_name_only(mdp):
     assert broker.assignment(mdp, b"worker")[1] == [b"question"]
 
 
-def test_requests_for_a_service_nobody_registered_are_queued(mdp):
+def test_requests_for_a_service_without_a_worker_are_queued(mdp):
     """RFC 7 and 18, MDP/Client: "The broker SHOULD queue client requests for which no service has been registered" """
     broker = ManualBroker(request_ttl=30.0)
     for body in (b"first", b"second"):
@@ -351,7 +351,7 @@ def test_requests_for_a_service_nobody_registered_are_queued(mdp):
     [({}, 30.0), ({"request_ttl": 4.0}, 4.0), ({"services": {"e*": {"request_ttl": 4.0}}}, 4.0)],
     ids=["default", "configured", "per service"],
 )
-def test_requests_for_a_service_nobody_registered_expire(mdp, options, ttl):
+def test_requests_for_a_service_without_a_worker_expire(mdp, options, ttl):
     """RFC 7 and 18, MDP/Client: "SHOULD expire these requests after a reasonable and configurable time if no service
     has been registered."
     """

@@ -296,7 +296,7 @@ def test_no_command_goes_to_a_worker_that_talks_on_after_disconnect(mdp, who):
         assert broker.take(b"worker") == []
 
 
-def test_the_broker_may_disconnect_whomever_it_heard_as_a_worker(mdp):
+def test_the_broker_may_disconnect_any_peer_it_took_for_a_worker(mdp):
     """RFC 7 and 18, Opening and Closing a Connection: "The broker MAY send DISCONNECT at any time, by definition after
     it has received at least one command from the worker."
     """
@@ -309,7 +309,7 @@ def test_the_broker_may_disconnect_whomever_it_heard_as_a_worker(mdp):
     assert [broker.take(peer) for peer in (b"idle", b"busy", b"client")] == [[mdp.disconnect], [mdp.disconnect], []]
 
 
-def test_the_broker_disconnects_who_begins_without_ready(mdp):
+def test_the_broker_disconnects_a_worker_that_begins_without_ready(mdp):
     """RFC 7 and 18, Opening and Closing a Connection: "The broker MUST respond to any valid but unexpected command by
     sending DISCONNECT and then no further commands to that worker."
     RFC 7 and 18, Heartbeating: "HEARTBEAT commands are valid at any time, after a READY command."
@@ -389,7 +389,7 @@ def test_the_broker_drops_invalid_messages_and_treats_the_peer_as_invalid(mdp, k
     assert broker.take(b"client") == []
 
 
-def test_a_worker_told_disconnect_closes_its_socket_and_reconnects_on_a_new_one(mdp):
+def test_a_worker_that_gets_disconnect_closes_its_socket_and_reconnects_on_a_new_one(mdp):
     """RFC 7 and 18, Opening and Closing a Connection: "When the worker receives DISCONNECT it must send no further
     commands to the broker; it MUST close its socket, and reconnect to the broker on a new socket."
     RFC 7 and 18, Opening and Closing a Connection: "This mechanism allows workers to re-register after a broker failure
@@ -407,7 +407,7 @@ def test_a_worker_told_disconnect_closes_its_socket_and_reconnects_on_a_new_one(
     assert session.sent() == [mdp.ready(b"echo")]
 
 
-def test_a_busy_worker_told_disconnect_sends_nothing_more_on_that_connection(mdp):
+def test_a_busy_worker_that_gets_disconnect_sends_nothing_more_on_that_connection(mdp):
     """RFC 7 and 18, Opening and Closing a Connection: "When the worker receives DISCONNECT it must send no further
     commands to the broker; it MUST close its socket, and reconnect to the broker on a new socket."
     """
