@@ -25,7 +25,7 @@ from ..core.peer.statistics import ClientCounters, ClientStatistics
 from ..core.states import State
 from ..exceptions import ClosedError, HubNotRunning, StateError
 from ..interfaces import IClient
-from ..io.connector import EXTENSION_LABELS
+from ..io.dealers import EXTENSION_LABELS
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
 from ..io.owner import Owner
 from ..io.slots import Slot, get_hub_if_exists

@@ -12,7 +12,7 @@ from ..core.outcomes import Outcome
 from ..core.peer.calls import Call, Ended, Part, Sink
 from ..core.peer.client import ClientCore
 from ..exceptions import ClosedError, MDPError
-from ..io.connector import ConnectorEngine
+from ..io.dealers import ConnectorEngine
 from ..security.credentials import Credentials
 from ..tracing import tracer
 from .errors import error_of

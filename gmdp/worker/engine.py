@@ -19,7 +19,7 @@ import zmq.green
 from ..core.peer.connector import Close
 from ..core.peer.sessions import CallerGone, Failure, Work
 from ..core.peer.worker import WorkerCore
-from ..io.connector import ConnectorEngine, SendQueue
+from ..io.dealers import ConnectorEngine, SendQueue
 from ..io.owner import Owner
 from ..io.slots import Slot
 from ..security.credentials import Credentials

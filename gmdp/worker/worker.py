@@ -20,7 +20,7 @@ from ..core.snapshots import copy_counts
 from ..core.states import State
 from ..exceptions import ConfigurationError
 from ..interfaces import IWorker
-from ..io.connector import EXTENSION_LABELS
+from ..io.dealers import EXTENSION_LABELS
 from ..io.lifecycle import Lifecycle, running_in
 from ..io.owner import Owner
 from ..protocol.dialects import MMI_PREFIX

@@ -12,7 +12,7 @@ from gmdp.core.outcomes import Outcome
 from gmdp.core.peer import connector as connections
 from gmdp.core.peer.calls import CallState, Ended, Part
 from gmdp.core.peer.sessions import Failure
-from gmdp.io.connector import open_dealer
+from gmdp.io.dealers import open_dealer
 
 pytestmark = pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
 

@@ -100,7 +100,7 @@ class Connection:
         #: What a gmdp broker offers; None before, and of any other broker.
         self.offer: Offer | None = None
         self.timer: list[Any] | None = None
-        #: The shell's socket: a :class:`gmdp.io.connector.SendQueue`, or a wire of the
+        #: The shell's socket: a :class:`gmdp.io.dealers.SendQueue`, or a wire of the
         #: simulator.  The core keeps it for its shell.
         self.handle: Any = None
 

@@ -5,8 +5,8 @@ import zmq
 import zmq.green
 
 from gmdp import Client, Worker
-from gmdp.io import connector
-from gmdp.io.connector import SendQueue, open_dealer
+from gmdp.io import dealers
+from gmdp.io.dealers import SendQueue, open_dealer
 from gmdp.io.owner import Owner
 from gmdp.io.slots import Slot
 
@@ -71,14 +71,14 @@ def test_the_options_of_a_dealer(unused_endpoint):
     owner = Owner(None, "none")
     link = open_dealer(owner, zmq.green.Context.instance(), unused_endpoint, None, 2.5, 7.5, None)
     options = (zmq.LINGER, zmq.RECONNECT_IVL, zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT)
-    assert [link.socket.get(option) for option in options] == [0, connector.NEVER, 2500, 7500]
+    assert [link.socket.get(option) for option in options] == [0, dealers.NEVER, 2500, 7500]
     link.close()
     assert owner._links == []
 
 
 def test_no_descriptors_left_is_one_more_lost_connection(broker, monkeypatch):
     """B9 on the worker's side: it tries again."""
-    real, failures = connector.open_dealer, [1, 2, 3]
+    real, failures = dealers.open_dealer, [1, 2, 3]
 
     def open_or_fail(*args):
         if failures:
@@ -86,7 +86,7 @@ def test_no_descriptors_left_is_one_more_lost_connection(broker, monkeypatch):
             raise zmq.ZMQError(24)
         return real(*args)
 
-    monkeypatch.setattr(connector, "open_dealer", open_or_fail)
+    monkeypatch.setattr(dealers, "open_dealer", open_or_fail)
     with Worker(broker.endpoint, "it", lambda r: r.body, reconnect_interval=0.001), Client(broker.endpoint) as client:
         assert client.request("it", b"x") == [b"x"]
     assert failures == []
