@@ -158,7 +158,7 @@ class BrokerEngine:
 
     def on_wake(self, now: float) -> None:
         """A pass begins."""
-        self._core.awake(now)
+        self._core.on_wake(now)
 
     def on_message(self, link: Link, frames: list[bytes], now: float) -> None:
         """A peer's message was received, or a ZAP request of libzmq's."""
@@ -175,7 +175,7 @@ class BrokerEngine:
             # A routing id may come again on another connection, and as another user: the
             # core loses the old peer before it hears the new one.
             if self._census.on_message(link.descriptor, frames[0]):
-                core.gone(frames[0], now)
+                core.on_connection_closed(frames[0], now)
             core.feed(frames, now, gate.user_of(link.user_id))
         if core.refusals:
             self._audit_refusals(link, now)
@@ -183,11 +183,11 @@ class BrokerEngine:
     def on_caught_up(self, now: float) -> None:
         """Everything was read: connections that are closed now have no message left."""
         core, census = self._core, self._census
-        core.caught_up(now)
+        core.on_caught_up(now)
         if census.changed:
             census.changed = False
             for routing_id in census.take_gone():
-                core.gone(routing_id, now)
+                core.on_connection_closed(routing_id, now)
             self._count_connections(now)
             core.connections = len(census)
 

@@ -80,14 +80,14 @@ class Gap:
         #: When the peers have had time to answer since the last gap.
         self._answers_due = now
 
-    def awake(self, now: float, due: float) -> None:
+    def on_wake(self, now: float, due: float) -> None:
         """A pass of the owner begins; it should have begun at `due` at the latest."""
         if now - self._pass_began > self._late and now - due > self._late:
             self.until = now + self._grace
             self._answers_due = now + 2 * self._interval
         self._pass_began = now
 
-    def caught_up(self, now: float) -> None:
+    def on_caught_up(self, now: float) -> None:
         """The socket has nothing more to read."""
         if self._answers_due < self.until:
             self.until = self._answers_due

@@ -109,7 +109,7 @@ class Dialect:
         head = self.final_head if final else self.partial_head
         return [*head, service, *body] if self.reply_names_service else [*head, *body]
 
-    def worker(self, command: Command, *rest: bytes) -> list[bytes]:
+    def worker_command(self, command: Command, *rest: bytes) -> list[bytes]:
         """Return a command between worker and broker, either way, and the frames of `rest`."""
         return [*self.worker_head, self.worker_codes[command], *rest]
 

@@ -43,7 +43,7 @@ class Message(NamedTuple):
     command: Command
     dialect: Dialect
     #: True if a client sent the message, False if a worker did.
-    client: bool
+    from_client: bool
     #: Return address between the routing id and the empty delimiter, `extra` not counted.
     stack: tuple[bytes, ...]
     #: The service of REQUEST and READY, the address of PARTIAL and FINAL.

@@ -114,11 +114,11 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
                 message = "the hub did not run for %.1f seconds, and with it the worker of %.100r"
             _log.warning(message, pause, self.core.service)
         self._awake_at = now
-        self.core.awake(now)
+        self.core.on_wake(now)
 
     def on_caught_up(self, now: float) -> None:
         """Everything was read."""
-        self.core.caught_up(now)
+        self.core.on_caught_up(now)
 
     def deadline(self) -> float:
         """When `tick` is needed next (monotonic seconds)."""

@@ -39,10 +39,10 @@ class GmdpBroker(ManualBroker):
     def call(self, peer, number, *body, service=b"echo", user="", nonce=None, **frame):
         """`peer` makes its call `number`."""
         identity = extension.request_id(nonce or peer.ljust(16, b"."), number)
-        self.core.awake(self.now)
+        self.core.on_wake(self.now)
         message = [peer, extension.call_frame(identity, **frame), b"", b"MDPC02", b"\x01", service, *(body or [b"x"])]
         self.core.feed(message, self.now, user)
-        self.core.caught_up(self.now)
+        self.core.on_caught_up(self.now)
         self.collect()
 
     def session(self, peer, number, code, *rest, flags=0):

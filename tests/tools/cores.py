@@ -170,9 +170,9 @@ class ManualBroker:
 
     def feed(self, peer, frames, user=""):
         """`peer` says `frames`, now."""
-        self.core.awake(self.now)
+        self.core.on_wake(self.now)
         self.core.feed([peer, *frames], self.now, user)
-        self.core.caught_up(self.now)
+        self.core.on_caught_up(self.now)
         self.collect()
 
     def advance(self, seconds):
@@ -180,8 +180,8 @@ class ManualBroker:
         end = self.now + seconds
         for now in deadlines(self.core, self.now, end):
             self.now = now
-            self.core.awake(self.now)
-            self.core.caught_up(self.now)
+            self.core.on_wake(self.now)
+            self.core.on_caught_up(self.now)
             self.core.tick(self.now)
             self.collect()
         self.now = end
@@ -287,9 +287,9 @@ class ManualWorker:
 
     def feed(self, frames):
         """The broker says `frames`, now."""
-        self.core.awake(self.now)
+        self.core.on_wake(self.now)
         self.core.feed(self.connection, frames, self.now, 0.5)
-        self.core.caught_up(self.now)
+        self.core.on_caught_up(self.now)
         self._collect()
 
     def work(self, *body, address=b"client"):
@@ -318,8 +318,8 @@ class ManualWorker:
         end = self.now + seconds
         for now in deadlines(self.core, self.now, end):
             self.now = now
-            self.core.awake(self.now)
-            self.core.caught_up(self.now)
+            self.core.on_wake(self.now)
+            self.core.on_caught_up(self.now)
             self.core.tick(self.now, 0.5)
             self._collect()
         self.now = end

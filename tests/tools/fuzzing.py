@@ -743,9 +743,9 @@ class BrokerRun:
         core = self.core
         self.now += _PAUSES[pause % len(_PAUSES)]
         if pause < 200:
-            core.awake(self.now)
+            core.on_wake(self.now)
         if pause < 100:
-            core.caught_up(self.now)
+            core.on_caught_up(self.now)
         core.tick(self.now)
         assert core.deadline() > self.now, "the broker would spin"
 
@@ -762,7 +762,7 @@ class BrokerRun:
     def leave(self) -> None:
         """A connection is closed."""
         peer = PEERS[self.source.byte() % 5]
-        self.core.gone(peer, self.now)
+        self.core.on_connection_closed(peer, self.now)
         assert all(outgoing.frames[0] != peer for outgoing in self.core._state.outbox), (
             "a message goes to a peer that has left"
         )
@@ -1266,9 +1266,9 @@ class WorkerRun(PeerRun):
         said = self.source.byte()
         self.now += _PAUSES[said % len(_PAUSES)]
         if said < 240:
-            core.awake(self.now)
+            core.on_wake(self.now)
         if said < 200:
-            core.caught_up(self.now)
+            core.on_caught_up(self.now)
         core.tick(self.now, self.jitter())
         assert core.deadline() > self.now, "the worker would spin"
         for usable in core._usable:

@@ -659,7 +659,7 @@ class BrokerModel:
         frames = [*request.address, *client_reply(request.dialect, request.service, body, final)]
         self._send(frames, request, essential=True)
 
-    def caught_up(self, now):
+    def on_caught_up(self, now):
         for key in list(self.unreachable):
             if key in self.unreachable:
                 self.lose(self.workers[key], "unreachable", now)
@@ -725,7 +725,7 @@ class BrokerModel:
                 service.queue.push(request_of(request))
         self.unserved = list(core._services.without_worker)
         self.excused_until = core._state.gap.until
-        muted = core._registry._rejected.items()
+        muted = core._registry._refused.items()
         self.muted = {key if isinstance(key, tuple) else (key,): until for key, until in muted}
         counters = core.counters
         self.requests, self.replies, self.partials = counters.requests, counters.replies, counters.partials

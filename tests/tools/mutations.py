@@ -93,7 +93,7 @@ MUTATIONS = {
         "core.broker.registry", "if gap.may_judge(now):", "if True:"
     ),
     "an unregistered peer hears DISCONNECT again and again": Mutation(
-        "core.broker.registry", "self._rejected.get(key, now) <= now", "True"
+        "core.broker.registry", "self._refused.get(key, now) <= now", "True"
     ),
     "a retired session hears DISCONNECT": Mutation(
         "core.broker.conversation",
@@ -143,7 +143,7 @@ MUTATIONS = {
     ),
     "a retry's reply goes to where the first try came from": Mutation(
         "core.broker.intake",
-        "self._accounts.move(request, address, self._accounts.client_of(address[0], identity[0]))",
+        "self._accounts.redirect(request, address, self._accounts.client_of(address[0], identity[0]))",
         "pass",
     ),
     "replies overtake those that wait for a slow client": Mutation(
@@ -173,7 +173,9 @@ MUTATIONS = {
         "core.peer.worker", "        connection.last_number += 1\n", "        connection.last_number = 1\n"
     ),
     "a worker sends no heartbeats": Mutation(
-        "core.peer.worker", "self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))", "pass"
+        "core.peer.worker",
+        "self.actions.append(Send(connection, self.dialect.worker_command(Command.HEARTBEAT)))",
+        "pass",
     ),
     "a broker sends no heartbeats": Mutation(
         "core.broker.registry",

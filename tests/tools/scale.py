@@ -435,10 +435,10 @@ class CoreBench:
         core, done = self.core, 0
         while done < least:
             self.now += 0.0001
-            core.awake(self.now)
+            core.on_wake(self.now)
             for frames in self.waiting:
                 core.feed(frames, self.now)
-            core.caught_up(self.now)
+            core.on_caught_up(self.now)
             core.deadline()
             self.waiting = []
             for frames in self._sent():

@@ -124,7 +124,7 @@ class Accounts:
         if not client.open:
             self.forget_if_unused(client)
 
-    def move(self, request: Request, address: tuple[bytes, ...], client: Client) -> None:
+    def redirect(self, request: Request, address: tuple[bytes, ...], client: Client) -> None:
         """Have the answer sent to `address`, from now on on the account of `client`."""
         request.address = address
         old = request.client
@@ -153,7 +153,7 @@ class Accounts:
             frames = [
                 *connection.address,
                 extension.session_frame(number, CALLER_GONE),
-                *connection.dialect.worker(Command.HEARTBEAT),
+                *connection.dialect.worker_command(Command.HEARTBEAT),
             ]
             connection.pulse.on_heartbeat_sent(now)
             self._state.outbox.append(Outgoing(frames, connection, False))

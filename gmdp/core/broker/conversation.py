@@ -113,7 +113,7 @@ class Conversation:
             self._registry.register(key, address, message, now, user)
             return
         self._state.counters.count_drop(DropReason.UNREGISTERED)
-        self._registry.reject(key, address, message, now)
+        self._registry.refuse_peer(key, address, message, now)
 
     def _on_other_dialect(self, connection: Connection, message: Message, now: float) -> None:
         """A message in another dialect than that of READY.
@@ -209,7 +209,7 @@ class Conversation:
         else:
             self._delivery.give_next(worker, now)
         if request.suspect:
-            self._delivery.suspect_answered(worker.connection, now)
+            self._delivery.give_next_suspect(worker.connection, now)
         self._accounts.release(request)
 
     def _on_heartbeat(self, connection: Connection, now: float) -> None:

@@ -102,13 +102,13 @@ class BrokerCore:
 
     # What the owner calls
 
-    def awake(self, now: float) -> None:
+    def on_wake(self, now: float) -> None:
         """A pass begins."""
-        self._state.gap.awake(now, self._state.timers.next_due())
+        self._state.gap.on_wake(now, self._state.timers.next_due())
 
-    def caught_up(self, now: float) -> None:
+    def on_caught_up(self, now: float) -> None:
         """There was nothing more to read."""
-        self._state.gap.caught_up(now)
+        self._state.gap.on_caught_up(now)
         if self._registry.unreachable:
             self._registry.lose_unreachable(now)
 
@@ -198,7 +198,7 @@ class BrokerCore:
         for connection in list(self._registry.connections.values()):
             self._registry.lose_connection(connection, LossReason.STOPPED, now, disconnect=True)
 
-    def gone(self, routing_id: bytes, now: float) -> None:
+    def on_connection_closed(self, routing_id: bytes, now: float) -> None:
         """The connection of this routing id is closed, and all that came on it was read."""
         self._registry.forget_routing_id(routing_id, LossReason.UNREACHABLE, now)
         self._replies.forget_routing_id(routing_id, DropReason.CLIENT_GONE, now)
@@ -234,7 +234,7 @@ class BrokerCore:
     def _on_malformed(self, frames: list[bytes], reason: DropReason, now: float) -> None:
         """Drop a message that is none, or too large; a gmdp client hears why, a worker is lost."""
         message = parse(frames) if reason is not DropReason.MALFORMED else None
-        if message is not None and message.client:
+        if message is not None and message.from_client:
             self._intake.refuse((frames[0], *message.stack), message, reason, Status.TOO_LARGE, now)
         else:
             self.counters.count_drop(reason)

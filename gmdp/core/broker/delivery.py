@@ -110,7 +110,7 @@ class Delivery:
         """Take its request from a worker that has answered it."""
         self.unassign(worker).move(ANSWERED)
 
-    def suspect_answered(self, connection: Connection, now: float) -> None:
+    def give_next_suspect(self, connection: Connection, now: float) -> None:
         """Give another suspect to an idle worker of a connection whose suspect was answered."""
         for worker in connection.workers.values():
             if connection.suspect is None and worker.service.queue.suspects and worker in worker.service.idle:

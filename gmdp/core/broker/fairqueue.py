@@ -161,8 +161,12 @@ class FairQueue(Generic[Q]):
             return self._pop_plain()
         if suspects or not self.suspects:
             return self._pop_from(self._choose_priority([p for p in PRIORITIES if self._counts[p]]), True)
-        able = [p for p in PRIORITIES if any(lane.length > self._suspects_of(lane) for lane in self._lanes[p].values())]
-        return self._pop_from(self._choose_priority(able), False) if able else None
+        eligible = [
+            priority
+            for priority in PRIORITIES
+            if any(lane.length > self._suspects_of(lane) for lane in self._lanes[priority].values())
+        ]
+        return self._pop_from(self._choose_priority(eligible), False) if eligible else None
 
     def remove(self, item: Q) -> None:
         """Take `item` out, wherever it stands; ValueError if it is not in the queue."""
@@ -204,15 +208,15 @@ class FairQueue(Generic[Q]):
         """How many suspects wait in a lane."""
         return sum(item.waiting for item in lane.suspects or ())
 
-    def _choose_priority(self, able: list[int]) -> int:
+    def _choose_priority(self, eligible: list[int]) -> int:
         """Choose which of these priorities is served: the most urgent, or one that was passed over often enough."""
-        chosen = able[-1]
+        chosen = eligible[-1]
         passed = self._passed
-        for priority in able[:-1]:
+        for priority in eligible[:-1]:
             if passed[priority] >= PATIENCE:
                 chosen = priority
                 break
-        for priority in able:
+        for priority in eligible:
             if priority <= chosen:
                 passed[priority] = 0 if priority == chosen else passed[priority] + 1
         return chosen

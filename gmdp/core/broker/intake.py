@@ -208,7 +208,7 @@ class Intake:
             return False
         self._state.counters.joins += 1
         request.terms = request.terms._replace(frame=message.extra)
-        self._accounts.move(request, address, self._accounts.client_of(address[0], identity[0]))
+        self._accounts.redirect(request, address, self._accounts.client_of(address[0], identity[0]))
         request.deadline = math.inf if call.time_left is None else now + call.time_left
         if request.place is Place.QUEUED:
             self._services.deadline_moved(request)

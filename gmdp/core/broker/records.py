@@ -308,7 +308,7 @@ class Connection(Target):
 
     def command_frames(self, command: Command) -> list[bytes]:
         """The frames of a message that means the connection itself."""
-        return [*self.address, *self.base_dialect.worker(command)]
+        return [*self.address, *self.base_dialect.worker_command(command)]
 
 
 class Worker(Target):
@@ -345,4 +345,4 @@ class Worker(Target):
 
     def command_frames(self, command: Command) -> list[bytes]:
         """The frames of a message that has none after its command."""
-        return [*self.head, *self.connection.dialect.worker(command)]
+        return [*self.head, *self.connection.dialect.worker_command(command)]

@@ -31,7 +31,7 @@ from .state import BrokerState
 
 #: Peers that heard DISCONNECT and hear nothing more until READY; past this number the
 #: longest known is forgotten (and may hear a second DISCONNECT).
-MAX_REJECTED = 10_000
+MAX_REFUSED = 10_000
 
 _NO_REQUESTS: frozenset[Request] = frozenset()
 #: The RFC's dialect of each extended one.
@@ -51,7 +51,7 @@ class Registry:
         self._workers_by_user: dict[str, int] = {}
         self._max_sessions = max_sessions
         #: Until when each unregistered peer that heard DISCONNECT hears no second one.
-        self._rejected: OrderedDict[Hashable, float] = OrderedDict()
+        self._refused: OrderedDict[Hashable, float] = OrderedDict()
         #: Connections that take no message any more, with the requests that did not get there.
         #: What they had said before is still to be read.
         self.unreachable: dict[Connection, set[Request]] = {}
@@ -75,10 +75,10 @@ class Registry:
                 self.send_disconnect((*address, message.extra), connection.dialect)
             else:
                 self.send_disconnect(address, _BASE_DIALECTS.get(message.dialect, message.dialect))
-                self._note_rejected(key, now)
+                self._note_refused(key, now)
             return
         if connection is None:
-            self._rejected.pop(key, None)
+            self._refused.pop(key, None)
             dialect = message.dialect
             connection = Connection(key, address, dialect, _BASE_DIALECTS.get(dialect, dialect), now, user)
             self.connections[key] = connection
@@ -134,23 +134,23 @@ class Registry:
             return DropReason.USER_WORKERS_FULL
         return None
 
-    def reject(self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float) -> None:
+    def refuse_peer(self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float) -> None:
         """Answer an unregistered peer, by one DISCONNECT for as long as it goes on talking.
 
         "The broker MUST respond to any valid but unexpected command by sending
         DISCONNECT and then no further commands to that worker."
         """
-        if message.command is not Command.DISCONNECT and self._rejected.get(key, now) <= now:
+        if message.command is not Command.DISCONNECT and self._refused.get(key, now) <= now:
             self.send_disconnect(address, _BASE_DIALECTS.get(message.dialect, message.dialect))
-        self._note_rejected(key, now)
+        self._note_refused(key, now)
 
-    def _note_rejected(self, key: Hashable, now: float) -> None:
+    def _note_refused(self, key: Hashable, now: float) -> None:
         """Send no DISCONNECT to this peer until it has been silent for an expiry."""
-        rejected = self._rejected
-        rejected[key] = now + self._state.options.expiry
-        rejected.move_to_end(key)
-        while len(rejected) > MAX_REJECTED or next(iter(rejected.values())) <= now:
-            rejected.popitem(last=False)
+        refused = self._refused
+        refused[key] = now + self._state.options.expiry
+        refused.move_to_end(key)
+        while len(refused) > MAX_REFUSED or next(iter(refused.values())) <= now:
+            refused.popitem(last=False)
 
     # Losing
 
@@ -169,7 +169,7 @@ class Registry:
         not_sent = self.unreachable.get(connection, _NO_REQUESTS)
         self._count_lost([worker], reason, now, not_sent if unsent is None else {*not_sent, unsent})
         if had_suspect:
-            self._delivery.suspect_answered(connection, now)
+            self._delivery.give_next_suspect(connection, now)
 
     def lose_connection(self, connection: Connection, reason: LossReason, now: float, disconnect: bool = False) -> None:
         """Lose a connection, with all its workers."""
@@ -181,7 +181,7 @@ class Registry:
         if disconnect:
             self.send_disconnect(connection.address, connection.base_dialect)
         if disconnect or reason is LossReason.DISCONNECT:
-            self._note_rejected(connection.key, now)
+            self._note_refused(connection.key, now)
         self._count_lost(workers, reason, now, unsent)
 
     def _count_lost(self, workers: list[Worker], reason: LossReason, now: float, unsent: Collection[Request]) -> None:
@@ -229,7 +229,7 @@ class Registry:
         for connection in list(self.connections.values()):
             if connection.address[0] == routing_id:
                 self.lose_connection(connection, reason, now)
-        self._rejected.pop(routing_id, None)
+        self._refused.pop(routing_id, None)
 
     def reconsider(self, rights: access.Access, revoked: Collection[str], now: float) -> None:
         """Lose the workers whose users may not serve any more; they hear DISCONNECT."""
@@ -275,4 +275,4 @@ class Registry:
 
     def send_disconnect(self, address: tuple[bytes, ...], dialect: Dialect) -> None:
         """Send a DISCONNECT; whether it arrives does not matter."""
-        self._state.outbox.append(Outgoing([*address, *dialect.worker(Command.DISCONNECT)], None, False))
+        self._state.outbox.append(Outgoing([*address, *dialect.worker_command(Command.DISCONNECT)], None, False))

@@ -324,7 +324,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._withdraw(call)
             self._end_call(call, Outcome.TIMEOUT, detail)
             if connection is not None and connection.phase is Phase.CLOSED:
-                self._suspect_silence(connection, now, jitter)
+                self._leave_if_silent(connection, now, jitter)
         elif connection is None:
             self._begin_try(call, now)
         elif connection is self._shared:
@@ -335,9 +335,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         else:
             self._withdraw(call)
             self._queue_retry(call, now)
-            self._suspect_silence(connection, now, jitter)
+            self._leave_if_silent(connection, now, jitter)
 
-    def _suspect_silence(self, connection: ClientConnection, now: float, jitter: float) -> None:
+    def _leave_if_silent(self, connection: ClientConnection, now: float, jitter: float) -> None:
         """Turn to the next endpoint if a strict broker has never said anything: it may be no broker."""
         if not self._heard and connection.epoch == self._epoch and len(self._reconnect.endpoints) > 1:
             self._end_epoch(connection, CloseReason.SILENT, now + self._reconnect.on_lost(now, jitter))

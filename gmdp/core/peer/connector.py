@@ -47,7 +47,7 @@ from .reconnect import Reconnect
 #: A broker that refuses says one of these, as far as a socket can tell.
 REFUSALS = frozenset({CloseReason.NOT_ALLOWED, CloseReason.MISMATCH})
 #: How often in a row a broker hangs up in the handshake before that counts as a refusal.
-TELLING_FAILURES = 3
+FAILURES_THAT_COUNT = 3
 
 
 class Phase(enum.Enum):
@@ -350,7 +350,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
         self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
         brokers = len(self._reconnect.endpoints)
-        decided = self._refused_in_a_row >= brokers or self._failed_in_a_row >= TELLING_FAILURES * brokers
+        decided = self._refused_in_a_row >= brokers or self._failed_in_a_row >= FAILURES_THAT_COUNT * brokers
         self.denied = reason if decided else None
         self._not_made_in_a_row += 1
         if self._not_made_in_a_row >= brokers:

@@ -23,12 +23,12 @@ class Reconnect:
         interval: Seconds before the second attempt at an endpoint.
     """
 
-    __slots__ = ("_answered", "_at", "_failures", "_since", "endpoints", "interval")
+    __slots__ = ("_answered", "_failures", "_index", "_since", "endpoints", "interval")
 
     def __init__(self, endpoints: Sequence[str], interval: float) -> None:
         self.endpoints = tuple(endpoints)
         self.interval = interval
-        self._at = 0
+        self._index = 0
         self._failures = 0
         self._answered = False
         self._since = 0.0
@@ -36,7 +36,7 @@ class Reconnect:
     @property
     def endpoint(self) -> str:
         """The endpoint to try, or in use."""
-        return self.endpoints[self._at]
+        return self.endpoints[self._index]
 
     def on_answer(self, now: float) -> None:
         """A broker answered at the present endpoint."""
@@ -61,7 +61,7 @@ class Reconnect:
             self._failures = 0
         self._answered = False
         self._failures += 1
-        self._at = (self._at + 1) % len(self.endpoints)
+        self._index = (self._index + 1) % len(self.endpoints)
         rounds = self._failures // len(self.endpoints)
         if len(self.endpoints) > 1 and self._failures % len(self.endpoints):
             return 0.0
@@ -75,7 +75,7 @@ class Reconnect:
         stay = self._answered
         delay = self.on_lost(now, jitter)
         if stay:
-            self._at = (self._at - 1) % len(self.endpoints)
+            self._index = (self._index - 1) % len(self.endpoints)
             self._failures = 0
             delay = self.interval * (0.5 + jitter / 2)
         return delay

@@ -96,13 +96,13 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
 
     # What the owner calls
 
-    def awake(self, now: float) -> None:
+    def on_wake(self, now: float) -> None:
         """The owner begins a pass."""
-        self._gap.awake(now, self._timers.next_due())
+        self._gap.on_wake(now, self._timers.next_due())
 
-    def caught_up(self, now: float) -> None:
+    def on_caught_up(self, now: float) -> None:
         """The owner has read everything that was there."""
-        self._gap.caught_up(now)
+        self._gap.on_caught_up(now)
 
     def start(self, now: float) -> None:
         """Open the first connection."""
@@ -265,7 +265,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
                 parsed = None  # a request without a session
         if parsed is None:
             if self._probe_answer(frames) is None:
-                self._reject_broker(connection, CloseReason.NOT_A_COMMAND, now, jitter)
+                self._leave_broker(connection, CloseReason.NOT_A_COMMAND, now, jitter)
             return
         connection.pulse.heard_at = now
         command, address, body = parsed
@@ -285,7 +285,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         elif session is None:
             pass  # sent before the broker heard of the session's end
         elif session.state is SessionState.BUSY:
-            self._reject_broker(connection, CloseReason.SECOND_REQUEST, now, jitter)
+            self._leave_broker(connection, CloseReason.SECOND_REQUEST, now, jitter)
         else:
             self._begin_work(session, address, body, now)
 
@@ -315,12 +315,12 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
 
     def _send_heartbeat(self, connection: WorkerConnection, now: float) -> None:
         connection.pulse.on_heartbeat_sent(now)
-        self.actions.append(Send(connection, self.dialect.worker(Command.HEARTBEAT)))
+        self.actions.append(Send(connection, self.dialect.worker_command(Command.HEARTBEAT)))
 
-    def _reject_broker(self, connection: WorkerConnection, reason: CloseReason, now: float, jitter: float) -> None:
+    def _leave_broker(self, connection: WorkerConnection, reason: CloseReason, now: float, jitter: float) -> None:
         """Leave a broker that breaks the protocol; it may give the requests to other workers."""
         self.counters.malformed += 1
-        self.actions.append(Send(connection, self.dialect.worker(Command.DISCONNECT)))
+        self.actions.append(Send(connection, self.dialect.worker_command(Command.DISCONNECT)))
         self._lose_connection(connection, reason, now, jitter)
         self._assign_waiting(now)
 
@@ -341,7 +341,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             self._usable.remove(connection)
             if connection.sessions or connection.phase is Phase.EXTENDED:
                 # "The worker MAY send DISCONNECT at any time"
-                self.actions.append(Send(connection, self.dialect.worker(Command.DISCONNECT)))
+                self.actions.append(Send(connection, self.dialect.worker_command(Command.DISCONNECT)))
         for session in list(connection.sessions.values()):
             self._detach(session)
             self._close_session(session, now)
@@ -443,8 +443,8 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
     def _command_frames(self, session: Session, command: Command, *rest: bytes) -> list[bytes]:
         """Return a session's command as the frames of a message."""
         if session.frame:
-            return [session.frame, *self.extended.worker(command, *rest)]
-        return self.dialect.worker(command, *rest)
+            return [session.frame, *self.extended.worker_command(command, *rest)]
+        return self.dialect.worker_command(command, *rest)
 
     def _send_frames(self, connection: WorkerConnection, frames: list[bytes], now: float) -> None:
         connection.pulse.on_sent(now)

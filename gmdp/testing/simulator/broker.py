@@ -93,13 +93,13 @@ class BrokerNode(Node):
         if self.up:
             super().run()
 
-    def awake(self, now: float) -> None:
+    def on_wake(self, now: float) -> None:
         """Take note that a pass begins."""
-        self.core.awake(now)
+        self.core.on_wake(now)
 
-    def caught_up(self, now: float) -> None:
+    def on_caught_up(self, now: float) -> None:
         """Take note that nothing is left to read."""
-        self.core.caught_up(now)
+        self.core.on_caught_up(now)
 
     def deadline(self) -> float:
         """Return when `tick` is needed next."""

@@ -55,7 +55,7 @@ class Conversation:
         if message is None:
             return
         peer = (frames[0], *message.stack)
-        if not message.client:
+        if not message.from_client:
             if message.command is Command.READY:
                 self._disconnected.pop((peer, EMPTY), None)
                 self._ready[peer] = now

@@ -263,7 +263,7 @@ class Wire:
         Parts of an answer are left out: MDP does not number parts, and ZeroMQ repeats no message.
         """
         dialect = self.node.dialect
-        part = dialect.worker(Command.PARTIAL)[-2:] if dialect.streams else [PROBE_SERVICE]
+        part = dialect.worker_command(Command.PARTIAL)[-2:] if dialect.streams else [PROBE_SERVICE]
         repeatable = [frames for frames in self._history if not _contains(frames, part)]
         for frames in repeatable[-count:]:
             self.schedule.record("a message arrives twice:", self)

@@ -32,10 +32,10 @@ class Node:
 
     # What subclasses provide
 
-    def awake(self, now: float) -> None:
+    def on_wake(self, now: float) -> None:
         """Take note that a pass begins."""
 
-    def caught_up(self, now: float) -> None:
+    def on_caught_up(self, now: float) -> None:
         """Take note that nothing is left to read."""
 
     def deadline(self) -> float:
@@ -82,14 +82,14 @@ class Node:
         # A message that could not be sent may leave something due at once, but not again and again.
         spins = 20
         while True:
-            self.awake(now)
+            self.on_wake(now)
             for function, args in self.inbox[: self.burst]:
                 function(*args)
                 if self.has_died():
                     return
             del self.inbox[: self.burst]
             if not self.inbox:
-                self.caught_up(now)
+                self.on_caught_up(now)
             if now >= self.deadline():
                 self.tick(now)
             self.flush(now)

@@ -325,8 +325,8 @@ def test_B3_a_peer_that_does_not_read_costs_an_idle_broker_nothing():
         assert broker.statistics().backlogs == 1
         passes = []
         engine = broker._engine
-        awake = engine.on_wake
-        engine.on_wake = lambda now: (passes.append(now), awake(now))
+        on_wake = engine.on_wake
+        engine.on_wake = lambda now: (passes.append(now), on_wake(now))
         until = monotonic() + 0.5
         wait_until(lambda: monotonic() > until)
         assert len(passes) < 50

@@ -13,25 +13,25 @@ STEADY = settings(derandomize=False, deadline=None, database=None)
 
 def test_a_gap_is_to_run_late_by_half_an_interval():
     gap = Gap(interval=1.0, grace=3.0, now=10.0)
-    gap.awake(11.4, due=11.0)
+    gap.on_wake(11.4, due=11.0)
     assert gap.may_judge(11.4)
-    gap.awake(12.5, due=11.9)
+    gap.on_wake(12.5, due=11.9)
     assert not gap.may_judge(12.5)
     # A flooded socket is never read empty: the grace ends all the same.
     for now in (12.9, 13.3, 13.7, 14.1, 14.5, 14.9, 15.3):
-        gap.awake(now, due=12.0)
+        gap.on_wake(now, due=12.0)
         assert not gap.may_judge(now)
-    gap.awake(15.5, due=12.0)
+    gap.on_wake(15.5, due=12.0)
     assert gap.may_judge(15.5)
 
 
 def test_after_a_gap_peers_have_two_intervals_to_answer():
     gap = Gap(interval=1.0, grace=3.0, now=10.0)
-    gap.awake(20.0, due=11.0)
-    gap.caught_up(20.0)
+    gap.on_wake(20.0, due=11.0)
+    gap.on_caught_up(20.0)
     assert gap.until == 22.0
     assert not gap.may_judge(21.9)
-    gap.caught_up(21.9)
+    gap.on_caught_up(21.9)
     assert gap.may_judge(22.0)
 
 
@@ -41,9 +41,9 @@ def test_an_owner_that_runs_when_it_has_to_has_no_gaps(pause):
     gap = Gap(interval=1.0, grace=3.0, now=0.0)
     for number in range(1, 100):
         due = pause * number if pause < 100 else math.inf
-        gap.awake(pause * number + 0.02, due)
+        gap.on_wake(pause * number + 0.02, due)
         assert gap.may_judge(pause * number + 0.02)
-        gap.caught_up(pause * number + 0.02)
+        gap.on_caught_up(pause * number + 0.02)
         assert gap.may_judge(pause * number + 0.02)
 
 

@@ -42,7 +42,7 @@ def test_a_broker_s_answer_is_read_by_the_client(dialect, service, body, final):
 @given(dialects, st.sampled_from(["REQUEST", "HEARTBEAT", "DISCONNECT"]), st.binary(max_size=30), bodies)
 def test_a_broker_s_commands_are_read_by_the_worker(dialect, name, address, body):
     rest = [address, b"", *body] if name == "REQUEST" else []
-    built = dialect.worker(KINDS[name], *rest)
+    built = dialect.worker_command(KINDS[name], *rest)
     assert built == worker_command(dialect, name, *rest)
     expected = (KINDS[name], address, body) if name == "REQUEST" else (KINDS[name], b"", [])
     assert dialect.parse_for_worker(built) == expected
@@ -53,7 +53,7 @@ def test_a_broker_s_commands_are_read_by_the_worker(dialect, name, address, body
 def test_no_peer_reads_another_dialect(mine, other, name, service, body):
     rest = [b"address", b"", *body] if name == "REQUEST" else []
     if mine is not other:
-        assert mine.parse_for_worker(other.worker(KINDS[name], *rest)) is None
+        assert mine.parse_for_worker(other.worker_command(KINDS[name], *rest)) is None
         assert mine.parse_reply(other.reply(service, body)) is None
 
 
@@ -82,4 +82,4 @@ def test_clients_and_workers_read_or_refuse_any_frames(dialect, frames):
     if parsed is not None:
         command, address, body = parsed
         rest = [address, b"", *body] if command is Command.REQUEST else []
-        assert dialect.worker(command, *rest) == frames
+        assert dialect.worker_command(command, *rest) == frames

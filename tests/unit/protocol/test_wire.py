@@ -67,7 +67,7 @@ def test_a_worker_s_commands_are_read_by_the_broker(dialect, data, stack, servic
         rest, subject = [service], service
     elif name in ("PARTIAL", "FINAL"):
         rest, subject, expected_body = [address, b"", *body], address, body
-    built = dialect.worker(KINDS[name], *rest)
+    built = dialect.worker_command(KINDS[name], *rest)
     assert built == worker_command(dialect, name, *rest)
     parsed = wire.parse([b"routing id", *stack, *built])
     assert parsed == (KINDS[name], dialect, False, stack, subject, expected_body, b"")
@@ -114,7 +114,7 @@ def test_any_frames_are_read_or_refused(frames):
     parsed = wire.parse(frames)
     assert frames == before
     if parsed is not None:
-        kind = "request" if parsed.client else parsed.command.name
+        kind = "request" if parsed.from_client else parsed.command.name
         again = as_frames(frames[0], (parsed.dialect, parsed.stack, kind, parsed.subject, parsed.body))
         if parsed.dialect is MAJORTOMO and parsed.body == [b""] and again != frames:
             again.pop()  # that package leaves an empty body out
@@ -175,7 +175,7 @@ def test_a_session_s_commands_are_read_by_the_broker(plain, stack, frame, servic
         (Command.HEARTBEAT, [], (b"", [])),
         (Command.DISCONNECT, [], (b"", [])),
     ):
-        parsed = wire.parse([b"id", *stack, frame, *dialect.worker(command, *rest)])
+        parsed = wire.parse([b"id", *stack, frame, *dialect.worker_command(command, *rest)])
         assert parsed == (command, dialect, False, tuple(stack), *expected, frame)
 
 

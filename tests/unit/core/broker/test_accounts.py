@@ -120,7 +120,7 @@ def test_an_answer_that_moves_takes_its_bytes_along():
     request = request_of(accounts, old, [b"x" * 10], number=1)
     assert accounts.admit(request, old)
     assert accounts.calls == {request.terms.identity: request}
-    accounts.move(request, (b"new",), new)
+    accounts.redirect(request, (b"new",), new)
     assert (request.address, request.client, new.bytes, state.held_bytes) == ((b"new",), new, 10, 10)
     assert accounts.clients == {b"new": new}
     accounts.release(request)

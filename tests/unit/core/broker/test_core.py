@@ -204,11 +204,11 @@ def test_S8_a_peer_that_takes_the_routing_id_of_a_closed_connection_gets_no_late
     broker.ready(b"w", "worker1")
     broker.call(b"c", "client", 1)
     broker.take(b"w")
-    broker.core.gone(b"w", broker.now)
+    broker.core.on_connection_closed(b"w", broker.now)
     assert broker.core.counters.lost_workers == {"unreachable": 1}
     broker.call(b"c", "client", 2)
     assert broker.take(b"w") == []
-    broker.core.gone(b"c", broker.now)
+    broker.core.on_connection_closed(b"c", broker.now)
     broker.ready(b"v", "worker1")
     assert broker.take(b"v") == []
     assert broker.core.counters.ended == {"client_gone": 2}

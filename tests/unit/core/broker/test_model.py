@@ -180,8 +180,8 @@ class BrokerMachine(RuleBasedStateMachine):
         """The broker runs all the time: no gap excuses a silent peer."""
         while self.now < until:
             self.now = min(until, self.now + self.options.heartbeat_interval / 2)
-            self.core.awake(self.now)
-            self.core.caught_up(self.now)
+            self.core.on_wake(self.now)
+            self.core.on_caught_up(self.now)
 
     def _tick(self):
         self.core.tick(self.now)
@@ -213,9 +213,9 @@ class BrokerMachine(RuleBasedStateMachine):
                 else:
                     self._deliver(outgoing.frames)
             # Nothing more is read before somebody says something.
-            core.caught_up(self.now)
+            core.on_caught_up(self.now)
             if self.exact:
-                model.caught_up(self.now)
+                model.on_caught_up(self.now)
         assert not model.outbox or not self.exact
 
     @staticmethod

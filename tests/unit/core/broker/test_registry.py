@@ -21,10 +21,10 @@ def test_W1_however_a_worker_is_lost_its_request_goes_to_the_next_first_in_line(
     if how == "expires":
         broker.advance(60.0)
     elif how == "unreachable":
-        broker.core.awake(broker.now)
+        broker.core.on_wake(broker.now)
         broker.advance(INTERVAL)
         broker.core.send_failed(lost_heartbeat(broker), full=False, now=broker.now)
-        broker.core.caught_up(broker.now)
+        broker.core.on_caught_up(broker.now)
     elif how == "malformed":
         broker.feed(b"W1", [*mdp.heartbeat, b"too many"])
     else:
@@ -47,7 +47,7 @@ def test_a_heartbeat_to_a_full_peer_is_skipped_to_a_gone_one_tells_of_its_loss()
     assert len(broker.workers) == 1
     broker.core.send_failed(lost_heartbeat(broker), full=False, now=broker.now)
     assert broker.core.deadline() <= broker.now  # it is looked at once more, with all that is to be read
-    broker.core.caught_up(broker.now)
+    broker.core.on_caught_up(broker.now)
     assert len(broker.workers) == 0
 
 
@@ -69,7 +69,7 @@ def test_messages_of_a_closed_connection_count_before_its_loss(sent):
         outgoing = Outgoing([b"W"], connection, False)
     broker.core.send_failed(outgoing, full=False, now=broker.now)
     broker.core.feed([b"W", first, b"", *MDP02.final(request[MDP02.address_at], b"answer")], broker.now)
-    broker.core.caught_up(broker.now)
+    broker.core.on_caught_up(broker.now)
     broker.collect()
     assert broker.answers(MDP02, b"client") == [[b"answer"]]
     assert broker.workers == {}
@@ -97,14 +97,14 @@ def test_W9_an_unregistered_peer_hears_disconnect_once_until_ready_and_not_for_e
 
 
 def test_W9_the_memory_of_unregistered_peers_is_bounded(monkeypatch):
-    monkeypatch.setattr("gmdp.core.broker.registry.MAX_REJECTED", 10)
+    monkeypatch.setattr("gmdp.core.broker.registry.MAX_REFUSED", 10)
     broker = ManualBroker()
     for number in range(1000):
         broker.feed(b"%d" % number, MDP02.heartbeat)
-    assert len(broker.core._registry._rejected) == 10
+    assert len(broker.core._registry._refused) == 10
     broker.now += EXPIRY + 0.1
     broker.feed(b"one more", MDP02.heartbeat)
-    assert len(broker.core._registry._rejected) == 1
+    assert len(broker.core._registry._refused) == 1
 
 
 def test_W11_ready_for_the_management_namespace():
@@ -186,11 +186,11 @@ def test_B11_after_a_gap_no_peer_is_lost_before_the_socket_was_read():
     broker = ManualBroker()
     broker.ready(MDP02, b"W1")
     broker.now += 10 * EXPIRY
-    broker.core.awake(broker.now)
+    broker.core.on_wake(broker.now)
     broker.core.tick(broker.now)
     assert b"W1" in broker.workers
     broker.core.feed([b"W1", *MDP02.heartbeat], broker.now)
-    broker.core.caught_up(broker.now)
+    broker.core.on_caught_up(broker.now)
     broker.core.tick(broker.now)
     assert b"W1" in broker.workers
     # A worker that said nothing meanwhile is lost soon after.
@@ -203,7 +203,7 @@ def test_a_flooded_socket_that_is_never_empty_does_not_keep_dead_workers():
     broker.ready(MDP02, b"W1")
     for _ in range(200):
         broker.now += 0.1
-        broker.core.awake(broker.now)
+        broker.core.on_wake(broker.now)
         broker.core.feed([b"client", *MDP02.client_request(b"nobody", b"x")], broker.now)
         broker.core.tick(broker.now)
     assert counters(broker).lost_workers == {"expired": 1}

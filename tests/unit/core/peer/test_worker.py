@@ -308,9 +308,9 @@ def a_worker(dialect=RFC18):
 def test_W2_a_reply_of_an_earlier_connection_is_dropped(dialect):
     """The handler runs on, and its reply is late.  Only then is a new connection made."""
     core, session, connection = a_worker(dialect)
-    core.feed(connection, dialect.worker(Command.REQUEST, b"address", b"", b"body"), 0.0, 0.5)
+    core.feed(connection, dialect.worker_command(Command.REQUEST, b"address", b"", b"body"), 0.0, 0.5)
     (work,) = core.events
-    core.feed(connection, dialect.worker(Command.DISCONNECT), 0.0, 0.5)
+    core.feed(connection, dialect.worker_command(Command.DISCONNECT), 0.0, 0.5)
     assert session.state is SessionState.DETACHED
     core.tick(100.0, 0.5)
     assert session.state is SessionState.DETACHED

@@ -24,7 +24,7 @@ class Noting(Node):
         self.passes.append(("tick", now))
         self.due = math.inf
 
-    def caught_up(self, now):
+    def on_caught_up(self, now):
         self.passes.append(("caught up", now))
 
 
