@@ -42,6 +42,7 @@ def run(pytester, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.delenv("CI", raising=False)  # pytest reports at length there
     pytester.plugins = ["gmdp_pytest"]
 
     def run(source, *args, conftest=CONFTEST):
