@@ -48,17 +48,17 @@ UNTIL_EOF = "--until-eof"
 #: Seconds before the second restart in a row (the first is at once); doubled each time.
 FIRST_DELAY = 0.1
 #: Seconds between restarts at most.
-MOST_DELAY = 30.0
+MAX_DELAY = 30.0
 #: A process that ran for so many seconds is restarted at once again.
-STEADY = 60.0
+STEADY_AFTER = 60.0
 #: Seconds a replacement may take to be registered.
-REGISTERING = 30.0
+REGISTER_TIMEOUT = 30.0
 #: Seconds the reload waits for a replaced process to end, before it replaces the next one.
-REPLACED = 10.0
+RETIRE_TIMEOUT = 10.0
 #: Seconds a stopping process may take beyond its own limit.
-BEYOND = 5.0
+STOP_GRACE = 5.0
 #: Seconds the parent waits for killed processes: the system may be unable to end one.
-DYING = 5.0
+KILL_TIMEOUT = 5.0
 
 #: The messages of a child: the line it would print, later this word; each ends with a NUL.
 _REGISTERED = b"registered"
@@ -73,10 +73,10 @@ class Backoff:
 
     def after(self, ran: float) -> float:
         """Seconds to wait before the next start, given that the last process ran for `ran` seconds."""
-        if ran >= STEADY:
+        if ran >= STEADY_AFTER:
             self._delay = 0.0
         delay = self._delay
-        self._delay = min(max(2 * delay, FIRST_DELAY), MOST_DELAY)
+        self._delay = min(max(2 * delay, FIRST_DELAY), MAX_DELAY)
         return delay
 
 
@@ -268,7 +268,7 @@ class Supervisor:
     def __init__(self, arguments: Sequence[str], count: int, stop_timeout: float) -> None:
         self._arguments = arguments
         self._count = count
-        self._stopping = stop_timeout + BEYOND
+        self._stopping = stop_timeout + STOP_GRACE
         self._places: list[_Place] = []
         self._keepers: list[gevent.Greenlet] = []
         #: All processes that run, also those not yet in a place, or not any more.
@@ -401,16 +401,16 @@ class Supervisor:
             except OSError as error:
                 _log.error("reload given up: cannot start a worker process: %s", error)
                 return
-            if self._wait(new.ready, timeout=REGISTERING):
+            if self._wait(new.ready, timeout=REGISTER_TIMEOUT):
                 return
             if new.ended.is_set() or not new.registered:
-                how = new.how if new.ended.is_set() else f"was not registered within {REGISTERING:g} s"
+                how = new.how if new.ended.is_set() else f"was not registered within {REGISTER_TIMEOUT:g} s"
                 _log.error("reload given up: the new worker process %d %s", new.pid, how)
                 self._stop(new)
                 return
             old = place.replace(new)
             old.retire()
-            if self._wait(old.ended, timeout=REPLACED):
+            if self._wait(old.ended, timeout=RETIRE_TIMEOUT):
                 return
             if old.status is None:
                 _log.info("worker process %d ends when its work is done", old.pid)
@@ -451,7 +451,7 @@ class Supervisor:
                 child.kill()
             else:
                 self._kill_late(child)
-        gevent.wait([child.ended for child in late], DYING)
+        gevent.wait([child.ended for child in late], KILL_TIMEOUT)
 
 
 def supervise(arguments: Sequence[str], count: int, stop_timeout: float) -> int:

@@ -89,7 +89,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
             now = monotonic()
             self.core.close(now)
             self.flush(now)
-            self.close_stuck()
+            self.close_unsent_queues()
             self.owner.finish()
             self._on_closed(death)
 

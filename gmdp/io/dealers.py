@@ -148,7 +148,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         self._expiry = expiry
         self._credentials = credentials
         #: Queues with unsent messages.
-        self._stuck: dict[SendQueue, None] = {}
+        self._unsent_queues: dict[SendQueue, None] = {}
         self._logged_strict = False
         self._logged_unreachable = False
 
@@ -176,8 +176,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
     def perform_actions(self, now: float) -> None:
         """Carry out what the core decided, until it has decided nothing more."""
-        for stuck in list(self._stuck):
-            self._send_unsent(stuck)
+        for unsent_queue in list(self._unsent_queues):
+            self._send_unsent(unsent_queue)
         core = self.core
         while core.actions or core.events:
             actions, events = core.take()
@@ -187,7 +187,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                     queue: SendQueue = connection.handle
                     if queue.unsent or queue.link.send(frames) is not None:
                         queue.unsent.append(frames)
-                        self._stuck[queue] = None
+                        self._unsent_queues[queue] = None
                 elif type(action) is Open:
                     self._open(action.connection, now)
                 elif type(action) is Close:
@@ -206,11 +206,11 @@ class ConnectorEngine(abc.ABC, Generic[K]):
             self._logged_strict = True
             _log.info("%s: %s speaks the RFC's protocol only, without gmdp's extension", self.owner.name, core.endpoint)
 
-    def close_stuck(self) -> None:
+    def close_unsent_queues(self) -> None:
         """Close every socket that is kept open for its unsent messages."""
-        for queue in list(self._stuck):
+        for queue in list(self._unsent_queues):
             queue.close(self.linger)
-        self._stuck.clear()
+        self._unsent_queues.clear()
 
     # For subclasses
 
@@ -231,15 +231,15 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
     def _send_unsent(self, queue: SendQueue) -> None:
         if not queue.send_unsent():
-            self._stuck[queue] = None
+            self._unsent_queues[queue] = None
             return
-        self._stuck.pop(queue, None)
+        self._unsent_queues.pop(queue, None)
         if queue.closing:
             queue.close(self.linger)
 
     def _close(self, connection: Connection) -> None:
         queue: SendQueue = connection.handle
-        self._stuck.pop(queue, None)
+        self._unsent_queues.pop(queue, None)
         queue.close(self.linger)
 
     def _open(self, connection: Connection, now: float) -> None:

@@ -58,13 +58,13 @@ class MessageSocket:
     """A ZeroMQ socket that sends and receives whole messages.
 
     `max_frames`: frames of a message that are kept, and one more to show that there were
-    more.  `touched`: the set to which the socket adds itself whenever it is used.
+    more.  `used`: the set to which the socket adds itself whenever it is used.
     """
 
     __slots__ = (
         "_is_router",
         "_kept_frames",
-        "_touched",
+        "_used",
         "blocked",
         "has_users",
         "large",
@@ -72,12 +72,12 @@ class MessageSocket:
         "socket",
     )
 
-    def __init__(self, socket: zmq.green.Socket[bytes], max_frames: int, touched: set[Any]) -> None:
+    def __init__(self, socket: zmq.green.Socket[bytes], max_frames: int, used: set[Any]) -> None:
         self.socket = socket
         self._is_router = socket.type == zmq.ROUTER
         #: Counts the frames that are kept beside those read first (on a ROUTER two, else one).
         self._kept_frames = range(max_frames - 1 if self._is_router else max_frames)
-        self._touched = touched
+        self._used = used
         #: Bytes from which on a frame is received as :class:`Large`.
         self.large = sys.maxsize
         #: True from a message that found no room until there is some.
@@ -90,7 +90,7 @@ class MessageSocket:
     def send(self, frames: list[bytes]) -> str | None:
         """Send one whole message at once.  Returns None, or why that failed: "full" or "gone"."""
         socket = self.socket
-        self._touched.add(self)
+        self._used.add(self)
         last = frames.pop()  # cheaper than to count
         try:
             for frame in frames:

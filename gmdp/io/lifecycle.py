@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("gmdp")
 
 #: The worker whose handler runs in this context, if one does.
-running_in: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_running_in", default=None)
+current_lifecycle: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_current_lifecycle", default=None)
 
 #: Seconds that another thread waits for an owner's answer.
 OWNER_TIMEOUT = 5.0
@@ -159,7 +159,7 @@ class Lifecycle(abc.ABC):
         if owner is None:
             return
         self._call_in_owner_thread(owner, self._begin_stop, owner, limit)
-        if running_in.get() is self or gevent.getcurrent() is owner.greenlet:
+        if current_lifecycle.get() is self or gevent.getcurrent() is owner.greenlet:
             return
         if owner.runs_here:
             self._finished.wait()

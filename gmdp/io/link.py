@@ -44,7 +44,7 @@ class Link(MessageSocket):
         connection: the connection whose socket this is, where a core has connections.
         loop: the loop of the owner's hub.
         ready: the owner's set of links that may have something to read.
-        touched: the owner's set of links that were used.
+        used: the owner's set of links that were used.
         wake: ends the owner's wait.
         on_closed: called with the link when it is closed.
     """
@@ -75,11 +75,11 @@ class Link(MessageSocket):
         *,
         loop: Any,
         ready: set[Link],
-        touched: set[Link],
+        used: set[Link],
         wake: Callable[[], None],
         on_closed: Callable[[Link], None],
     ) -> None:
-        super().__init__(socket, max_frames, touched)
+        super().__init__(socket, max_frames, used)
         self.connection = connection
         self.closed = False
         self.inproc = False

@@ -100,7 +100,7 @@ class Owner:
         #: Links that may have something to read.
         self.ready: set[Link] = set()
         #: Links that were used: their EVENTS are read before the next wait.
-        self.touched: set[Link] = set()
+        self.used: set[Link] = set()
         self._waiter: Waiter | None = None
         #: True while a call of `wake` is planned for what was posted.
         self._wake_planned = False
@@ -172,7 +172,7 @@ class Owner:
             connection,
             loop=self.loop,
             ready=self.ready,
-            touched=self.touched,
+            used=self.used,
             wake=self.wake,
             on_closed=self._on_link_closed,
         )
@@ -183,7 +183,7 @@ class Owner:
     def _on_link_closed(self, link: Link) -> None:
         self._links.remove(link)
         self.ready.discard(link)
-        self.touched.discard(link)
+        self.used.discard(link)
 
     def finish(self) -> None:
         """End after this pass, and close every link that is still open."""
@@ -203,7 +203,7 @@ class Owner:
             link.abandon()
         self._links.clear()
         self.ready.clear()
-        self.touched.clear()
+        self.used.clear()
 
     def _planned_wake(self) -> None:
         self._wake_planned = False
@@ -238,7 +238,7 @@ class Owner:
                 if due:
                     engine.tick(now)
                 engine.flush(now)
-                self._recheck_touched()
+                self._recheck_used()
                 if self._finished or self.abandoned:
                     break
                 self._due_at = engine.deadline()
@@ -292,7 +292,7 @@ class Owner:
         """Read a burst of messages; the link stays ready if there may be more.  Returns their number."""
         engine = self._engine
         count = 0
-        self.touched.add(link)
+        self.used.add(link)
         while count < self.burst:
             frames = link.receive()
             if frames is None:
@@ -306,7 +306,7 @@ class Owner:
                 # With little traffic there is one message at a time.  To receive in vain would
                 # cost more than the message: an exception, which pyzmq imports first.
                 if not link.blocked and not link.inproc:
-                    self.touched.discard(link)  # its EVENTS were read just now
+                    self.used.discard(link)  # its EVENTS were read just now
                 self._after_reading(link, now)
                 break
         return count
@@ -323,12 +323,12 @@ class Owner:
             if not link.closed:
                 self._engine.on_disconnected(link, link.loss or CloseReason.NOT_MADE, now)
 
-    def _recheck_touched(self) -> None:
+    def _recheck_used(self) -> None:
         """Before a wait: find the used links that have something to read by now.
 
         Reading EVENTS re-arms a descriptor, which is edge-triggered.
         """
-        for link in list(self.touched):
+        for link in list(self.used):
             if link.closed:
                 continue
             events = link.events()
@@ -339,7 +339,7 @@ class Owner:
                 self.ready.add(link)
             elif events & POLLIN or (link.inproc and not events & POLLOUT):
                 self.ready.add(link)
-        self.touched.clear()
+        self.used.clear()
 
     def _wait(self, deadline: float) -> None:
         now = monotonic()

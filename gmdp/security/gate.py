@@ -61,7 +61,7 @@ ANY_KEY = "*"
 _SHOWN = 100
 
 
-class Refusal(enum.Enum):
+class RefusalReason(enum.Enum):
     """Why a connection was refused.
 
     The value is the reason's key in statistics and audit records.
@@ -83,7 +83,7 @@ class Refusal(enum.Enum):
     BUSY = "busy", "too many checks are waiting", True
     CHECK_FAILED = "check_failed", "the check failed, or did not end in time", True
 
-    def __new__(cls, value: str, text: str, temporary: bool = False) -> Refusal:
+    def __new__(cls, value: str, text: str, temporary: bool = False) -> RefusalReason:
         """Make a reason of its value, its words, and whether it may pass."""
         reason = object.__new__(cls)
         reason._value_ = value
@@ -95,7 +95,7 @@ class Refusal(enum.Enum):
 class RefusedConnection(NamedTuple):
     """A connection that was refused."""
 
-    reason: Refusal
+    reason: RefusalReason
     address: str
     #: The key (Z85) or the name that was shown; empty if none was checked.
     claimed_user: str
@@ -300,19 +300,19 @@ class Gate:
             return
         request = zap.read_request(frames)
         if request.malformed or request.domain != zap.DOMAIN:
-            self._refuse(request, Refusal.MALFORMED)
+            self._refuse(request, RefusalReason.MALFORMED)
         elif host.count_established(now) >= self._max_connections:
-            self._refuse(request, Refusal.CONNECTIONS_FULL)
+            self._refuse(request, RefusalReason.CONNECTIONS_FULL)
         elif not self._addresses.allow(request.address):
-            self._refuse(request, Refusal.ADDRESS)
+            self._refuse(request, RefusalReason.ADDRESS)
         elif request.mechanism != self._mechanism:
-            self._refuse(request, Refusal.MECHANISM)
+            self._refuse(request, RefusalReason.MECHANISM)
         elif self._mechanism == zap.CURVE:
             self._start_key_check(request, checks)
         elif self._mechanism == zap.PLAIN:
             self._start_password_check(request, checks)
         elif request.credentials:  # RFC 27, NULL: "There SHALL be no credentials frames."
-            self._refuse(request, Refusal.MALFORMED)
+            self._refuse(request, RefusalReason.MALFORMED)
         else:
             self._allow(request, "")
 
@@ -354,28 +354,29 @@ class Gate:
     def _start_key_check(self, request: ZapRequest, checks: Checks) -> None:
         key = zap.read_key(request.credentials)
         if key is None:
-            self._refuse(request, Refusal.MALFORMED)
+            self._refuse(request, RefusalReason.MALFORMED)
         elif self._key_check is None:
-            self._decide(request, key, self.key_credential(key), Refusal.KEY)
+            self._decide(request, key, self.key_credential(key), RefusalReason.KEY)
         else:
-            check = partial(self._check, request, key, partial(self.key_credential, key), Refusal.KEY)
-            checks.submit(request.address, check, partial(self._refuse, request, Refusal.BUSY))
+            check = partial(self._check, request, key, partial(self.key_credential, key), RefusalReason.KEY)
+            checks.submit(request.address, check, partial(self._refuse, request, RefusalReason.BUSY))
 
     def _start_password_check(self, request: ZapRequest, checks: Checks) -> None:
         name_and_password = zap.read_password(request.credentials)
         if name_and_password is None:
-            self._refuse(request, Refusal.MALFORMED)
+            self._refuse(request, RefusalReason.MALFORMED)
         else:
-            find_credential = partial(self.password_credential, *name_and_password)
-            check = partial(self._check, request, name_and_password[0][:_SHOWN], find_credential, Refusal.PASSWORD)
-            checks.submit(request.address, check, partial(self._refuse, request, Refusal.BUSY))
+            username, password = name_and_password
+            find_credential = partial(self.password_credential, username, password)
+            check = partial(self._check, request, username[:_SHOWN], find_credential, RefusalReason.PASSWORD)
+            checks.submit(request.address, check, partial(self._refuse, request, RefusalReason.BUSY))
 
     def _check(
-        self, request: ZapRequest, claimed_user: str, find_credential: Callable[[], str], refusal: Refusal
+        self, request: ZapRequest, claimed_user: str, find_credential: Callable[[], str], refusal: RefusalReason
     ) -> None:
         """Check a key or password in a greenlet of its own, and have the owner reply."""
         credential = ""
-        reason = Refusal.CHECK_FAILED
+        reason = RefusalReason.CHECK_FAILED
         try:
             with gevent.Timeout(self._check_timeout, False):
                 credential = find_credential()
@@ -393,7 +394,7 @@ class Gate:
 
     # Replies; the owner calls these
 
-    def _decide(self, request: ZapRequest, claimed_user: str, credential: str, refusal: Refusal) -> None:
+    def _decide(self, request: ZapRequest, claimed_user: str, credential: str, refusal: RefusalReason) -> None:
         if credential:
             self._allow(request, credential)
         else:
@@ -403,7 +404,7 @@ class Gate:
         if self._host is not None:
             self._host.send_zap_reply(zap.reply(request, zap.SUCCESS, "OK", credential))
 
-    def _refuse(self, request: ZapRequest, reason: Refusal, claimed_user: str = "") -> None:
+    def _refuse(self, request: ZapRequest, reason: RefusalReason, claimed_user: str = "") -> None:
         if self._host is not None:
             self._host.on_connection_refused(RefusedConnection(reason, request.address, claimed_user))
             code = zap.TEMPORARY if reason.temporary else zap.FAILURE

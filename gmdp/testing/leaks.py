@@ -59,7 +59,7 @@ KINDS = ("requests", "greenlets", "descriptors", "threads")
 PATIENCE = 2.0
 
 #: Seconds that another thread's hub has to report the requests of its brokers and clients.
-ANSWER = 0.1
+ANSWER_TIMEOUT = 0.1
 
 #: Lines of each stack that a report shows.
 DEPTH = 3
@@ -380,7 +380,7 @@ def _statistics(
     if owner not in silent and owner.hub.thread_ident in sys._current_frames():
         try:
             statistics: Callable[[], BrokerStatistics | ClientStatistics] = instance.statistics
-            return owner.call(statistics, timeout=ANSWER)
+            return owner.call(statistics, timeout=ANSWER_TIMEOUT)
         except TimeoutError:
             silent.add(owner)
     return None

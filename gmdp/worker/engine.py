@@ -242,10 +242,10 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
     def _close_connections(self, now: float) -> None:
         self.core.close(now)
         self.perform_actions(now)
-        self.close_stuck()
+        self.close_unsent_queues()
 
     def _is_drained(self) -> bool:
-        if not self.core.closed or self._stuck:
+        if not self.core.closed or self._unsent_queues:
             return False
         # A handler whose connection was lost counts, too.
         return self._time_up or all(dispatcher.running is None for dispatcher in self._dispatchers)

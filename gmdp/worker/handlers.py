@@ -21,7 +21,7 @@ from gevent.pool import Pool
 
 from ..core.peer.sessions import Work
 from ..exceptions import ConfigurationError, MDPError, RequestCancelled
-from ..io.lifecycle import running_in
+from ..io.lifecycle import current_lifecycle
 from ..io.slots import Slot
 from ..tracing import traceparent, tracer
 from ..validation import check_body
@@ -71,7 +71,7 @@ def _run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObs
     began = monotonic()
     body: list[bytes] | None = None
     failure: BaseException | None = None
-    running_in.set(owner)
+    current_lifecycle.set(owner)
     parent = request.metadata.get("traceparent")
     if parent is not None:
         traceparent.set(parent)

@@ -21,7 +21,7 @@ from ..core.states import State
 from ..exceptions import ConfigurationError
 from ..interfaces import IWorker
 from ..io.dealers import EXTENSION_LABELS
-from ..io.lifecycle import Lifecycle, running_in
+from ..io.lifecycle import Lifecycle, current_lifecycle
 from ..io.owner import Owner
 from ..protocol.dialects import MMI_PREFIX
 from ..security.credentials import make_credentials
@@ -215,7 +215,7 @@ class Worker(Lifecycle):
         return owner, State.CONNECTING, ""
 
     def _begin_stop(self, owner: Owner, limit: float) -> None:
-        if running_in.get() is self:
+        if current_lifecycle.get() is self:
             self._engine.spared_task = gevent.getcurrent()
         super()._begin_stop(owner, limit)
 

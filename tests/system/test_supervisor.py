@@ -310,7 +310,7 @@ def test_a_reload_of_code_that_is_broken_keeps_what_there_is(pool, client, folde
 
 
 def test_a_reload_waits_so_long_for_a_new_process_and_no_longer(pool, client, folder):
-    pool = pool(1, "versions:which", "REGISTERING=1.5")
+    pool = pool(1, "versions:which", "REGISTER_TIMEOUT=1.5")
     [pid] = pool.started()
     (folder / "versions.py").write_text("import time\ntime.sleep(1000)\n")
     pool.process.signal(signal.SIGHUP)
@@ -321,7 +321,7 @@ def test_a_reload_waits_so_long_for_a_new_process_and_no_longer(pool, client, fo
 
 def test_what_takes_long_is_done_by_a_process_that_was_replaced(pool, client, gate):
     """The work may take any time; the reload does not wait for it."""
-    pool = pool(2, "handlers:work", "REPLACED=0.1", "--stop-timeout", "0.1")
+    pool = pool(2, "handlers:work", "RETIRE_TIMEOUT=0.1", "--stop-timeout", "0.1")
     before = pool.started()
     reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
     gate.arrived()
@@ -340,7 +340,7 @@ def test_what_takes_long_is_done_by_a_process_that_was_replaced(pool, client, ga
 
 
 def test_the_end_of_all_is_also_that_of_a_process_that_was_replaced(pool, client, gate):
-    pool = pool(1, "handlers:work", "REPLACED=0.1", "--stop-timeout", "0.1")
+    pool = pool(1, "handlers:work", "RETIRE_TIMEOUT=0.1", "--stop-timeout", "0.1")
     reply = client.submit(SERVICE, [b"gate", gate.port.encode()])
     gate.arrived()
     pool.process.signal(signal.SIGHUP)
@@ -376,7 +376,7 @@ def test_where_all_standard_streams_are_closed(broker, folder):
 
 def test_a_process_that_does_not_stop_is_killed(pool, client, gate):
     """A process whose handler never lets the hub run does not hear the parent."""
-    pool = pool(1, "handlers:work", "BEYOND=0.3", "--stop-timeout", "0.2")
+    pool = pool(1, "handlers:work", "STOP_GRACE=0.3", "--stop-timeout", "0.2")
     client.submit(SERVICE, [b"compute", gate.port.encode()])
     gate.arrived()
     pool.process.signal(signal.SIGTERM)

@@ -4,7 +4,7 @@ import gevent
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp.cli.supervisor import FIRST_DELAY, MOST_DELAY, STEADY, Backoff, Supervisor, _Place
+from gmdp.cli.supervisor import FIRST_DELAY, MAX_DELAY, STEADY_AFTER, Backoff, Supervisor, _Place
 
 
 def test_backoff_begins_at_once_doubles_up_to_a_bound_and_forgets():
@@ -12,8 +12,8 @@ def test_backoff_begins_at_once_doubles_up_to_a_bound_and_forgets():
     delays = [backoff.after(0.5) for _ in range(14)]
     assert delays[:4] == [0.0, FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY]
     assert delays == sorted(delays)
-    assert delays[-2:] == [MOST_DELAY, MOST_DELAY]
-    assert [backoff.after(STEADY), backoff.after(0.5)] == [0.0, FIRST_DELAY]
+    assert delays[-2:] == [MAX_DELAY, MAX_DELAY]
+    assert [backoff.after(STEADY_AFTER), backoff.after(0.5)] == [0.0, FIRST_DELAY]
 
 
 def test_a_process_that_ends_at_once_each_time_is_started_some_fifteen_times_in_five_minutes():
@@ -65,12 +65,12 @@ def test_a_process_that_starts_while_a_reload_fills_its_place_is_one_too_many():
 def test_a_process_in_its_backoff_is_no_reason_to_wait_with_the_end(caplog):
     supervisor = Supervisor([], 1, 10.0)
     place = _Place(Child(ended=True))
-    while place.backoff.after(0.0) < MOST_DELAY:
+    while place.backoff.after(0.0) < MAX_DELAY:
         pass
     keeper = gevent.spawn(supervisor._keep_running, place)
-    wait_until(lambda: f"starting another in {MOST_DELAY:g} s" in caplog.text)
+    wait_until(lambda: f"starting another in {MAX_DELAY:g} s" in caplog.text)
     supervisor._stop_wanted.set()
-    assert gevent.joinall([keeper], timeout=MOST_DELAY / 3) == [keeper]
+    assert gevent.joinall([keeper], timeout=MAX_DELAY / 3) == [keeper]
 
 
 def test_a_reload_has_a_backoff_of_its_own():

@@ -78,7 +78,7 @@ def test_a_closed_link_is_none_of_its_owners_any_more(owner):
     assert (owner._links, owner.ready) == ([link], {link})
     link.close()
     link.close()  # no effect
-    assert (owner._links, owner.ready, owner.touched) == ([], set(), set())
+    assert (owner._links, owner.ready, owner.used) == ([], set(), set())
     assert not any(watcher.active for watcher in link._watchers)
 
 

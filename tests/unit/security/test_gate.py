@@ -21,7 +21,7 @@ from waiting import wait_until
 from gmdp import Broker
 from gmdp.core.broker.access import REVOKED
 from gmdp.security import generate_keys, hash_password
-from gmdp.security.gate import Gate, Refusal, credential_owner
+from gmdp.security.gate import Gate, RefusalReason, credential_owner
 from gmdp.security.lists import password_credential
 from gmdp.security.passwords import read_hash
 
@@ -78,7 +78,7 @@ def test_frames_without_an_envelope_are_refused(frames):
     host = HOSTS["CURVE"][0]()
     host.gate.on_zap_request(frames, 0.0)
     [refused], [reply] = host.refused, host.replies
-    assert (refused.reason, refused.claimed_user, reply[1], reply[4]) == (Refusal.MALFORMED, "", b"", b"400")
+    assert (refused.reason, refused.claimed_user, reply[1], reply[4]) == (RefusalReason.MALFORMED, "", b"", b"400")
 
 
 @pytest.mark.parametrize("mechanism", [b"NULL", b"PLAIN", b"GSSAPI", b"other"])
@@ -111,8 +111,8 @@ def test_a_check_that_fails_is_refused_for_now_and_names_the_user():
     host.gate.on_zap_request([b"route", b"", *HEAD, b"PLAIN", b"x" * 255, b"secret"], 0.0)
     wait_until(lambda: host.replies)
     [refused] = host.refused
-    assert (refused.reason, refused.claimed_user) == (Refusal.CHECK_FAILED, "x" * 100)
-    assert host.replies[0][4:] == [b"300", Refusal.CHECK_FAILED.text.encode(), b"", b""]
+    assert (refused.reason, refused.claimed_user) == (RefusalReason.CHECK_FAILED, "x" * 100)
+    assert host.replies[0][4:] == [b"300", RefusalReason.CHECK_FAILED.text.encode(), b"", b""]
 
 
 def test_checks_that_cannot_wait_are_refused_for_now():
@@ -122,7 +122,7 @@ def test_checks_that_cannot_wait_are_refused_for_now():
     for _ in range(count):
         host.gate.on_zap_request([b"route", b"", *CURVE], 0.0)
         gevent.sleep(0)
-    assert [refused.reason for refused in host.refused] == [Refusal.BUSY] * 3
+    assert [refused.reason for refused in host.refused] == [RefusalReason.BUSY] * 3
     assert {reply[4] for reply in host.replies} == {b"300"}
     go.set()
     wait_until(lambda: len(host.replies) == count)
@@ -130,8 +130,12 @@ def test_checks_that_cannot_wait_are_refused_for_now():
 
 
 def test_every_reason_has_a_text_that_a_reply_may_hold():
-    assert {reason.value for reason in Refusal if reason.temporary} == {"connections_full", "busy", "check_failed"}
-    for reason in Refusal:
+    assert {reason.value for reason in RefusalReason if reason.temporary} == {
+        "connections_full",
+        "busy",
+        "check_failed",
+    }
+    for reason in RefusalReason:
         assert 0 < len(reason.text.encode("ascii")) <= 255
 
 

@@ -131,7 +131,7 @@ def test_a_hub_that_does_not_run_is_asked_once(monkeypatch):
         made[-1].submit("nobody", b"")
         until.wait(60)
 
-    monkeypatch.setattr(leaks, "ANSWER", 0.3)
+    monkeypatch.setattr(leaks, "ANSWER_TIMEOUT", 0.3)
     made, until = [], threading.Event()
     thread = threading.Thread(target=run)
     thread.start()
