@@ -17,7 +17,7 @@ from .protocol.dialects import MAX_SERVICE_NAME, VERSIONS, Dialect
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
 
 #: The largest value of a socket option of type int.
-MOST_INT = 2**31 - 1
+MAX_INT = 2**31 - 1
 
 #: Frames of a message that a client, a worker or a gateway reads.  No answer has more.
 MAX_FRAMES = 100_000

@@ -27,7 +27,7 @@ class AuditRecord:
 
     #: "connection_refused", "registration_refused", "call_refused" or "list_reloaded".
     kind: str
-    #: The user; of a refused connection the key (Z85) or the name that it showed.
+    #: The user; for a refused connection, the key (Z85) or the name that it showed.
     user: str = ""
     #: The peer's IP address, or what ZeroMQ says of an ipc peer; empty if not known.
     address: str = ""
@@ -35,7 +35,7 @@ class AuditRecord:
     service: bytes = b""
     #: The reason: "key", "not_allowed", "rate_full", …
     reason: str = ""
-    #: Records of this kind that were left out before this one, to keep to the rate.
+    #: Records of this kind that were left out before this one, because of the bounded rate.
     suppressed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class Auditor:
     """Gives audit records to a hook, at a bounded rate.  For one greenlet.
 
     Records beyond :attr:`rate` and :attr:`total` are left out and counted.  The next record
-    of the same kind says how many were left out before it; :meth:`flush` says it at the end.
+    of the same kind says how many were left out before it; at the end, :meth:`flush` does.
     """
 
     #: Records a second of one kind and user (or address); as many may come at once.

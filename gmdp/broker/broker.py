@@ -30,7 +30,7 @@ from ..protocol.token import NONCE_SIZE
 from ..security.credentials import warn_of_clear_passwords
 from ..security.gate import Gate, KeyCheck, PasswordCheck
 from ..security.keys import Key
-from ..validation import DEFAULT_ENDPOINT, MOST_INT, check_body, check_endpoints, check_number, check_service
+from ..validation import DEFAULT_ENDPOINT, MAX_INT, check_body, check_endpoints, check_number, check_service
 from ..version import __version__
 from .audit import AuditHook, LogAudit
 from .engine import BrokerEngine
@@ -67,7 +67,7 @@ class Broker(Lifecycle):
         with Broker("tcp://127.0.0.1:*") as broker:
             ...
 
-    Life: ``start()`` binds, ``stop()`` finishes the requests there are, ``close()`` ends at
+    Life: ``start()`` binds, ``stop()`` finishes the requests in hand, ``close()`` ends at
     once; see :class:`gmdp.io.lifecycle.Lifecycle`.  Totals of :meth:`statistics` go on over
     restarts.
 
@@ -138,7 +138,7 @@ class Broker(Lifecycle):
             if name not in _OPTIONS:
                 raise ConfigurationError(unknown_name(name, _OPTIONS | _KEYWORDS))
         self._bind = check_endpoints(bind, bind=True)
-        self._hwm = check_number("hwm", hwm, at_least=1, at_most=MOST_INT, whole=True)
+        self._hwm = check_number("hwm", hwm, at_least=1, at_most=MAX_INT, whole=True)
         try:
             self.options = BrokerOptions(services={} if services is None else services, **options)
         except ValueError as error:
@@ -161,7 +161,7 @@ class Broker(Lifecycle):
                 allow=allow,
                 deny=deny,
                 max_connections=self.options.max_connections,
-                # So that a check ends before libzmq gives up the handshake.
+                # A check must end before libzmq gives up the handshake.
                 check_timeout=0.8 * self.options.handshake_timeout,
             )
             if plain_users is not None:
@@ -182,7 +182,7 @@ class Broker(Lifecycle):
         return self._endpoints
 
     def statistics(self) -> BrokerStatistics:
-        """An immutable copy of all counters, and of the state of every service.
+        """Return an immutable copy of all counters, and of the state of every service.
 
         Any greenlet, any thread, any state.  Never waits for a socket.
 
@@ -216,7 +216,7 @@ class Broker(Lifecycle):
             owner.post(_do_nothing)  # the pass sends what was decided
 
     def enqueue(self, service: str | bytes, body: bytes | Sequence[bytes]) -> bool:
-        """Queue a request of the broker's own, whose answer is dropped.
+        """Queue a request of the broker's own; its answer is dropped.
 
         For hooks, and for greenlets of the broker's thread.
 
@@ -292,7 +292,7 @@ class Broker(Lifecycle):
 
 
 def _bind_again(link: Link, endpoint: str, last: str) -> str | None:
-    """Bind to the port of the last start, where peers look for the broker.
+    """Bind to the port of the last start, at which peers look for the broker.
 
     Returns `last`; None if `endpoint` has no wildcard, or the port has been taken meanwhile.
     """
@@ -305,4 +305,4 @@ def _bind_again(link: Link, endpoint: str, last: str) -> str | None:
 
 
 def _do_nothing() -> None:
-    """To be posted to an owner that is to begin a pass."""
+    """Do nothing: posted to an owner, this makes it begin a pass."""

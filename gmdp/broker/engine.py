@@ -4,10 +4,10 @@ The rules of this module:
 
 * The core decides; the engine sends, calls hooks and logs.
 * The engine knows no :class:`gmdp.Broker`: it is given values and two callbacks.
-* A secured broker has a ZeroMQ context of its own, since libzmq asks in one place per context
-  whether a connection is allowed.
+* A secured broker has a ZeroMQ context of its own, since a context has one place only where libzmq
+  asks whether a connection is allowed.
 * Draining ends when the core has nothing left to do, or when its time is up.  Until then the
-  socket stays bound: to unbind would cut the peers.
+  socket stays bound: unbinding would cut the peers off.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ _DESCRIPTORS = 16
 
 
 def _check_descriptors() -> None:
-    """ZMQError if too few descriptors are left: libzmq ends the process where a context finds none."""
-    taken = []
+    """Raise ZMQError if too few descriptors are left: a context that finds none ends the process."""
+    opened = []
     try:
         for _ in range(_DESCRIPTORS):
-            taken.append(os.open(os.devnull, os.O_RDONLY))
+            opened.append(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
         raise zmq.ZMQError(error.errno) from None
     finally:
-        for descriptor in taken:
+        for descriptor in opened:
             os.close(descriptor)
 
 
@@ -168,12 +168,12 @@ class BrokerEngine:
             core.feed(frames, now)
         elif link is self._zap_link:
             gate.on_zap_request(frames, now)
-            return  # the core has no part in it
+            return  # the core takes no part in this
         elif not link.has_users:
             core.feed(frames, now)  # the gate looks at addresses only: peers are anonymous
         else:
-            # A routing id may come again on another connection, and as another user: the
-            # core loses the old peer before it hears the new one.
+            # A routing id may come again on another connection, and for another user: the
+            # core has to lose the old peer before it hears the new one.
             if self._census.on_message(link.descriptor, frames[0]):
                 core.on_connection_closed(frames[0], now)
             core.feed(frames, now, gate.user_of(link.user_id))
@@ -181,7 +181,7 @@ class BrokerEngine:
             self._audit_refusals(link, now)
 
     def on_caught_up(self, now: float) -> None:
-        """Everything was read: connections that are closed now have no message left."""
+        """Everything was read: connections that are closed by now have no message left to read."""
         core, census = self._core, self._census
         core.on_caught_up(now)
         if census.changed:
@@ -220,7 +220,7 @@ class BrokerEngine:
         """Carry out what the core decided."""
         core = self._core
         send = self.link.send
-        # A message that cannot be sent, and a hook, may lead to further messages.
+        # A message that cannot be sent may lead to further messages, and so may a hook.
         hold_back = core.backlogs.hold_back
         while True:
             outbox, events = core.take()

@@ -1,4 +1,4 @@
-"""A broker's hooks, made of what its user gives: the access policy and the dead-letter hook."""
+"""A broker's hooks, made from the user's options: the access policy and the dead-letter hook."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ H = TypeVar("H")
 
 
 def make_dead_letter_hook(hook: H | str | bytes | None) -> H | LogDeadLetters:
-    """The dead-letter hook that `hook` stands for.
+    """Return the dead-letter hook that `hook` stands for.
 
-    None logs dead letters, the name of a service has them forwarded to it.
+    None stands for logging; the name of a service stands for forwarding to that service.
     ConfigurationError if `hook` is neither of these nor callable.
     """
     if hook is None:
@@ -34,10 +34,10 @@ def make_dead_letter_hook(hook: H | str | bytes | None) -> H | LogDeadLetters:
 
 
 def make_policy(access: Policy | Sequence[Mapping[str, Any]] | None) -> Policy | None:
-    """The policy that `access` stands for; None where everything is allowed.
+    """Return the policy that `access` stands for; None where everything is allowed.
 
-    A callable is guarded; anything else is taken for rules as in the TOML file.
-    ConfigurationError if those are wrong.
+    A callable is guarded; anything else must be rules as in the TOML file, or ConfigurationError
+    is raised.
     """
     if access is None:
         return None
@@ -52,8 +52,8 @@ def make_policy(access: Policy | Sequence[Mapping[str, Any]] | None) -> Policy |
 class GuardedPolicy:
     """Wraps a user's policy, so that a bug in it neither ends the broker nor permits anything.
 
-    The answer is the policy's own if that is True or False.  Any other answer, and any
-    exception, is None: denied, not remembered, and logged once a second at most.
+    True and False are passed on.  Any other answer, and any exception, becomes None: access is
+    denied, nothing is remembered, and the error is logged, at most once a second.
     """
 
     def __init__(self, policy: Policy) -> None:

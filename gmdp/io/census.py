@@ -3,25 +3,27 @@
 The rules of this module:
 
 * A connection is known by its descriptor, which a later connection may get again.
-* A connection is *established* once its handshake succeeded.  The monitor reports a success
-  without its descriptor, so successes are only counted.  A connection that is older than a
-  handshake may take is established.  Of the younger ones, no more are established than
-  handshakes have succeeded meanwhile.  So connections that never finish their handshake do
-  not count, however many they are.
+* A connection is *established* once its handshake has succeeded.  The monitor reports a success
+  without its descriptor, so successes are only counted.
+* A connection that is older than a handshake may take is established, since ZeroMQ closes a
+  connection whose handshake takes longer.
+* Of the younger connections, at most as many are established as handshakes have succeeded in that
+  time.  An example: ten connections were accepted a second ago, and one handshake has succeeded
+  since.  Then one of the ten counts as established, and the other nine do not.
 * Where each message has its connection's descriptor, a routing id is *gone* when its
-  connection is closed.  The census says so when every message that arrived earlier was read.
+  connection is closed.  The census says so once every message that arrived earlier has been read.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-#: Seconds that ZeroMQ may be late to end a handshake.
+#: Seconds by which ZeroMQ may be late to end a handshake that takes too long.
 GRACE = 1.0
 
 
 class PeerCensus:
-    """The connections of one bound socket.  `handshake_timeout`: seconds."""
+    """The connections of one bound socket.  `handshake_timeout`: seconds that a handshake may take."""
 
     def __init__(self, handshake_timeout: float) -> None:
         self._patience = handshake_timeout + GRACE
@@ -29,11 +31,11 @@ class PeerCensus:
         self.changed = False
         #: Connections that may be in their handshake, the oldest first: when each was accepted, by descriptor.
         self._young: OrderedDict[int, float] = OrderedDict()
-        #: Descriptors of the connections that have their handshake behind them.
+        #: Descriptors of the older connections: those that are certainly established.
         self._old: set[int] = set()
-        #: When handshakes succeeded.
+        #: When each recent handshake succeeded, the oldest first.
         self._successes: deque[float] = deque()
-        #: Totals since the reader of the census took them, and reset them.
+        #: Totals since the reader of the census last reset them.
         self.accepted = 0
         self.handshakes = 0
         self.failures: dict[str, int] = {}
@@ -48,7 +50,7 @@ class PeerCensus:
         return len(self._young) + len(self._old)
 
     def established(self, now: float) -> int:
-        """At most how many connections have their handshake behind them."""
+        """Return an upper bound of the number of established connections."""
         self._age(now)
         return len(self._old) + min(len(self._young), len(self._successes))
 
@@ -96,7 +98,7 @@ class PeerCensus:
     # Routing ids and their connections
 
     def on_message(self, descriptor: int, routing_id: bytes) -> bool:
-        """A message came on a connection; True if an earlier connection with its routing id is gone."""
+        """A message came on a connection.  Returns True if an earlier connection with its routing id is gone."""
         if descriptor in self._closed:
             self.changed = True
             self._gone[routing_id] = descriptor
@@ -105,7 +107,7 @@ class PeerCensus:
         return self._gone.pop(routing_id, descriptor) != descriptor
 
     def take_gone(self) -> list[bytes]:
-        """The routing ids that are gone since the last time.  To be called when everything was read."""
+        """Return the routing ids that have gone since the last call.  To be called once everything has been read."""
         if not self._gone:
             return []
         gone = list(self._gone)

@@ -5,7 +5,7 @@ The rules of this module:
 * A socket never reconnects: messages queued for one broker must not reach the next.
 * A message that finds no room waits in its connection's :class:`SendQueue`, in order.
 * A socket is closed when the core says so, after its unsent messages if the core asks for that.
-* A broker that speaks the RFC only, and that no broker can be reached, is logged once.
+* Two things are logged once each: a broker speaks the RFC only; no broker can be reached.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .slots import Slot
 
 _log = logging.getLogger("gmdp.connections")
 
-#: Milliseconds before libzmq would reconnect by itself: a socket is closed long before.
+#: Milliseconds after which libzmq would reconnect by itself: a socket is closed long before that.
 NEVER = 24 * 3600 * 1000
 
 #: What a repr shows for :attr:`~gmdp.core.peer.connector.Connector.speaks_extension`.
@@ -91,7 +91,7 @@ class SendQueue:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.unsent: deque[list[bytes]] = deque()
-        #: Slots that are set to True once every message is sent, to False if that will not be.
+        #: Slots that are set: to True once every message is sent, to False once the queue is closed.
         self.waiters: list[Slot] = []
         #: True if the socket is to be closed as soon as every message is sent.
         self.closing = False
@@ -159,7 +159,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         self.core.feed(link.connection, frames, now, random.random())
 
     def on_connected(self, link: Link, now: float) -> None:
-        """A connection stands."""
+        """A connection is established."""
         self.core.on_connected(link.connection, now)
 
     def on_disconnected(self, link: Link, reason: CloseReason, now: float) -> None:
@@ -192,11 +192,11 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                     self._open(action.connection, now)
                 elif type(action) is Close:
                     self._log_unreachable()
-                    last: SendQueue | None = action.connection.handle
-                    if last is None:
+                    last_queue: SendQueue | None = action.connection.handle
+                    if last_queue is None:
                         continue  # its socket could not even be opened
-                    if action.after_sending and last.unsent:
-                        last.closing = True
+                    if action.after_sending and last_queue.unsent:
+                        last_queue.closing = True
                     else:
                         self._close(action.connection)
                         self._on_socket_closed(action)
@@ -219,15 +219,15 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         """Pass on to callers or handlers what the core decided for them."""
 
     def _on_socket_closed(self, action: Close) -> None:
-        """The core had a socket closed, and it is."""
+        """The socket of `action` was closed at once, without waiting for unsent messages."""
 
     # Sockets
 
     def _log_unreachable(self) -> None:
-        """Log that no broker can be reached, once for as long as that lasts."""
+        """Log that no broker can be reached, once until one is reached again."""
         logged, self._logged_unreachable = self._logged_unreachable, bool(self.core.unreachable)
         if self._logged_unreachable and not logged:
-            _log.warning("%s: no broker can be reached (%s); trying on", self.owner.name, self.core.unreachable)
+            _log.warning("%s: no broker can be reached (%s); still trying", self.owner.name, self.core.unreachable)
 
     def _send_unsent(self, queue: SendQueue) -> None:
         if not queue.send_unsent():

@@ -55,8 +55,8 @@ def instances() -> list[Instance]:
 def _after_fork() -> None:
     if not _instances:
         return
-    # First of all, before any watcher is touched: the descriptor that the hub's loop waits
-    # on is the parent's, too.  (libev sees by itself that it was forked, libuv does not.)
+    # This must come first, before any watcher is touched: the hub's loop waits on a descriptor that is
+    # the parent's, too.  (libev notices by itself that it was forked, libuv does not.)
     gevent.reinit()
     for instance in instances():
         try:

@@ -6,7 +6,8 @@ The rules of this module:
 * A message is sent as a whole or fails at its first frame.
 * Frames of :attr:`MessageSocket.large` bytes and more are received as :class:`Large`: they are never copied.
 * The code is written for speed.  Calls go to the functions of pyzmq's backend, with flags that are plain
-  integers: a frame costs half as much so, and the methods of zmq.green wait where an owner must not.
+  integers.  This halves the cost of a frame, and avoids the methods of zmq.green: they wait, and an
+  owner must not.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _send = zmq.backend.Socket.send
 receive_frame = _receive = zmq.backend.Socket.recv
 get_option = _get = zmq.backend.Socket.get
 
-#: The size in bytes from which on a frame that only passes through is not copied.
+#: Frames of this many bytes or more are not copied where they only pass through.
 LARGE = 8192
 
 
@@ -57,8 +58,8 @@ class Large:
 class MessageSocket:
     """A ZeroMQ socket that sends and receives whole messages.
 
-    `max_frames`: frames of a message that are kept, and one more to show that there were
-    more.  `used`: the set to which the socket adds itself whenever it is used.
+    `max_frames`: frames of a message that are kept; one more is kept to show that the message
+    had more.  `used`: the set to which the socket adds itself whenever it is used.
     """
 
     __slots__ = (
@@ -78,7 +79,7 @@ class MessageSocket:
         #: Counts the frames that are kept beside those read first (on a ROUTER two, else one).
         self._kept_frames = range(max_frames - 1 if self._is_router else max_frames)
         self._used = used
-        #: Bytes from which on a frame is received as :class:`Large`.
+        #: Frames of this many bytes or more are received as :class:`Large`.
         self.large = sys.maxsize
         #: True from a message that found no room until there is some.
         self.blocked = False
@@ -91,12 +92,12 @@ class MessageSocket:
         """Send one whole message at once.  Returns None, or why that failed: "full" or "gone"."""
         socket = self.socket
         self._used.add(self)
-        last = frames.pop()  # cheaper than to count
+        last = frames.pop()  # cheaper than counting
         try:
             for frame in frames:
                 try:
                     _send(socket, frame, _DONTWAIT_SNDMORE)
-                except TypeError:  # a Large; to look at each frame's type costs more
+                except TypeError:  # a Large; looking at each frame's type would cost more
                     _send(socket, frame.data, _DONTWAIT_SNDMORE)  # type: ignore[attr-defined]
             try:
                 _send(socket, last, DONTWAIT)
@@ -113,11 +114,11 @@ class MessageSocket:
         return None
 
     def receive(self) -> list[bytes] | None:
-        """Receive one whole message; None if there is none."""
+        """Receive and return one whole message; None if there is none."""
         socket = self.socket
-        # A frame that is not copied knows whether more follow; to ask the socket costs more.
-        # A ROUTER reads a routing id first, and something always follows: to copy that
-        # frame at once costs a fifth.
+        # A frame that is not copied knows whether more follow; asking the socket would cost more.
+        # A ROUTER reads a routing id first, and another frame always follows.  Copying the
+        # routing id at once costs a fifth as much.
         try:
             if self._is_router:
                 frames = [_receive(socket, DONTWAIT)]
@@ -145,7 +146,7 @@ class MessageSocket:
         """The socket's EVENTS.  Reading them re-arms its descriptor, which is edge-triggered."""
         return int(_get(self.socket, _EVENTS))
 
-    # Of the message received last, where connections have users
+    # About the message received last, where connections have users
 
     @property
     def user_id(self) -> str:

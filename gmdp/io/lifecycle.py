@@ -5,11 +5,11 @@ The rules of this module:
 * Unlike gevent's servers, ``with`` starts, ``start`` after ``stop`` works, and ``stop`` from the
   object's own handler or hook begins the stop and returns at once.
 * ``stop`` drains: running work is finished first, for a bounded time.
-* In the child of a fork an object is as if it was just made: a client connects anew, a broker or
+* In the child of a fork an object is as if it had just been made: a client connects anew, a broker or
   worker may be started.  The parent's objects go on.
-* A caller that waited for an answer during the fork is the parent's.  Its copy in the child waits
-  on.  A handler that had not begun does not begin in the child.  A running handler is a greenlet
-  like any other: gevent copies it.
+* A caller that waited for an answer during the fork is the parent's.  Its copy in the child goes on
+  waiting.  A handler that had not begun does not begin in the child.  A running handler is a greenlet
+  like any other: the child has a copy of it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("gmdp")
 
-#: The worker whose handler runs in this context, if one does.
+#: The worker whose handler runs in this context; None if none does.
 current_lifecycle: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_current_lifecycle", default=None)
 
 #: Seconds that another thread waits for an owner's answer.
@@ -61,9 +61,9 @@ class Lifecycle(abc.ABC):
         ConfigurationError: `context` is no green context.
     """
 
-    #: Seconds that :meth:`stop` lets running work go on if it has no argument.
+    #: Seconds that running work may take after a :meth:`stop` without an argument.
     stop_timeout: float = 10.0
-    #: Changes that a queue made by :meth:`subscribe` may hold; with more it is dropped.
+    #: Changes that a queue made by :meth:`subscribe` may hold; a queue that is full is dropped.
     subscriber_bound: int = 1_000
 
     def __init__(self, context: zmq.green.Context[Any] | None) -> None:
@@ -142,7 +142,7 @@ class Lifecycle(abc.ABC):
         self._advance(state, reason)
 
     def stop(self, timeout: float | None = None) -> None:
-        """Take no new work, finish the work there is, close, and wait for all of that.
+        """Take no new work, finish the work in hand, close, and wait until all of this is done.
 
         No effect if not started.  From the object's own handler or hook, the stop begins, and
         the method returns at once.  Any thread.
@@ -222,7 +222,7 @@ class Lifecycle(abc.ABC):
         return queue
 
     def unsubscribe(self, queue: Queue[StateChange]) -> None:
-        """Put no more changes into a queue.  No effect if it was not subscribed.
+        """Put no more changes into a queue.  No effect if the queue was not subscribed.
 
         Args:
             queue: a queue that :meth:`subscribe` returned.

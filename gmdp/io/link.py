@@ -1,4 +1,4 @@
-"""A ZeroMQ socket as its owner uses it: messages, watchers, and what its connections come to.
+"""A ZeroMQ socket as its owner uses it: its messages, its watchers, and what becomes of its connections.
 
 The rules of this module:
 
@@ -20,7 +20,7 @@ import zmq.green
 
 from ..core.peer.connector import Connection
 from ..core.peer.reasons import CloseReason
-from ..validation import MOST_INT
+from ..validation import MAX_INT
 from .census import PeerCensus
 from .frames import POLLOUT, MessageSocket, get_option, stop_green_watcher
 from .ipc import has_listener
@@ -31,8 +31,8 @@ _inherited: list[Any] = []
 
 
 def milliseconds(seconds: float) -> int:
-    """`seconds` as a socket option: at least 1 ms, at most the largest that fits."""
-    return min(max(1, math.ceil(seconds * 1000)), MOST_INT)
+    """Return `seconds` as a socket option takes them: at least 1 ms, at most the largest number that fits."""
+    return min(max(1, math.ceil(seconds * 1000)), MAX_INT)
 
 
 class Link(MessageSocket):
@@ -54,10 +54,10 @@ class Link(MessageSocket):
     patience = 1.0
 
     __slots__ = (
-        "_look_at",
         "_loop",
         "_monitor",
         "_on_closed",
+        "_poll_at",
         "_ready",
         "_wake",
         "_watchers",
@@ -90,8 +90,8 @@ class Link(MessageSocket):
         self._wake = wake
         self._on_closed = on_closed
         self._monitor: Monitor | None = None
-        #: When to read the monitor even if its descriptor stayed silent.
-        self._look_at = 0.0
+        #: When to read the monitor even if its descriptor has not become readable.
+        self._poll_at = 0.0
         self._watchers: list[Any] = []
         stop_green_watcher(socket)
         self._watch(socket, self._on_readable)
@@ -106,7 +106,7 @@ class Link(MessageSocket):
         self._wake()
 
     def _on_report(self) -> None:
-        self._look_at = 0.0
+        self._poll_at = 0.0
         self._on_readable()
 
     # To be bound
@@ -140,39 +140,39 @@ class Link(MessageSocket):
         self.socket.connect(endpoint)
 
     def poll_connection(self, now: float) -> tuple[bool, bool]:
-        """What became of the connection since the last time: (it stands, it is gone).
+        """Return what became of the connection since the last call: (it was established, it is gone).
 
         For a bound socket neither is ever true: its peers are counted in its census.
         """
-        if now < self._look_at:  # nothing was reported, and it is not yet time to make sure
+        if now < self._poll_at:  # nothing was reported, and it is not yet time to make sure
             return False, False
-        self._look_at = now + self.patience
+        self._poll_at = now + self.patience
         if self._is_router:
             self.poll_peers(now)
             return False, False
-        stands = gone = False
+        established = gone = False
         if isinstance(self._monitor, ConnectionMonitor):
-            stands, gone = self._monitor.poll(now)
+            established, gone = self._monitor.poll(now)
             self.loss = self._monitor.loss
             if self.loss is not None and not gone:
-                self._look_at = 0.0
+                self._poll_at = 0.0
         if self.inproc:
             # It has no bound and no monitor: without room to send there is no peer.
-            self._look_at = 0.0
+            self._poll_at = 0.0
             if not self.events() & POLLOUT:
                 gone, self.loss = True, CloseReason.ENDPOINT_CLOSED
-        return stands, gone
+        return established, gone
 
-    # The end
+    # Closing
 
     def close_bound(self, endpoints: Sequence[str], linger: float) -> None:
         """Close a socket that is bound to `endpoints`, and wait until they are free.
 
-        ZeroMQ closes in another thread: to bind again at once would find the address in use.
+        ZeroMQ closes in another thread, so binding again at once would find the address in use.
         """
         self._stop_monitor()
         try:
-            # For this event alone: reports that nobody reads any more would stop ZeroMQ's
+            # For this event alone: reports that nobody reads would stop ZeroMQ's
             # thread, which carries all the messages of the context.
             monitor = Monitor(self.socket, LISTENER_CLOSED)
         except zmq.ZMQError:  # no descriptors left: nothing can report when they are free

@@ -36,13 +36,15 @@ _ENDED = {
     int(zmq.EVENT_DISCONNECTED): CloseReason.CONNECTION_CLOSED,
     int(zmq.EVENT_CLOSED): CloseReason.CONNECTION_REFUSED,
 }
-#: Events after which the connection never stood.
-_NEVER_STOOD = {
+#: Events after which the connection was never established.
+_NEVER_ESTABLISHED = {
     _HUNG_UP: CloseReason.CLOSED_IN_HANDSHAKE,
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): CloseReason.MISMATCH,
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): CloseReason.NOT_ALLOWED,
 }
-_CONNECTING_EVENTS = functools.reduce(operator.or_, [*_ENDED, *_NEVER_STOOD], _HANDSHAKE_SUCCEEDED | _RETRY_PLANNED)
+_CONNECTING_EVENTS = functools.reduce(
+    operator.or_, [*_ENDED, *_NEVER_ESTABLISHED], _HANDSHAKE_SUCCEEDED | _RETRY_PLANNED
+)
 
 # A bound socket's events
 _ACCEPTED = int(zmq.EVENT_ACCEPTED)
@@ -75,12 +77,12 @@ class Monitor:
             watched.monitor(name, events)
             self.socket.connect(name)
         except zmq.ZMQError:
-            watched.disable_monitor()  # it would wait for a reader
+            watched.disable_monitor()  # otherwise it would wait for a reader
             self.socket.close(0)
             raise
 
     def read(self) -> Iterator[tuple[int, int]]:
-        """Everything that was reported since the last time, as (event, value)."""
+        """Yield everything that was reported since the last call, as (event, value)."""
         while True:
             try:
                 report = receive_frame(self.socket, DONTWAIT)
@@ -114,13 +116,16 @@ class ConnectionMonitor(Monitor):
         self._lost_at = 0.0
 
     def poll(self, now: float) -> tuple[bool, bool]:
-        """What became of the connection since the last time: (it stands, it is gone and all was reported)."""
-        stands = gone = False
+        """Return what became of the connection since the last call: (it was established, it is gone).
+
+        It counts as gone once everything about it has been reported.
+        """
+        established = gone = False
         for event, value in self.read():
-            stands = stands or event == _HANDSHAKE_SUCCEEDED
-            gone = gone or event == _RETRY_PLANNED or event in _NEVER_STOOD
+            established = established or event == _HANDSHAKE_SUCCEEDED
+            gone = gone or event == _RETRY_PLANNED or event in _NEVER_ESTABLISHED
             if self.loss is None:
-                self.loss = _ENDED.get(event) or _NEVER_STOOD.get(event)
+                self.loss = _ENDED.get(event) or _NEVER_ESTABLISHED.get(event)
                 if event == _HUNG_UP and value == errno.EPIPE and now < self._new_until:
                     # The broker has read our handshake, and hung up at once.  A proxy without
                     # a broker behind it does not read; a broker that is full is slow.
@@ -129,7 +134,7 @@ class ConnectionMonitor(Monitor):
         if self.loss is not None and not gone:
             # Past this time no further attempt is planned, and none will be reported.
             gone = monotonic() > self._lost_at + self._patience
-        return stands, gone
+        return established, gone
 
 
 class PeerMonitor(Monitor):
@@ -140,7 +145,7 @@ class PeerMonitor(Monitor):
         self._census = census
 
     def poll(self, now: float) -> None:
-        """Tell the census what was reported since the last time."""
+        """Tell the census what was reported since the last call."""
         census = self._census
         for event, value in self.read():
             if event == _ACCEPTED:

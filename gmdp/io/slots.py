@@ -76,7 +76,7 @@ class Slot:
                 pass  # that thread's hub is gone, and the waiter with it
 
     def _on_set(self) -> None:
-        """In the thread that waits: let it run on."""
+        """Wake the waiter; runs in the thread that waits."""
         self._ready = True
         if self._waiter is not None:
             self._hub.loop.run_callback(self._waiter.switch, True)

@@ -3,7 +3,7 @@
 The rules of this module:
 
 * A session has one handler running at most, and its dispatcher knows which.
-* Where ``spawn`` may wait, a greenlet of the dispatcher's calls it: an owner must not wait.
+* Where ``spawn`` may wait, the dispatcher calls it in a greenlet of its own: an owner must not wait.
 * A handler that is killed before it began still ends, as a failure.
 * Results go through the owner's mailbox: handlers may run in any thread.
 """
@@ -95,7 +95,7 @@ class Dispatcher:
         self.task: Any = None
         #: What `task` calls if it ends before the handler began.
         self._on_task_ended: Callable[[Any], None] | None = None
-        #: Where `spawn` may wait: the greenlet that calls it, and its next work, one piece at most.
+        #: Where `spawn` may wait: the greenlet that calls `spawn`, and its queue of one piece of work at most.
         self.starter: gevent.Greenlet | None = None
         self._queue: Queue[Work] | None = None
         if spawner.may_wait:
@@ -112,10 +112,10 @@ class Dispatcher:
             self._start(work)
 
     def cancel(self, gone: CallerGone, kill: bool) -> None:
-        """Note that nobody waits for the answer of some work any more.
+        """Note that nobody waits any more for the answer to the work in `gone`.
 
-        Its handler sees that in ``request.remaining()``; if `kill`, and if it runs in a
-        greenlet, RequestCancelled is raised in it.
+        The handler sees this in ``request.remaining()``.  If `kill` is true and the handler runs
+        in a greenlet, RequestCancelled is raised in that greenlet.
         """
         if self.running is not gone.work or self.request is None:
             return
@@ -134,7 +134,7 @@ class Dispatcher:
     # In the starter, or in the owner where `spawn` does not wait
 
     def _spawn_starter(self, _: object = None) -> None:
-        """Spawn the starter; also when a stranger has killed it."""
+        """Spawn the starter, and do so again if some other code has killed it."""
         if self.session.state is not SessionState.CLOSED:
             self.starter = gevent.spawn(self._start_all)
             self.starter.rawlink(self._spawn_starter)

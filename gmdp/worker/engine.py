@@ -28,8 +28,8 @@ from .handlers import HandlerOwner, Spawner
 
 _log = logging.getLogger("gmdp.worker")
 
-#: How often in a row a broker lets a worker go before that is logged.
-LOGGED_REJECTIONS = 3
+#: Brief registrations in a row after which a warning is logged.
+LOGGED_BRIEF_REGISTRATIONS = 3
 
 
 class WorkerEngine(ConnectorEngine[WorkerCore]):
@@ -45,7 +45,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         spawner: how handlers are run.
         enforce_deadline: True if a handler is stopped as soon as nobody waits for its answer.
         on_registered: called with True when a session is registered, and with False and the
-            reason when none is any more.
+            reason when no session is registered any more.
         on_ended: called once every socket is closed, with the bug that ended the owner, or None.
     """
 
@@ -69,26 +69,26 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         self._enforce_deadline = enforce_deadline
         self._on_registered = on_registered
         self._on_ended = on_ended
-        #: The handler that called stop(): it is not killed for it.
+        #: The task whose handler called stop(): it is not killed.
         self.spared_task: object = None
         self._dispatchers: list[Dispatcher] = []
         #: When the present pass began.
-        self._awake_at = monotonic()
+        self._pass_began_at = monotonic()
         #: When draining ends at the latest; None while not draining.
         self._drain_until: float | None = None
-        #: True once nothing more is waited for.
+        #: True once the time for draining is up.
         self._time_up = False
         #: Why a connection was closed last.
         self._close_reason = ""
-        #: True while no broker lets the worker in.
+        #: True while every broker refuses the worker.
         self._denied = False
         #: True while a session is registered.
         self._registered = False
-        #: When that began, and the requests received by then.
+        #: When the last registration began, and the requests received by then.
         self._registered_at = 0.0
-        self._requests_then = 0
-        #: How often in a row the worker was registered for a moment only, and had no request.
-        self._rejections = 0
+        self._requests_at_registration = 0
+        #: Registrations in a row that ended soon, without a request.
+        self._brief_registrations = 0
 
     def start(self, owner: Owner) -> None:
         """Begin to connect; `owner` starts to run after that."""
@@ -102,8 +102,8 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
     # What the owner calls
 
     def on_wake(self, now: float) -> None:
-        """A pass begins.  Logs a warning if the last one is so long ago that the hub was blocked."""
-        pause = now - self._awake_at
+        """A pass begins.  Logs a warning if the last pass began so long ago that the hub was blocked."""
+        pause = now - self._pass_began_at
         if pause > self._heartbeat + self.owner.safety_interval:
             if any(dispatcher.running is not None for dispatcher in self._dispatchers):
                 message = (
@@ -113,7 +113,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
             else:
                 message = "the hub did not run for %.1f seconds, and with it the worker of %.100r"
             _log.warning(message, pause, self.core.service)
-        self._awake_at = now
+        self._pass_began_at = now
         self.core.on_wake(now)
 
     def on_caught_up(self, now: float) -> None:
@@ -148,7 +148,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
     # What is posted to the owner
 
     def on_part(self, dispatcher: Dispatcher, work: Work, body: list[bytes], slot: Slot | None) -> None:
-        """A handler yielded a part; `slot` is set once it is sent, or not wanted."""
+        """A handler yielded a part.  `slot` is set once the part is sent, or is not wanted."""
         now = monotonic()
         wanted = self.core.partial(work, body, now)
         if slot is None:
@@ -177,7 +177,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
     ) -> None:
         """A handler ended, with the body of the FINAL or with an error."""
         if dispatcher.running is not work:
-            return  # it has ended before
+            return  # it ended earlier
         dispatcher.running = dispatcher.request = dispatcher.task = None
         counters = self.core.counters
         counters.busy_time += seconds
@@ -212,27 +212,27 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         level = logging.DEBUG if self._drain_until is not None else logging.INFO
         denied, self._denied = self._denied, bool(self.core.denied)
         if self._denied and not denied and self._drain_until is None:
-            level = logging.WARNING  # once: it goes on trying
+            level = logging.WARNING  # once, while the worker goes on trying
         _log.log(level, "worker of %.100r: %s: %s", self.core.service, action.connection.endpoint, self._close_reason)
 
     def _change_registered(self, now: float) -> None:
-        """The first session was registered, or the last one is registered no more."""
+        """The first session was registered, or the last one is no longer registered."""
         self._registered = not self._registered
         self._on_registered(self._registered, self._close_reason)
         if self._registered:
-            self._registered_at, self._requests_then = now, self.core.counters.requests
+            self._registered_at, self._requests_at_registration = now, self.core.counters.requests
         elif self._drain_until is None:
-            self._count_rejection(now)
+            self._count_brief_registration(now)
 
-    def _count_rejection(self, now: float) -> None:
-        """Log that the broker never keeps the worker, if so often it was let go soon and without a request."""
-        if now - self._registered_at > self._heartbeat or self.core.counters.requests > self._requests_then:
-            self._rejections = 0
+    def _count_brief_registration(self, now: float) -> None:
+        """Log once that the broker drops the worker soon after each registration, without giving it a request."""
+        if now - self._registered_at > self._heartbeat or self.core.counters.requests > self._requests_at_registration:
+            self._brief_registrations = 0
             return
-        self._rejections += 1
-        if self._rejections == LOGGED_REJECTIONS:
+        self._brief_registrations += 1
+        if self._brief_registrations == LOGGED_BRIEF_REGISTRATIONS:
             _log.warning(
-                "%s does not keep a worker of %.100r: its rules or bounds may not allow the worker; trying on",
+                "%s does not keep a worker of %.100r: its rules or bounds may not allow the worker; still trying",
                 self.core.endpoint,
                 self.core.service,
             )

@@ -3,7 +3,8 @@
 The rules of this module:
 
 * A handler runs in a context (:mod:`contextvars`) of its own, in the greenlet or thread that ``spawn`` made.
-* Whatever a handler raises is caught.  ``on_ended`` is called exactly once for each ``on_started``.
+* Whatever a handler raises is caught.  ``on_ended`` is called exactly once for each
+  ``on_started`` that returned True.
 * What a handler yields is sent at once.  A handler that is :data:`PARTS_AHEAD` parts ahead of its
   connection waits for it.
 """
@@ -45,23 +46,23 @@ class HandlerObserver(Protocol):
     """Learns what a running handler does.  Any greenlet, any thread."""
 
     def on_started(self) -> bool:
-        """The handler is about to run; False: it must not, since this is the child of a fork."""
+        """The handler is about to run.  Returns False if it must not, since this is the child of a fork."""
 
     def on_part(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
         """The handler yielded a part.
 
-        `slot` is set to True when the part was sent, to False if nobody wants it.
+        `slot` is set to True once the part is sent, or to False if nobody wants it.
         """
 
     def on_ended(self, work: Work, body: list[bytes] | None, failure: BaseException | None, seconds: float) -> None:
         """The handler ended after `seconds`, with the body of the FINAL or with a failure.
 
-        Neither: the parts are all of the answer.
+        With neither, the parts are the whole answer.
         """
 
 
 def run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObserver) -> None:
-    """Run the handler and everything it yields, catching everything, in a context of its own."""
+    """Run the handler in a context of its own, and send what it yields; catch whatever it raises."""
     Context().run(_run, owner, request, work, observer)
 
 
@@ -140,7 +141,7 @@ class Spawner(NamedTuple):
 
 
 def make_spawner(spawn: Any) -> Spawner:
-    """The spawner for what gevent's servers take as ``spawn``; ConfigurationError for anything else.
+    """Return the spawner for what gevent's servers take as ``spawn``; ConfigurationError for anything else.
 
     None or "default": a new greenlet; "raw": the same without ``Greenlet``'s
     bookkeeping; a whole number: a pool of that size; an object with a ``spawn``

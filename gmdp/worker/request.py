@@ -19,7 +19,7 @@ _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 class Request:
     """One request as a handler gets it (RFC 7 and RFC 18, REQUEST of MDP/Worker).
 
-    A request is immutable, but for the list of its frames.  Any thread may use it.
+    A request is immutable, except for the list of its frames.  Any thread may use it.
     A program makes one only to test its handlers.
 
     Args:
@@ -27,7 +27,7 @@ class Request:
         body: the frames of the body, at least one.
         attempt: which attempt at the request this is, from 1.
         time_left: seconds that the caller still waits; None if the broker does not say.
-        metadata: what the caller gave beside the body.
+        metadata: what the caller gave besides the body.
         clock: returns monotonic seconds.
 
     Attributes:

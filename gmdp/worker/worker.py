@@ -43,7 +43,7 @@ class Worker(Lifecycle):
             ...
 
     Life: ``start()`` returns at once, in state CONNECTING; the state is RUNNING while the
-    worker is registered.  ``stop()`` finishes the requests there are; see
+    worker is registered.  ``stop()`` finishes the requests in hand; see
     :class:`gmdp.io.lifecycle.Lifecycle`.  A handler whose connection was lost runs to its end,
     and its answer is dropped.
 
@@ -69,15 +69,16 @@ class Worker(Lifecycle):
             are joined).
         heartbeat_interval: seconds between heartbeats.
         liveness: intervals of silence after which the broker is lost, 3 at least.
-        reconnect_interval: seconds before a lost broker is tried for the second time.  The
-            delay doubles with each attempt, up to 16 times this, with jitter.
-        error_reply: the body that a client gets whose peer speaks the RFCs only, where a
-            handler failed.  A gmdp client gets :class:`gmdp.HandlerFailed`.
+        reconnect_interval: seconds, at most, before the first new attempt once every endpoint
+            has failed.  Later delays double, up to 16 times this.  Jitter makes each delay
+            between half as long and as long.
+        error_reply: the reply to a request whose handler failed, where the client or the broker
+            speaks the RFCs only.  Otherwise the call ends with :class:`gmdp.HandlerFailed`.
         reveal_errors: give gmdp clients the error's type and message.
         enforce_deadline: raise :class:`gmdp.RequestCancelled` in a handler, where it waits
-            next, as soon as nobody waits for its answer.  In greenlets only: a handler in a
-            thread may ask ``request.remaining()``.
-        require_extensions: use no broker that does not speak gmdp's extension.
+            next, as soon as nobody waits for its answer.  This works in greenlets only; a
+            handler in a thread may ask ``request.remaining()``.
+        require_extensions: use only brokers that speak gmdp's extension.
         curve_key: the worker's secret key; None: a new one.  Each key is the name of a file,
             the key in Z85, or ``env:VARIABLE``.
         server_key: the broker's public key; None: the connection is not encrypted.
@@ -154,7 +155,7 @@ class Worker(Lifecycle):
         return None if self._core is None else self._core.speaks_extension
 
     def statistics(self) -> WorkerStatistics:
-        """An immutable copy of all counters.  Totals go on over restarts.
+        """Return an immutable copy of all counters.  Totals go on over restarts.
 
         Any greenlet, any thread, any state.
 
@@ -220,7 +221,7 @@ class Worker(Lifecycle):
         super()._begin_stop(owner, limit)
 
     def _on_registered(self, registered: bool, reason: str) -> None:
-        """A session is registered, or none is any more."""
+        """A session is registered, or no session is any more."""
         if registered and self.state is State.CONNECTING:
             self._advance(State.RUNNING)
         elif not registered and self.state is State.RUNNING:

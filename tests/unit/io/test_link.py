@@ -11,7 +11,7 @@ from gmdp.core.peer.reasons import CloseReason
 from gmdp.io import link as module
 from gmdp.io.link import milliseconds
 from gmdp.io.owner import Owner
-from gmdp.validation import MOST_INT
+from gmdp.validation import MAX_INT
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def add_link(owner, kind):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "option"), [(0, 1), (0.0001, 1), (0.0011, 2), (2.5, 2500), (86_400, 86_400_000), (1e9, MOST_INT)]
+    ("seconds", "option"), [(0, 1), (0.0001, 1), (0.0011, 2), (2.5, 2500), (86_400, 86_400_000), (1e9, MAX_INT)]
 )
 def test_seconds_become_a_socket_option_that_is_never_zero_and_always_fits(seconds, option):
     assert milliseconds(seconds) == option

@@ -207,7 +207,7 @@ def test_a_worker_that_the_broker_does_not_keep_logs_it_once(caplog):
     with Broker("tcp://127.0.0.1:*", max_workers=1) as broker, Worker(broker.endpoint, "first", echo):
         wait_until(lambda: broker.statistics().workers == 1)
         with Worker(broker.endpoint, "second", echo, concurrency=2, reconnect_interval=0.01) as second:
-            wait_until(lambda: second._engine._rejections > 5)
+            wait_until(lambda: second._engine._brief_registrations > 5)
             [told] = [warning for warning in warnings(caplog) if "does not keep" in warning]
             assert broker.endpoint in told
             assert "b'second'" in told
