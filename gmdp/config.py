@@ -19,7 +19,7 @@ else:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a file of options; their names and values are checked by the broker.
+    """Read a file of options; the broker checks their names and values.
 
     Args:
         path: the file's name.
@@ -28,8 +28,8 @@ def load(path: str | Path) -> dict[str, Any]:
         Keywords for :class:`gmdp.Broker`.
 
     Raises:
-        ConfigurationError: the file cannot be read, or is no TOML; the message has its name,
-            and the line.
+        ConfigurationError: the file cannot be read, or is not TOML; the message gives the
+            file's name and the line.
     """
     try:
         text = Path(path).read_bytes().decode()

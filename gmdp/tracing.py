@@ -1,14 +1,14 @@
 """What the hops of one request have in common: W3C Trace Context, and spans of OpenTelemetry.
 
 * A handler runs in a context (:mod:`contextvars`) of its own, in which :data:`traceparent` is
-  the value that its caller gave.  Calls that the handler makes carry that value on, unless
-  they have another.
-* There are spans where the package ``opentelemetry-api`` is installed (the extra ``otel``).
-  One of kind CLIENT is the call, one INTERNAL the request's wait in the broker, and one of
-  kind SERVER the handler, in which it is the current span.
-* The call's span travels in the request: gmdp's extension has a place for it, RFC 18 has not.
-  So the other two spans are its children, in other processes.
-* The program sets the tracer provider, such as that of the SDK.  Until then there are no spans.
+  the value that its caller gave.  Calls that the handler makes carry on that value, unless
+  they are given another.
+* Spans are made where the package ``opentelemetry-api`` is installed (the extra ``otel``): one of
+  kind CLIENT for the call, one of kind INTERNAL for the request's wait in the broker, and one of
+  kind SERVER for the handler, in which it is the current span.
+* The call's span travels in the request: gmdp's extension has a place for it, the RFCs have none.
+  The other two spans are its children, in other processes.
+* The program sets the tracer provider, such as that of the SDK.  Until then no spans are made.
 * An error of the program's processors, samplers and exporters is logged, and harms nothing
   but its span.
 
@@ -28,8 +28,8 @@ from typing import Any, TypeVar
 from .core.rates import Rates
 from .version import __version__
 
-# Imported with gmdp, and not at the first call: in a monkey-patched program, a later import by
-# two threads at a time fails.
+# Imported with gmdp, and not at the first call: in a monkey-patched program, a later import fails
+# if two threads begin it at the same time.
 try:
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -53,7 +53,7 @@ def _log_failure() -> None:
 
 
 def _guarded(method: F) -> F:
-    """`method`, which returns None instead of raising an Exception."""
+    """Return a version of `method` that logs an Exception and returns None instead."""
 
     @functools.wraps(method)
     def call(*args: Any) -> Any:
@@ -74,7 +74,7 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def _context_of(self, parent: str | None) -> Any:
-        """The context whose current span is `parent`; None, the context of the caller, if there is no parent."""
+        """Return the context whose current span is `parent`; None (the caller's context) if there is no parent."""
         return None if parent is None else self._propagator.extract({_FIELD: parent})
 
     @_guarded
@@ -112,7 +112,7 @@ class Tracer:
 
     @contextmanager
     def handler_span(self, service: bytes, parent: str | None, attempt: int) -> Iterator[None]:
-        """A span while a handler runs; the span records the handler's error."""
+        """Keep a span open while a handler runs; the span records the handler's error."""
         manager = self._enter_handler_span(service, parent, attempt)
         try:
             yield
@@ -144,7 +144,7 @@ def _name(service: bytes) -> str:
 
 
 def can_trace() -> bool:
-    """Whether OpenTelemetry is installed: there may be spans, now or later."""
+    """Return whether OpenTelemetry is installed, so that spans may be made, now or later."""
     return trace is not None
 
 
@@ -152,7 +152,7 @@ _tracer: Tracer | None = None
 
 
 def tracer() -> Tracer | None:
-    """The tracer, if OpenTelemetry is installed and the program has set a provider; else None.
+    """Return the tracer if OpenTelemetry is installed and the program has set a provider; else None.
 
     Without a provider every span would be empty, and would cost a quarter of its call.
     """

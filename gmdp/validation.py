@@ -37,9 +37,9 @@ def check_number(
     at_most: float | None = None,
     whole: bool = False,
 ) -> N:
-    """`value`, if it is a finite number within the bounds, and whole where asked; else ConfigurationError.
+    """Return `value` if it is a finite number within the bounds; else raise ConfigurationError.
 
-    `above` excludes its own value, and replaces `at_least`.
+    `above` excludes its own value, and replaces `at_least`.  `whole` allows whole numbers only.
     """
     try:
         if above is None:
@@ -52,21 +52,21 @@ def check_number(
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """`value`, if it is True or False; else ConfigurationError."""
+    """Return `value` if it is True or False; else raise ConfigurationError."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, not {value!r}")
     return value
 
 
 def check_version(version: object) -> Dialect:
-    """The dialect of "0.1" or "0.2"; else ConfigurationError."""
+    """Return the dialect of version "0.1" or "0.2"; raise ConfigurationError for any other."""
     if not isinstance(version, str) or version not in VERSIONS:
         raise ConfigurationError(f'version must be "0.1" or "0.2", not {version!r}')
     return VERSIONS[version]
 
 
 def check_endpoint(endpoint: object, bind: bool) -> str:
-    """`endpoint`, if it can be bound (`bind`) or connected to; else ConfigurationError."""
+    """Return `endpoint` if it can be bound (`bind`) or connected to; else raise ConfigurationError."""
     if not isinstance(endpoint, str):
         raise ConfigurationError(f"an endpoint must be a str like {DEFAULT_ENDPOINT!r}, not {endpoint!r}")
     wrong = f"bad endpoint {endpoint!r}: "
@@ -90,7 +90,7 @@ def check_endpoint(endpoint: object, bind: bool) -> str:
 
 
 def check_endpoints(endpoints: str | Sequence[str], bind: bool = False) -> tuple[str, ...]:
-    """The endpoints of a single endpoint or a sequence, which must not be empty; else ConfigurationError."""
+    """Return one endpoint, or a sequence of at least one, as a tuple; raise ConfigurationError for a wrong one."""
     if isinstance(endpoints, str) or not isinstance(endpoints, Iterable):
         return (check_endpoint(endpoints, bind),)
     checked = tuple(check_endpoint(endpoint, bind) for endpoint in endpoints)
@@ -100,7 +100,7 @@ def check_endpoints(endpoints: str | Sequence[str], bind: bool = False) -> tuple
 
 
 def check_service(service: str | bytes) -> bytes:
-    """A service name as bytes; str is encoded as UTF-8.  ConfigurationError or TypeError for a wrong one."""
+    """Return a service name as bytes (str in UTF-8); ConfigurationError or TypeError for a wrong one."""
     if isinstance(service, str):
         service = service.encode()
     if not isinstance(service, bytes):
@@ -111,7 +111,7 @@ def check_service(service: str | bytes) -> bytes:
 
 
 def check_body(body: bytes | Sequence[bytes]) -> list[bytes]:
-    """The frames of a body: bytes are one frame, an empty list becomes one empty frame; else TypeError."""
+    """Return the frames of a body: bytes are one frame, an empty list is one empty frame; else TypeError."""
     if isinstance(body, (bytes, bytearray, memoryview)):
         return [bytes(body)]
     if isinstance(body, (list, tuple)):

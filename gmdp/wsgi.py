@@ -26,7 +26,7 @@ status 200.  NAME is the rest of the path, percent-decoded; it may be any bytes.
 * A reply of one frame is ``application/octet-stream``; a reply of several frames is
   ``multipart/mixed``.  A reply in parts is joined, unless the request asks for a stream.
 
-**A stream** is asked for in one of two ways; the second one prevails:
+**A stream** is asked for in one of two ways; the second takes precedence:
 
 * ``?stream=1`` gives ``application/octet-stream``.  The frames of each part are written as they
   come, with nothing between them.  An error breaks the body off: the connection ends without
@@ -44,7 +44,7 @@ has gone when it writes the next part.  It then cancels the call, and where the 
 **Headers of a request** are all optional:
 
 * ``X-Request-Timeout``: seconds of the call in all, greater than 0, like 2.5 or 1e-3.  The
-  gateway's ``timeout`` is the upper bound, and holds without the header.
+  gateway's ``timeout`` is the upper bound, and applies where the header is missing.
 * ``X-Request-Priority``: from 0 to 3.
 * ``traceparent``, of W3C Trace Context: passed on if it is valid, otherwise ignored.
 
@@ -62,7 +62,7 @@ status  error
 429     Overloaded; with ``Retry-After: 1``
 500     MDPError and its subclasses that are not listed here;
         HubNotRunning, where ``threaded=True`` is missing; InternalError:
-        a defect; the log has the details of each
+        a bug; the log has the details of each
 502     HandlerFailed, WorkerLost
 503     NoWorker, BrokerLost, BrokerShuttingDown, ClosedError,
         UnsupportedBroker, AuthenticationFailed
@@ -70,7 +70,7 @@ status  error
 ======  =====================================================================
 
 The message of an error that the broker reports is shown as it is.  An error of the gateway's
-own (which may name the broker's endpoints, for instance) has a general message, and its details
+own (which may name the broker's endpoints, for instance) gets a general message, and its details
 are logged.  If the body of a request cannot be read, the exception goes through to the server,
 which is to refuse the request.
 

@@ -14,15 +14,15 @@ from ..exceptions import MDPError
 
 _log = logging.getLogger("gmdp.wsgi")
 
-#: The status and the message of each error.  None: the error's own message, which comes from
-#: the broker; the messages of other errors are about the inside.
+#: The status and the message of each error.  None stands for the error's own message, which comes
+#: from the broker.  The messages of other errors may reveal internals.
 STATUS: dict[type[MDPError], tuple[int, str | None]] = {
     getattr(exceptions, row.error): (row.http_status, row.http_message) for row in TABLE
 }
 
 
 class RequestRefused(Exception):
-    """The gateway makes no call of the request, and answers with an error of its own.
+    """The gateway makes no call for the request, and answers with an error of its own.
 
     Attributes:
         status: The status of the answer.
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
 
 def bad_request(message: str) -> RequestRefused:
-    """Return the error of a request that is wrong in itself."""
+    """Return the error for a malformed request."""
     return RequestRefused(400, "BadRequest", message)
 
 

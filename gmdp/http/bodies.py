@@ -45,7 +45,7 @@ def stream_answer(first: list[bytes], parts: Iterator[list[bytes]], events: bool
         events: Whether the body has server-sent events instead of chunks.
     """
     body = Events(first, parts) if events else Chunks(first, parts)
-    # Some proxies would keep the body back until it is complete.
+    # Without this header, some proxies keep the body back until it is complete.
     return Answer(200, [("Content-Type", body.content_type), ("X-Accel-Buffering", "no")], body)
 
 
@@ -76,7 +76,7 @@ class Chunks:
 
 
 class Events(Chunks):
-    """The same as server-sent events.  An error is the last event."""
+    """A body that writes each part as server-sent events.  An error is the last event."""
 
     content_type = "text/event-stream"
 

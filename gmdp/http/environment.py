@@ -14,7 +14,7 @@ from .gateway import MEBIBYTE, Gateway
 
 
 def gateway_from_environment(environment: Mapping[str, str] | None = None) -> Gateway:
-    """Make a :class:`~.gateway.Gateway` as environment variables say.
+    """Make a :class:`~.gateway.Gateway` with the options in environment variables.
 
     The client is made at the gateway's first request; wrong values are reported at once.
 

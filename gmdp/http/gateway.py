@@ -49,7 +49,7 @@ class Gateway:
             first request.  The client's ``retries`` hold for every call.
         services: The exposed services: names, or shell-style patterns like ``report.*``, which
             are matched with the name as UTF-8.  Without any, nothing is exposed.  Only patterns
-            that begin with ``mmi.`` expose names that begin so.
+            that begin with ``mmi.`` expose such names.
         timeout: Seconds that a call may take in all.
         max_body: Bytes of the longest request body.
         when_no_worker: What a call does where no worker is registered: "fail" at once, or "wait".
@@ -122,7 +122,7 @@ class Gateway:
         try:
             answer = self._answer(environ)
         except InputError as error:
-            # The server knows whether the connection is of further use.
+            # The server knows whether the connection can be used again.
             raise error.__cause__ or error from None
         except Exception as error:
             answer = error_answer(error)
@@ -206,7 +206,7 @@ class Gateway:
         return text_answer("ready\n")
 
     def _check_not_draining(self, until: float) -> None:
-        """Raise RequestRefused if the broker drains: it answers questions, but takes no requests."""
+        """Raise RequestRefused if the broker drains: it answers this question, but takes no requests."""
         try:
             reply = self._request("mmi.broker", b"", until)
             draining = json.loads(reply[-1])["state"] == "draining"
@@ -216,7 +216,7 @@ class Gateway:
             raise RequestRefused(503, "BrokerShuttingDown", "the broker stops")
 
     def _request(self, service: str, body: bytes, until: float) -> list[bytes]:
-        # Once the time is up, a last look takes a reply that has come.
+        # Even when the time is up, one more millisecond is enough to accept a reply that has arrived.
         timeout = max(until - monotonic(), 0.001)
         return self.client.request(service, body, timeout=timeout, retries=0)
 

@@ -1,4 +1,4 @@
-"""Addresses that connections may come from."""
+"""The addresses from which connections may come."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Addresses:
         denied: Addresses in the same form; these are refused even if `allowed` has them.
 
     Raises:
-        ConfigurationError: A list is empty, or has something else in it.
+        ConfigurationError: A list is empty, or holds something that is not an address.
     """
 
     def __init__(self, allowed: str | Sequence[str] | None, denied: str | Sequence[str] | None) -> None:
@@ -70,7 +70,7 @@ def _read_network(text: str) -> _Network:
 
 
 def _read_address(text: str) -> _Address | str | None:
-    """Return the address that ZeroMQ writes as `text`; None if it is none."""
+    """Return the address that ZeroMQ writes as `text`; None if `text` is not an address."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

@@ -32,7 +32,7 @@ class Checks:
         self._running = gevent.pool.Group()
 
     def submit(self, address: str, check: Callable[[], None], refuse: Callable[[], None]) -> None:
-        """Have `check` run in its turn.  If it has to give way, `refuse` is called instead."""
+        """Have `check` run in its turn.  If too many checks wait, `refuse` may be called instead."""
         self._lanes.setdefault(address, deque()).append((check, refuse))
         self._waiting += 1
         if self._waiting > self._max_waiting:

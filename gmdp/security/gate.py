@@ -12,11 +12,11 @@ The rules of this module:
   use libzmq try again.
 * This module alone decides which user a key or password stands for.  libzmq knows a
   connection by its *credential*; :meth:`Gate.user_of` makes that the user.
-* Lists in files are looked at in each interval.  A credential that is not listed any more is
-  *revoked*: later messages on its connections belong to the user REVOKED, who may do nothing.
+* Lists in files are looked at twice in each heartbeat interval.  A credential that is not listed any
+  more is *revoked*: later messages on its connections belong to the user REVOKED, who may do nothing.
 * Callables and password checks run as :class:`~.checks.Checks` runs them.  Passwords are
-  hashed in threads, since that computes for long.  The gate remembers a password that was
-  right until the list changes.
+  hashed in threads, because hashing is slow.  Until the list changes, the gate remembers which
+  passwords were right.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ KeyCheck = Callable[[str], "str | bool | None"]
 #: ``(username, password) -> user, True or something false``.
 PasswordCheck = Callable[[str, str], "str | bool | None"]
 
-#: As `curve_clients`: any key is allowed.  ``zmq.auth`` writes the same.
+#: The value of `curve_clients` that allows any key, as in ``zmq.auth``.
 ANY_KEY = "*"
 
 #: Characters of a user's name that audit records show.
@@ -84,7 +84,7 @@ class RefusalReason(enum.Enum):
     CHECK_FAILED = "check_failed", "the check failed, or did not end in time", True
 
     def __new__(cls, value: str, text: str, temporary: bool = False) -> RefusalReason:
-        """Make a reason of its value, its words, and whether it may pass."""
+        """Make a reason from its value, its words, and whether it is temporary."""
         reason = object.__new__(cls)
         reason._value_ = value
         reason.text = text
@@ -142,9 +142,9 @@ class Gate:
     max_calls = 20
     #: Checks that may wait for their turn.
     max_waiting = 200
-    #: Passwords that are remembered to be right.
+    #: Passwords that are remembered as right.
     max_verified = 10_000
-    #: Seconds that reading a list may take; after that the list is empty.
+    #: Seconds that reading a list may take; after that, nobody is allowed.
     read_timeout = 10.0
 
     def __init__(
@@ -281,7 +281,7 @@ class Gate:
         self._pools.clear()
 
     def abandon(self) -> None:
-        """In the child of a fork: end.  The parent replies to the requests that were read before."""
+        """In the child of a fork: end.  The parent replies to the requests that were read before the fork."""
         if self._checks is not None:
             self._checks.close()
         self._host = self._checks = None
@@ -331,7 +331,7 @@ class Gate:
 
         Hashing takes tens of milliseconds, in a thread; the greenlet waits.
         """
-        # An empty password, which some directories take for anybody's, is wrong.  So is U+FFFD: a
+        # An empty password, which some directories accept for any user, is wrong.  So is U+FFFD: a
         # peer whose text could not be decoded may have sent it, and different texts become one.
         if not is_user(username) or not password or any(odd in username + password for odd in "\0\ufffd"):
             return ""
@@ -413,7 +413,7 @@ class Gate:
     # Lists
 
     def _pool(self, purpose: str, size: int) -> ThreadPool:
-        """Return threads of our own: those of the hub may all be busy with the application's work."""
+        """Return a pool of our own: the hub's threads may all be busy with the application's work."""
         pool = self._pools.get(purpose)
         if pool is None:
             pool = self._pools[purpose] = ThreadPool(size)
@@ -442,13 +442,13 @@ class Gate:
             _log.warning("%s", note)
 
     def _copy_list(self) -> None:
-        """Take the list over as it was loaded last."""
+        """Copy the list as it was last loaded."""
         if self._list is not None:
             self._users, hashes = self._list.users, self._list.hashes
             self._hashes = {user: hashes[user] for user in self._users.values() if user in hashes}
 
     def _adopt_list(self) -> None:
-        """In the owner: take a changed list over, and tell the host which users lost a credential."""
+        """In the owner: copy a changed list, and tell the host which users lost a credential."""
         old = self._users or {}
         self._copy_list()
         new = self._users or {}
@@ -458,7 +458,7 @@ class Gate:
 
 
 def _user_named_by(answer: object, default: str) -> str:
-    """Return the user that the answer of a callable names; empty if it refuses."""
+    """Return the user that a callable's answer names; empty if the callable refuses."""
     name = default if answer is True else answer
     if not name:
         return ""

@@ -6,7 +6,7 @@ A key is named by
 * 40 characters of Z85 (ZeroMQ RFC 32), as bytes, or as a str unless a file has that name;
 * ``env:VARIABLE``: the variable holds one of the two.
 
-Nothing that may be a secret is in a message, a repr or a log.
+No message, repr or log shows anything that may be a secret.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ENVIRONMENT = "env:"
 def public_key(option: str, key: Key) -> bytes:
     """Return the public key (Z85) that `key` names.
 
-    Raises ConfigurationError, with the option's name, if it names none.
+    Raises ConfigurationError, with the option's name, if `key` names no key.
     """
     text, path = _resolve(option, key)
     if path is not None:
@@ -48,7 +48,7 @@ def public_key(option: str, key: Key) -> bytes:
 def secret_key(option: str, key: Key) -> tuple[bytes, bytes]:
     """Return the key pair (public, secret; Z85) whose secret half `key` names.
 
-    Raises ConfigurationError, with the option's name, if it names none.
+    Raises ConfigurationError, with the option's name, if `key` names no key.
     """
     text, path = _resolve(option, key)
     if path is not None:
@@ -93,7 +93,7 @@ def _load(option: str, path: Path) -> tuple[bytes, bytes]:
     """Return (public, secret or empty) from a file in the layout of `zmq.auth`."""
     try:
         with open(path, "rb"):
-            pass  # raises an error that says why not; load_certificate does not
+            pass  # raises an error that gives the reason; load_certificate does not
         public, secret = zmq.auth.load_certificate(path)
     except OSError as error:
         raise ConfigurationError(f"{option}: cannot read {path}: {error.strerror or error}") from None
@@ -107,7 +107,7 @@ def _no_key_error(option: str, path: Path) -> ConfigurationError:
 
 
 def _check(option: str, text: bytes, path: Path | None) -> bytes:
-    """Return `text`, which must be a key in Z85.  `path`: the file it is from."""
+    """Return `text`, which must be a key in Z85.  `path`: the file that holds it, or None."""
     if is_key(text.decode("ascii", "replace")):
         try:
             if len(z85.decode(text)) == 32:

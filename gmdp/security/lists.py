@@ -58,24 +58,26 @@ class UserList(abc.ABC):
         self.path = Path(path)
         self.users, self.hashes = {}, {}
         self.notes = []
-        #: Of the list as loaded last, and as seen last: its stamp, or why it has none.
+        #: Stamp of the list last loaded (or the error's text); None if the list is to be loaded again.
         self._loaded_stamp: object = None
+        #: Stamp of the list last seen (or the error's text).
         self._last_stamp: object = None
+        #: The notes of the last load, which are not logged again.
         self._last_notes: list[str] = []
 
     @abc.abstractmethod
     def _stamp(self) -> object:
-        """Return a value that differs once the list has changed; OSError if it cannot be read."""
+        """Return a value that differs once the list has changed; OSError if the list cannot be read."""
 
     @abc.abstractmethod
     def _load(self) -> tuple[bool, list[str]]:
-        """Load the list.  Returns (complete, notes for the log); OSError or ValueError if it is wrong."""
+        """Load the list.  Returns (complete, notes for the log); OSError or ValueError if the list is wrong."""
 
     def poll(self) -> bool:
         """Look at the list, and load it if it has changed.
 
-        Returns whether it was loaded.  A change is loaded when it is seen for the second time.
-        Blocks as long as the disk does.
+        Returns whether the list was loaded.  A change is loaded when it is seen for the second time.
+        Blocks for as long as the disk does.
         """
         error: Exception | None = None
         stamp: object

@@ -14,7 +14,7 @@ import hmac
 import os
 from dataclasses import dataclass, replace
 
-#: Cost, block size and parallelism of new hashes.  A check takes 16 MiB and some 50 ms.
+#: Cost, block size and parallelism of new hashes.  A check takes 16 MiB and about 50 ms.
 _COST, _BLOCK, _PARALLEL = 2**14, 8, 1
 #: Bytes that a check may take.
 _MAX_MEMORY = 256 * 1024 * 1024
@@ -82,7 +82,7 @@ NOBODY = Hash(_COST, _BLOCK, _PARALLEL, bytes(_SALT_SIZE), bytes(32))
 
 
 def read_hash(text: str) -> Hash:
-    """Return the hash that ``str(hash)`` wrote; ValueError if `text` is none."""
+    """Return the hash that ``str(hash)`` wrote; ValueError if `text` is not a hash."""
     kind, *numbers, salt, digest = text.split("$")
     cost, block, parallel = map(int, numbers)
     result = Hash(cost, block, parallel, base64.b64decode(salt, validate=True), base64.b64decode(digest, validate=True))

@@ -6,7 +6,7 @@ The rules of this module:
   allowed.  A ROUTER socket reads the requests and sends the replies.
 * :func:`read_request` takes any frames and never raises.  A request that breaks a rule of
   the RFC is *malformed*; the gate refuses its connection.
-* The credentials are read apart, by :func:`read_key` and :func:`read_password`, once the
+* The credentials are read separately, by :func:`read_key` and :func:`read_password`, once the
   gate knows that the mechanism is its own.
 * No ``repr`` shows credentials.
 """
@@ -47,7 +47,7 @@ class ZapRequest:
     __slots__ = ("address", "credentials", "domain", "malformed", "mechanism", "request_id", "routing_id")
 
     def __init__(self, routing_id: bytes) -> None:
-        #: Who asks.  The reply goes back there.
+        #: The routing id of the asking session in libzmq, to which the reply goes.
         self.routing_id = routing_id
         self.request_id = b""
         self.domain = b""
@@ -89,14 +89,14 @@ def read_request(frames: Sequence[bytes]) -> ZapRequest:
 
 
 def read_key(credentials: Sequence[bytes]) -> str | None:
-    """Return the key, in Z85, that are the credentials of CURVE; None if they are malformed."""
+    """Return the key (Z85) in the credentials of CURVE; None if they are malformed."""
     if len(credentials) != 1 or len(credentials[0]) != _KEY_SIZE:
         return None
     return z85.encode(credentials[0]).decode("ascii")
 
 
 def read_password(credentials: Sequence[bytes]) -> tuple[str, str] | None:
-    """Return the name and the password that are the credentials of PLAIN; None if they are malformed.
+    """Return the name and the password in the credentials of PLAIN; None if they are malformed.
 
     Both may be UTF-8, beyond the ASCII of the RFC.
     """
@@ -112,9 +112,9 @@ def reply(request: ZapRequest, code: bytes, text: str, user_id: str = "") -> lis
     """Return the frames of the reply to `request`.
 
     Args:
-        request: What is answered.
+        request: The request to answer.
         code: :data:`SUCCESS`, :data:`TEMPORARY` or :data:`FAILURE`.
-        text: What explains the code; at most 255 ASCII characters.
+        text: An explanation of the code; at most 255 ASCII characters.
         user_id: The ``User-Id`` of the connection's messages from now on.  Only success has one.
     """
     # RFC 27: "The handler MUST send this routing ID frame at the start of its reply message."
@@ -124,7 +124,7 @@ def reply(request: ZapRequest, code: bytes, text: str, user_id: str = "") -> lis
 
 
 def _text(frame: bytes, encoding: str) -> str:
-    """Return `frame` as text; ValueError if it is none or too long."""
+    """Return `frame` as text; ValueError if it is not text, or too long."""
     if len(frame) > _LONGEST:
         raise ValueError("too long")
     return frame.decode(encoding)
