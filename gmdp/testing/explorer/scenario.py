@@ -233,6 +233,7 @@ class Scenario:
         if part.body == [b"500"]:
             require(uid.startswith(BROKEN), "an error for a request whose handler did not fail")
             return
+        require(len(part.body) % 4 == 0, "a part of an answer lacks frames:", part.body)
         frames = iter(part.body)
         earlier_frames = [frame for earlier in simulated.parts[:-1] for frame in earlier]
         count = sum(frame.startswith(b"part") for frame in earlier_frames)

@@ -6,9 +6,26 @@ import sys
 import pytest
 from brokers import GmdpBroker, SecuredBroker, counters, failed
 from cores import MDP01, MDP02, ManualBroker
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import (
+    as_frames,
+    client_request,
+    frames_of_any_kind,
+    huge,
+    near_misses,
+    valid_messages,
+    worker_command,
+)
 
 from gmdp.core.broker.access import REVOKED, Rules
+from gmdp.core.broker.core import BrokerCore
+from gmdp.core.broker.options import BrokerOptions
+from gmdp.protocol import wire
+from gmdp.protocol.dialects import RFC7, RFC18
 from gmdp.protocol.extension import Status
+
+STEADY = settings(derandomize=False, deadline=None, database=None)
 
 
 @pytest.mark.parametrize(
@@ -213,3 +230,83 @@ def test_S8_a_peer_that_takes_the_routing_id_of_a_closed_connection_gets_no_late
     assert broker.take(b"v") == []
     assert broker.core.counters.ended == {"client_gone": 2}
     assert (broker.core.held_bytes, broker.core._state.users) == (0, {b"v": "worker1"})
+
+
+any_messages = st.one_of(
+    st.lists(frames_of_any_kind, max_size=12),
+    near_misses(st.builds(as_frames, st.binary(max_size=4), valid_messages())),
+)
+
+
+def small_broker():
+    """Return a broker with low bounds, a busy and an idle worker, and a queued request."""
+    core = BrokerCore(BrokerOptions(max_frames=40, max_frame_size=280), b"noncenon", 0.0)
+    core.feed([b"busy", *worker_command(RFC18, "READY", b"s")], 0.0)
+    core.feed([b"client", *client_request(RFC7, b"s", [b"1"])], 0.0)
+    core.feed([b"client", *client_request(RFC7, b"s", [b"2"])], 0.0)
+    core.feed([b"idle", *worker_command(RFC7, "READY", b"other")], 0.0)
+    core.take()
+    return core
+
+
+def counted(core):
+    """Return how many messages were counted, as dropped or as accepted."""
+    counters = core.counters
+    return (
+        sum(counters.drops.values())
+        + counters.requests
+        + counters.management
+        + counters.registrations
+        + counters.partials
+        + counters.replies
+    )
+
+
+@settings(STEADY, max_examples=400)
+@given(st.sampled_from([b"busy", b"idle", b"client", b"stranger"]), st.data())
+def test_a_broker_drops_and_counts_what_it_cannot_read(routing_id, data):
+    """B4: each message is counted once, and a malformed one as dropped."""
+    core = small_broker()
+    frames = data.draw(any_messages.map(lambda frames: [routing_id, *frames[1:]]))
+    before = counted(core)
+    lost = sum(core.counters.lost_workers.values())
+    core.feed(frames, 1.0)
+    reasons = core.counters.drops
+    if len(frames) > 40:
+        assert reasons == {"too_many_frames": 1}
+    elif len(frames) >= 3 and max(map(len, frames)) > 280:
+        assert reasons == {"frame_too_large": 1}
+    elif wire.parse(frames) is None:
+        assert reasons == {"malformed": 1}
+    if reasons:
+        assert counted(core) == before + 1
+    else:
+        lost_now = sum(core.counters.lost_workers.values()) > lost
+        # A registered worker's HEARTBEAT, DISCONNECT and second READY have no counter of their own.
+        assert counted(core) == before + 1 or lost_now or routing_id in (b"busy", b"idle")
+    if reasons.keys() & {"malformed", "too_many_frames", "frame_too_large"}:
+        # "treating that peer as invalid"
+        assert routing_id not in core._registry.connections
+    counters = core.counters
+    assert counters.requests == counters.replies + sum(counters.ended.values()) + core.queued + core.assigned
+
+
+@settings(STEADY, max_examples=15)
+@given(st.sampled_from([b"busy", b"idle", b"stranger"]), huge)
+def test_a_broker_drops_messages_of_very_many_frames(routing_id, frames):
+    """B4"""
+    core = small_broker()
+    frames = [routing_id, *frames]
+    core.feed(frames, 1.0)
+    if len(frames) > 40:
+        assert core.counters.drops == {"too_many_frames": 1}
+        assert routing_id not in core._registry.connections
+
+
+@pytest.mark.parametrize("frames", [[], [b""], [b"busy"], [b"busy", b""], [b"", b"", b""]])
+def test_a_broker_counts_messages_without_frames(frames):
+    """B4"""
+    core = small_broker()
+    core.feed(frames, 1.0)
+    assert core.counters.drops == {"malformed": 1}
+    assert (b"busy" in core._registry.connections) == (not frames or frames[0] != b"busy")
