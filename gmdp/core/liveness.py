@@ -4,14 +4,14 @@ RFC 7 and 18: "Both broker and worker MUST send heartbeats at regular and
 agreed-upon intervals.  A peer MUST consider the other peer "disconnected" if
 no heartbeat arrives within some multiple of that interval (usually 3-5)."
 
-Two rules of gmdp's make that hold in practice:
+Two rules of gmdp make this work in practice:
 
 * On a HEARTBEAT, if nothing was sent to the peer since its previous HEARTBEAT, one is sent
-  at once.  Besides, one is sent at one's own interval if nothing was sent, or nothing was
-  heard, meanwhile: a side that sends much and hears nothing asks in this way.  Peers with
-  different intervals then do not lose each other, and no two peers answer each other for ever.
-* After a gap in one's own running no peer is lost before all that waits on the socket has
-  been read, and before the peer had time to answer a HEARTBEAT (:class:`Gap`).
+  at once.  Besides, each side sends one if it has sent nothing for its own interval.  It also
+  sends one if it has heard nothing for that time: so it asks whether the peer is alive.  Peers
+  with different intervals then do not lose each other, and no two peers answer each other for ever.
+* After a gap in this process's own running, no peer is lost until the socket has been read
+  empty, and the peer has had time to answer a HEARTBEAT (:class:`Gap`).
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ class Pulse:
         return True
 
     def next_heartbeat(self, interval: float) -> float:
-        """When the next HEARTBEAT is to be sent."""
+        """Return when the next HEARTBEAT is due (monotonic seconds)."""
         return min(self.sent_at, max(self.heard_at, self.heartbeat_sent_at)) + interval
 
 
 class Gap:
-    """Notices when one's own process did not run, and grants the peers that time.
+    """Notices that this process has not run for a while, and allows its peers that time.
 
-    Running late by half an interval is a gap.  After one, no peer is lost for two intervals:
-    a peer with a longer interval waits for a HEARTBEAT to answer, and answers every second one.
-    Nor is a peer lost for `grace`, as long as the socket has not been read empty; a flooded
-    socket may never be, and then `grace` is the limit.
+    Running late by half an interval is a gap.  After a gap, no peer is lost for `grace`, or for
+    two intervals once the socket has been read empty.  Two, because a peer with a longer interval
+    waits for a HEARTBEAT to answer, and answers every second one.  A flooded socket may never be
+    read empty; then `grace` is the limit.
 
     Args:
         interval: Seconds between heartbeats.
-        grace: Seconds after a gap during which unread messages may wait.
+        grace: Seconds after a gap in which no peer is lost while the socket may hold unread messages.
         now: Monotonic seconds.
     """
 
@@ -75,9 +75,9 @@ class Gap:
         self._late = interval / 2
         self._grace = grace
         self._pass_began = now
-        #: Until when no peer is lost.
+        #: The time before which no peer is lost.
         self.until = now
-        #: When the peers have had time to answer since the last gap.
+        #: When the peers will have had time to answer since the last gap.
         self._answers_due = now
 
     def on_wake(self, now: float, due: float) -> None:
@@ -93,5 +93,5 @@ class Gap:
             self.until = self._answers_due
 
     def may_judge(self, now: float) -> bool:
-        """True if silence is the peer's fault and not one's own."""
+        """True if a peer that has been silent may be lost: no gap of this process explains the silence."""
         return now >= self.until

@@ -1,10 +1,11 @@
-"""How requests and calls end without their answer: the one table of it.
+"""The table of all ways in which requests and calls end without an answer.
 
 A broker ends a request for an :class:`EndReason`.  It tells a gmdp client a
 :class:`~gmdp.protocol.extension.Status`.  The client ends the call with an
 :class:`Outcome`, and its caller gets an error.  A gateway answers that error with an
-HTTP status.  Each row of :data:`TABLE` is one such chain.  The other names of this
-module are views of the table.
+HTTP status.  Each row of :data:`TABLE` is one chain from reason to HTTP status.  The other
+names of this module are views of the table.  Two copies are kept by hand, for readers: the table
+of statuses in the docstring of :mod:`gmdp.wsgi`, and the README's.  A test compares them.
 
 The rules of this module:
 
@@ -95,7 +96,7 @@ _GATEWAY_FAILED = "the gateway failed"
 class Row(NamedTuple):
     """One way to end without an answer, from the broker to the HTTP client."""
 
-    #: How the call ends; None for errors that no call's end brings.
+    #: How the call ends; None for errors that are not the end of a call.
     outcome: Outcome | None
     #: The name of the error's class.
     error: str
@@ -114,7 +115,7 @@ class Row(NamedTuple):
 
 
 TABLE = (
-    # The client decides itself.  The broker may have ended the request independently.
+    # The client decides this itself.  The broker may have ended the request independently.
     Row(Outcome.TIMEOUT, "RequestTimeout", 504, "no reply came in time", None, (EndReason.DEADLINE,)),
     Row(
         Outcome.BROKER_LOST,
@@ -129,7 +130,7 @@ TABLE = (
     Row(Outcome.OVERFLOW, "StreamOverflow", message="its reader did not keep up"),
     Row(Outcome.CANCELLED, "CallCancelled", reasons=(EndReason.CANCELLED,)),
     Row(Outcome.CLOSED, "ClosedError", 503, "the gateway's connection is closed"),
-    # A gmdp broker says so.
+    # A gmdp broker decides, and tells the client.
     Row(
         Outcome.NO_WORKER,
         "NoWorker",
@@ -180,7 +181,7 @@ TABLE = (
         message="the broker does not take messages as large",
     ),
     Row(Outcome.SHUTTING_DOWN, "BrokerShuttingDown", 503, None, Status.SHUTTING_DOWN, (EndReason.STOPPED,)),
-    # Errors that no call's end brings: the client's thread runs no hub, and any other.
+    # Errors that are not the end of a call: the client's thread runs no hub, and any other error.
     Row(None, "HubNotRunning"),
     Row(None, "MDPError"),
 )

@@ -1,16 +1,16 @@
-"""Token buckets: so many a second for each key, a second's worth of them at once."""
+"""Token buckets: for each key so many tokens a second, and one second's worth of them at once."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 
-#: Buckets that are remembered.  Past it the full ones are forgotten; if all are in use, all
-#: are, and every key begins anew.
+#: How many buckets are remembered.  Beyond this number, full buckets are forgotten; if none is
+#: full, all buckets are, and every key begins with a full one.
 MAX_REMEMBERED = 100_000
 
 
 class Rates:
-    """A token bucket for each key; full ones need no memory.  `rate`: tokens a second."""
+    """A token bucket for each key.  Full buckets need not be remembered.  `rate`: tokens a second."""
 
     __slots__ = ("_full_at", "_step")
 

@@ -1,9 +1,9 @@
-"""What is counted and measured: how a number is declared, and copied for others to read.
+"""Counters and gauges: how each is declared, and copied for others to read.
 
 Each counter is declared once, as a field of a counters' class, with its help text and unit.
 A snapshot's class names the same fields, so that type checkers and readers know them, and
-:func:`snapshot_of` takes their declarations over; it refuses a snapshot that lacks a counter
-or has a field without a declaration.
+:func:`snapshot_of` copies their declarations.  The decorator refuses a snapshot that lacks a
+counter, or has a field without a declaration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Measure(NamedTuple):
     text: str
     #: What is counted, in the plural, or "seconds" or "bytes"; empty for a table of objects.
     unit: str
-    #: For a table of numbers: what its keys are; else empty.
+    #: For a table of numbers, what its keys are; else empty.
     label: str = ""
 
 

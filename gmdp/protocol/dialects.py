@@ -2,9 +2,9 @@
 
 The rules of this module:
 
-* A :class:`Dialect` holds header frames and command codes; nothing else in gmdp spells them.
+* A :class:`Dialect` holds header frames and command codes; no other code of gmdp spells them.
 * Parsing never raises.  Frames that are no command give ``None``; the caller counts them.
-* Building trusts its arguments: they come from gmdp, or were parsed by it before.
+* Building trusts its arguments: they come from gmdp, or gmdp has parsed them.
 
 :mod:`~.wire` parses the messages that a broker reads, for all dialects at once.
 """
@@ -32,7 +32,7 @@ WORKER_02 = b"MDPW02"
 class Command(enum.Enum):
     """A command of MDP, in any dialect."""
 
-    __hash__ = object.__hash__  # Enum's own makes each message dearer
+    __hash__ = object.__hash__  # Enum's own makes each message more expensive
 
     #: A client's request, or a broker's request to a worker.
     REQUEST = "request"
@@ -110,7 +110,7 @@ class Dialect:
         return [*head, service, *body] if self.reply_names_service else [*head, *body]
 
     def worker_command(self, command: Command, *rest: bytes) -> list[bytes]:
-        """Return a command between worker and broker, either way, and the frames of `rest`."""
+        """Return a command between worker and broker, in either direction, followed by the frames `rest`."""
         return [*self.worker_head, self.worker_codes[command], *rest]
 
     # Parsing a broker's messages

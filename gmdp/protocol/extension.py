@@ -2,8 +2,8 @@
 
 A message in the extension has one frame more: the last one of its return
 address, before the empty delimiter.  The RFC's own header and command codes
-follow.  Brokers that speak an RFC only never get such a message: peers ask first
-(the probe ``mmi.gmdp``, below).  All numbers are big-endian.
+follow.  A broker that speaks only an RFC never gets a message in the extension: peers
+ask first (the probe ``mmi.gmdp``, below).  All numbers are big-endian.
 
 **Call frame**, between client and broker, both ways:
 
@@ -15,7 +15,7 @@ offset  size  field
 5       1     status, see :class:`Status`; 0 in a request
 6       1     flags of a request: 1 fail if no worker is registered,
               2 cancel the call; others are ignored.  In an answer: the
-              try that the broker took up; later ones joined it
+              try that the broker accepted; later ones joined it
 7       1     priority, from 0 (least) to 3; 1 is that of strict clients
 8       1     in a request: the client's try, from 1; in an answer: how
               often the broker gave the request to a worker (255: and more)
@@ -26,8 +26,9 @@ offset  size  field
 ======  ====  ===========================================================
 
 An answer carries the frame of its request, with status, try and attempts set.  A
-client does not join parts that answer different tries.  The rest of the first try's
-answer was lost since the client read too slowly, and the retry came too late to join.
+client does not join parts that answer different tries.  Such parts show that the client
+read too slowly: the rest of the first try's answer was lost, and the retry came too late
+to join that request.
 
 A status that is neither *ok* nor *partial* belongs to a FINAL that says why there is
 no answer.  The body of such a FINAL is one empty frame, or for *handler failed* the
@@ -153,14 +154,14 @@ def to_milliseconds(time_left: float | None) -> int:
     """Return seconds as the number that a call frame or token holds."""
     if time_left is None:
         return _UNKNOWN
-    left = int(time_left * 1000 + 0.999)  # rounded up: no peer may give a call up before its caller does
+    left = int(time_left * 1000 + 0.999)  # rounded up: no peer may give up a call before its caller does
     if 0 <= left < _UNKNOWN:
         return left
     return 0 if left < 0 else _UNKNOWN - 1
 
 
 def from_milliseconds(left: int) -> float | None:
-    """Return the seconds that such a number stands for; None: unknown."""
+    """Return the seconds that a number of :func:`to_milliseconds` stands for; None: unknown."""
     return None if left == _UNKNOWN else left / 1000
 
 
@@ -192,7 +193,7 @@ def call_frame(
 def read_call(frame: bytes) -> CallFrame:
     """Take a frame apart for which :func:`is_call` is true.
 
-    Numbers are as they were sent, but for a priority above the highest: it is the highest.
+    Numbers are as they were sent, but a priority above the highest is read as the highest.
     """
     _, status, flags, priority, attempt, identity, left = _CALL.unpack_from(frame)
     if priority > MOST_URGENT:
@@ -202,7 +203,7 @@ def read_call(frame: bytes) -> CallFrame:
 
 
 def answer_frame(frame: bytes, status: Status, joined_try: int, attempts: int) -> bytes:
-    """Return a request's call frame as its answer carries it; `joined_try` is the try that the broker took up."""
+    """Return a request's call frame as its answer carries it; `joined_try` is the try that the broker accepted."""
     return frame[:_STATUS] + bytes((status, joined_try, frame[_PRIORITY], min(attempts, 255))) + frame[_ID_AT:]
 
 
@@ -243,7 +244,7 @@ def offer_body(offer: Offer) -> list[bytes]:
 
 
 def read_offer(body: list[bytes]) -> Offer | None:
-    """Return the offer in a broker's answer to a probe; None if the broker has not this extension."""
+    """Return the offer in a broker's answer to a probe; None if the broker does not speak the extension."""
     if len(body) != 2 or body[0] != b"200":
         return None
     try:

@@ -1,8 +1,9 @@
 """The token that a broker gives a worker as client address.
 
 RFC 7 and RFC 18 hand a worker the "client address (envelope stack)" and take
-it back in the reply.  gmdp's is made for one assignment and says nothing about
-the client, so that a reply can neither be forged, repeated nor redirected.
+it back in the reply.  A gmdp broker sends a token instead.  A token is made for one
+assignment and says nothing about the client, so a reply can be neither forged, nor
+repeated, nor redirected.
 All numbers are big-endian:
 
 ======  ====  =========================================================
@@ -36,11 +37,11 @@ VERSION = 1
 NONCE_SIZE = 8
 #: The first bytes of a token, which identify the assignment.
 PREFIX_SIZE = 21
-#: Where the status is, and its values.
+#: The offset of the status, and its values.
 STATUS = 21
 OK = 0
 HANDLER_FAILED = 1
-#: Flag: a failure's body is the error's type name and message, not a configured reply.
+#: The flag: a failure's body is to be the error's type name and message, not the configured reply.
 TYPED_FAILURES = 1
 
 _NUMBER = struct.Struct(">Q").pack

@@ -1,9 +1,9 @@
-"""Any message that a broker reads, to a value: MDP/0.1, MDP/0.2 and the majortomo dialect.
+"""Parses any message that a broker reads: MDP/0.1, MDP/0.2, the majortomo dialect, the extension.
 
 The rules of this module:
 
-* A peer's dialect shows in the first frame after the routing id, and nowhere
-  else; bodies and service names are never inspected for it:
+* A peer's dialect shows in the frames before the command; bodies and service names are never
+  inspected for it:
 
   ======================================  =============================
   ``MDPC02`` / ``MDPW02``                 :data:`~.dialects.RFC18` (MDP/0.2)
@@ -28,7 +28,7 @@ from .extension import CALL_MAGIC, CALL_SIZES, MAGIC_SIZE, SESSION_MAGIC, SESSIO
 
 #: The most frames of a return address before the empty delimiter.
 MAX_STACK = 8
-#: The most bytes of each of them: they are routing ids.
+#: The most bytes of each of these frames, which are routing ids.
 MAX_ADDRESS = 255
 
 # Every look-up of the message path counts: a member of an Enum costs 0.1 µs in Python 3.11,

@@ -168,9 +168,9 @@ class Run(NamedTuple):
 
 
 REFUSED = ".*the broker refused the connection: this key, password or address is not allowed"
-OTHER_KEY = ".*the broker hung up in the handshake: it has another server key, or asks for other security"
+OTHER_KEY = ".*the broker hung up in the handshake: it has another server key, or expects other security"
 #: The client or the broker notices it first.
-OTHER_SECURITY = ".*the broker .*asks for other security.*"
+OTHER_SECURITY = ".*the broker .*expects .*"
 NOT_SHOWN = ": .*not shown.*"
 
 WITH_BROKERS = {

@@ -3,13 +3,14 @@
 The rules of this module:
 
 * A policy is asked once for each user, action and service.  Its answer is remembered until
-  it may have changed; the path of a message has one look-up.
+  the answer may have changed, so a message costs one look-up.
 * A user is the name that a connection's key or password stands for; never a routing id,
-  which any peer may choose.  Where connections are not authenticated the user is empty.
+  which any peer may choose.  Where connections are not authenticated, the user is empty.
 * A policy is asked whether a user may *serve* a service (a worker's READY), *call* it (a
   client's REQUEST) or *inspect* one of ``mmi.*``.  The probe ``mmi.gmdp`` is open to all.
 * Rules allow and never deny: what no rule allows is not allowed.
-* A user's requests are counted in a token bucket that holds one second's worth.
+* Each request or READY of a user takes a token from the user's bucket, which holds one
+  second's worth.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CALL = "call"
 INSPECT = "inspect"
 ACTIONS = (SERVE, CALL, INSPECT)
 
-#: Answers that are remembered; past this number all are forgotten and asked for again.
+#: How many answers are remembered; at this number all are forgotten, and the policy is asked again.
 MAX_REMEMBERED = 100_000
 
 #: A CURVE key as Z85 text (ZeroMQ RFC 32), whose alphabet has characters that patterns use.
@@ -53,7 +54,7 @@ class Rules:
             the services that these users may serve, call and inspect.
 
     Raises:
-        ValueError: If one of the tables is none.
+        ValueError: If `tables` is not an iterable of such mappings.
     """
 
     def __init__(self, tables: Iterable[Mapping[str, Any]]) -> None:
@@ -87,7 +88,7 @@ class Rules:
 
 
 def _patterns(name: str, value: Any) -> list[str]:
-    """The patterns under the key `name`; ValueError if `value` is none and no list of them."""
+    """The patterns under the key `name`; ValueError if `value` is neither a pattern nor a list of them."""
     patterns = [value] if isinstance(value, str) else value
     if (
         not isinstance(patterns, (list, tuple))

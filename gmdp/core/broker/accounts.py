@@ -1,12 +1,12 @@
-"""What each client holds of the broker's memory.
+"""How much of the broker's memory each client holds.
 
 The rules of this module:
 
 * Each client (a user where there is one, else a connection) has an account of the bytes it
-  holds: bodies queued or assigned, parts of answers being joined, answers it does not read.
-* A client may hold as many bytes as are still free of ``max_queue_bytes``: one client alone
-  half of them, two a third each, and a newcomer always finds room.  A user may besides hold
-  no more than ``max_user_bytes``.
+  holds: bodies queued or assigned, parts of answers being joined, unread answers.
+* A client may hold as many bytes as are still free in ``max_queue_bytes``: one client alone
+  half of them, two a third each, so a newcomer always finds room.  Besides, a user may hold
+  at most ``max_user_bytes``.
 * A client is known as long as it has an open request or a backlog.
 * An abandoned request leaves its account at once; the worker that has it is told.
 """
@@ -25,7 +25,7 @@ from .state import BrokerState
 
 
 class Accounts:
-    """The clients there are, the bytes they hold, and the calls they may join or cancel."""
+    """The known clients, the bytes they hold, and the calls they may join or cancel."""
 
     def __init__(self, state: BrokerState) -> None:
         self._state = state
@@ -104,7 +104,7 @@ class Accounts:
         return True
 
     def release(self, request: Request) -> None:
-        """Take a request off its account: the broker is done with it, or with its answer."""
+        """Take a request off its account: the broker is done with the request, or with its answer."""
         client = request.client
         if client is None:
             return  # released before
@@ -125,7 +125,7 @@ class Accounts:
             self.forget_if_unused(client)
 
     def redirect(self, request: Request, address: tuple[bytes, ...], client: Client) -> None:
-        """Have the answer sent to `address`, from now on on the account of `client`."""
+        """Have the answer sent to `address`, and charge the request to `client` from now on."""
         request.address = address
         old = request.client
         if old is not None and old is not client:
@@ -140,7 +140,7 @@ class Accounts:
     def abandon(self, request: Request, reason: EndReason, now: float) -> None:
         """Give up an answer that nobody waits for any more, or that cannot be sent whole.
 
-        The worker that has the request is told, if its dialect can say so.
+        A worker that has the request is told, if its dialect is extended.
         """
         if request.abandon_reason is not None:
             return

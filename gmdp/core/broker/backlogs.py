@@ -7,9 +7,9 @@ The rules of this module:
 * The messages of a backlog are tried again after 2 ms, doubled up to 128 ms while none goes
   through.
 * An answer that the client's account has no room for is dropped.  A gmdp client hears that
-  its call ended as overloaded; for this news it may hold twice as many bytes as are free.
-* An answer with a hole in it is worse than none: when one message of an answer is dropped,
-  the rest is dropped, too.
+  its call ended as overloaded; for that message it may hold twice as many bytes as are free.
+* An answer with a gap is worse than none: when one message of an answer is dropped, the rest
+  is dropped, too.
 * When a client is unreachable, its backlog is dropped.
 """
 
@@ -26,7 +26,7 @@ from .reasons import DropReason
 from .records import Backlog, Client, Request, charged_bytes
 from .state import BrokerState
 
-#: Seconds until a message is tried again: the first time, and at most.
+#: Seconds until a message is tried again: the first time, and after many failures.
 FIRST_RETRY = 0.002
 LAST_RETRY = 0.128
 #: Messages of one backlog that are tried at a time, unless another number is set.
@@ -51,10 +51,10 @@ class Backlogs:
         self._hold(backlog, outgoing, backlog.waiting, now)
 
     def hold_back(self, outgoing: Outgoing, now: float) -> bool:
-        """Keep back a message that is about to be sent and must not be; False if it may go.
+        """Return True if this message must not be sent now; it is then dropped or queued.
 
-        The message of an abandoned answer is dropped.  The message of a client whose socket
-        was found full goes back into the client's backlog.
+        A message of an abandoned answer is dropped.  A message to a client whose socket was
+        found full goes back into the client's backlog.
         """
         target = outgoing.target
         if type(target) is Request:
@@ -62,7 +62,7 @@ class Backlogs:
                 self._state.counters.count_drop(DropReason.ABANDONED)
                 return True
         elif target is not None or not outgoing.essential:
-            return False  # a worker's
+            return False  # a message to a worker
         if self.count:
             client = self._accounts.clients.get(outgoing.frames[0])
             if client is not None and client.backlog is not None and client.backlog.blocked:
@@ -114,7 +114,7 @@ class Backlogs:
         self._state.timers.arm(backlog, now + FIRST_RETRY)
 
     def drop_all(self, client: Client, reason: EndReason, counted_as: DropReason, now: float) -> None:
-        """Drop what waits for a client that will not read it."""
+        """Drop the messages that wait for a client, which will not read them."""
         backlog = client.backlog
         if backlog is None:
             return
@@ -124,7 +124,7 @@ class Backlogs:
             self._drop(outgoing, reason, counted_as, now)
 
     def _close(self, backlog: Backlog) -> None:
-        """From now on messages of this client are sent at once."""
+        """End a backlog: later messages to this client are sent at once."""
         self._state.timers.disarm(backlog)
         backlog.client.backlog = None
         self.count -= 1

@@ -1,10 +1,10 @@
-"""What workers say to a broker (RFC 7 and RFC 18, MDP/Worker; the extension).
+"""How a broker answers the messages of workers (RFC 7 and RFC 18, MDP/Worker; the extension).
 
 The rules of this module:
 
-* A worker has at most one request; a reply counts only if it carries the token of that very
-  assignment, whichever peer sent it and whatever else it says.
-* What a registered worker may say, and what comes of it:
+* A worker has at most one request.  A reply counts only if it carries the token of the
+  worker's present assignment.
+* What each command of a registered worker leads to:
 
   ============  ======================  ===================================
   command       worker idle             worker busy
@@ -23,8 +23,8 @@ The rules of this module:
   dialect
   ============  ======================  ===================================
 
-* A peer that is not registered may say READY; to anything else, the first answer is
-  DISCONNECT and there is no second one.
+* A peer that is not registered may say READY.  Anything else is answered with one DISCONNECT,
+  and then with nothing.
 * In the extension each session of a connection is such a worker.  A session's number is never
   used again after a DISCONNECT, from either side: later messages of the session are dropped.
 """
@@ -51,7 +51,7 @@ _OK = Status.OK
 
 
 class Conversation:
-    """The messages of workers, and what comes of them."""
+    """Handles the messages of workers."""
 
     def __init__(
         self, state: BrokerState, accounts: Accounts, replies: Replies, delivery: Delivery, registry: Registry
@@ -94,7 +94,7 @@ class Conversation:
             self._registry.lose_worker(worker, LossReason.SECOND_READY, now, disconnect=True)
 
     def on_malformed(self, key: Hashable, now: float) -> None:
-        """Lose a connection that sent what is no message.
+        """Lose a connection that sent a message that is not MDP.
 
         "The broker SHOULD respond to invalid messages by dropping them and
         treating that peer as invalid."
@@ -108,7 +108,7 @@ class Conversation:
     def _on_unregistered_peer(
         self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float, user: str
     ) -> None:
-        """A message of a peer without a connection of its own."""
+        """Register a peer by its READY, or refuse it for any other message."""
         if message.command is Command.READY:
             self._registry.register(key, address, message, now, user)
             return
@@ -116,10 +116,10 @@ class Conversation:
         self._registry.refuse_peer(key, address, message, now)
 
     def _on_other_dialect(self, connection: Connection, message: Message, now: float) -> None:
-        """A message in another dialect than that of READY.
+        """Handle a message in another dialect than that of READY.
 
-        An extended connection speaks the RFC's own dialect where it means itself and not one of
-        its sessions.
+        An extended connection uses the RFC's own dialect for messages that concern itself and
+        not one of its sessions.
         """
         own = connection.dialect.extended and message.dialect is connection.base_dialect
         if own and message.command is Command.HEARTBEAT:
@@ -130,9 +130,9 @@ class Conversation:
             self._registry.lose_connection(connection, LossReason.OTHER_DIALECT, now, disconnect=True)
 
     def _on_unregistered_session(self, connection: Connection, message: Message, now: float) -> None:
-        """A message whose session frame is not that of a registered session."""
+        """Handle a message whose session frame is not that of a registered session."""
         flags, number = extension.read_session(message.extra)
-        # The flag LAST makes another frame of a registered session's number.
+        # Workers are known by frames without flags, so look this one up without the flag LAST.
         worker = connection.workers.get(extension.session_frame(number)) if flags == extension.LAST else None
         if worker is not None and message.command is Command.FINAL:
             # The session answers and ends in one message.
@@ -148,7 +148,7 @@ class Conversation:
             self._registry.lose_connection(connection, LossReason.MALFORMED, now, disconnect=True)
             return
         if number <= connection.highest_session:
-            # The session was lost before: what was on its way then is no breach of the protocol.
+            # The session was lost before: messages that were on their way then break no rule.
             self._state.counters.count_drop(DropReason.RETIRED_SESSION)
             return
         if message.command is Command.READY:
@@ -175,7 +175,7 @@ class Conversation:
         return None
 
     def _on_partial(self, worker: Worker, message: Message, now: float) -> None:
-        """Forward a part of an answer, or keep it for a client that gets one reply in all."""
+        """Forward a part of an answer, or keep it for an MDP/0.1 client."""
         request = self._request_answered(worker, message, now)
         if request is None:
             return
@@ -213,10 +213,10 @@ class Conversation:
         self._accounts.release(request)
 
     def _on_heartbeat(self, connection: Connection, now: float) -> None:
-        """Answer a HEARTBEAT if nothing else was sent meanwhile."""
+        """Answer a HEARTBEAT if nothing was sent since the previous one."""
         if not connection.dialect.extended:
             worker = connection.workers[EMPTY]
-            # The first HEARTBEAT of an assignment may have been sent before it arrived.
+            # A HEARTBEAT early in an assignment may have been sent before the request arrived.
             if worker.request is not None and now >= worker.assigned_at + self._state.options.heartbeat_interval:
                 connection.heartbeat_while_busy = True
         if connection.pulse.on_heartbeat():

@@ -8,7 +8,7 @@ module                decides
 :mod:`~.accounts`     what each client holds of the broker's memory
 :mod:`~.backlogs`     what waits for clients that read too slowly
 :mod:`~.replies`      what clients are told
-:mod:`~.services`     which services there are, and how queued requests end
+:mod:`~.services`     which services are known, and how queued requests end
 :mod:`~.delivery`     which worker gets which request
 :mod:`~.registry`     which workers are registered, and when they are lost
 :mod:`~.conversation` what comes of a worker's message
@@ -44,7 +44,7 @@ from .services import Services
 from .state import BrokerState
 from .statistics import BrokerCounters, BrokerStatistics
 
-#: Routing ids whose user is remembered before those that hold nothing are forgotten.
+#: Routing ids whose users are remembered before the unused routing ids are forgotten.
 SWEEP_AT = 10_000
 
 
@@ -57,7 +57,8 @@ class BrokerCore:
         now: When the broker starts (monotonic seconds).
         counters: Those of an earlier core, to go on counting; None: new ones.
         about: What the broker says about itself.
-        sized: True if the socket refuses frames that are too large, so that none comes here.
+        sized: True if the socket refuses frames that are too large, so the core need not check
+            their size.
         access: What users may do.  None: everybody may do everything, and users count only
             where they are given.
     """
@@ -76,11 +77,11 @@ class BrokerCore:
         self.counters = counters if counters is not None else BrokerCounters()
         self.about = about if about is not None else About()
         self.started = now
-        #: Connections to its socket, as the owner counts them.
+        #: Connections to the broker's socket; the owner counts them.
         self.connections = 0
         state = self._state = BrokerState(options, self.counters, now, access)
         self._accounts = Accounts(state)
-        #: Clients that read too slowly.  The owner asks here about each message before it sends it.
+        #: Clients that read too slowly.  The owner asks `hold_back` about each message before it is sent.
         self.backlogs = Backlogs(state, self._accounts)
         self._replies = Replies(state, self._accounts, self.backlogs)
         self._services = Services(state, self._accounts, self._replies)
@@ -89,25 +90,25 @@ class BrokerCore:
         self._conversation = Conversation(state, self._accounts, self._replies, self._delivery, self._registry)
         self._intake = Intake(state, self._accounts, self._replies, self._services, self._delivery, Reports(self))
         self._sweep_at = SWEEP_AT
-        # What is looked up for each message.
+        # Needed for each message, so bound here.
         self._sized = sized
         self._has_users = access is not None
         self._max_frames = options.max_frames
-        #: What was not allowed; an owner that finds it not empty calls :meth:`take_refusals`.
+        #: Refusals not yet reported; if there are any, the owner calls :meth:`take_refusals`.
         self.refusals: list[Refusal] = state.refusals
 
     def trace(self) -> None:
-        """Tell from now on how long traced requests have waited (:class:`~.decisions.QueueWait`)."""
+        """Report from now on how long traced requests have waited (:class:`~.decisions.QueueWait`)."""
         self._state.trace_waits = True
 
     # What the owner calls
 
     def on_wake(self, now: float) -> None:
-        """A pass begins."""
+        """The owner begins a pass."""
         self._state.gap.on_wake(now, self._state.timers.next_due())
 
     def on_caught_up(self, now: float) -> None:
-        """There was nothing more to read."""
+        """The owner has read everything that was there."""
         self._state.gap.on_caught_up(now)
         if self._registry.unreachable:
             self._registry.lose_unreachable(now)
@@ -115,7 +116,7 @@ class BrokerCore:
     def feed(self, frames: list[bytes], now: float, user: str = "") -> None:
         """Take one whole message as received, routing id first, from a connection of `user`.
 
-        `user` is empty where it is not known.  A large frame may be any object that has a
+        `user` is empty if the user is not known.  A large frame may be any object that has a
         length, items, slices and ``bytes()``.
         """
         if self._has_users and frames and self._state.users.get(frames[0]) != user:
@@ -139,10 +140,10 @@ class BrokerCore:
         return decided
 
     def take_refusals(self) -> list[Refusal]:
-        """Return what was not allowed since the last call, and clear it.
+        """Return the refusals since the last call, and clear them.
 
-        Not a part of :meth:`take`: the owner knows the peer's address only until it reads the
-        next message.
+        They are no part of :meth:`take`, since the owner knows the peer's address only until it
+        reads the next message.
         """
         refusals = self.refusals[:]
         self.refusals.clear()
@@ -168,7 +169,10 @@ class BrokerCore:
                 self.backlogs.on_timer(item, now)
 
     def deadline(self) -> float:
-        """When :meth:`tick` is needed next, with all read before; infinity if never."""
+        """Return when the owner's next pass is needed; infinity if never.
+
+        0 while a connection is unreachable: that connection is lost once everything is read.
+        """
         return self._state.timers.next_due() if not self._registry.unreachable else 0.0
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
@@ -186,11 +190,11 @@ class BrokerCore:
 
     @property
     def drained(self) -> bool:
-        """True when no worker has a request; what is queued then has no worker."""
+        """True when no worker has a request; requests still queued then have no worker."""
         return not self._delivery.assigned
 
     def finish(self, now: float) -> None:
-        """Send every worker DISCONNECT and end all requests."""
+        """End all requests, and send every worker DISCONNECT."""
         self._services.end_all_queues(now)
         for worker in list(self._registry.workers()):
             if worker.request is not None:
@@ -199,7 +203,7 @@ class BrokerCore:
             self._registry.lose_connection(connection, LossReason.STOPPED, now, disconnect=True)
 
     def on_connection_closed(self, routing_id: bytes, now: float) -> None:
-        """The connection of this routing id is closed, and all that came on it was read."""
+        """The connection of this routing id is closed, and every message from it was read."""
         self._registry.forget_routing_id(routing_id, LossReason.UNREACHABLE, now)
         self._replies.forget_routing_id(routing_id, DropReason.CLIENT_GONE, now)
         self._state.users.pop(routing_id, None)
@@ -224,7 +228,7 @@ class BrokerCore:
             self._registry.forget_routing_id(routing_id, LossReason.OTHER_USER, now)
             self._replies.forget_routing_id(routing_id, DropReason.OTHER_USER, now)
         elif len(users) >= self._sweep_at and not self._state.outbox:
-            # Forget the routing ids that hold nothing, where nothing is on its way to them.
+            # Forget the routing ids that hold nothing.  The outbox is empty: no message is on its way to them.
             workers = {connection.address[0] for connection in self._registry.connections.values()}
             held = self._accounts.clients.keys() | workers
             self._state.users = users = {key: name for key, name in users.items() if key in held}
@@ -232,7 +236,7 @@ class BrokerCore:
         users[routing_id] = user
 
     def _on_malformed(self, frames: list[bytes], reason: DropReason, now: float) -> None:
-        """Drop a message that is none, or too large; a gmdp client hears why, a worker is lost."""
+        """Drop a message that is not MDP, or too large.  A gmdp client hears why; a worker is lost."""
         message = parse(frames) if reason is not DropReason.MALFORMED else None
         if message is not None and message.from_client:
             self._intake.refuse((frames[0], *message.stack), message, reason, Status.TOO_LARGE, now)
@@ -241,11 +245,11 @@ class BrokerCore:
         if frames:
             self._conversation.on_malformed(frames[0], now)
 
-    # What there is
+    # The present state
 
     @property
     def services(self) -> dict[bytes, Service]:
-        """The services there are."""
+        """The known services, by name."""
         return self._services.by_name
 
     @property
@@ -260,17 +264,17 @@ class BrokerCore:
 
     @property
     def queued(self) -> int:
-        """Requests that wait for a worker."""
+        """How many requests wait for a worker."""
         return self._services.queued
 
     @property
     def assigned(self) -> int:
-        """Requests that a worker has."""
+        """How many requests workers have."""
         return self._delivery.assigned
 
     @property
     def held_bytes(self) -> int:
-        """What counts in ``max_queue_bytes``."""
+        """Bytes that count in ``max_queue_bytes``."""
         return self._state.held_bytes
 
     def statistics(self, now: float, with_services: bool = True) -> BrokerStatistics:

@@ -1,4 +1,4 @@
-"""What a broker's core decides: messages to send, and what to tell the broker's users."""
+"""What a broker's core decides: messages to send, and events for logs and hooks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from .reasons import DropReason
 
-#: Makes a NamedTuple of a tuple of all its fields.
+#: Makes a NamedTuple from a tuple of its fields, faster than its constructor.
 new_tuple = tuple.__new__
 
 
 class Target:
-    """What a message to send is about: the base of workers, their connections, and requests."""
+    """The base of what a message may be about: workers, their connections, and requests."""
 
     __slots__ = ()
 
@@ -19,13 +19,13 @@ class Target:
 class Outgoing(NamedTuple):
     """One message to send.
 
-    The messages of every request are made by `new_tuple`, at a third of the price.
+    The two messages of each request are made with `new_tuple`, which costs a third.
     """
 
     frames: list[bytes]
-    #: What the core is told about if sending fails.
+    #: Tells :meth:`~.core.BrokerCore.send_failed` whom a failure concerns; None: a client, or nobody.
     target: Target | None
-    #: False if a peer without room for the message may do without it.
+    #: False if the message may be dropped when the peer has no room.
     essential: bool
 
 
@@ -44,7 +44,7 @@ class Refusal(NamedTuple):
 
     #: "serve", "call" or "inspect".
     action: str
-    #: The user of the connection; empty if that is not known.
+    #: The user of the connection; empty if no user is known.
     user: str
     service: bytes
     reason: DropReason
@@ -60,7 +60,7 @@ class DeadLetter(NamedTuple):
         reason: "attempts" (none was left), "worker_lost" (a part of the answer had gone out)
             or "expired" (the request waited for its next attempt for too long).
         age: Seconds since the broker accepted the request.
-        user: The user who sent it; empty if that is not known.
+        user: The user who sent it; empty if no user is known.
     """
 
     service: bytes

@@ -1,17 +1,18 @@
-"""Which worker gets which request, and again after a loss.
+"""Which worker gets which request, at first and after a loss.
 
 The rules of this module:
 
 * A request is always in exactly one :class:`~.records.Place`.
 * Workers are chosen least recently used, requests in the order of :mod:`~.fairqueue`.
-  Where a worker is idle, no request waits that the worker may have.
+  While a worker is idle, no request waits that this worker may have.
 * The requests of a lost worker go back to the head of their client's part of the queue, in
-  the order in which they came, and are delivered again, ``attempts`` in all.  Each of them is
+  the order in which they came, and are delivered again, up to ``attempts`` times in all.  Each is
   a *suspect* from then on: a connection has at most one, so that a request that kills its
   worker, and with it the worker's other sessions, takes no other request down twice.
-* A request is not delivered again once a PARTIAL went out, or when nobody waits.
-* ``request_ttl`` bounds a request's time in the queue, all its waits together; the caller's
-  deadline bounds everything.
+* A request is not delivered again once a PARTIAL went out, or when nobody waits for
+  its answer.
+* ``request_ttl`` bounds the time of all a request's waits in the queue together.  The caller's
+  deadline bounds queue and work together.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ from .replies import Replies
 from .services import Services
 from .state import BrokerState
 
-#: What follows most tokens' prefix.
+#: What follows the prefix in the token of a strict client's first attempt.
 _FIRST_ATTEMPT = token.tail(1)
 
 
 class Delivery:
-    """Who works on what."""
+    """Assigns requests to workers, and takes them back.
+
+    Two methods choose an idle worker: :meth:`submit` for a new request, and
+    :meth:`_take_idle_for` for a request whose worker was lost.
+    """
 
     def __init__(self, state: BrokerState, replies: Replies, services: Services, nonce: bytes) -> None:
         self._state = state
@@ -57,7 +62,7 @@ class Delivery:
     def workers_lost(self, workers: Sequence[Worker], now: float, unsent: Collection[Request] = ()) -> None:
         """Take lost workers of one connection out of their services; deliver their requests again.
 
-        `unsent`: requests of theirs that could not be sent, or never ran.
+        `unsent`: those of their requests that could not be sent, or never ran.
         """
         requests = []
         for worker in workers:
@@ -72,8 +77,8 @@ class Delivery:
                 else:
                     worker.request.suspect = True
                 requests.append((worker.assigned_at, self.unassign(worker)))
-        # The oldest goes first to an idle worker; the others are queued so that the oldest
-        # of them ends up first in line.
+        # The request that was assigned first goes first to an idle worker.  Queued ones are sorted
+        # by FairQueue.push_front; the lane of the last one pushed is served first.
         requests.sort(key=lambda entry: entry[0])
         waiting = []
         for _, request in requests:
@@ -107,11 +112,11 @@ class Delivery:
         service.idle[worker] = None
 
     def mark_answered(self, worker: Worker) -> None:
-        """Take its request from a worker that has answered it."""
+        """Take from a worker the request that the worker has answered."""
         self.unassign(worker).move(ANSWERED)
 
     def give_next_suspect(self, connection: Connection, now: float) -> None:
-        """Give another suspect to an idle worker of a connection whose suspect was answered."""
+        """Give a waiting suspect to an idle worker of a connection that has none any more."""
         for worker in connection.workers.values():
             if connection.suspect is None and worker.service.queue.suspects and worker in worker.service.idle:
                 del worker.service.idle[worker]
@@ -129,10 +134,10 @@ class Delivery:
             self._assign(request, service.idle.popitem(last=False)[0], now)
         else:
             self._enqueue(request, now)
-            self._services.collect(service)  # the request may have ended: no worker, a full queue
+            self._services.collect(service)  # the request may have ended: no worker, or a full queue
 
     def abort(self, worker: Worker, now: float) -> None:
-        """End the request that a worker has: the broker stops."""
+        """End the request of a worker, because the broker stops."""
         self._services.end_request(self.unassign(worker), EndReason.STOPPED, now)
 
     def reconsider(self, rights: Access, revoked: Collection[str], workers: Iterable[Worker], now: float) -> None:
@@ -153,9 +158,9 @@ class Delivery:
                 self._replies.end_early(worker.request, EndReason.NOT_ALLOWED, now)
 
     def unassign(self, worker: Worker) -> Request:
-        """Take its request from a worker that has one."""
+        """Take the request from a worker that has one, and return it."""
         request = worker.request
-        assert request is not None  # our callers looked; no peer can bring this about
+        assert request is not None  # each caller has checked; no message of a peer leads here
         worker.request = None
         worker.token = EMPTY
         request.worker = None
@@ -167,7 +172,7 @@ class Delivery:
     # Decisions
 
     def _take_idle_for(self, request: Request) -> Worker | None:
-        """An idle worker for a request that lost its own, taken off the idle ones; None if there is none."""
+        """Take an idle worker for a request whose worker was lost; None if no idle worker may have it."""
         service = request.service
         if not service.idle:
             return None
@@ -204,7 +209,7 @@ class Delivery:
         worker.request = request
         worker.assigned_at = now
         address = worker.token = token.prefix(self._token_start, number)
-        # What Pulse.on_sent does, for each request.
+        # Pulse.on_sent, inlined since this runs for each request.
         pulse = connection.pulse
         pulse.sent_at = now
         pulse.sent_since_heartbeat = True
@@ -224,14 +229,14 @@ class Delivery:
         return False
 
     def _deliver_again(self, request: Request, now: float) -> bool:
-        """Find another worker for a request that lost its own, or end the request; False if it is to wait."""
+        """Find another worker for a request whose worker was lost, or end the request; False if it must wait."""
         reason: EndReason | None = None
         if request.abandon_reason is not None:
             reason = request.abandon_reason
         elif request.client is not None and request.client.gone:
             reason = EndReason.CLIENT_GONE
         elif request.partial_sent:
-            reason = EndReason.WORKER_LOST  # the client has a part of one run, and gets none of another
+            reason = EndReason.WORKER_LOST  # the client has a part of one run, and may get none of another
         elif request.attempts >= request.service.options.attempts:
             reason = EndReason.ATTEMPTS
         elif now >= request.deadline:
@@ -247,7 +252,7 @@ class Delivery:
         return True
 
     def _enqueue(self, request: Request, now: float, again: bool = False) -> None:
-        """Let a request wait for a worker; `again`: in front, since a worker has had it."""
+        """Have a request wait for a worker; `again`: in front, since a worker has had it."""
         service = request.service
         request.move(QUEUED)
         if request.terms.fail_without_worker:

@@ -2,16 +2,16 @@
 
 RFC 7: "The broker SHOULD serve clients on a fair basis".  The rules:
 
-* A more urgent request goes first, but a priority that waits has a turn after
-  :data:`PATIENCE` requests of more urgent ones in a row.
+* A more urgent request goes first, but a waiting priority has a turn after
+  :data:`PATIENCE` more urgent requests in a row.
 * Within a priority each client has a lane; lanes are served in turn, one item
   each, so that one client's backlog delays another's single request by at most
   one round.
-* A request that is given back goes before those that were not, in the order in which it
-  first came, and its lane is next.
+* Requests that are given back go before the others of their lane, in the order in which they
+  first came, and their lane is next.
 * Suspects (see :mod:`~.delivery`) may be passed over.
-* Where a request has to give way, it is the newest of the least urgent ones of the client
-  with the longest backlog, all its priorities together.
+* When a request must give way, the client with the longest backlog loses one: the newest of
+  its least urgent requests.  All priorities of a client count in its backlog.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ...protocol.extension import NORMAL_PRIORITY, PRIORITIES
 
-#: How many more urgent items may be served in a row while a less urgent one waits.
+#: How many items of more urgent priorities may be served in a row while a less urgent one waits.
 PATIENCE = 16
 
 #: Entries that the heap of longest backlogs may have besides two for each item.
@@ -65,7 +65,7 @@ class _Lane(Generic[Q]):
         self.length = 0
 
     def pop(self, suspects: bool) -> Q | None:
-        """Take the first item that waits; None if only suspects wait, and they may not go."""
+        """Take the first item that waits; None if only suspects wait, and `suspects` is False."""
         if suspects:
             while self.suspects:
                 item = self.suspects.popleft()
@@ -140,7 +140,10 @@ class FairQueue(Generic[Q]):
             self._note_backlog(item.lane, newest=True)
 
     def push_front(self, item: Q) -> None:
-        """Give `item` back: it goes first in its lane, after earlier ones that were given back; the lane is next."""
+        """Put `item` back at the head of its lane, by its number, and have that lane served next.
+
+        So the order in which items are put back matters only between lanes.
+        """
         lane = self._add(item)
         if item.suspect:
             if lane.suspects is None:
@@ -154,7 +157,7 @@ class FairQueue(Generic[Q]):
             self._note_backlog(item.lane, newest=False)
 
     def pop(self, suspects: bool = True) -> Q | None:
-        """Take the next item; None if there is none, or only suspects wait and they may not go."""
+        """Take the next item; None if there is none, or only suspects wait and `suspects` is False."""
         if not self.length:
             return None
         if not self.suspects and self._counts[NORMAL_PRIORITY] == self.length:
@@ -257,7 +260,7 @@ class FairQueue(Generic[Q]):
         return item
 
     def _count_out(self, item: Q, lane: _Lane[Q]) -> None:
-        """Note that an item has left its lane; forget a lane that is empty."""
+        """Count an item that has left its lane, and forget a lane that is empty."""
         item.waiting = False
         lane.length -= 1
         self.length -= 1
@@ -270,7 +273,7 @@ class FairQueue(Generic[Q]):
             self._longest = None
 
     def _add(self, item: Q) -> _Lane[Q]:
-        """Note that an item waits; returns its lane, where it is still to be put."""
+        """Count an item that is about to wait, and return its lane.  The caller puts the item there."""
         lanes = self._lanes[item.priority]
         lane = lanes.get(item.lane)
         if lane is None:
@@ -287,7 +290,7 @@ class FairQueue(Generic[Q]):
 
     def _note_backlog(self, key: Hashable, newest: bool) -> None:
         """Note the length of a client's backlog; `newest`: the last item was added behind the others."""
-        assert self._longest is not None  # our callers looked
+        assert self._longest is not None  # each caller has checked
         if len(self._longest) >= 2 * self.length + _SLACK:
             self._longest = None  # mostly stale: it is built again when it is needed
             return

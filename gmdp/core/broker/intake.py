@@ -3,14 +3,14 @@
 The rules of this module:
 
 * A request is refused, and counted, when its caller's time is up, when the broker is
-  stopping, when its connection has ``max_in_flight`` open, when its client holds too many
-  bytes, when there are too many services.  A gmdp client is told, unless its time is up; a
-  strict client hears nothing, as RFC 7 has it.
+  stopping, when its connection has ``max_in_flight`` requests open, when its client holds too
+  many bytes, or when there are too many services.  A gmdp client is told, unless its time is
+  up.  A strict client hears nothing: the RFCs have no message for a refusal.
 * A gmdp client's request that carries the id of one that is still queued or running joins
-  it, if the user is the same: the answer goes to where the retry came from.  Where a part of
-  the answer went elsewhere before, the running request is given up and the retry begins anew.
-* With :mod:`~.access`, a user may send so many requests a second, and may call and inspect
-  what the policy allows.  A gmdp client is told that something is not allowed; a strict
+  it, if the user is the same: the answer goes to the connection of the retry.  If a part of the
+  answer went to another connection, that request is given up and the retry begins anew.
+* With :mod:`~.access`, a user may send only so many requests a second, and may call and
+  inspect only what the policy allows.  A gmdp client is told that something is not allowed; a strict
   client hears ``403`` from ``mmi.`` services and nothing from others.
 * A cancelled request leaves the queue; if it runs, its answer is dropped.
 """
@@ -39,7 +39,7 @@ _NOTHING = [EMPTY]
 
 
 class Intake:
-    """Requests on their way in."""
+    """Accepts, joins, answers, cancels or refuses the requests of clients."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Intake:
     def handle(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
         """Take one message of a client, of whatever kind.
 
-        The order of the questions matters: whether the user may ask at all comes before
-        anything that costs work or gives something away; whether there is room comes last.
+        The order of the checks matters.  The user's rights come before any step that costs work
+        or reveals something; the check for room comes last.
         """
         _, dialect, _, stack, name, body, frame = message
         address = (routing_id, *stack)
@@ -73,13 +73,13 @@ class Intake:
             call = extension.read_call(frame)
             identity = (user, call.id)
             if call.flags & extension.CANCEL:
-                # Frees what is held, so it needs no right and no room, and has no answer.
+                # A cancel only frees memory, so it needs no right and no room, and has no answer.
                 self._cancel(identity, now)
                 return
         if state.access is not None and not self._check_rights(state.access, address, message, user, now):
-            return  # refused, and answered where the dialect can say why
+            return  # refused, and answered if the dialect can say why
         if call is not None and identity in accounts.calls and self._join(identity, call, address, message, now):
-            # The try belongs to a request that is here already, and takes no further room.
+            # The try belongs to a request that the broker has already, and takes no further room.
             return
         if name.startswith(MMI_PREFIX):
             # Answered at once and never queued: management works while the broker is full or draining.
@@ -88,7 +88,7 @@ class Intake:
             self._reply(address, message, self._reports.answer(name, body, now), Status.OK, now)
             return
         if call is not None and call.time_left == 0:
-            # The caller has given up: an answer would come too late, a refusal too.
+            # The caller has given up: an answer would come too late, and so would a refusal.
             state.counters.count_drop(DropReason.LATE)
             return
         if state.draining:
@@ -98,12 +98,12 @@ class Intake:
         options = state.options
         client = accounts.clients.get(routing_id) or accounts.client_of(routing_id, user)
         if client.open >= options.max_in_flight:
-            # The client is remembered: it has requests open.
+            # The client has requests open, so it is not forgotten here.
             self.refuse(address, message, DropReason.IN_FLIGHT_FULL, Status.OVERLOADED, now)
             return
         service = self._services.by_name.get(name) or self._services.open(name, now, user)
         if service is None:
-            # A request never pushes out another's service: that is a READY's right alone.
+            # Only a READY may push out another service.
             reason = DropReason.SERVICES_FULL
             if self._services.has_opened_too_many(user):
                 reason = DropReason.USER_SERVICES_FULL
@@ -119,7 +119,7 @@ class Intake:
             if call.time_left is not None:
                 request.deadline = now + call.time_left
         if not accounts.admit(request, client):
-            # A body larger than all the memory there is will never fit; any other may, later.
+            # A body larger than max_queue_bytes never fits; any other body may fit later.
             too_large = request.size > options.max_queue_bytes
             self.refuse(
                 address, message, DropReason.BYTES_FULL, Status.TOO_LARGE if too_large else Status.OVERLOADED, now
@@ -147,7 +147,7 @@ class Intake:
     def refuse(
         self, address: tuple[bytes, ...], message: Message, reason: DropReason, status: Status, now: float
     ) -> None:
-        """Do not accept a request; a gmdp client hears `status`."""
+        """Refuse a request; a gmdp client hears `status`."""
         self._state.counters.count_drop(reason)
         if message.extra:
             self._reply(address, message, _NOTHING, status, now)
@@ -195,11 +195,11 @@ class Intake:
         """Have a retry join the request that has its id, or drop the retry; False if it begins anew."""
         request = self._accounts.calls[identity]
         if request.service.name != message.subject:
-            # One id for two calls is a client's defect; the first call keeps the id.
+            # Two calls with one id are a bug in the client; the first call keeps the id.
             self._state.counters.count_drop(DropReason.ID_REUSED)
             return True
         if call.attempt < extension.read_call(request.terms.frame).attempt:
-            # A later try was here before this one, which took a slower connection.
+            # A later try arrived before this one, which took a slower connection.
             self._state.counters.count_drop(DropReason.LATE_RETRY)
             return True
         if request.partial_sent and request.address != address:
@@ -211,11 +211,11 @@ class Intake:
         self._accounts.redirect(request, address, self._accounts.client_of(address[0], identity[0]))
         request.deadline = math.inf if call.time_left is None else now + call.time_left
         if request.place is Place.QUEUED:
-            self._services.deadline_moved(request)
+            self._services.on_new_deadline(request)
         return True
 
     def _cancel(self, identity: tuple[str, bytes], now: float) -> None:
-        """End a call that its caller gave up."""
+        """End the request of a call that its caller gave up."""
         request = self._accounts.calls.get(identity)
         if request is None:
             self._state.counters.count_drop(DropReason.LATE_CANCEL)

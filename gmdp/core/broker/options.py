@@ -22,8 +22,8 @@ class ServiceOptions:
     """The options that may differ from service to service.
 
     Attributes:
-        request_ttl: Seconds a request may wait in the queue, all its waits together.
-        busy_timeout: Seconds a worker may work that does not send heartbeats while it works.
+        request_ttl: Seconds that all of a request's waits in the queue may take together.
+        busy_timeout: Seconds a worker may work on a request without sending heartbeats meanwhile.
         attempts: How often a request is given to a worker before it is given up.
         max_queue: How many requests may wait for one service.
     """
@@ -58,8 +58,8 @@ class BrokerOptions(ServiceOptions):
             counts 64 more.  A client may hold as many bytes as are still free; a request for
             which it has no room is refused.
         max_frames: How many frames a message may have, its envelope included.
-        max_frame_size: Bytes of a frame.
-        max_connections: How many connections there may be, where a broker is secured.
+        max_frame_size: How many bytes a frame may have.
+        max_connections: How many connections a secured broker may have.
         handshake_timeout: Seconds a connection's handshake may take.
         max_user_services: How many services a user may have opened.
         max_user_workers: How many workers a user may have registered.

@@ -10,7 +10,7 @@ import enum
 
 
 class _Reason(enum.Enum):
-    """A member is written as its value and its text."""
+    """The base of both sets; a member is written as its value and its text."""
 
     # Enum's own hash goes through the name: a Python call for each look-up.
     __hash__ = object.__hash__
@@ -31,8 +31,8 @@ class LossReason(_Reason):
 
     DISCONNECT = "disconnect", "the worker said DISCONNECT"
     EXPIRED = "expired", "the worker was silent for too long"
-    UNREACHABLE = "unreachable", "the worker's connection was closed, or took no message any more"
-    MALFORMED = "malformed", "the worker sent what is no message of MDP"
+    UNREACHABLE = "unreachable", "the worker's connection was closed, or took no more messages"
+    MALFORMED = "malformed", "the worker sent a message that is not MDP"
     SECOND_READY = "second_ready", "the worker said READY twice"
     STRAY_REPLY = "stray_reply", "the worker answered a request that it did not have"
     OTHER_DIALECT = "other_dialect", "the worker changed its dialect"
@@ -45,8 +45,8 @@ class LossReason(_Reason):
 class DropReason(_Reason):
     """Why a message was dropped, or a newcomer refused; the keys of ``drops``."""
 
-    # Messages that are none, or that a worker may not send
-    MALFORMED = "malformed", "the message was none of MDP"
+    # Messages that are not MDP, or that a worker may not send
+    MALFORMED = "malformed", "the message was not an MDP message"
     TOO_MANY_FRAMES = "too_many_frames", "the message had more frames than max_frames"
     FRAME_TOO_LARGE = "frame_too_large", "a frame was larger than max_frame_size"
     UNREGISTERED = "unregistered", "the worker was not registered"

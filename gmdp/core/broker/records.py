@@ -73,7 +73,7 @@ class Service:
 
     def __init__(self, name: bytes, options: ServiceOptions, opener: str) -> None:
         self.name = name
-        #: The user who was the first to name the service; empty if that is not known.
+        #: The user who was the first to name the service; empty if no user is known.
         self.opener = opener
         self.options = options
         self.queue: FairQueue[Request] = FairQueue()
@@ -88,7 +88,7 @@ class Service:
 
     @property
     def workers(self) -> int:
-        """How many workers it has."""
+        """How many workers the service has."""
         return len(self.members)
 
     def statistics(self, now: float) -> ServiceStatistics:
@@ -118,14 +118,14 @@ class Client:
         #: The user's account, where the bytes are counted; None: they are counted here.
         self.account = account
         self.bytes = 0
-        #: The messages that wait until the client reads; None: it does read.
+        #: The messages that wait until the client reads; None: the client reads.
         self.backlog: Backlog | None = None
         #: True once the connection is closed, or another user spoke under its routing id.
         self.gone = False
 
 
 class Backlog:
-    """Messages that wait until a client reads."""
+    """One client's messages that wait until the client reads."""
 
     __slots__ = ("blocked", "client", "delay", "front", "last_batch", "timer", "waiting")
 
@@ -134,7 +134,7 @@ class Backlog:
         self.waiting: deque[Outgoing] = deque()
         #: Messages that were about to be sent and go back in front of `waiting`, in order.
         self.front: list[Outgoing] = []
-        #: How many messages were tried the last time.
+        #: How many messages the last try took from the backlog.
         self.last_batch = 0
         #: True from a message that found no room until the next try.
         self.blocked = False
@@ -144,7 +144,7 @@ class Backlog:
 
 
 class CallTerms(NamedTuple):
-    """What a gmdp client says beside the RFC's own frames."""
+    """What a gmdp client says besides the RFC's own frames."""
 
     #: The request's call frame.
     frame: bytes
@@ -191,9 +191,9 @@ class Request(Target):
         "worker",
     )
 
-    #: Since when the request is in the queue, if it is.
+    #: When the request last joined the queue.
     queued_at: float
-    #: How many requests the broker had accepted, this one included.
+    #: The request's number among those that the broker has accepted.
     number: int
 
     def __init__(
@@ -211,12 +211,12 @@ class Request(Target):
         self.dialect = dialect
         self.body = body
         self.size = charged_bytes(body)
-        #: Whose turn the request takes in a fair queue: its user (a str) if there is one, else
-        #: its connection's routing id.
+        #: The key of its lane in the fair queue: its user (a str) if there is one, else its
+        #: connection's routing id.
         self.lane = lane
         self.accepted_at = now
         self.place: Place | None = None
-        #: The client on whose account it counts; None once the broker is done with it.
+        #: The client on whose account the request counts; None once the broker is done with it.
         self.client: Client | None = None
         #: The worker that has it, while it is assigned.
         self.worker: Worker | None = None
@@ -229,11 +229,11 @@ class Request(Target):
         self.waiting = False
         #: Seconds it may still wait in the queue, counted from `queued_at` while it waits.
         self.ttl_left = service.options.request_ttl
-        #: Until when its caller waits.
+        #: When its caller stops waiting (monotonic seconds).
         self.deadline = math.inf
-        #: True once a PARTIAL went out: it is never run again.
+        #: True once a PARTIAL went out: the request is never run again.
         self.partial_sent = False
-        #: Why the rest of its answer is dropped: nobody waits, or a part of it was lost.  None: it is not.
+        #: Why the rest of the answer is dropped; None: it is not.
         self.abandon_reason: EndReason | None = None
         #: PARTIALs that wait for the FINAL, for a client that gets one reply.
         self.joined_parts: list[bytes] | None = None
@@ -243,7 +243,7 @@ class Request(Target):
 
     @property
     def user(self) -> str:
-        """The user it came from; empty if that is not known."""
+        """The user who sent the request; empty if no user is known."""
         return self.lane if isinstance(self.lane, str) else ""
 
     def answer_frames(self, body: list[bytes], status: Status) -> list[bytes]:
@@ -290,10 +290,10 @@ class Connection(Target):
     ) -> None:
         self.key = key
         self.address = address
-        #: The user of the connection; empty if that is not known.
+        #: The user of the connection; empty if no user is known.
         self.user = user
         self.dialect = dialect
-        #: The dialect of messages that mean the connection itself and none of its sessions.
+        #: The dialect of messages that concern the connection itself and none of its sessions.
         self.base_dialect = base_dialect
         #: By session frame; the frame of a strict connection's one worker is empty.
         self.workers: dict[bytes, Worker] = {}
@@ -302,12 +302,12 @@ class Connection(Target):
         self.suspect: Request | None = None
         #: The highest session number that was used on it.
         self.highest_session = 0
-        #: True once a HEARTBEAT came in the middle of a strict worker's work.
+        #: True once a strict worker has sent a HEARTBEAT while it worked.
         self.heartbeat_while_busy = False
         self.timer: list[Any] | None = None
 
     def command_frames(self, command: Command) -> list[bytes]:
-        """The frames of a message that means the connection itself."""
+        """The frames of a command that concerns the connection itself."""
         return [*self.address, *self.base_dialect.worker_command(command)]
 
 
@@ -344,5 +344,5 @@ class Worker(Target):
         self.replies = 0
 
     def command_frames(self, command: Command) -> list[bytes]:
-        """The frames of a message that has none after its command."""
+        """The frames of a message up to its command, that included."""
         return [*self.head, *self.connection.dialect.worker_command(command)]

@@ -4,13 +4,13 @@ The rules of this module:
 
 * A worker is registered by READY, unless a bound, the user's rights or the broker's stopping
   forbid it.  A refused peer hears DISCONNECT.
-* A connection is a user's: a message of another user under its routing id ends the old
-  connection, and the newcomer is not registered.  READY needs the right to serve the service.
+* A connection belongs to one user.  A message of another user under its routing id ends the
+  old connection, and the newcomer is not registered.  READY needs the right to serve the service.
 * Liveness is the connection's: a connection that is silent, malformed, unreachable or says
   DISCONNECT without a session is lost with all its sessions.
 * An unreachable connection is lost once there is nothing more to read: a worker that leaves
-  has answered, and said so, before it closed.
-* Every table has a bound, and beside it what happens to the newcomer.
+  sends its answer and DISCONNECT before it closes.
+* Every table has a bound; the rule for newcomers beyond the bound stands beside it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .records import Connection, Request, Service, Worker
 from .services import Services
 from .state import BrokerState
 
-#: Peers that heard DISCONNECT and hear nothing more until READY; past this number the
-#: longest known is forgotten (and may hear a second DISCONNECT).
+#: How many refused peers are remembered.  Beyond this number, the one that has been silent for
+#: the longest is forgotten, and may get a second DISCONNECT.
 MAX_REFUSED = 10_000
 
 _NO_REQUESTS: frozenset[Request] = frozenset()
@@ -50,10 +50,10 @@ class Registry:
         self.count = 0
         self._workers_by_user: dict[str, int] = {}
         self._max_sessions = max_sessions
-        #: Until when each unregistered peer that heard DISCONNECT hears no second one.
+        #: By unregistered peer: the time before which it gets no second DISCONNECT.
         self._refused: OrderedDict[Hashable, float] = OrderedDict()
-        #: Connections that take no message any more, with the requests that did not get there.
-        #: What they had said before is still to be read.
+        #: Connections to which sending failed, and the requests that could not be sent.
+        #: Messages that their workers sent earlier are still to be read.
         self.unreachable: dict[Connection, set[Request]] = {}
 
     def workers(self) -> Iterable[Worker]:
@@ -70,7 +70,7 @@ class Registry:
         if isinstance(service, DropReason):
             state.counters.count_drop(service)
             if connection is not None:
-                # The session's number is used up, the connection stands.
+                # The session's number is used up; the connection stays.
                 connection.highest_session = extension.read_session(message.extra)[1]
                 self.send_disconnect((*address, message.extra), connection.dialect)
             else:
@@ -135,7 +135,7 @@ class Registry:
         return None
 
     def refuse_peer(self, key: Hashable, address: tuple[bytes, ...], message: Message, now: float) -> None:
-        """Answer an unregistered peer, by one DISCONNECT for as long as it goes on talking.
+        """Answer an unregistered peer with DISCONNECT, once for as long as the peer goes on talking.
 
         "The broker MUST respond to any valid but unexpected command by sending
         DISCONNECT and then no further commands to that worker."
@@ -145,7 +145,7 @@ class Registry:
         self._note_refused(key, now)
 
     def _note_refused(self, key: Hashable, now: float) -> None:
-        """Send no DISCONNECT to this peer until it has been silent for an expiry."""
+        """Send this peer no further DISCONNECT until it has been silent for an expiry."""
         refused = self._refused
         refused[key] = now + self._state.options.expiry
         refused.move_to_end(key)
@@ -157,7 +157,7 @@ class Registry:
     def lose_worker(
         self, worker: Worker, reason: LossReason, now: float, disconnect: bool = False, unsent: Request | None = None
     ) -> None:
-        """Lose one worker; a strict one is its connection.  `unsent`: its request, if that never ran."""
+        """Lose one worker, and a strict one's connection with it.  `unsent`: its request, if that never ran."""
         connection = worker.connection
         if not connection.dialect.extended:
             self.lose_connection(connection, reason, now, disconnect)
@@ -203,7 +203,7 @@ class Registry:
         self._delivery.workers_lost(workers, now, unsent)
 
     def lose_unreachable(self, now: float) -> None:
-        """Lose the unreachable connections: there was nothing more to read, so they said no more."""
+        """Lose the unreachable connections: every message from them was read."""
         while self.unreachable:
             connection = next(iter(self.unreachable))
             self.lose_connection(connection, LossReason.UNREACHABLE, now)
@@ -219,20 +219,20 @@ class Registry:
                 if full:
                     self.lose_connection(target.connection, LossReason.UNREACHABLE, now)
         elif isinstance(target, Connection) and not full and self.connections.get(target.key) is target:
-            # A worker whose socket is full has no need of a HEARTBEAT.
+            # A worker whose socket is full needs no HEARTBEAT: other messages are on their way to it.
             self.unreachable.setdefault(target, set())
 
     # Rights
 
     def forget_routing_id(self, routing_id: bytes, reason: LossReason, now: float) -> None:
-        """Lose the connections of this routing id; the peer that has it next is a stranger."""
+        """Lose the connections of this routing id; its next peer is a stranger."""
         for connection in list(self.connections.values()):
             if connection.address[0] == routing_id:
                 self.lose_connection(connection, reason, now)
         self._refused.pop(routing_id, None)
 
     def reconsider(self, rights: access.Access, revoked: Collection[str], now: float) -> None:
-        """Lose the workers whose users may not serve any more; they hear DISCONNECT."""
+        """Lose the workers whose users may not serve any more, and send them DISCONNECT."""
         for connection in list(self.connections.values()):
             if connection.user in revoked:
                 self.lose_connection(connection, LossReason.REVOKED, now, disconnect=True)

@@ -4,10 +4,10 @@ The rules of this module:
 
 * An answer goes to the connection that asked, in the dialect in which it asked.
 * A gmdp client is also told why there is no answer; a strict client would not understand.
-* A client that gets one reply in all hears the parts of an answer joined.
+* An MDP/0.1 client gets one reply: the parts of an answer are joined for it.
 * While a client has a backlog (:mod:`~.backlogs`), a new message waits behind it.
-* When another user speaks under a client's routing id, or the connection is closed, all that
-  is on its way there is dropped.
+* When another user speaks under a client's routing id, or the connection is closed, all
+  messages on their way there are dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOTHING = [EMPTY]
 
 
 class Replies:
-    """Answers on their way out."""
+    """Sends answers, and the reasons why there are none."""
 
     def __init__(self, state: BrokerState, accounts: Accounts, backlogs: Backlogs) -> None:
         self._state = state
@@ -57,16 +57,16 @@ class Replies:
             self.answer(request, _NOTHING, status, now)
 
     def end_early(self, request: Request, reason: EndReason, now: float) -> None:
-        """Give up an answer that a worker is still at, and tell a gmdp client why."""
+        """Give up an answer on which a worker still works, and tell a gmdp client why."""
         client = request.client
         status = STATUS_OF_REASON[reason]
         if status is not None and request.terms.frame and client is not None and not client.gone:
-            # Not about the request: the other messages about an abandoned one are dropped.
+            # Sent without the request as target: messages of an abandoned request are dropped.
             self.send(request.answer_frames(_NOTHING, status), now)
         self._accounts.abandon(request, reason, now)
 
     def keep_part(self, request: Request, body: list[bytes], now: float) -> None:
-        """Keep a part of an answer, for a client that gets one reply in all."""
+        """Keep a part of an answer, for an MDP/0.1 client."""
         client = request.client
         if client is None:
             self._state.counters.count_drop(DropReason.ABANDONED)
@@ -92,7 +92,7 @@ class Replies:
     # Other messages to clients
 
     def send(self, frames: list[bytes], now: float) -> None:
-        """Send a client a message about no accepted request."""
+        """Send a client a message that belongs to no accepted request."""
         client = self._accounts.clients.get(frames[0])
         outgoing = Outgoing(frames, None, True)
         if client is None or client.backlog is None:
@@ -103,7 +103,7 @@ class Replies:
     # Clients that may hear nothing more
 
     def forget_routing_id(self, routing_id: bytes, counted_as: DropReason, now: float) -> None:
-        """Drop all that is on its way to this routing id: its client is gone."""
+        """Drop all messages on their way to this routing id: its client is gone."""
         outbox = self._state.outbox
         kept = [outgoing for outgoing in outbox if outgoing.frames[0] != routing_id]
         for _ in range(len(outbox) - len(kept)):
@@ -116,7 +116,7 @@ class Replies:
             self._accounts.forget_if_unused(client)
 
     def reconsider(self, revoked: Collection[str], now: float) -> None:
-        """Drop what waits for connections of these users."""
+        """Drop the messages that wait for connections of these users."""
         for client in list(self._accounts.clients.values()) if revoked else ():
             if client.backlog is not None and client.user in revoked:
                 self._backlogs.drop_all(client, EndReason.NOT_ALLOWED, DropReason.NOT_ALLOWED, now)

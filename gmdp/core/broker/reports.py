@@ -7,7 +7,7 @@ service             request               reply
 ``mmi.services``    a name, or empty      ``200``, JSON: the services
 ``mmi.workers``     a name, or empty      ``200``, JSON: the workers
 ``mmi.statistics``  anything              ``200``, JSON: the broker's counters
-``mmi.broker``      anything              ``200``, JSON: what this broker is
+``mmi.broker``      anything              ``200``, JSON: its name, state and limits
 ``mmi.gmdp``        anything              ``200``, JSON: what the broker offers to
                                           gmdp peers (:mod:`gmdp.protocol.extension`)
 any other           anything              ``501``
@@ -39,7 +39,7 @@ FORBIDDEN = b"403"
 NOT_FOUND = b"404"
 NOT_IMPLEMENTED = b"501"
 
-#: Rows of a list: the cost of a reply is bounded.
+#: The most rows of a list, which bound the cost of a reply.
 MAX_ROWS = 1_000
 #: A report of more bytes than this is kept, and sent again for FRESH seconds.
 COSTLY = 10_000
@@ -59,8 +59,8 @@ class About:
     def max_sessions(self) -> int:
         """Sessions that a worker's connection may have.
 
-        So few that a request for one of them always finds room in the socket, whatever else
-        was sent and not yet read: ZeroMQ notices what was read half a high-water mark at a time.
+        So few that the socket always has room for a request to each of them, whatever was sent
+        and not read before: ZeroMQ notices reads in steps of half a high-water mark.
         """
         return max(1, self.hwm // 2)
 
@@ -86,7 +86,7 @@ class BrokerView(Protocol):
 
     @property
     def services(self) -> Mapping[bytes, Service]:
-        """The services there are."""
+        """The known services, by name."""
 
     @property
     def workers(self) -> Iterable[Worker]:
@@ -110,7 +110,7 @@ class Reports:
 
     def __init__(self, view: BrokerView) -> None:
         self._view = view
-        #: The costly reports made a moment ago: when, and their JSON, by service.
+        #: The costly reports made a moment ago, by service: (when, JSON).
         self._recent: dict[bytes, tuple[float, bytes]] = {}
 
     def answer(self, service: bytes, body: list[bytes], now: float) -> list[bytes]:

@@ -1,38 +1,40 @@
-"""The services there are, and the requests that wait for a worker of theirs.
+"""The known services, and how requests end without an answer.
 
 The rules of this module:
 
 * A service is known as long as it has a worker or a queued request.
 * There are at most ``max_services``; a newcomer is refused.  A READY may push out the
-  service that has had no worker for the longest.
+  service that has been without a worker for the longest.
 * A user may have opened at most ``max_user_services``: a service counts for the user who was
   the first to name it.
 * A request that ends tells its client why (:mod:`gmdp.core.outcomes`), and becomes a dead
   letter if workers were lost over it.
 
-  ================  =======================================  ==================
-  it ends           when                                     the client hears
-  ================  =======================================  ==================
+  ================  =======================================  ===================
+  it ends           when                                     a gmdp client hears
+  ================  =======================================  ===================
   ``expired``       it waited for ``request_ttl``            expired
   ``deadline``      its caller's time is up                  nothing
   ``cancelled``     its caller gave it up                    nothing
-  ``client_gone``   a part of its answer could not be sent,  nothing
-                    for its client is unreachable; or its
-                    connection is known to be closed
-  ``client_full``   the same: its client reads too slowly    overloaded
+  ``client_gone``   its client's connection is closed, or    nothing
+                    has another user; or its retry came on
+                    another connection, too late to join
+  ``client_full``   a part of its answer was dropped: its    overloaded
+                    client reads too slowly
   ``too_large``     the parts of its answer are too large    too large
                     to be joined
-  ``no_worker``     no worker is registered, and it is to    no worker
-                    fail then
+  ``no_worker``     no worker is registered, and its client  no worker
+                    asked that it fail then
   ``overloaded``    its queue is full                        overloaded
-  ``evicted``       its service gave way to a worker's       overloaded
+  ``evicted``       its service gave way to that of a new    overloaded
+                    worker
   ``attempts``      workers were lost, and no attempt is     worker lost
                     left
   ``worker_lost``   its worker was lost after a PARTIAL      worker lost
-  ``not_allowed``   its user may not call any more, or is    not allowed
-                    none any more
+  ``not_allowed``   its user may not call any more, or was   not allowed
+                    revoked
   ``stopped``       the broker stops                         shutting down
-  ================  =======================================  ==================
+  ================  =======================================  ===================
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Services:
         self._accounts = accounts
         self._replies = replies
         self.by_name: dict[bytes, Service] = {}
-        #: Services without a worker, those that have had none for the longest first.
+        #: Services without a worker, the longest without one first.
         self.without_worker: dict[bytes, None] = {}
         #: How many services each user was the first to name.
         self._opened_by_user: dict[str, int] = {}
@@ -116,32 +118,32 @@ class Services:
         """A queued request has waited for too long."""
         self.withdraw(request, EndReason.DEADLINE if now >= request.deadline else EndReason.EXPIRED, now)
 
-    def deadline_moved(self, request: Request) -> None:
-        """Wait for a queued request's new deadline."""
+    def on_new_deadline(self, request: Request) -> None:
+        """The deadline of a queued request has changed: arm its timer anew."""
         self._state.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))
 
     def fail_those_without_worker(self, service: Service, now: float) -> None:
-        """Where no worker is left, end the requests that are to fail then."""
+        """If the service has no worker left, end the requests that are to fail then."""
         if service.failing_without_worker and not service.members:
             for request in [request for request in service.queue if request.terms.fail_without_worker]:
                 self.withdraw(request, EndReason.NO_WORKER, now)
 
     def end_queue(self, service: Service, reason: EndReason, now: float) -> None:
-        """End all that is queued for a service."""
+        """End all requests queued for a service."""
         while (request := service.queue.pop()) is not None:
             self.unqueue(request, now)
             self.end_request(request, reason, now)
         self.collect(service)
 
     def end_all_queues(self, now: float) -> None:
-        """End all that is queued: the broker stops."""
+        """End all queued requests, because the broker stops."""
         for service in list(self.by_name.values()):
             self.end_queue(service, EndReason.STOPPED, now)
 
     # The end
 
     def end_request(self, request: Request, reason: EndReason, now: float) -> None:
-        """End a request that no queue and no worker has any more, without its answer."""
+        """End a request without its answer; no queue and no worker has it any more."""
         request.move(Place.ENDED)
         state = self._state
         state.counters.count_end(reason)

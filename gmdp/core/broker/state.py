@@ -35,13 +35,13 @@ class BrokerState:
         self.access = access
         #: The user who last spoke under each routing id, where users are known.
         self.users: dict[bytes, str] = {}
-        #: What was not allowed and not yet taken.
+        #: Refusals that the owner has not taken yet.
         self.refusals: list[Refusal] = []
         self.timers = Timers()
         self.gap = Gap(options.heartbeat_interval, options.expiry, now)
-        #: Messages to send and not yet taken, in order.
+        #: Messages to send that the owner has not taken yet, in order.
         self.outbox: list[Outgoing] = []
-        #: Events not yet taken, in order.
+        #: Events that the owner has not taken yet, in order.
         self.events: list[Event | DeadLetter | QueueWait] = []
         #: True if :class:`QueueWait` events are wanted.
         self.trace_waits = False

@@ -1,4 +1,4 @@
-"""What a broker counts, and the immutable snapshots others see of it."""
+"""A broker's counters, and the immutable snapshots of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BrokerCounters:
         default=0, metadata=counter("Requests given up after workers were lost over them.", "requests")
     )
     slow_clients: int = field(
-        default=0, metadata=counter("How often a client was found not to read its answers.", "clients")
+        default=0, metadata=counter("How often a client was found not to read its answers.", "times")
     )
     management: int = field(default=0, metadata=counter("Answers of the management interface (RFC 8).", "requests"))
     registrations: int = field(default=0, metadata=counter("Workers registered, ever.", "workers"))
@@ -96,7 +96,7 @@ class BrokerStatistics:
     measures: ClassVar[Mapping[str, Measure]]
 
     uptime: float = field(metadata=gauge("Time since the broker started.", "seconds"))
-    services: Mapping[bytes, ServiceStatistics] = field(metadata=gauge("The services there are.", "", "service"))
+    services: Mapping[bytes, ServiceStatistics] = field(metadata=gauge("The known services.", "", "service"))
     workers: int = field(metadata=gauge("Workers registered.", "workers"))
     idle: int = field(metadata=gauge("Workers without a request.", "workers"))
     busy: int = field(metadata=gauge("Workers with a request.", "workers"))

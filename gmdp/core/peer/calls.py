@@ -1,4 +1,4 @@
-"""One call of a client: what it asks, where it is, and what it hears.
+"""One call of a client, the connection it is on, and what it leads to.
 
 A call moves through the states of :class:`CallState`, once per try:
 
@@ -15,8 +15,9 @@ sent        FINAL came, or the last try    done
             the broker stops; a try is
             left, and no part was
             delivered yet
-            no answer came in the try's    waiting; on an extended connection
-            time; the same                 sent again, under its old id
+            no answer came in the try's    waiting (first in line); on an
+            time; a try is left, and no    extended connection sent again,
+            part was delivered yet         under its old id
 done
 ==========  =============================  =================================
 """
@@ -35,7 +36,7 @@ from .connector import Connection
 
 
 class CallState(enum.Enum):
-    """Where a call is; :data:`TRANSITIONS` says how it goes on."""
+    """The state of a call; :data:`TRANSITIONS` has the changes."""
 
     __hash__ = object.__hash__  # Enum's own is slow, and each call changes its state twice
 
@@ -77,17 +78,18 @@ class Sink(Protocol):
 
 
 class Call:
-    """One request, and where it is.
+    """A call: its request, its tries, and the connection it is on.
 
     Args:
         service: The service that is asked.
         body: The frames of the request, at least one.
-        timeout: Seconds in all, or for a stream per part.
-        deadline: Seconds in all, for a stream.
+        timeout: Seconds until the first part of the answer, which the tries share, and from each
+            part to the next.
+        deadline: Seconds in all.
         retries: How many further tries the call has.
-        flags: Those of a call frame, for gmdp brokers.
-        priority: The same.
-        traceparent: The same.
+        flags: The flags of its call frame, for gmdp brokers.
+        priority: The priority in its call frame.
+        traceparent: The traceparent in its call frame, or nothing.
         sink: Where the answer goes.  The core keeps it for its shell.
     """
 
@@ -145,7 +147,7 @@ class Call:
         self.number = 0
         self.identity = EMPTY
         self.submitted_at = 0.0
-        #: When its deadline is (monotonic seconds), from `submit` on.
+        #: Its deadline in monotonic seconds, from `submit` on.
         self.deadline_at = math.inf
         #: How many tries have begun.
         self.tries = 0

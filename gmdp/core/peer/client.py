@@ -13,10 +13,11 @@ The rules of this module:
 * A request is sent on a connection that stands, and on no other.
 * A call moves through the states of :class:`~.calls.CallState`.
 * A broker's decision about a request (no worker, overloaded, worker lost, …)
-  ends the call: the call is not tried again.
+  ends the call, with one exception: when the broker is shutting down, a call that
+  has a try left goes to the next broker.
 * All parts of an answer are from one run of the request.  A call that has parts from
   one try, and then gets parts from another, ends.
-* While no broker has answered, one connection at a time is tried.
+* Until a broker has answered, one connection is tried at a time.
 """
 
 from __future__ import annotations
@@ -175,14 +176,14 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         call = next(iter(connection.calls.values()), None)
         if parsed is None or call is None or (parsed[1] is not None and parsed[1] != call.service):
             if parsed is None or parsed[1] != extension.PROBE_SERVICE:
-                self.counters.malformed += 1  # but for a late answer to a probe, which does no harm
+                self.counters.malformed += 1  # a late answer to a probe does no harm
             return
         self._note_broker_heard(connection, now)
         command, _, body = parsed
         self._deliver_part(call, body, command is Command.FINAL, now)
 
     def _on_answer(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
-        """Take an answer of a gmdp broker: find its call, and say what becomes of it."""
+        """Handle an answer of a gmdp broker: find its call, and give it the part, retry it or end it."""
         frame = frames[0]
         parsed = self.extended.parse_reply(frames, 1) if extension.is_call(frame) else None
         if parsed is None:
@@ -192,10 +193,10 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         number = extension.call_number(reading.id, self._nonce)
         call = connection.calls.get(number) if number is not None else None
         if reading.status == Status.SHUTTING_DOWN and number is not None:
-            # Even the answer to a call that has ended shows that the broker takes no more.
+            # Even the answer to a call that has ended shows that the broker takes no more calls.
             self._stop_using(connection, now, jitter)
         if call is None:
-            # The call was withdrawn, or the request id is another client's.
+            # The call was withdrawn, or the request id belongs to another client.
             self.counters.late_replies += 1
             self._assign_waiting(now)
             return
@@ -220,7 +221,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._deliver_part(call, body, final, now)
             return
         # The broker has decided about the request.  The call ends, with one exception: a
-        # broker that stops has not run the request, so the next broker may.
+        # broker that stops leaves the request to the next one.
         if outcome is Outcome.SHUTTING_DOWN and self._may_retry(call, now):
             self._detach(call)
             self._queue_retry(call, now)
@@ -234,7 +235,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self._assign_waiting(now)
 
     def _deliver_part(self, call: Call, body: list[bytes], final: bool, now: float) -> None:
-        """Hand over a part of the answer; a FINAL ends the call, a PARTIAL starts its timeout anew."""
+        """Hand over a part of the answer; a FINAL ends the call, a PARTIAL restarts its timeout."""
         call.parts += 1
         self.events.append(Part(call, body, final))
         if final:
@@ -271,7 +272,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     # Calls
 
     def _assign_waiting(self, now: float) -> None:
-        """Give waiting calls the connections that are free, and open the further ones that they need."""
+        """Give waiting calls the connections that are free, and open further ones for the rest."""
         waiting = self._waiting
         shared = self._shared
         if shared is not None:
@@ -316,7 +317,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     def _on_timer(self, item: Any, now: float, jitter: float) -> None:
         """The time of a call's try is over."""
         if not isinstance(item, Call):
-            return  # a connection's: a client watches no broker
+            return  # a usable connection's timer: a client does not watch its broker
         call = item
         connection = call.connection
         if not self._may_retry(call, now):
@@ -328,7 +329,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         elif connection is None:
             self._begin_try(call, now)
         elif connection is self._shared:
-            # Under the same id: a request that is still queued or running goes on.
+            # Under the same id, so that the retry joins a request that is still queued or running.
             self.counters.retries += 1
             self._begin_try(call, now)
             self._send_call(call, connection, now)
@@ -338,14 +339,14 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._leave_if_silent(connection, now, jitter)
 
     def _leave_if_silent(self, connection: ClientConnection, now: float, jitter: float) -> None:
-        """Turn to the next endpoint if a strict broker has never said anything: it may be no broker."""
+        """Turn to the next endpoint if this epoch's peer has never said anything: it may be no broker."""
         if not self._heard and connection.epoch == self._epoch and len(self._reconnect.endpoints) > 1:
             self._end_epoch(connection, CloseReason.SILENT, now + self._reconnect.on_lost(now, jitter))
             for other in self._idle[:]:
                 self._retire(other, CloseReason.SILENT)
 
     def _begin_try(self, call: Call, now: float) -> None:
-        """Begin a call's next try: its share of the time runs from now on."""
+        """Begin a call's next try, whose share of the time runs from now on."""
         call.tries += 1
         call.try_ends_at = now + call.timeout / (call.retries + 1)
         self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
@@ -393,7 +394,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._retire(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
 
     def _finish_call(self, call: Call) -> None:
-        """Let nothing more come to a call."""
+        """Mark a call as done, so that no part or error follows."""
         call.become(CallState.DONE)
         self._timers.disarm(call)
 
@@ -409,7 +410,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self.events.append(Ended(call, outcome, detail, body))
 
     def _why_not_sent(self) -> str:
-        """Return why no connection has taken a call in its time."""
+        """Return why no connection took a call before its time was up."""
         if self._mode is not None:
             return "all connections were busy"
         return f"no broker answered ({self._trouble})"

@@ -7,8 +7,8 @@ The rules of this module:
 * Connections of one *epoch* share a fate.  The first that is lost, or cannot be made,
   ends the epoch.  The next epoch's connections go to the endpoint that
   :mod:`~.reconnect` names, after the delay it names.
-* Every broker may have refused, or have hung up in the handshake three times in a row.
-  Then :attr:`Connector.denied` says why, and the connector goes on trying.
+* Once every broker has refused, or has hung up in the handshake three times in a row,
+  :attr:`Connector.denied` says why.  The connector goes on trying.
 * A connection that stands is *probed* once: a request for ``mmi.gmdp``, in the
   peer's own version.  A gmdp broker's answer makes the connection *extended*.  Any
   other answer makes it *strict*, and so does none within
@@ -44,16 +44,16 @@ from ..timers import Timers
 from .reasons import CloseReason
 from .reconnect import Reconnect
 
-#: A broker that refuses says one of these, as far as a socket can tell.
+#: The reasons that a socket reports where a broker refuses a connection.
 REFUSALS = frozenset({CloseReason.NOT_ALLOWED, CloseReason.MISMATCH})
-#: How often in a row a broker hangs up in the handshake before that counts as a refusal.
+#: How many failed handshakes in a row, for each broker, count as a refusal.
 FAILURES_THAT_COUNT = 3
 
 
 class Phase(enum.Enum):
-    """Where a connection is; :data:`TRANSITIONS` says how it goes on."""
+    """The phase of a connection; :data:`TRANSITIONS` has the changes."""
 
-    __hash__ = object.__hash__  # Enum's own is slow, and each message asks USABLE
+    __hash__ = object.__hash__  # Enum's own is slow, and each message looks its phase up in USABLE
 
     CONNECTING = "connecting"
     PROBING = "probing"
@@ -68,7 +68,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
         {
             Phase.PROBING,  # the socket is connected
             Phase.STRICT,  # the socket is connected, and its broker is known to speak an RFC only
-            Phase.CLOSED,  # it failed, took too long, or is not needed any more
+            Phase.CLOSED,  # the connection failed, took too long, or is not needed any more
         }
     ),
     Phase.PROBING: frozenset(
@@ -190,9 +190,9 @@ class Connector(abc.ABC, Generic[C, E]):
         self._heard = False
         #: When the present epoch's first connection may be opened.
         self._open_at = -math.inf
-        #: Connections in a row that a broker refused for a reason it gave.
+        #: Connections in a row that brokers refused, with a reason.
         self._refused_in_a_row = 0
-        #: Connections in a row that a broker refused, or whose handshake failed.
+        #: Connections in a row that brokers refused, or on which they hung up in the handshake.
         self._failed_in_a_row = 0
         #: Connections in a row that could not be made, for any reason.
         self._not_made_in_a_row = 0
@@ -214,7 +214,7 @@ class Connector(abc.ABC, Generic[C, E]):
 
     @abc.abstractmethod
     def _on_connection_lost(self, connection: C, reason: CloseReason, detail: str, now: float) -> None:
-        """A connection is gone; the connector has closed and unlisted it already."""
+        """A connection was lost or never made; the connector has closed and unlisted it already."""
 
     @abc.abstractmethod
     def _on_message(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
@@ -222,7 +222,7 @@ class Connector(abc.ABC, Generic[C, E]):
 
     @abc.abstractmethod
     def _on_timer(self, item: Any, now: float, jitter: float) -> None:
-        """The time of `item` has come: a strict or extended connection, or the subclass's own item."""
+        """The timer of `item` is due: of a strict or extended connection, or of the subclass's own item."""
 
     @abc.abstractmethod
     def _assign_waiting(self, now: float) -> None:
@@ -266,7 +266,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, [EMPTY])))
 
     def on_disconnected(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
-        """A connection is gone, or could not be made; `detail` holds the operating system's words."""
+        """A connection was lost, or could not be made; `detail` holds the operating system's words."""
         if connection.phase is not Phase.CLOSED:
             self._lose_connection(connection, reason, now, jitter, detail)
             self._assign_waiting(now)
@@ -311,7 +311,7 @@ class Connector(abc.ABC, Generic[C, E]):
         return parsed[2] if parsed is not None and parsed[1] == PROBE_SERVICE else None
 
     def _note_broker_heard(self, connection: C, now: float) -> None:
-        """Note that the broker said something that makes sense."""
+        """Note that the broker has sent a valid message."""
         if connection.epoch == self._epoch and not self._heard:
             self._heard = True
             self._reconnect.on_answer(now)
@@ -335,7 +335,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._assign_waiting(now)
 
     def _lose_connection(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
-        """Close a connection that is gone or could not be made, and end its epoch."""
+        """Close a connection that was lost or could not be made, and end its epoch."""
         if connection.phase is Phase.CONNECTING:
             self._note_failed_connect(connection.endpoint, reason, detail)
         if connection.epoch == self._epoch:
@@ -344,7 +344,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._on_connection_lost(connection, reason, detail, now)
 
     def _note_failed_connect(self, endpoint: str, reason: CloseReason, detail: str) -> None:
-        """Tell brokers that are not there from brokers that do not let this peer in."""
+        """Count a failed connect, and set `denied` or `unreachable` once every broker has failed."""
         refused = reason in REFUSALS
         failed = refused or reason is CloseReason.HUNG_UP
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
@@ -365,7 +365,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._open_at = open_at
 
     def _close(self, connection: C, reason: CloseReason, after_sending: bool = False, detail: str = "") -> None:
-        """Close a connection that is not needed, or gone."""
+        """Close a connection, for whatever reason, and its socket."""
         if connection.phase not in USABLE:
             self._pending -= 1
         connection.become(Phase.CLOSED)

@@ -1,7 +1,7 @@
 """Why connections of clients and workers are closed, and why no caller waits for an answer.
 
-Cores and shells compare members.  Logs, errors and state changes show their values, with
-the endpoint before and details, if there are any, behind.
+Cores and shells compare members.  Logs, errors and state changes show their values, after
+the endpoint and before any details.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ class CloseReason(enum.Enum):
     CONNECTION_CLOSED = "the connection was closed"
     CONNECTION_REFUSED = "connection refused"
     CLOSED_IN_HANDSHAKE = "the connection was closed in the handshake"
-    #: The broker has read the handshake and hung up: it does not say why.
-    HUNG_UP = "the broker hung up in the handshake: it has another server key, or asks for other security"
-    MISMATCH = "the handshake failed: the broker asks for other security (a key, a password, or none), or is none"
+    #: The broker has read the handshake and hung up without a reason.
+    HUNG_UP = "the broker hung up in the handshake: it has another server key, or expects other security"
+    MISMATCH = (
+        "the handshake failed: the broker expects a key, a password, or no security, unlike this peer; "
+        "or it is no MDP broker at all"
+    )
     NOT_ALLOWED = "the broker refused the connection: this key, password or address is not allowed"
     ENDPOINT_CLOSED = "the broker closed its endpoint"
     NOT_MADE = "no connection could be made"
@@ -43,7 +46,7 @@ class CloseReason(enum.Enum):
     CLOSED = "closed"
 
     def describe(self, detail: str = "") -> str:
-        """The text for logs and errors, with `detail` behind it."""
+        """Return the text for logs and errors, followed by `detail`."""
         return f"{self.value}: {detail}" if detail else self.value
 
 

@@ -2,25 +2,33 @@
 
 The rules of this module:
 
-* The first endpoint that answers is used, and the next one when it is lost.
-* Delays double from the first up to a multiple of it, with jitter.
-* They start anew once a broker has answered and stayed for longer than the first delay.
+* The endpoints are tried in rounds.  The first one that answers is used until its broker is
+  lost; then the next endpoint is tried.
+* In each round over the endpoints, only the last failure is followed by a wait.
+* Waits double from round to round, up to a multiple of the first, with jitter.
+* Waits start anew once a broker has answered and stayed for at least the first wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: The longest delay, in multiples of the first.
+#: The longest wait, in multiples of the first.
 MAX_FACTOR = 16
 
 
+def backoff(interval: float, doublings: int, jitter: float) -> float:
+    """Return the seconds to wait after so many doublings of `interval`; `jitter`, from 0 to 1, takes off up to half."""
+    return interval * min(1 << min(doublings, 16), MAX_FACTOR) * (0.5 + jitter / 2)
+
+
 class Reconnect:
-    """The endpoints of one peer's brokers, and its patience.
+    """The endpoints of one peer's brokers, and which of them is next.
 
     Args:
         endpoints: At least one, in the order in which they are tried.
-        interval: Seconds before the second attempt at an endpoint.
+        interval: Seconds, at most, before the first new attempt once every endpoint has failed.
+            Later waits double.
     """
 
     __slots__ = ("_answered", "_failures", "_index", "_since", "endpoints", "interval")
@@ -35,7 +43,7 @@ class Reconnect:
 
     @property
     def endpoint(self) -> str:
-        """The endpoint to try, or in use."""
+        """The endpoint in use, or to be tried next."""
         return self.endpoints[self._index]
 
     def on_answer(self, now: float) -> None:
@@ -47,7 +55,7 @@ class Reconnect:
     def on_lost(self, now: float, jitter: float) -> float:
         """The connection is lost, or was never made: turn to the next endpoint.
 
-        There is no wait until each endpoint has been tried once.
+        In each round over the endpoints, only the last failure is followed by a wait.
 
         Args:
             now: Monotonic seconds.
@@ -65,10 +73,10 @@ class Reconnect:
         rounds = self._failures // len(self.endpoints)
         if len(self.endpoints) > 1 and self._failures % len(self.endpoints):
             return 0.0
-        return self.interval * min(1 << min(rounds - 1, 16), MAX_FACTOR) * (0.5 + jitter / 2)
+        return backoff(self.interval, rounds - 1, jitter)
 
     def on_disconnect(self, now: float, jitter: float) -> float:
-        """The broker said DISCONNECT, so it is there: stay with it if it had answered before.
+        """The broker said DISCONNECT, so it is running: stay with it if it had answered before.
 
         Returns the seconds to wait before the next attempt.
         """
@@ -77,5 +85,5 @@ class Reconnect:
         if stay:
             self._index = (self._index - 1) % len(self.endpoints)
             self._failures = 0
-            delay = self.interval * (0.5 + jitter / 2)
+            delay = backoff(self.interval, 0, jitter)
         return delay

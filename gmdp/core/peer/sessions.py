@@ -34,7 +34,7 @@ from .reasons import GoneReason
 
 
 class SessionState(enum.Enum):
-    """Where a session is; :data:`TRANSITIONS` says how it goes on."""
+    """The state of a session; :data:`TRANSITIONS` has the changes."""
 
     __hash__ = object.__hash__  # Enum's own is slow, and each request changes it twice
 
@@ -69,18 +69,18 @@ TRANSITIONS: dict[SessionState, frozenset[SessionState]] = {
 
 
 class Work(NamedTuple):
-    """A request came: its handler is to be run."""
+    """A request for which the handler is to be run."""
 
     session: Session
     #: The client address, to be sent back with each part of the answer.
     address: bytes
     body: list[bytes]
-    #: What a gmdp broker says of the request; None from any other broker.
+    #: What a gmdp broker says about the request; None from any other broker.
     hints: token.Reading | None
 
 
 class CallerGone(NamedTuple):
-    """No caller waits for the answer of this work any more."""
+    """Reports that no caller waits for the answer of this work any more."""
 
     work: Work
     reason: GoneReason
@@ -131,7 +131,7 @@ class Session:
         self.handling = False
         #: The work of the present handler.  Only its own answer may end it.
         self.work: Work | None = None
-        #: Parts of the answer that wait for its end, over MDP/0.1.
+        #: Parts of the answer that wait for its end; over MDP/0.1 only.
         self.parts: list[bytes] | None = None
         #: True once a part of the answer was larger than the broker takes.
         self.oversize = False
@@ -141,7 +141,7 @@ class Session:
 
     @property
     def registered(self) -> bool:
-        """True from READY on, for as long as the connection stands."""
+        """True from READY until the session is detached."""
         return self.state is SessionState.IDLE or self.state is SessionState.BUSY
 
     def become(self, state: SessionState) -> None:
@@ -166,6 +166,6 @@ class WorkerConnection(Connection):
 
     @property
     def room(self) -> int:
-        """How many further sessions it can have."""
+        """How many further sessions the connection can have."""
         most = 1 if self.offer is None else min(self.offer.max_sessions, extension.MAX_SESSION - self.last_number)
         return most - len(self.sessions)

@@ -1,4 +1,4 @@
-"""What workers and clients count, and the immutable snapshots others see of it."""
+"""The counters of workers and clients, and the immutable snapshots of them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class WorkerCounters:
     reconnects: int = field(default=0, metadata=counter("Connections made after others were lost.", "connections"))
     callers_gone: int = field(
         default=0,
-        metadata=counter("Requests whose caller was gone, or out of time, while a handler had them.", "requests"),
+        metadata=counter("Requests whose caller had gone, or ran out of time, while a handler had them.", "requests"),
     )
     busy_time: float = field(default=0.0, metadata=counter("Time handlers have run, in all.", "seconds"))
     late_replies: int = field(
-        default=0, metadata=counter("Replies that came too late: their connection was gone.", "requests")
+        default=0, metadata=counter("Replies that came too late: their session had lost its connection.", "requests")
     )
     malformed: int = field(default=0, metadata=counter("Messages of the broker that were no command.", "messages"))
     denied: int = field(
@@ -43,7 +43,7 @@ class WorkerStatistics:
 
     uptime: float = field(metadata=gauge("Time since the worker started.", "seconds"))
     sockets: int = field(metadata=gauge("Sockets open.", "sockets"))
-    sessions: int = field(metadata=gauge("Sessions there are.", "sessions"))
+    sessions: int = field(metadata=gauge("Sessions, registered or not.", "sessions"))
     registered: int = field(metadata=gauge("Sessions registered with a broker.", "sessions"))
     busy: int = field(metadata=gauge("Sessions whose handler runs.", "sessions"))
     requests: int

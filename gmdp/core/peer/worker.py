@@ -23,11 +23,11 @@ from ...protocol.dialects import EMPTY, Command, Dialect
 from ..liveness import Gap, Pulse
 from .connector import Connector, Phase, Send
 from .reasons import CloseReason, GoneReason
-from .reconnect import MAX_FACTOR, Reconnect
+from .reconnect import Reconnect, backoff
 from .sessions import CallerGone, Failure, Session, SessionState, Work, WorkerConnection
 from .statistics import WorkerCounters
 
-#: At most so many bytes of an error's type name or message are sent.
+#: The most bytes of an error's type name, and of its message, that are sent.
 MAX_REVEALED = 4_000
 
 
@@ -44,7 +44,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         concurrency: How many sessions there are.
         heartbeat_interval: Seconds between the worker's heartbeats.
         liveness: Intervals of silence after which a broker is lost.
-        error_reply: The body that a strict client gets when a handler fails.
+        error_reply: The body of the FINAL when a handler fails, for callers that know no typed failures.
         now: When the worker begins (monotonic seconds).
         reveal_errors: True if gmdp clients get the error's type and message.
         enforce_deadline: True if a caller's deadline makes a
@@ -52,7 +52,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         require_extensions: True if a broker without gmdp's extension is left again.
     """
 
-    #: A broker may answer the probe, and yet not let this worker in.
+    #: A broker may answer the probe, and yet refuse to register this worker.
     probe_suffices = False
 
     def __init__(
@@ -119,7 +119,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         return len(self._connections)
 
     def partial(self, work: Work, body: Sequence[bytes], now: float) -> bool:
-        """Send a part of a handler's answer; False if no caller or broker wants it."""
+        """Send a part of a handler's answer; False if the session has lost the work, or the part is too large."""
         session = work.session
         connection = session.connection
         if session.work is not work or session.oversize or connection is None:
@@ -143,7 +143,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
 
         Args:
             work: The work that the handler had.
-            body: The frames of the end; None adds nothing to the parts.
+            body: The frames of the FINAL; None: the FINAL adds nothing to the parts.
             failure: How the handler failed; None if it did not.
             now: Monotonic seconds.
 
@@ -241,7 +241,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
                 self._close_session(session, now)
 
     def _assign_waiting(self, now: float) -> None:
-        """Register waiting sessions on the connections that have room, and open the further ones that they need."""
+        """Register waiting sessions on the connections that have room, and open further ones for the rest."""
         waiting = self._waiting
         for connection in self._usable[:] if waiting else ():
             while waiting and connection.room > 0:
@@ -283,14 +283,14 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             if connection.pulse.on_heartbeat():
                 self._send_heartbeat(connection, now)
         elif session is None:
-            pass  # sent before the broker heard of the session's end
+            pass  # the broker sent this before it heard of the session's end
         elif session.state is SessionState.BUSY:
             self._leave_broker(connection, CloseReason.SECOND_REQUEST, now, jitter)
         else:
             self._begin_work(session, address, body, now)
 
     def _on_timer(self, item: Any, now: float, jitter: float) -> None:
-        """The time of a connection has come, or of a session: its caller's deadline, or its delay."""
+        """Check a connection's pulse, report a caller's deadline, or end a session's delay."""
         if isinstance(item, WorkerConnection):
             self._check_pulse(item, now, jitter)
         elif item.work is not None:
@@ -318,7 +318,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self.actions.append(Send(connection, self.dialect.worker_command(Command.HEARTBEAT)))
 
     def _leave_broker(self, connection: WorkerConnection, reason: CloseReason, now: float, jitter: float) -> None:
-        """Leave a broker that breaks the protocol; it may give the requests to other workers."""
+        """Leave a broker that breaks the protocol; the broker may give the requests to other workers."""
         self.counters.malformed += 1
         self.actions.append(Send(connection, self.dialect.worker_command(Command.DISCONNECT)))
         self._lose_connection(connection, reason, now, jitter)
@@ -364,9 +364,9 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             self._timers.arm(connection, now + self._interval)
 
     def _detach(self, session: Session) -> None:
-        """Take a session off its connection.  A handler runs on, and its answer is dropped."""
+        """Take a session off its connection.  A running handler goes on, and its answer is dropped."""
         connection = session.connection
-        assert connection is not None  # every caller has looked
+        assert connection is not None  # each caller has checked
         del connection.sessions[session.frame]
         session.connection = None
         session.work = None
@@ -386,7 +386,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         if self.draining:
             self._close_session(session, now)
             return
-        delay = self._reconnect.interval * min(1 << min(session.refusals, 16), MAX_FACTOR) * (0.5 + jitter / 2)
+        delay = backoff(self._reconnect.interval, session.refusals, jitter)
         session.refusals += 1
         self._waiting.pop(session, None)
         self._timers.arm(session, now + delay)
@@ -403,11 +403,11 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
 
     @staticmethod
     def _last_frame(session: Session) -> bytes:
-        """Return a session's frame with the flag that says: nothing more comes of it."""
+        """Return a session's frame with the flag LAST: no message of the session follows."""
         return extension.session_frame(extension.read_session(session.frame)[1], extension.LAST)
 
     def _end_session(self, session: Session, now: float) -> None:
-        """Close a session for good; a connection without sessions is closed with it."""
+        """Close a session for good; a connection that has none left is closed with it."""
         connection = session.connection
         if connection is not None:
             self._detach(session)
@@ -427,10 +427,12 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         hints = token.read(address)
         session.work = Work(session, address, body, hints)
         self.events.append(session.work)
+        # The caller's deadline bounds the handler: _on_timer reports when the time is up.
         if self._enforce_deadline and hints is not None and hints.time_left is not None:
             self._timers.arm(session, now + hints.time_left)
 
     def _report_caller_gone(self, work: Work, reason: GoneReason) -> None:
+        """Have the handler of `work` told that nobody waits for its answer."""
         self.counters.callers_gone += 1
         self.events.append(CallerGone(work, reason))
 
