@@ -9,8 +9,6 @@ from dataclasses import fields
 from time import monotonic
 from typing import Any
 
-import zmq
-import zmq.green
 from zope.interface import implementer
 
 from ..core.broker.access import Access, Policy
@@ -23,6 +21,7 @@ from ..core.numbers import unknown_name
 from ..core.states import State
 from ..exceptions import BindError, ConfigurationError
 from ..interfaces import IBroker
+from ..io.contexts import Context, SocketError
 from ..io.lifecycle import Lifecycle
 from ..io.link import Link
 from ..io.owner import Owner
@@ -121,7 +120,7 @@ class Broker(Lifecycle):
         self,
         bind: str | Sequence[str] = DEFAULT_ENDPOINT,
         *,
-        context: zmq.green.Context[Any] | None = None,
+        context: Context | None = None,
         hwm: int = 1000,
         services: Mapping[str, Mapping[str, Any]] | None = None,
         dead_letter: DeadLetterHook | str | bytes | None = None,
@@ -265,10 +264,9 @@ class Broker(Lifecycle):
             engine.open(owner, self._context, self._hwm, ipv6=any("[" in endpoint for endpoint in self._bind))
             for endpoint, last in zip(self._bind, self._endpoints, strict=True):
                 bound.append(_bind_again(engine.link, endpoint, last) or engine.link.listen(endpoint))
-        except zmq.ZMQError as error:
+        except SocketError as error:
             engine.close()
-            number = error.errno or 0
-            raise BindError(number, f"cannot bind {endpoint}: {zmq.strerror(number)}") from None
+            raise BindError(error.errno or 0, f"cannot bind {endpoint}: {error.strerror}") from None
         self._endpoints = engine.endpoints = tuple(bound)
         owner.name = f"broker {bound[0]}"
         self._engine = engine
@@ -300,7 +298,7 @@ def _bind_again(link: Link, endpoint: str, last: str) -> str | None:
         return None
     try:
         return link.listen(last)
-    except zmq.ZMQError:
+    except SocketError:
         return None
 
 

@@ -13,23 +13,19 @@ The rules of this module:
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
-
-import zmq
-import zmq.green
 
 from ..core.broker.access import REVOKED, SERVE
 from ..core.broker.core import BrokerCore
 from ..core.broker.decisions import DeadLetter, QueueWait
 from ..core.peer.reasons import CloseReason
 from ..io.census import PeerCensus
-from ..io.frames import LARGE
-from ..io.link import Link, milliseconds
+from ..io.contexts import Context, new_context, terminate
+from ..io.link import Link
 from ..io.owner import Owner
-from ..io.slots import Slot, start_thread
+from ..io.router import open_router
 from ..security.gate import Gate, RefusedConnection, credential_owner
 from ..tracing import can_trace, tracer
 from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION_REFUSED, AuditHook, Auditor
@@ -38,27 +34,6 @@ _log = logging.getLogger("gmdp.broker")
 
 #: Frames of a ZAP request that are received; libzmq sends eleven at most.
 _ZAP_FRAMES = 16
-
-#: Descriptors that a context and a broker's sockets need.
-_DESCRIPTORS = 16
-
-
-def _check_descriptors() -> None:
-    """Raise ZMQError if too few descriptors are left: a context that finds none ends the process."""
-    opened = []
-    try:
-        for _ in range(_DESCRIPTORS):
-            opened.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError as error:
-        raise zmq.ZMQError(error.errno) from None
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-
-
-def _terminate(context: zmq.Context[Any], ended: Slot) -> None:
-    context.term()
-    ended.set(None)
 
 
 class BrokerEngine:
@@ -101,10 +76,10 @@ class BrokerEngine:
         self._links: list[Link] = []
         #: Where libzmq asks the gate (ZAP), and the context of this broker alone.
         self._zap_link: Link | None = None
-        self._own_context: zmq.green.Context[Any] | None = None
+        self._own_context: Context | None = None
 
-    def open(self, owner: Owner, context: zmq.green.Context[Any], hwm: int, ipv6: bool) -> None:
-        """Make the socket, ready to be bound.  ZMQError if there are no descriptors left.
+    def open(self, owner: Owner, context: Context, hwm: int, ipv6: bool) -> None:
+        """Make the socket, ready to be bound.  SocketError if there are no descriptors left.
 
         Args:
             owner: the owner of the broker's sockets.
@@ -115,27 +90,23 @@ class BrokerEngine:
         self.owner = owner
         gate = self._gate
         if gate is not None:
-            _check_descriptors()
-            context = self._own_context = zmq.green.Context()
+            context = self._own_context = new_context()
         options = self._core.options
-        socket = context.socket(zmq.ROUTER)
-        self.link = owner.add_link(socket, options.max_frames)
-        self.link.large = LARGE  # the core reads heads only, bodies pass through
+        self.link = open_router(
+            owner,
+            context,
+            self._census,
+            max_frames=options.max_frames,
+            max_frame_size=options.max_frame_size,
+            hwm=hwm,
+            heartbeat=options.heartbeat_interval,
+            expiry=options.expiry,
+            handshake_timeout=options.handshake_timeout,
+            ipv6=ipv6,
+        )
         self._links.append(self.link)
-        socket.set(zmq.LINGER, 0)
-        socket.set(zmq.ROUTER_MANDATORY, 1)
-        socket.set(zmq.SNDHWM, hwm)
-        socket.set(zmq.RCVHWM, hwm)
-        socket.set(zmq.BACKLOG, 1024)
-        socket.set(zmq.MAXMSGSIZE, options.max_frame_size)
-        socket.set(zmq.HEARTBEAT_IVL, milliseconds(options.heartbeat_interval))
-        socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(options.expiry))
-        socket.set(zmq.HANDSHAKE_IVL, milliseconds(options.handshake_timeout))
-        if ipv6:
-            socket.set(zmq.IPV6, 1)
-        self.link.watch_peers(self._census)
         if gate is not None:
-            self._zap_link = owner.add_link(gate.secure(socket, context), _ZAP_FRAMES)
+            self._zap_link = owner.add_link(gate.secure(self.link.socket, context), _ZAP_FRAMES)
             self._links.append(self._zap_link)
             self.link.has_users = gate.authenticates
             gate.open(self, options.heartbeat_interval)
@@ -149,10 +120,7 @@ class BrokerEngine:
         self._auditor.flush()
         context, self._own_context = self._own_context, None
         if context is not None:
-            # In a real thread: term() waits for lingering messages, and would block the hub.
-            ended = Slot()
-            start_thread(_terminate, (context, ended))
-            ended.wait(self.linger + Link.patience)
+            terminate(context, self.linger + Link.patience)
 
     # What the owner calls
 

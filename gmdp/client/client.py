@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gevent
-import zmq
-import zmq.green
 from zope.interface import implementer
 
 from ..core.peer.calls import Call
@@ -25,6 +23,7 @@ from ..core.peer.statistics import ClientCounters, ClientStatistics
 from ..core.states import State
 from ..exceptions import ClosedError, HubNotRunning, StateError
 from ..interfaces import IClient
+from ..io.contexts import Context
 from ..io.dealers import EXTENSION_LABELS
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
 from ..io.owner import Owner
@@ -123,7 +122,7 @@ class Client(Lifecycle):
         username: str | None = None,
         password: str | None = None,
         threaded: bool = False,
-        context: zmq.green.Context[Any] | None = None,
+        context: Context | None = None,
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
         self._credentials = make_credentials(self.endpoints, curve_key, server_key, username, password)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
-
-import zmq.green
 
 from ..core.outcomes import Outcome
 from ..core.peer.calls import Call, Ended, Part, Sink
 from ..core.peer.client import ClientCore
 from ..exceptions import ClosedError, MDPError
+from ..io.contexts import Context
 from ..io.dealers import ConnectorEngine
 from ..security.credentials import Credentials
 from ..tracing import tracer
@@ -35,7 +33,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
     def __init__(
         self,
         core: ClientCore,
-        context: zmq.green.Context[Any],
+        context: Context,
         heartbeat_interval: float,
         credentials: Credentials | None,
         on_closed: Callable[[BaseException | None], None],

@@ -17,12 +17,12 @@ from collections import deque
 from typing import Any, Generic, TypeVar
 
 import zmq
-import zmq.green
 
 from ..core.peer.connector import Close, Connection, Connector, Open, Send
 from ..core.peer.reasons import CloseReason
 from ..security.credentials import Credentials
 from ..validation import MAX_FRAMES
+from .contexts import Context, SocketError
 from .link import Link, milliseconds
 from .owner import Owner
 from .slots import Slot
@@ -38,7 +38,7 @@ EXTENSION_LABELS = {None: "unprobed", True: "extended", False: "strict"}
 
 def open_dealer(
     owner: Owner,
-    context: zmq.green.Context[Any],
+    context: Context,
     endpoint: str,
     connection: Connection | None,
     heartbeat: float,
@@ -57,7 +57,7 @@ def open_dealer(
         credentials: the keys or the password to show; None: none.
 
     Raises:
-        ZMQError: no descriptors are left, or libzmq does not take the endpoint.
+        SocketError: no descriptors are left, or libzmq does not take the endpoint.
     """
     socket = context.socket(zmq.DEALER)
     link = owner.add_link(socket, MAX_FRAMES, connection)
@@ -77,7 +77,7 @@ def open_dealer(
             # bound, EVENTS says whether there is a peer.
             socket.set(zmq.SNDHWM, 0)
         link.connect(endpoint)
-    except zmq.ZMQError:
+    except SocketError:
         link.close()
         raise
     return link
@@ -137,7 +137,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     def __init__(
         self,
         core: K,
-        context: zmq.green.Context[Any],
+        context: Context,
         heartbeat: float,
         expiry: float,
         credentials: Credentials | None,
@@ -253,7 +253,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                 self._expiry,
                 self._credentials,
             )
-        except zmq.ZMQError as error:
+        except SocketError as error:
             reason, detail = CloseReason.NO_SOCKET, error.strerror or str(error)
             self.core.on_disconnected(connection, reason, now, random.random(), detail)
             return

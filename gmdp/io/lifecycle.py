@@ -22,14 +22,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
-import zmq
-import zmq.green
 from gevent.event import Event
 from gevent.queue import Full, Queue
 
 from ..core.states import AT_REST, STARTED, State, StateChange, StateMachine
-from ..exceptions import ConfigurationError, StateError
+from ..exceptions import StateError
 from . import forks
+from .contexts import Context, check_context, shared_context
 from .owner import Owner
 from .slots import Slot
 
@@ -66,12 +65,8 @@ class Lifecycle(abc.ABC):
     #: Changes that a queue made by :meth:`subscribe` may hold; a queue that is full is dropped.
     subscriber_bound: int = 1_000
 
-    def __init__(self, context: zmq.green.Context[Any] | None) -> None:
-        if context is not None and not isinstance(context, zmq.green.Context):
-            raise ConfigurationError(
-                f"context must be a zmq.green.Context, not {type(context).__module__}.{type(context).__name__}"
-            )
-        self._given_context = context
+    def __init__(self, context: Context | None) -> None:
+        self._given_context = check_context(context)
         self._owner: Owner | None = None
         self._reset()
         forks.register(self)
@@ -241,8 +236,8 @@ class Lifecycle(abc.ABC):
     # For subclasses
 
     @property
-    def _context(self) -> zmq.green.Context[Any]:
-        return self._given_context if self._given_context is not None else zmq.green.Context.instance()
+    def _context(self) -> Context:
+        return self._given_context if self._given_context is not None else shared_context()
 
     def _on_fork(self) -> None:
         owner, self._owner = self._owner, None

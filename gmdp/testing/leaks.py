@@ -39,8 +39,6 @@ from typing import Any
 
 import gevent
 import greenlet
-import zmq
-import zmq.green
 from gevent.hub import Hub
 
 from ..broker.broker import Broker
@@ -49,6 +47,7 @@ from ..core.broker.statistics import BrokerStatistics
 from ..core.peer.statistics import ClientStatistics
 from ..exceptions import ConfigurationError
 from ..io import lifecycle
+from ..io.contexts import open_lazy_descriptors
 from ..io.forks import Instance, instances
 from ..io.owner import Owner
 
@@ -155,7 +154,7 @@ class Census:
 
     def __init__(self) -> None:
         gevent.get_hub()
-        zmq.green.Context.instance().socket(zmq.DEALER).close(0)
+        open_lazy_descriptors()
         existing = instances()
         if any(instance.started for instance in existing):
             gevent.sleep(_FIRST_PAUSE)

@@ -12,13 +12,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
-
-import zmq.green
 
 from ..core.peer.connector import Close
 from ..core.peer.sessions import CallerGone, Failure, Work
 from ..core.peer.worker import WorkerCore
+from ..io.contexts import Context
 from ..io.dealers import ConnectorEngine, SendQueue
 from ..io.owner import Owner
 from ..io.slots import Slot
@@ -52,7 +50,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
     def __init__(
         self,
         core: WorkerCore,
-        context: zmq.green.Context[Any],
+        context: Context,
         heartbeat: float,
         expiry: float,
         credentials: Credentials | None,

@@ -8,8 +8,6 @@ from time import monotonic
 from typing import Any
 
 import gevent
-import zmq
-import zmq.green
 from zope.interface import implementer
 
 from ..core.numbers import MOST_INTERVAL
@@ -20,6 +18,7 @@ from ..core.snapshots import copy_counts
 from ..core.states import State
 from ..exceptions import ConfigurationError
 from ..interfaces import IWorker
+from ..io.contexts import Context
 from ..io.dealers import EXTENSION_LABELS
 from ..io.lifecycle import Lifecycle, current_lifecycle
 from ..io.owner import Owner
@@ -119,7 +118,7 @@ class Worker(Lifecycle):
         server_key: Key | None = None,
         username: str | None = None,
         password: str | None = None,
-        context: zmq.green.Context[Any] | None = None,
+        context: Context | None = None,
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
         self._credentials = make_credentials(self.endpoints, curve_key, server_key, username, password)

@@ -1,0 +1,75 @@
+"""ZeroMQ contexts: the one that a process shares, an embedding program's, a secured broker's own.
+
+What stands above this package names ZeroMQ by this module, and imports no ``zmq``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import zmq
+import zmq.green
+
+from ..exceptions import ConfigurationError
+from .slots import Slot, start_thread
+
+if TYPE_CHECKING:
+    Context = zmq.green.Context[Any]
+else:
+    Context = zmq.green.Context
+
+#: What a call of ZeroMQ raises; its ``errno`` and ``strerror`` say why.
+SocketError = zmq.ZMQError
+
+#: Descriptors that a context and a broker's sockets need.
+_DESCRIPTORS = 16
+
+
+def check_context(context: object) -> Context | None:
+    """`context`, if it is a green context or None; else ConfigurationError."""
+    if context is None or isinstance(context, zmq.green.Context):
+        return context
+    raise ConfigurationError(
+        f"context must be a zmq.green.Context, not {type(context).__module__}.{type(context).__name__}"
+    )
+
+
+def shared_context() -> Context:
+    """The green context that all of this process share."""
+    return zmq.green.Context.instance()
+
+
+def new_context() -> Context:
+    """Make a green context.
+
+    SocketError if too few descriptors are left: libzmq ends the process where a context finds none.
+    """
+    taken = []
+    try:
+        for _ in range(_DESCRIPTORS):
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise SocketError(error.errno) from None
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+    return zmq.green.Context()
+
+
+def open_lazy_descriptors() -> None:
+    """Have the shared context open what it opens at its first socket, so that a count of descriptors holds."""
+    shared_context().socket(zmq.DEALER).close(0)
+
+
+def terminate(context: Context, timeout: float) -> None:
+    """End a context once its last messages are sent, or let that go on after `timeout` seconds."""
+    # In a real thread: term() waits for lingering messages, and would block the hub.
+    ended = Slot()
+    start_thread(_terminate, (context, ended))
+    ended.wait(timeout)
+
+
+def _terminate(context: Context, ended: Slot) -> None:
+    context.term()
+    ended.set(None)
