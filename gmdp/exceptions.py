@@ -14,7 +14,7 @@
     │   ├── StreamOverflow                   a stream's reader did not keep up
     │   ├── BrokerLost                       the connection broke before the reply
     │   ├── UnsupportedBroker                no broker speaks the extension that is required
-    │   ├── AuthenticationFailed             the security of the two ends does not fit together
+    │   ├── AuthenticationFailed             the security of the two ends does not match
     │   └── RequestRejected                  a gmdp broker said why there is no answer
     │       ├── NoWorker                     no worker is registered
     │       ├── RequestExpired               the request waited too long in the queue
@@ -25,7 +25,7 @@
     │       ├── MessageTooLarge              the message exceeds a bound
     │       └── BrokerShuttingDown           the broker stops
     ├── RequestCancelled                     raised in a handler: its caller does not wait
-    └── OwnerDied                            a defect in gmdp ended its owner
+    └── OwnerDied                            a bug in gmdp ended its owner
 
 A ``zmq.ZMQError`` never escapes from gmdp.  A ``gevent.Timeout`` is always the caller's own.
 Values of a wrong type raise ``TypeError``, as everywhere.
@@ -61,13 +61,13 @@ class CallError(MDPError):
         message: one line for people.
         service: the name of the service.
         elapsed: seconds since the call began.
-        attempt: tries that the client began.
+        attempt: how many tries the client began.
         deliveries: how often the broker gave the request to a worker, as far as it said so.
 
     Attributes:
         service: the name of the service, bytes.
         elapsed: seconds since the call began.
-        attempt: tries that the client began.
+        attempt: how many tries the client began; not the broker's attempts (`deliveries`).
         deliveries: how often the broker gave the request to a worker, as far as it said so.
     """
 
@@ -86,7 +86,7 @@ class RequestTimeout(CallError, TimeoutError):
 
 
 class HubNotRunning(RequestTimeout):
-    """The hub that serves the client does not run: the thread that made the client does not wait in gevent.
+    """The hub that serves the client does not run: the thread that made the client is not waiting in gevent.
 
     ``Client(threaded=True)`` has a thread and hub of its own.
     """
@@ -109,19 +109,22 @@ class UnsupportedBroker(CallError):
 
 
 class AuthenticationFailed(CallError):
-    """The security of the client and that of the brokers do not fit together.
+    """The security of the client does not match that of any broker.
 
-    No broker allows the client's key, password or address, or the brokers ask for other
-    security, or none has the server key that the client expects.
+    No broker allows the client's key, password or address; or the brokers expect other
+    security; or none has the server key that the client expects.
     """
 
 
 class RequestRejected(CallError):
-    """A gmdp broker said why there is no answer.  The client does not try again by itself."""
+    """A gmdp broker said why there is no answer.
+
+    The client does not try again by itself, except after :class:`BrokerShuttingDown`.
+    """
 
 
 class NoWorker(RequestRejected):
-    """No worker is registered for the service, and the call was to fail then."""
+    """No worker is registered for the service, and the call has ``when_no_worker="fail"``."""
 
 
 class RequestExpired(RequestRejected):
@@ -129,7 +132,7 @@ class RequestExpired(RequestRejected):
 
 
 class Overloaded(RequestRejected):
-    """The broker reached one of its bounds: requests queued or open, bytes, services.
+    """The broker reached one of its bounds: requests queued or open, bytes, services, a user's rate.
 
     Or this client reads its answers too slowly.
     """
@@ -155,20 +158,23 @@ class HandlerFailed(RequestRejected):
 
 
 class NotAllowed(RequestRejected):
-    """The broker's policy does not allow this call."""
+    """The broker's policy does not allow this call, or the client's user was revoked."""
 
 
 class MessageTooLarge(RequestRejected):
-    """The request or its answer exceeds the broker's bounds of a message."""
+    """The request or its answer exceeds one of the broker's bounds on messages."""
 
 
 class BrokerShuttingDown(RequestRejected):
-    """The broker stops: it takes no new request, or did not finish this one."""
+    """The broker stops: it takes no new request, or did not finish this one.
+
+    While the call has a try left, the client tries again, at the next broker.
+    """
 
 
 class RequestCancelled(MDPError):
-    """Raised in a handler of a worker with ``enforce_deadline``: its caller does not wait any more."""
+    """Raised in a handler of a worker with ``enforce_deadline``: its caller has stopped waiting."""
 
 
 class OwnerDied(MDPError):
-    """A defect in gmdp ended the greenlet that owns the sockets; ``__cause__`` is the defect."""
+    """A bug in gmdp ended the greenlet that owns the sockets; ``__cause__`` is the exception."""

@@ -1,4 +1,4 @@
-"""The contracts, for code that wants to depend on no implementation.
+"""The contracts of gmdp's objects, for code that depends on no implementation.
 
 Each declaration's docstring is the contract: arguments, result, errors, and who may call from
 where.  "The object's thread" is the thread whose greenlets called ``start()``.  Every class of
@@ -35,7 +35,7 @@ class ILifecycle(Interface):
         """
 
     def stop(timeout=None):
-        """Take no new work, finish the work there is, close, and wait for all of that.
+        """Take no new work, finish the running work, close, and wait until that is done.
 
         No effect if not started.  From the object's own handler or hook, the stop begins, and
         the method returns at once.  Any thread.
@@ -48,22 +48,22 @@ class ILifecycle(Interface):
         """
 
     def close():
-        """Close at once, whatever is being done.  No effect if closed.  Any thread, as for ``stop``."""
+        """Close at once, even if work is running.  No effect if closed.  Any thread, as for ``stop``."""
 
     def serve_forever(stop_timeout=None):
-        """Start unless started, and wait until stopped from elsewhere.
+        """Start unless started, and wait until another greenlet or thread stops the object.
 
         Args:
             stop_timeout: the argument of ``stop`` if an error ends this wait.
 
         Raises:
-            OwnerDied: a defect of gmdp ended the object; else what ``start`` raises.
+            OwnerDied: a bug in gmdp ended the object; also what ``start`` raises.
         """
 
     def subscribe(queue=None):
-        """Have every change of state put into a queue, in order, from now on.
+        """Put every change of state into a queue, in order, from now on.
 
-        A queue that is full when a change comes is dropped, and a warning is logged.
+        A queue that is full when a change comes is unsubscribed, and a warning is logged.
 
         Args:
             queue: a gevent queue; None: a new one.
@@ -98,7 +98,7 @@ class IBroker(ILifecycle):
     secured = Attribute("bool: whether connections need a key, a password or an allowed address.")
 
     def enqueue(service, body):
-        """Queue a request of the broker's own, whose answer is dropped.
+        """Queue a request from the broker itself, whose answer is dropped.
 
         For hooks, and for greenlets of the broker's thread.
 
@@ -115,7 +115,7 @@ class IBroker(ILifecycle):
         """
 
     def reconsider():
-        """Forget the answers of the ``IAccessPolicy``, and end what it does not allow any more.
+        """Forget the answers of the ``IAccessPolicy``, and end work that it does not allow any more.
 
         Workers get DISCONNECT.  Calls of gmdp clients end with NotAllowed.  Any greenlet, any
         thread.  No effect if not started.
@@ -145,7 +145,7 @@ class IAccessPolicy(Interface):
     """Decides who may do what with a broker."""
 
     def __call__(user, action, service):
-        """Whether a user may do something with a service.
+        """Say whether a user may do something with a service.
 
         The broker's owner calls this: it must not block, and must not switch greenlets.  The
         broker asks once for each user, action and service.  It remembers the answer until
@@ -163,7 +163,7 @@ class IAccessPolicy(Interface):
 
 
 class IAuditHook(Interface):
-    """Gets a record of each thing that a broker did not allow."""
+    """Gets a record of each act that a broker did not allow."""
 
     def __call__(record):
         """Take note of a record.
@@ -192,13 +192,13 @@ class IRequest(Interface):
 
     service = Attribute("bytes: the name of the service.")
     body = Attribute("list of bytes: the frames of the body, at least one.")
-    attempt = Attribute("int: the number of the attempt, from 1; 1 if the broker does not tell.")
+    attempt = Attribute("int: the number of the attempt, from 1; 1 if the broker does not say.")
     metadata = Attribute("Mapping of str to str: ``traceparent``, if the caller gave one.")
     received = Attribute("float: monotonic seconds when the request arrived.")
     age = Attribute("float: seconds since the request arrived.")
 
     def remaining():
-        """Seconds the caller still waits.
+        """Return the seconds for which the caller still waits.
 
         Returns:
             A float, never below 0; 0 once the caller has gone.  None if the request does not say.
@@ -236,8 +236,8 @@ class IClient(ILifecycle):
     version = Attribute('str: the protocol\'s version, "0.1" or "0.2".')
     endpoint = Attribute("str: the endpoint of the broker in use, or of the one being tried.")
     extensions = Attribute("bool or None: whether the broker speaks gmdp's extension; None until the client knows.")
-    timeout = Attribute("float: seconds a call may take unless it says otherwise.")
-    retries = Attribute("int: tries of a call after the first one, unless it says otherwise.")
+    timeout = Attribute("float: seconds a call may take unless the call says otherwise.")
+    retries = Attribute("int: tries of a call after the first one, unless the call says otherwise.")
     when_no_worker = Attribute('str: "wait" or "fail", unless a call says otherwise.')
     threaded = Attribute("bool: whether the client has a thread and hub of its own.")
 
@@ -345,7 +345,7 @@ class IAsyncClient(IClient):
         Args:
             service: the service's name, str or bytes.
             bodies: an iterable of bodies, each as for ``request``.
-            in_flight: calls that may be begun and unread at a time.
+            in_flight: calls that may be open at a time, replies not yet read included.
             ordered: replies come in the order of `bodies`, else as they arrive.
             timeout: seconds a call may take; None: the client's.
             retries: tries after the first one; None: the client's.

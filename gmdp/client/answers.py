@@ -15,16 +15,16 @@ from ..io.owner import Owner
 from ..io.slots import Slot
 
 
-class CallEngine(Protocol):
-    """What an answer needs of its client's engine."""
+class Canceller(Protocol):
+    """Cancels calls: what an answer needs of its client's engine."""
 
     owner: Owner
 
     def cancel(self, call: Call) -> None:
-        """In the owner: end `call`, whose caller does not wait any more."""
+        """In the owner: end `call`, whose caller has stopped waiting."""
 
 
-#: Seconds a reader may have more unread bytes than its bound: a burst arrives before its
+#: Seconds for which more bytes than `stream_bytes` may be unread: a burst arrives before its
 #: reader runs.
 CATCH_UP_TIME = 1.0
 
@@ -48,24 +48,24 @@ class Answer:
         "_stream_buffer",
         "_stream_bytes",
         "call",
-        "engine",
+        "canceller",
         "span",
     )
 
     #: Both are set before the call is posted to the owner.
     call: Call
-    engine: CallEngine
+    canceller: Canceller
 
     def __init__(self, stream_buffer: int, stream_bytes: int) -> None:
         self._stream_buffer = stream_buffer
         self._stream_bytes = stream_bytes
-        #: Bytes of parts before the last.  The owner counts the first, the reader the second.
+        #: Bytes of parts before the last one: the owner counts those added, the reader those read.
         self._bytes_added = self._bytes_read = 0
-        #: Since when more bytes are unread than may be; None if they are not.
+        #: The time since which too many bytes are unread; None if not too many are.
         self._over_since: float | None = None
         self._parts: deque[Part | MDPError] = deque()
         self._slot: Slot | None = None
-        #: True once the reader has all it gets.
+        #: True once the reader gets nothing more.
         self._has_ended = False
         #: The call's span, where calls are traced.
         self.span: Any = None
@@ -75,7 +75,7 @@ class Answer:
     def add_part(self, part: Part, now: float) -> bool:
         """Give a part to the reader; False if too much is unread."""
         if self._has_ended:
-            return True  # the reader has gone; the owner is about to learn of it
+            return True  # the reader has stopped; the cancel is on its way to the owner
         self._append(part)
         if part.final:
             return True
@@ -109,7 +109,7 @@ class Answer:
         try:
             part = self._next_part()
         except BaseException:
-            # The reader is killed, or its own timeout fires: it does not wait any more.
+            # The reader was killed, or its own timeout fired: it has stopped waiting.
             self.close()
             raise
         if isinstance(part, MDPError):
@@ -137,11 +137,12 @@ class Answer:
         return self._parts.popleft()
 
     def _time_to_wait(self) -> float | None:
-        """Seconds to wait for the owner; None, for ever, in the owner's thread: there the owner keeps the time.
+        """Return the seconds to wait for the owner; None, for ever, in the owner's own thread.
 
-        The hub of another thread may not run, so a wait for it has an end of its own.
+        There the owner keeps the time.  The hub of another thread may not run, so a wait for it
+        has a limit of its own.
         """
-        if self.engine.owner.runs_here:
+        if self.canceller.owner.runs_here:
             return None
         return min(self.call.timeout, self.call.deadline) + 1.0
 
@@ -150,7 +151,7 @@ class Answer:
         if not self._has_ended:
             self._has_ended = True
             self._parts.clear()
-            self.engine.owner.post(self.engine.cancel, self.call)
+            self.canceller.owner.post(self.canceller.cancel, self.call)
 
 
 class Stream:

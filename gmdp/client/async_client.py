@@ -27,8 +27,8 @@ class AsyncClient(Client):
     need that thread's hub; so the client cannot be `threaded`.
 
     Args:
-        *args: as for :class:`Client`.
-        **keywords: as for :class:`Client`.
+        *args: the arguments of :class:`Client`.
+        **keywords: the keywords of :class:`Client`.
 
     Raises:
         ConfigurationError: an option is wrong.
@@ -102,9 +102,9 @@ class AsyncClient(Client):
 
         Args:
             service: the service's name; a str is encoded as UTF-8.
-            bodies: an iterable of bodies, each as for :meth:`request`.  One is taken whenever
-                a call may begin.
-            in_flight: calls that may be begun and unread at a time.
+            bodies: an iterable of bodies, each as for :meth:`request`.  The next one is taken
+                whenever a call may begin.
+            in_flight: calls that may be open at a time, replies not yet read included.
             ordered: replies come in the order of `bodies`, else as they arrive.
             timeout: seconds a call may take, waiting in line included; None: the client's.
             retries: tries after the first one; None: the client's.

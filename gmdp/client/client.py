@@ -60,14 +60,15 @@ class Client(Lifecycle):
     has no answer (:class:`gmdp.RequestRejected`).  A connection to a broker that speaks only
     the RFCs carries one call at a time.  There are at most :attr:`max_sockets` of them, and
     `when_no_worker`, `priority` and `traceparent` have no effect.  :attr:`extensions` tells
-    the two apart.  Calls for which there is no room wait in line, while their time runs.
+    the two apart.  Calls for which there is no room wait in line while their time runs.
 
     Args:
         endpoint: the broker's endpoint, or a sequence of endpoints.  The first that answers is
             used, and the next one when it is lost.
         timeout: seconds a call may take in all; of a stream, seconds a part may take.
-        retries: tries of a call after the first one, when the broker is silent or lost.  Each
-            try has an equal share of `timeout`.  Over the RFCs alone, each uses a new socket.
+        retries: tries of a call after the first one, when the broker is silent, lost or shutting
+            down.  Each try has an equal share of `timeout`.  Without gmdp's extension, each
+            uses a new socket.
         max_in_flight: calls a gmdp broker may have at a time; the broker may allow fewer.
         when_no_worker: "wait", or "fail" at once where no worker is registered for the service.
         version: the protocol's version, "0.2" (RFC 18) or "0.1" (RFC 7).
@@ -99,7 +100,8 @@ class Client(Lifecycle):
     #: Seconds between ZMTP heartbeats, by which a lost broker is noticed.  Three unanswered
     #: ones end the connection.
     heartbeat_interval: float = 2.5
-    #: Seconds before a lost broker is tried for the second time.
+    #: Seconds, at most, before the first new attempt once every endpoint has failed; later
+    #: delays double.
     reconnect_interval: float = 0.1
 
     #: The hub of the client's thread; None until that thread has one.
@@ -135,13 +137,12 @@ class Client(Lifecycle):
         self.require_extensions: bool = check_flag("require_extensions", require_extensions)
         self.threaded: bool = check_flag("threaded", threaded)
         super().__init__(context)
-        self._reset_after_fork()
-        if not threaded:
-            self._home = gevent.get_hub()
+        self._begin_anew()
+        self._home = None if threaded else gevent.get_hub()
 
     @property
     def timeout(self) -> float:
-        """Seconds a call may take unless it says otherwise."""
+        """Seconds a call may take unless the call says otherwise."""
         return self._defaults.timeout
 
     @timeout.setter
@@ -150,7 +151,7 @@ class Client(Lifecycle):
 
     @property
     def retries(self) -> int:
-        """Tries of a call after the first one, unless it says otherwise."""
+        """Tries of a call after the first one, unless the call says otherwise."""
         return self._defaults.retries
 
     @retries.setter
@@ -159,7 +160,7 @@ class Client(Lifecycle):
 
     @property
     def when_no_worker(self) -> str:
-        """What a call does where no worker is registered, unless it says otherwise: "wait" or "fail"."""
+        """What a call does if no worker is registered, unless the call says otherwise: "wait" or "fail"."""
         return self._defaults.when_no_worker
 
     @when_no_worker.setter
@@ -302,7 +303,7 @@ class Client(Lifecycle):
         thread.start(self, self._start_in_thread, lambda: self.started and self._owner is not None)
 
     def _start_in_thread(self) -> Owner | None:
-        """In the client's own thread: start.  Returns the owner to be served there."""
+        """In the client's own thread: start, and return the owner that the thread must serve."""
         super().start()
         return self._owner
 
@@ -318,7 +319,7 @@ class Client(Lifecycle):
         """Close at once; callers that wait for a reply get ClosedError.  No effect if closed.  Any thread."""
         thread = self._thread
         if thread is not None and thread.starting:
-            self.start()  # it is about to start: there is nothing to close yet
+            self.start()  # the client is about to start, and has nothing to close yet
         super().stop(0)
         if thread is not None and get_hub_if_exists() is not self._home:
             thread.join()
@@ -351,9 +352,13 @@ class Client(Lifecycle):
         return engine.owner, State.RUNNING, ""
 
     def _reset_after_fork(self) -> None:
+        self._begin_anew()
+        self._home = None if self.threaded else get_hub_if_exists()
+
+    def _begin_anew(self) -> None:
+        """Make the parts of a client that has never started: counters, core and thread."""
         self._counters = ClientCounters()
         self._core = self._new_core()
-        self._home = None if self.threaded else get_hub_if_exists()
         self._thread = ClientThread(OWNER_TIMEOUT) if self.threaded else None
 
     def _drain(self, until: float) -> None:
@@ -379,7 +384,7 @@ class Client(Lifecycle):
             sink=answer,
         )
         answer.call = call
-        answer.engine = engine = self._start_engine(call.timeout)
+        answer.canceller = engine = self._start_engine(call.timeout)
         traceparent = options.traceparent
         traced = tracer()
         if traced is not None:
@@ -391,20 +396,21 @@ class Client(Lifecycle):
         engine.owner.post(engine.submit, call)
 
     def _start_engine(self, timeout: float) -> ClientEngine:
-        """The engine; where there is none yet, the client starts within `timeout` seconds."""
+        """Return the engine; a client that has not started yet starts within `timeout` seconds."""
         if self._owner is None:
             if self.state is State.CLOSED:
                 raise ClosedError("the client is closed; start() opens it again")
             if self.threaded or self._home is None or get_hub_if_exists() is self._home:
-                # Its own thread serves it; or, in the child of a fork, the first caller's; or this one.
+                # The client's own thread serves it, or this thread: the one that made the client,
+                # or, in the child of a fork, the first one that calls.
                 self.start()
             else:
-                # Another thread made the client, and its hub is to serve it.
+                # Another thread made the client, and the hub of that thread must serve it.
                 slot = Slot()
                 try:
                     self._home.loop.run_callback_threadsafe(self._start_for_thread, slot)
                 except (AttributeError, ValueError):
-                    raise StateError("the hub of the thread that made the client is gone") from None
+                    raise StateError("the thread that made the client has ended, or its hub was destroyed") from None
                 if not slot.wait(timeout):
                     raise HubNotRunning(
                         f"the hub of the thread that made the client did not run for {timeout:g} s; "

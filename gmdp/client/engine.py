@@ -19,15 +19,15 @@ from .errors import error_of
 class ClientEngine(ConnectorEngine[ClientCore]):
     """Feeds a client's core, and gives each decision to a socket or to an answer.
 
-    Everything but the constructor runs in the owner.
+    All methods but the constructor run in the owner.
 
     Args:
         core: the client's decisions.
         context: for the sockets.
         heartbeat_interval: seconds between ZMTP heartbeats; three unanswered ones end a connection.
         credentials: for the sockets; None: connections are not secured.
-        on_closed: called once, after every socket is closed, with the defect that ended
-            the owner or None.
+        on_closed: called once, after every socket is closed, with the exception that ended
+            the owner; None: the client was closed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         self.perform_actions(now)
 
     def on_owner_died(self, error: BaseException) -> None:
-        """End every call: the owner ends by a defect."""
+        """End every call, because a bug has ended the owner."""
         self.close(error if isinstance(error, MDPError) else ClosedError(str(error)), error)
 
     # Posted to the owner
@@ -81,7 +81,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
             self.core.cancel(call, Outcome.CANCELLED, monotonic())
 
     def close(self, error: MDPError, death: BaseException | None = None) -> None:
-        """End every call with `error` and close every socket; `death`: the defect that ended the owner."""
+        """End every call with `error` and close every socket; `death`: what ended the owner, if a bug did."""
         if self._error is None:
             self._error = error
             now = monotonic()
@@ -94,7 +94,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
     # Carrying out
 
     def _on_events(self, events: list[Part | Ended], now: float) -> None:
-        """Give parts and errors to answers.  An answer that takes no more parts ends its call."""
+        """Give parts and errors to answers, and end each call whose reader does not keep up."""
         core = self.core
         rest = iter(events)
         try:
@@ -108,26 +108,27 @@ class ClientEngine(ConnectorEngine[ClientCore]):
                     core.cancel(event.call, Outcome.OVERFLOW, now)
         except BaseException as error:
             # A bug here must not leave any caller waiting.
-            answer.fail(ClosedError(f"the client ends by a defect: {error!r}"))
+            answer.fail(ClosedError(f"a bug in gmdp ended the client: {error!r}"))
             core.events = [*rest, *core.events]
             raise
 
     def _closed_error(self) -> MDPError:
-        """Why the client is closed: an error for each caller, since raising one adds a traceback to it."""
+        """Return a new error that says why the client is closed: raising one adds a traceback to it."""
         error = type(self._error)(str(self._error)) if self._error is not None else ClosedError("closed")
         error.__cause__ = self._error.__cause__ if self._error is not None else None
         return error
 
     @staticmethod
     def _end_span(answer: Sink, event: Part | Ended) -> None:
+        """End the span of a call that `event` ends."""
         span, answer.span = answer.span, None
         traced = tracer()
         if traced is not None:
             traced.end_call(span, event.outcome.value if isinstance(event, Ended) else "")
 
     def _fail_call(self, ended: Ended, now: float) -> None:
-        """Give the error of a call that ended to its answer."""
+        """Give an answer the error with which its call ended."""
         if ended.outcome is Outcome.CANCELLED:
-            return  # its caller has gone
+            return  # the caller waits for no answer
         answer = ended.call.sink
         answer.fail(self._closed_error() if ended.outcome is Outcome.CLOSED else error_of(ended, now))

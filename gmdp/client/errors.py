@@ -12,7 +12,7 @@ _CLASSES = {outcome: getattr(exceptions, row.error) for outcome, row in ROW_OF_O
 
 
 def error_of(ended: Ended, now: float) -> CallError:
-    """A new error that says how a call ended; not for calls that were cancelled or closed.
+    """Return a new error that says how a call ended; not for calls that were cancelled or closed.
 
     The message's last part is the first of these that exists: the client's own detail, the
     body that the broker sent, the text of the table of outcomes.

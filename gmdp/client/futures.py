@@ -27,7 +27,7 @@ class FutureAnswer(Answer):
         self.future = Future(self)
 
     def add_part(self, part: Part, now: float) -> bool:
-        """Join a part to those before it; True: no part waits to be read."""
+        """Join a part to those before it.  Returns True, since no part waits to be read."""
         if self._has_ended:
             return True
         if not (part.final and part.body == [b""] and self._frames):
@@ -56,7 +56,7 @@ class Future(AsyncResult):  # type: ignore[misc]
     (:mod:`contextvars`) of the greenlet that began the call.
 
     Args:
-        answer: what the client gives the reply to.
+        answer: takes the reply from the client.
     """
 
     def __init__(self, answer: FutureAnswer) -> None:
@@ -74,7 +74,7 @@ class Future(AsyncResult):  # type: ignore[misc]
         Args:
             callback: called with the future; it must not block.
         """
-        # A greenlet that waits has a context of its own: its callback is linked as it is.
+        # A waiting greenlet has a context of its own, so its callback is linked unchanged.
         if callable(callback) and not isinstance(getattr(callback, "__self__", None), (greenlet.greenlet, Waiter)):
             wrapped = functools.partial(_call_in, self._context.copy(), callback)
             if self._linked is None:
@@ -87,7 +87,7 @@ class Future(AsyncResult):  # type: ignore[misc]
         """Undo one :meth:`rawlink`; no effect if there was none.
 
         Args:
-            callback: what was given to :meth:`rawlink`.
+            callback: the one that was given to :meth:`rawlink`.
         """
         for index, (given, wrapped) in enumerate(self._linked or ()):
             if given == callback:

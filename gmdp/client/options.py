@@ -1,8 +1,10 @@
 """The options of a call: checked once, then passed on as one object.
 
-A client has one object of them for its calls without options.  A call with options makes
-one more, in :meth:`CallOptions.override`.  An option that is added to this module is
-thereby known everywhere between a client's methods and its core.
+A client has one :class:`CallOptions` for its calls without options.  A call with options makes
+one more, in :meth:`CallOptions.override`.  A new option also needs a parameter in each method
+that begins calls (``request``, ``stream``, ``submit``, ``map``) and in :mod:`gmdp.interfaces`.
+An option for the core needs a place in :class:`gmdp.core.peer.calls.Call`, which
+``Client._begin_call`` fills.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ class CallOptions(NamedTuple):
     retries: int
     #: "wait" or "fail".
     when_no_worker: str
-    #: From 0 to 3; more urgent ones are higher.
+    #: From 0 to 3; higher is more urgent.
     priority: int = NORMAL_PRIORITY
-    #: Of W3C Trace Context; None: that of the request the caller works on.
+    #: Of W3C Trace Context; None: the one of the request on which the caller works.
     traceparent: str | None = None
 
     def override(
@@ -40,7 +42,7 @@ class CallOptions(NamedTuple):
         priority: int = NORMAL_PRIORITY,
         traceparent: str | None = None,
     ) -> CallOptions:
-        """These options, but for those that are given.  Raises ConfigurationError for a wrong one."""
+        """Return these options with the given ones in their place; ConfigurationError if one is wrong."""
         if (
             timeout is None
             and retries is None
@@ -59,29 +61,29 @@ class CallOptions(NamedTuple):
 
 
 def check_timeout(value: float) -> float:
-    """`value`, if a call may take so many seconds; else ConfigurationError."""
+    """Return `value` if a call may take so many seconds; else raise ConfigurationError."""
     return check_number("timeout", value, above=0)
 
 
 def check_retries(value: int) -> int:
-    """`value`, if it is a number of retries; else ConfigurationError."""
+    """Return `value` if it is a number of retries; else raise ConfigurationError."""
     return check_number("retries", value, whole=True)
 
 
 def check_when_no_worker(value: str) -> str:
-    """`value`, if it is "wait" or "fail"; else ConfigurationError."""
+    """Return `value` if it is "wait" or "fail"; else raise ConfigurationError."""
     if not isinstance(value, str) or value not in FLAGS:
         raise ConfigurationError(f'when_no_worker must be "wait" or "fail", not {value!r}')
     return value
 
 
 def check_priority(value: int) -> int:
-    """`value`, if it is a priority; else ConfigurationError."""
+    """Return `value` if it is a priority; else raise ConfigurationError."""
     return check_number("priority", value, at_least=PRIORITIES[0], at_most=PRIORITIES[-1], whole=True)
 
 
 def check_traceparent(value: str) -> str:
-    """`value`, if it is a ``traceparent``; else ConfigurationError."""
+    """Return `value` if it is a ``traceparent``; else raise ConfigurationError."""
     if not isinstance(value, str) or not is_traceparent(value.encode("utf-8", "replace")):
         raise ConfigurationError(
             f"traceparent must look like 00-<32 hex digits>-<16>-<2>, in lower case, not {value!r}"

@@ -27,7 +27,7 @@ from ..io.slots import Slot, allocate_lock, start_thread
 
 
 class Closable(Protocol):
-    """What can be closed at the end of the interpreter."""
+    """A client, which is closed at the end of the interpreter."""
 
     def close(self) -> None:
         """Close at once."""
@@ -51,16 +51,16 @@ class ClientThread:
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        #: One for each caller that waits for the thread's start.
+        #: A slot for each caller that waits for the client's start.
         self._starters: list[Slot] = []
-        #: Guards the list.
+        #: Guards `_starters`.
         self._starters_lock = allocate_lock()
-        #: The thread holds it until it ends.
+        #: A lock that the thread holds until its end.
         self._alive = allocate_lock()
 
     @property
     def starting(self) -> bool:
-        """True while somebody waits for the client to start in the thread."""
+        """True while a caller waits for the client to start in the thread."""
         return bool(self._starters)
 
     @property
@@ -89,7 +89,8 @@ class ClientThread:
         if first:
             _closed_at_exit.add(client)
             start_thread(self._run, (open_owner,))
-        if not slot.wait(self._patience):  # a wait without end would keep no hub alive
+        # Without a timeout, a caller whose hub has nothing else to wait for would get LoopExit.
+        if not slot.wait(self._patience):
             raise StateError(f"the client's own thread did not start within {self._patience:g} seconds")
         slot.get()
 

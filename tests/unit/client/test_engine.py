@@ -74,7 +74,7 @@ def begin(engine, span=None):
     """Begin a call; returns its future."""
     answer = FutureAnswer()
     answer.span = span
-    answer.engine = engine
+    answer.canceller = engine
     answer.call = Call(b"it", [b"x"], timeout=5.0, sink=answer)
     engine.submit(answer.call)
     return answer.future
@@ -159,7 +159,7 @@ def test_a_defect_of_one_answer_leaves_the_others_for_the_end(engine):
 
 def test_a_call_whose_reader_does_not_keep_up_is_cancelled(engine):
     answer = Answer(0, 1_000)
-    answer.engine = engine
+    answer.canceller = engine
     answer.call = Call(b"it", [b"x"], timeout=5.0, sink=answer)
     engine.submit(answer.call)
     engine._on_events([Part(answer.call, [b"too much"], final=False)], 0.0)
