@@ -35,7 +35,7 @@ def main(run: Callable[[Sequence[str]], int] | None = None) -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        # Python flushes once more at exit; that must not fail, too.
+        # Python flushes once more at exit; that flush must not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not status and not isinstance(error, BrokenPipeError):
             print(f"gmdp: standard output: {error.strerror}", file=sys.stderr)

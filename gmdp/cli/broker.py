@@ -27,11 +27,11 @@ def _broker_options(command: F) -> F:
     return command
 
 
-def _complete(keywords: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The `keywords` of a file that make sense without the command line's `options`.
+def _select_checkable(keywords: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return those `keywords` of a file that can be checked without the command line's `options`.
 
-    One of the two may hold the broker's key, the other the keys of its clients: then
-    the file's half is left out.
+    The file may hold the broker's key and the command line the keys of its clients, or the
+    other way round.  The file's half is then left out.
     """
     pair = ("curve_key", "curve_clients")
     halves = [name for name, other in (pair, pair[::-1]) if other not in keywords and options[other] is not None]
@@ -54,7 +54,7 @@ def _complete(keywords: dict[str, Any], options: dict[str, Any]) -> dict[str, An
 @click.option("--curve-clients", metavar="FOLDER", help="Public keys (NAME.key) that may connect; '*' for any key.")
 @click.option("--plain-users", metavar="FILE", help="Instead of keys: users and hashes, as gmdp passwd writes them.")
 @click.option("--allow", multiple=True, metavar="ADDRESS", help="An IP address or network that may connect, or ipc.")
-@click.option("--deny", multiple=True, metavar="ADDRESS", help="One that may not.")
+@click.option("--deny", multiple=True, metavar="ADDRESS", help="An address that may not connect.")
 @_broker_options
 @stop_timeout_option
 @verbose_option
@@ -80,7 +80,7 @@ def broker(
         try:
             if "context" in keywords:
                 raise ConfigurationError("unknown option 'context'")
-            Broker(**_complete(keywords, options))
+            Broker(**_select_checkable(keywords, options))
         except (ConfigurationError, TypeError) as error:
             raise ConfigurationError(f"{file}: {error}") from None
     keywords.update((name, value) for name, value in options.items() if value is not None)

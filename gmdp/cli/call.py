@@ -39,7 +39,7 @@ def call(
 
     Each FRAME is a frame of the request; without any, standard input is the one
     frame.  The reply's frames go to standard output as they are, with nothing
-    between them; parts of a streamed reply as soon as they come.  Exit status:
+    between them; parts of a streamed reply go there as soon as they come.  Exit status:
     0, 1 after an error (one line on standard error), 124 on timeout.
     """
     if sys.stdout is None or (sys.stdin is None and not frames):
@@ -58,7 +58,7 @@ def call(
 
 
 def _has_no_worker(client: Client, service: str) -> bool:
-    """True if the broker says that no worker serves `service`."""
+    """Return whether the broker says that no worker serves `service`."""
     try:
         return client.request("mmi.service", os.fsencode(service), timeout=1.0, retries=0) == [b"404"]
     except MDPError:

@@ -29,13 +29,13 @@ from .terminal import progress_bar
 WORKERS = 4
 IN_FLIGHT = 8
 FRAME = 1024 * 1024
-#: Seconds between heartbeats: a killed worker is noticed within so long.
-#: A silent one has far longer: on a busy machine a process may not run for a second or two.
+#: Seconds between heartbeats: the broker notices a killed worker within this time.
+#: A silent worker has far longer: on a busy machine a process may not run for a second or two.
 HEARTBEAT = 0.5
 LIVENESS = 60
 SERVICE = "sha256"
 #: Seconds four Python processes may take to start, or to answer a request each.
-STARTING = 60.0
+START_TIMEOUT = 60.0
 
 
 def sha256(request: Request) -> bytes:
@@ -71,7 +71,7 @@ def _find_files(folder: Path) -> list[tuple[Path, int]]:
 
 
 def _printable(folder: Path) -> str:
-    """The end of the folder's name, as any terminal can show it."""
+    """Return the end of the folder's name, as any terminal can show it."""
     name = str(folder).encode("utf-8", "backslashreplace").decode()
     return name if len(name) <= 40 else "..." + name[-37:]
 
@@ -93,7 +93,7 @@ def _read_in_thread(path: Path) -> Item:
 
 def _wait_until(condition: Callable[[], bool], error: str) -> None:
     """Wait until `condition()` is true; MDPError with the text `error` if that takes too long."""
-    until = monotonic() + STARTING
+    until = monotonic() + START_TIMEOUT
     while not condition():
         if monotonic() > until:
             raise MDPError(error)
@@ -101,7 +101,7 @@ def _wait_until(condition: Callable[[], bool], error: str) -> None:
 
 
 class _Demonstration:
-    """The state of one demonstration: its processes, and what was counted."""
+    """The state of one demonstration: its processes, and its counts."""
 
     def __init__(self, broker: Broker, client: AsyncClient, workers: list[subprocess.Popen[bytes]]) -> None:
         self.broker = broker
@@ -135,13 +135,13 @@ class _Demonstration:
             self._check(items.popleft(), reply)
             progress.update(task, advance=1, refresh=True)
 
-    def lose_a_worker(self, paths: list[Path]) -> None:
+    def kill_worker(self, paths: list[Path]) -> None:
         """Kill a worker that is certain to have a request.
 
-        All workers are idle, one is frozen, and as many requests as there are workers go to one
-        each.  When the broker has all requests and all answers but one, the request without an
-        answer is the frozen worker's.  The requests must be counted, too: a large one may still
-        be on its way to the broker when all others are answered.
+        All workers are idle, one is frozen, and each gets one request.  When the broker has all
+        requests and all answers but one, the request without an answer is the frozen worker's.
+        The requests must be counted, too: a large one may still be on its way to the broker when
+        all others are answered.
         """
         items = [_read(path) for path in paths]
         self.wait_for_workers()
@@ -199,7 +199,7 @@ def demonstrate(folder: Path) -> int:
                 task = bar.add_task(f"hashing {_printable(folder)}", total=len(paths))
                 run.hash(paths[:half], bar, task)
                 bar.console.print(f"killing worker process {workers[0].pid} in the middle of a request")
-                run.lose_a_worker([paths[at % len(paths)] for at in range(WORKERS)])
+                run.kill_worker([paths[index % len(paths)] for index in range(WORKERS)])
                 run.hash(paths[half:], bar, task)
             seconds = monotonic() - began
         finally:
@@ -236,7 +236,7 @@ def _start_worker(endpoint: str) -> subprocess.Popen[bytes]:
 def demo(folder: Path | None) -> int:
     """Hash every file of FOLDER through a broker and four worker processes.
 
-    Half way, one worker process is killed; no request is lost.  Every digest is
+    Halfway through, one worker process is killed; no request is lost.  Every digest is
     compared with one computed directly.  FOLDER is the installed package's folder
     unless given.  Exit status 0 if all digests are right.
     """

@@ -1,4 +1,4 @@
-"""The group of all commands, and how a command line ends.
+"""The group of all commands, and the ways in which a command line ends.
 
 The rules:
 
@@ -93,10 +93,10 @@ def cli() -> None:
 def run(arguments: Sequence[str], command: click.Command = cli, program: str = "gmdp") -> int:
     """Run the command line `arguments` of `command`; returns its exit status.
 
-    `program` is what usage and errors call it.
+    `program` is its name in usage and errors.
     """
     # An error that ends the command is one line; a warning before it would be another.
-    # Commands that stay configure logging.
+    # Commands that keep running configure logging.
     logging.getLogger("gmdp.connections").addHandler(logging.NullHandler())
     # An interrupt ends the command; the hub must not print a traceback for it.
     hub = gevent.get_hub()

@@ -31,8 +31,8 @@ _ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 #: Bytes of an unwanted body that are read and dropped, so that the connection can be used again.
 _READ_AWAY = 65536
 
-#: Descriptors that connections leave for everything else.  Towards a broker that speaks the RFCs
-#: only, each of the client's sockets takes two.
+#: Descriptors that connections leave for everything else.  Each of the client's sockets takes two
+#: where the broker speaks the RFCs only.
 _DESCRIPTORS_KEPT = 50 + 2 * Client.max_sockets
 
 
@@ -50,28 +50,28 @@ class _Head:
 
 
 class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
-    """One connection.  It ends after the present request once the server stops.
+    """One connection.  Once the server stops, the connection ends after its present request.
 
     A request whose end a proxy might see elsewhere is refused: a part of its body could
     become a request of its own here, or the other way round.
     """
 
-    #: Seconds a client that still sends a refused body has to read the answer.
+    #: Seconds in which a client that still sends a refused body may read the answer.
     linger = 5.0
-    #: Seconds the client has to read an answer, and bytes a second: longer answers have more time.
+    #: Seconds that a client has to read an answer, plus one second for each `pace` bytes of it.
     patience = 60.0
     pace = 10_000.0
 
     server: GatewayServer
     path: str
     response_headers: list[tuple[bytes, bytes]]
-    #: True if the rest of the body will not be read.
+    #: True if the rest of the body will not be read, and the connection ends after the answer.
     abandons = False
 
     def handle(self) -> None:
         try:
             super().handle()
-        except OSError as error:  # the client has gone before it read why its request is refused
+        except OSError as error:  # the client has gone without reading why its request is refused
             _log.info("%s: %s", self.client_address, error)
         finally:
             self.server.idle.discard(self)
@@ -147,7 +147,7 @@ class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
         return bool(rest > (_READ_AWAY if body.socket is None else 0))
 
     def _sendall(self, data: bytes) -> None:
-        # Without a limit, a client that never reads would keep the answer in memory for ever.
+        # Without a limit, a client that never reads would keep the answer in memory forever.
         limit = self.patience + len(data) / self.pace
         with gevent.Timeout(limit, TimeoutError(f"the client did not read {len(data)} bytes in {limit:.0f} s")):
             super()._sendall(data)
@@ -158,7 +158,7 @@ class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
             self._linger()
 
     def _linger(self) -> None:
-        """Drop what still arrives, for a while.
+        """Read and drop what still arrives, for a while.
 
         A connection that is closed with something unread is reset, and the client loses the
         answer (RFC 9112, 9.6).
@@ -233,6 +233,6 @@ class GatewayServer(WSGIServer):  # type: ignore[misc]
 
 
 def _limit_to_descriptors(connections: int) -> int:
-    """`connections`, or as many as there are descriptors for."""
+    """Return `connections`, or as many as there are descriptors for."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return connections if limit == resource.RLIM_INFINITY else max(min(connections, limit - _DESCRIPTORS_KEPT), 1)

@@ -17,8 +17,8 @@ from ..security.lists import set_password
 def keygen(name: str, folder: str) -> None:
     """Make a pair of CURVE keys: NAME.key and NAME.key_secret.
 
-    NAME.key is public.  A client's or worker's belongs into the broker's folder of those who
-    may connect; the broker's belongs to all who connect.  NAME.key_secret is for its owner alone.
+    NAME.key is public: copy that of a client or worker to the broker's folder of allowed keys,
+    and that of the broker to its clients and workers.  NAME.key_secret is for its owner alone.
     """
     public, secret = generate_keys(name, folder)
     click.echo(f"{public} (public), {secret} (keep it secret)")
@@ -30,7 +30,7 @@ def keygen(name: str, folder: str) -> None:
 def passwd(file: str, user: str) -> None:
     """Set USER's password in FILE, for a broker's --plain-users.
 
-    A terminal is asked for the password; otherwise it is the first line of standard input.
+    On a terminal you are asked for the password; otherwise it is the first line of standard input.
     """
     if sys.stdin is None:
         raise MDPError("a password is needed, and standard input is closed")

@@ -25,14 +25,14 @@ def broker_option(command: F) -> F:
         default=DEFAULT_ENDPOINT,
         show_default=True,
         metavar="ENDPOINT",
-        help="The broker; else $GMDP_BROKER.  Of several, separated by commas, the first that answers.",
+        help="The broker; else $GMDP_BROKER.  Of several, separated by commas, the first that answers is used.",
     )(command)
 
 
 def timeout_option(default: float) -> Callable[[F], F]:
     """Add --timeout; `default` is in seconds."""
     return click.option(
-        "--timeout", default=default, show_default=True, metavar="SECONDS", help="Give up after so long (exit 124)."
+        "--timeout", default=default, show_default=True, metavar="SECONDS", help="Give up after this time (exit 124)."
     )
 
 
@@ -69,7 +69,7 @@ def security_options(command: F) -> F:
 
 
 def security_keywords(options: dict[str, Any]) -> dict[str, Any]:
-    """The keywords of a client or worker for the values of `security_options`."""
+    """Return the keywords of a client or worker for the values of `security_options`."""
     file = options.pop("password_file")
     if options["username"] is not None:
         options["password"] = _read_first_line(file) if file is not None else os.environ.get("GMDP_PASSWORD")
@@ -95,5 +95,5 @@ verbose_option: Callable[[F], F] = click.option("-v", "--verbose", count=True, h
 
 
 def split_endpoints(value: str) -> list[str]:
-    """The endpoints in the value of --broker."""
+    """Return the endpoints in the value of --broker."""
     return [endpoint.strip() for endpoint in value.split(",")]

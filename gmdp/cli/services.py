@@ -20,7 +20,7 @@ _COLUMNS = ("workers", "idle", "busy", "queued", "requests", "replies")
 
 
 def _parse_report(reply: list[bytes]) -> dict[str, Any] | None:
-    """The JSON object in the reply of a gmdp broker's management service; None if the reply is something else."""
+    """Return the JSON object in a reply of a gmdp broker's management service; None if the reply holds none."""
     try:
         if reply[0] == b"200" and len(reply) == 2:
             report = json.loads(reply[1])
@@ -60,7 +60,7 @@ def services(endpoint: str, timeout: float, **security: Any) -> None:
 @click.command()
 @broker_option
 @timeout_option(5.0)
-@click.option("--count", default=5, show_default=True, help="How often to ask.")
+@click.option("--count", default=5, show_default=True, help="Round trips to make.")
 @security_options
 @mdp_option
 def ping(endpoint: str, timeout: float, count: int, mdp: str, **security: Any) -> None:

@@ -66,8 +66,8 @@ def serve(server: S, describe: Callable[[S], str], announce: Callable[[S, str], 
     stopping = False
 
     def on_signal(number: int, frame: object) -> None:
-        # A plain signal handler runs even while a request's handler never yields.  It
-        # must not switch, so the hub starts the stop.
+        # A plain signal handler runs even while a request's handler never yields.  The signal
+        # handler must not switch, so it has the hub spawn `stop`.
         nonlocal stopping
         if stopping:
             os._exit(128 + number)
@@ -77,7 +77,7 @@ def serve(server: S, describe: Callable[[S], str], announce: Callable[[S, str], 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     server.start()
-    # All objects made so far stay; a garbage collection that looks through them is the longest pause there is.
+    # All objects made so far stay.  A garbage collection that looks through them would be the longest pause of all.
     gc.freeze()
     line = describe(server)
     if announce is None:

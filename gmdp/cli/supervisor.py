@@ -6,19 +6,19 @@ The rules:
   interpreter with the same command line, so a reload runs the code that is installed by then.
 * The first child is started alone.  If it ends before it serves (there is no such handler,
   an option is wrong), the parent ends, too, with the child's line and exit status.
-* A child that ends later is started again: see `Backoff`.
+* A child that ends later is started again, after a delay: see `Backoff`.
 * A child's standard input is a socket; the parent has the other end.  On it the child says
   that it serves, and later that it is registered.
-* Any byte from the parent means that another child has taken this child's place: it takes
-  no new work, and ends when its work is done, however long that takes.  At the end of
-  file, a child stops as on SIGTERM, within the time given for that.  The parent ends the
-  file to stop a child; if the parent dies, the system does.
+* Any byte from the parent means that another child has taken this child's place.  This child
+  then takes no new work, and ends when its work is done, however long that takes.
+* At the end of file, a child stops as on SIGTERM, within the time given for that.  The parent
+  ends the file to stop a child; if the parent dies, the system does.
 * SIGTERM and SIGINT stop all children, each of which finishes its running work; a second
   one kills them.  SIGHUP replaces one child after another.  The new child is registered
-  before the old one is retired; where the old one's work takes long, the reload goes on.
+  before the old one is retired.  Where the old one's work takes long, the reload goes on meanwhile.
 * Children have sessions of their own: a terminal's signals reach the parent alone.  Where
-  a signal goes to all processes of a service (systemd does so), a child gets its first,
-  not its second, for the parent sends none to a child that serves.
+  a signal goes to all processes of a service (systemd does so), a child gets the signal
+  once: from the system, not from the parent too.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ UNTIL_EOF = "--until-eof"
 FIRST_DELAY = 0.1
 #: Seconds between restarts at most.
 MAX_DELAY = 30.0
-#: A process that ran for so many seconds is restarted at once again.
+#: Seconds after which a process counts as steady: its next restart is at once again.
 STEADY_AFTER = 60.0
-#: Seconds a replacement may take to be registered.
+#: Seconds that a replacement may take to be registered.
 REGISTER_TIMEOUT = 30.0
-#: Seconds the reload waits for a replaced process to end, before it replaces the next one.
+#: Seconds that the reload waits for a retired process to end, before it replaces the next one.
 RETIRE_TIMEOUT = 10.0
-#: Seconds a stopping process may take beyond its own limit.
+#: Seconds that a stopping process may take beyond its own limit.
 STOP_GRACE = 5.0
-#: Seconds the parent waits for killed processes: the system may be unable to end one.
+#: Seconds that the parent waits for killed processes: the system may be unable to end one.
 KILL_TIMEOUT = 5.0
 
-#: The messages of a child: the line it would print, later this word; each ends with a NUL.
+#: A child sends two messages, each ending with a NUL: the line that it would print, and later this word.
 _REGISTERED = b"registered"
 _NUL = b"\0"
 
@@ -105,7 +105,7 @@ class Parent:
         self._send(_REGISTERED)
 
     def _stop_on_word(self, worker: Worker) -> None:
-        """Stop `worker` without a limit of time at a byte, and within its limit at the end of file."""
+        """Stop `worker`: at a byte without a limit of time, at the end of file within its own limit."""
         try:
             while self._socket.recv(64):
                 gevent.spawn(worker.stop, math.inf)
@@ -131,11 +131,11 @@ class _Child:
         #: The line it would have printed; None until the process serves.
         self.line: str | None = None
         self.registered = False
-        #: True once it was told to end: by `retire` or `stop`; by `stop`.
+        #: True once the process was asked to end: by `retire` or `stop`; by `stop` alone.
         self.ending = self.stopping = False
         #: Seconds the process ran, once it has ended.
         self.ran = 0.0
-        #: Set when the process serves, is registered, has ended; the last sets all three.
+        #: Set when the process serves, when it is registered, and when it has ended.  The end sets all three.
         self.serving, self.ready, self.ended = Event(), Event(), Event()
         self._socket, theirs = gevent.socket.socketpair()
         self._began = monotonic()
@@ -242,7 +242,7 @@ def _ignore_hangups() -> None:
 
 
 class _Place:
-    """One of the N places; `child` is the process in it, or the last one."""
+    """One of the N places; `child` is the process in it, or the last process that was."""
 
     def __init__(self, child: _Child) -> None:
         self.child = child
@@ -268,19 +268,19 @@ class Supervisor:
     def __init__(self, arguments: Sequence[str], count: int, stop_timeout: float) -> None:
         self._arguments = arguments
         self._count = count
-        self._stopping = stop_timeout + STOP_GRACE
+        self._stop_limit = stop_timeout + STOP_GRACE
         self._places: list[_Place] = []
         self._keepers: list[gevent.Greenlet] = []
-        #: All processes that run, also those not yet in a place, or not any more.
+        #: All processes that run, including those that have no place yet, or no longer.
         self._children: set[_Child] = set()
         self._announced = False
         self._reload_wanted = False
         #: Set when the state of a child has changed, or a reload is wanted.
         self._changed = Event()
-        #: Set by the first signal, and by a defect; set by the second signal.
+        #: Set by the first signal, and by a keeper's error; set by the second signal.
         self._stop_wanted, self._kill_wanted = Event(), Event()
         self._status = 0
-        self._defect: BaseException | None = None
+        self._keeper_error: BaseException | None = None
 
     def run(self) -> int:
         """Run until a signal; returns the exit status.
@@ -296,8 +296,8 @@ class Supervisor:
         finally:
             self._stop_wanted.set()
             self._stop_all()
-        if self._defect is not None:
-            raise self._defect
+        if self._keeper_error is not None:
+            raise self._keeper_error
         return self._status
 
     # Signals
@@ -315,7 +315,7 @@ class Supervisor:
     # Waiting
 
     def _wait(self, *events: Event, timeout: float | None = None) -> bool:
-        """Wait until one of `events` is set, or time is up.  True if the parent is to stop, whatever else happened."""
+        """Wait until one of `events` is set, or time is up.  Returns True if the parent is to stop."""
         gevent.wait([*events, self._stop_wanted], timeout, count=1)
         stopping: bool = self._stop_wanted.is_set()
         return stopping
@@ -329,7 +329,7 @@ class Supervisor:
         return child
 
     def _start_all(self) -> bool:
-        """Start the first process and, once it serves, the others.  False if the parent has to end."""
+        """Start the first process and, once it serves, the others.  Returns False if the parent has to end."""
         first = self._start()
         if self._wait(first.serving):
             return False
@@ -348,7 +348,7 @@ class Supervisor:
         return True
 
     def _on_keeper_died(self, keeper: gevent.Greenlet) -> None:
-        self._defect = keeper.exception
+        self._keeper_error = keeper.exception
         self._stop_wanted.set()
 
     def _keep_running(self, place: _Place) -> None:
@@ -381,19 +381,19 @@ class Supervisor:
     # Serving
 
     def _serve(self) -> None:
-        """Announce that all are registered, and reload on SIGHUP, until the parent is to stop."""
+        """Announce once that all processes are registered, and reload on SIGHUP, until the parent is to stop."""
         while not self._wait(self._changed):
             self._changed.clear()
             if not self._announced and all(place.child.registered for place in self._places):
                 self._announced = True
-                several = "process" if self._count == 1 else "processes"
-                print(f"{self._places[0].child.line} ({self._count} {several})", flush=True)
+                noun = "process" if self._count == 1 else "processes"
+                print(f"{self._places[0].child.line} ({self._count} {noun})", flush=True)
             if self._reload_wanted:
                 self._reload_wanted = False
                 self._reload()
 
     def _reload(self) -> None:
-        """Replace one process after another; if that fails, keep this one and the rest as they are."""
+        """Replace one process after another; where that fails, keep the old process and the rest as they are."""
         _log.info("reloading %d worker processes", self._count)
         for place in self._places:
             try:
@@ -420,7 +420,7 @@ class Supervisor:
     def _stop(self, child: _Child) -> None:
         """Stop `child` and wait until it has ended, or the parent is to stop."""
         child.stop()
-        if self._wait(child.ended, timeout=self._stopping):
+        if self._wait(child.ended, timeout=self._stop_limit):
             return
         if child.status is None:
             self._kill_late(child)
@@ -433,7 +433,7 @@ class Supervisor:
     # Ending
 
     def _kill_late(self, child: _Child) -> None:
-        _log.warning("worker process %d did not stop within %g s: killing it", child.pid, self._stopping)
+        _log.warning("worker process %d did not stop within %g s: killing it", child.pid, self._stop_limit)
         child.kill()
 
     def _stop_all(self) -> None:
@@ -442,7 +442,7 @@ class Supervisor:
         children = list(self._children)  # a child leaves the set when it ends
         for child in children:
             child.stop()
-        until = monotonic() + self._stopping
+        until = monotonic() + self._stop_limit
         for child in children:
             gevent.wait([child.ended, self._kill_wanted], max(0.0, until - monotonic()), count=1)
         late = [child for child in children if child.status is None]

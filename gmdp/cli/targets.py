@@ -21,7 +21,7 @@ class CommandFailed(MDPError):
 
 
 def load(target: str) -> Handler:
-    """Import the callable that ``package.module:callable`` names; ConfigurationError if there is none."""
+    """Import the callable that ``package.module:callable`` names; ConfigurationError if that fails."""
     module_name, colon, path = target.partition(":")
     if not (colon and module_name and path):
         raise ConfigurationError(f"{target!r} must look like package.module:callable")

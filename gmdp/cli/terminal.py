@@ -9,6 +9,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bar(console: Console, **options: Any) -> Progress:
-    """A description, a bar, how many of how many, and the time elapsed; `options` as for ``Progress``."""
+    """Return a bar with a description, the count of the total, and the time; `options` as for ``Progress``."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, **options)

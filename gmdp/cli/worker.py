@@ -33,7 +33,7 @@ from .serving import configure_logging, print_when_registered, serve
 @click.option("--reveal-errors", is_flag=True, help="Send gmdp clients the type and message of a handler's error.")
 @click.option("--enforce-deadline", is_flag=True, help="Stop a handler when nobody waits for its answer any more.")
 @stop_timeout_option
-@click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Run and watch so many worker processes.")
+@click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Run and watch N worker processes.")
 @click.option("--until-eof", "supervised", is_flag=True, hidden=True)  # for one of these processes: see supervisor.py
 @security_options
 @mdp_option

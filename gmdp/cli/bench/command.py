@@ -23,7 +23,9 @@ from .stacks import GMDP, GMDP_STACK, Stack
 
 def _refuse_compare(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        raise ConfigurationError("--compare: the script bench/compare.py of gmdp's sources measures peers")
+        raise ConfigurationError(
+            "--compare has moved: the script bench/compare.py in gmdp's sources measures other stacks"
+        )
 
 
 @click.command()
@@ -62,7 +64,7 @@ def bench(**options: Any) -> int:
 
     Each is a process of its own; the worker sends back what it gets.  Options that may be
     given several times multiply.  Exit status 1 if calls failed.  The script
-    bench/compare.py of gmdp's sources measures others beside gmdp.
+    bench/compare.py in gmdp's sources measures other stacks besides gmdp.
     """
     return measure({GMDP: GMDP_STACK}, **options)
 

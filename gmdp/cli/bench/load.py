@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import gevent
 
-#: Seconds between two lines that tell how many requests were answered.
-REPORT = 0.2
+#: Seconds between two lines that give the number of answered requests.
+REPORT_INTERVAL = 0.2
 
 
 class Point(NamedTuple):
@@ -52,7 +52,7 @@ class Measured(NamedTuple):
 
 
 def percentile(ordered: list[float], part: float) -> float:
-    """The value that so great a part of `ordered` does not exceed; nan if it is empty."""
+    """Return the value below which the fraction `part` of `ordered` lies; nan if `ordered` is empty."""
     if not ordered:
         return float("nan")
     return ordered[min(int(part * len(ordered)), len(ordered) - 1)]
@@ -86,13 +86,13 @@ def print_line(**fields: Any) -> None:
 
 
 def measure_callers(meter: Meter, point: Point, sleep: Callable[[float], Any] = gevent.sleep) -> Measured:
-    """Let the callers, which run already, call for as long as `point` says; returns what `meter` recorded."""
+    """Let the callers, which already run, call for as long as `point` says; return what `meter` recorded."""
     sleep(point.warm_up)
     print_line(began=True)
     cpu, began = process_time(), perf_counter()
     meter.warm = True
     while (remaining := began + point.seconds - perf_counter()) > 0:
-        sleep(min(remaining, REPORT))
+        sleep(min(remaining, REPORT_INTERVAL))
         print_line(requests=len(meter.latencies))
     meter.warm = False
     seconds, cpu = perf_counter() - began, process_time() - cpu

@@ -17,7 +17,7 @@ from ...exceptions import MDPError
 from .load import Measured, Point
 from .stacks import GMDP, Stack
 
-#: Seconds a process has to start, and beyond its time to end.
+#: Seconds that a process may take to start, or to end once its time is up.
 PATIENCE = 60.0
 
 
@@ -36,7 +36,7 @@ class Result(NamedTuple):
         return self.measured.requests / self.measured.seconds
 
     def cpu_per_request(self, seconds: float | None) -> float | None:
-        """Microseconds of CPU per request, given the `seconds` of CPU of them all."""
+        """Return the microseconds of CPU per request, given the `seconds` of CPU of all requests."""
         return None if seconds is None or not self.measured.requests else 1e6 * seconds / self.measured.requests
 
 
@@ -71,14 +71,14 @@ class Process:
             ready, _, _ = select.select([self._out], [], [], max(until - monotonic(), 0))
             data = os.read(self._out, 65536) if ready else None
             if not data:
-                reason = "ended" if data is not None else f"said nothing for {timeout:g} seconds"
+                reason = "ended" if data is not None else f"printed nothing for {timeout:g} seconds"
                 raise MDPError(f"{self.name} {reason}")
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
 
     def cpu(self) -> float | None:
-        """Seconds of CPU of all its threads; None where the system does not tell (Linux does)."""
+        """Return the seconds of CPU of all its threads; None where the system does not tell (Linux does)."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -102,7 +102,7 @@ class Servers:
         self.mdp = mdp
         self.service = f"gmdp.bench.{os.getpid()}"
         self.endpoint = broker or ""
-        #: Where there is no broker, callers call the one worker.
+        #: Without a broker, all callers call one worker.
         self._worker_count = worker_processes if stack.broker is not None else 1
         self._worker_concurrency = worker_concurrency
         self._started = ExitStack()

@@ -66,8 +66,8 @@ def as_dict(result: Result, ours: Result | None) -> dict[str, Any]:
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     """All results as plain types.
 
-    Where others were measured beside gmdp, each has ``gmdp_ratio``: how many times as many
-    requests gmdp carried.
+    Where others were measured besides gmdp, each result has ``gmdp_ratio``: gmdp's rate divided
+    by that of the result.
     """
     compared = any(result.point.stack != GMDP for result in results)
     return [as_dict(result, _find_ours(result, results) if compared else None) for result in results]
@@ -144,8 +144,8 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     for row in rows:
         version = f" {row['mdp']}" if row["mdp"] else ""
         series.setdefault(f"{row['stack']}{version}, {row['size']} bytes", []).append(row)
-    for at, (name, points) in enumerate(series.items()):
-        color = f"C{at % 10}"
+    for index, (name, points) in enumerate(series.items()):
+        color = f"C{index % 10}"
         callers = [row["concurrency"] for row in points]
         left.plot(callers, [row["rate"] for row in points], "o-", color=color, label=name)
         for key, style in (("p50_ms", "o-"), ("p99_ms", "o:")):
