@@ -30,9 +30,9 @@ After the test the plugin closes the client, then the workers, then the broker.
 
 A test that uses one of these fixtures fails at its teardown if it leaves something behind
 (:mod:`gmdp.testing.leaks`): greenlets, descriptors, threads, or requests without an answer.  The
-error says which, and where they are.
+error names them, and says where they are.
 
-* Things that are about to end have two seconds for it.
+* The search waits up to two seconds for things that are about to end.
 * Fixtures that were set up before gmdp's existed before the test, so they are no leaks.  Fixtures
   that were set up later have ended by then.  While a broker, worker or client of an earlier fixture
   is open, a socket that is none of Python's may belong to it, so such a socket is no leak either.
@@ -239,7 +239,7 @@ def _error(outcome: Any) -> BaseException | None:
 
 
 def _end_with(outcome: Any, error: BaseException, cause: BaseException | None) -> None:
-    """Let a hook raise `error`, because of `cause`."""
+    """Have a hook raise `error`, with `cause` as its cause."""
     error.__cause__ = cause
     if not hasattr(outcome, "force_exception"):  # before pluggy 1.1
         raise error

@@ -31,7 +31,7 @@ GRACE = 2.0
 #: Seconds that the exit of a ``with`` block may take.
 _EXIT_TIME = 0.001
 
-#: Never the patched function: the thread that watches the hub must not depend on the hub.
+#: Not the patched function: the thread that watches the hub must not depend on the hub.
 _get_ident = gevent.monkey.get_original("_thread", "get_ident")
 
 
@@ -67,7 +67,7 @@ class Deadline:
 
     Args:
         seconds: Seconds from the start until the deadline passes.
-        error: Makes the error of its message; :class:`DeadlinePassed` by default.
+        error: Called with the message; returns the error to raise.  :class:`DeadlinePassed` by default.
 
     Attributes:
         seconds: Seconds from the start until the deadline passes.
@@ -114,7 +114,7 @@ class Deadline:
             self._remaining = remaining
 
     def resume(self) -> None:
-        """Go on with the seconds that remained at the pause, in the present greenlet.
+        """Resume with the seconds that remained at the pause, in the present greenlet.
 
         No effect unless the deadline is paused.
         """
@@ -250,7 +250,7 @@ class Deadline:
         leaks.own_threads.discard(ident)
 
     def _is_exiting(self) -> bool:
-        """Has the block just ended, so that the greenlet runs code of this module?"""
+        """Return whether the block has just ended, so that its greenlet runs code of this module."""
         frame = sys._current_frames().get(self._ident)
         return frame is not None and frame.f_code.co_filename == __file__
 
@@ -258,7 +258,7 @@ class Deadline:
 def deadline(seconds: float) -> Deadline:
     """``with deadline(seconds): ...`` raises :class:`DeadlinePassed` in a block that takes longer.
 
-    To be used in any greenlet of any thread.  See :class:`Deadline`, whose `error` chooses
+    It may be used in any greenlet of any thread.  See :class:`Deadline`, whose `error` chooses
     another exception.
 
     Args:
@@ -271,7 +271,7 @@ def deadline(seconds: float) -> Deadline:
 
 
 def _all_greenlets() -> str:
-    """The other greenlets, to be appended to a message."""
+    """Return a description of the other greenlets, to be appended to a message."""
     described = [leaks.describe(other) for other in leaks.greenlets() if other is not gevent.getcurrent()]
     return "\n".join([f"; greenlets alive: {len(described)}", *described]).replace("\n", "\n  ")
 

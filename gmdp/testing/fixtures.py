@@ -24,9 +24,9 @@ from .simulator.simulation import Simulation
 TRANSPORTS = ("tcp", "inproc")
 
 #: Seconds that a worker may take to register.
-REGISTRATION = 10.0
+REGISTER_TIMEOUT = 10.0
 
-#: Seconds that things which are about to end have for it after a test that failed.
+#: Seconds to wait for things that are about to end, after a test that failed.
 PATIENCE_AFTER_FAILURE = 0.1
 
 _names = itertools.count(1)
@@ -37,9 +37,9 @@ class Installation:
 
     Args:
         transport: "tcp" or "inproc".
-        options: Of the :class:`gmdp.Broker`.
+        options: The options of the :class:`gmdp.Broker`.
         seconds: Seconds the test may take; the clean-up may take as long again.
-        error: Makes the error of a deadline that passed, of its message.
+        error: Called with the message of a deadline that passed; returns the error to raise.
         allowed: The leaks that the test may have, of :data:`gmdp.testing.leaks.KINDS`.
 
     Attributes:
@@ -107,26 +107,26 @@ class Installation:
         Args:
             service: The name of the service.
             handler: Called with each request.
-            options: Of the :class:`gmdp.Worker`.
+            options: The options of the :class:`gmdp.Worker`.
 
         Raises:
-            AssertionError: The worker has not registered within :data:`REGISTRATION` seconds.
+            AssertionError: The worker has not registered within :data:`REGISTER_TIMEOUT` seconds.
         """
         worker = Worker(self.broker.endpoint, service, handler, **options)
         self._workers.append(worker)
         wanted = self._registered(worker) + worker.concurrency
         changes = worker.subscribe()
-        until = monotonic() + REGISTRATION
+        until = monotonic() + REGISTER_TIMEOUT
         reason = ""
         worker.start()
-        with gevent.Timeout(REGISTRATION, False):
+        with gevent.Timeout(REGISTER_TIMEOUT, False):
             while worker.state is not State.RUNNING:
                 reason = changes.get().reason or reason
         worker.unsubscribe(changes)
         while self._registered(worker) < wanted:  # the broker may not have read the worker's READY
             if monotonic() > until:
                 raise AssertionError(
-                    f"the worker has not registered within {REGISTRATION:g} s: {worker!r} {reason}".rstrip()
+                    f"the worker has not registered within {REGISTER_TIMEOUT:g} s: {worker!r} {reason}".rstrip()
                 )
             gevent.sleep(0.001)
         return worker

@@ -5,7 +5,7 @@ With or without pytest (whose plugin is :mod:`gmdp_pytest`)::
     from gmdp.testing.leaks import no_leaks
 
     with no_leaks():
-        ...  # Leaked, an AssertionError, if something that began in here still exists
+        ...  # raises Leaked, an AssertionError, if something that began in the block still exists
 
 The rules of this module:
 
@@ -54,10 +54,10 @@ from ..io.owner import Owner
 #: The kinds of leaks, in the order of a report.
 KINDS = ("requests", "greenlets", "descriptors", "threads")
 
-#: Seconds that things which are about to end have for it.
+#: Seconds to wait for things that are about to end.
 PATIENCE = 2.0
 
-#: Seconds that another thread's hub has to report the requests of its brokers and clients.
+#: Seconds in which another thread's hub must report the requests of its brokers and clients.
 ANSWER_TIMEOUT = 0.1
 
 #: Lines of each stack that a report shows.
@@ -65,14 +65,14 @@ DEPTH = 3
 #: Characters of each name that a report shows.
 _WIDTH = 200
 
-#: Seconds between two looks for leaks: the first time, and at most.
+#: Seconds between two searches for leaks: the first time, and at most.
 _FIRST_PAUSE, _LAST_PAUSE = 0.002, 0.1
 
 #: The threads of :mod:`~gmdp.testing.deadline`, which are no leaks.
 own_threads: set[int] = set()
 
-#: How the names of descriptors begin that ZeroMQ or a hub may have opened.  (Outside Linux all of them
-#: begin with "inode ".)
+#: The names of descriptors that ZeroMQ or a hub may have opened begin with one of these.  (Outside Linux,
+#: all names begin with "inode ".)
 _NAMELESS = ("socket:", "anon_inode:", "inode ")
 
 #: Where the source files of gevent and gmdp lie; a report leaves their lines out.  Compiled modules of gevent
@@ -110,7 +110,7 @@ class Leaked(AssertionError):
 
 
 def report(leaks: Collection[Leak]) -> str:
-    """Return `leaks` as text for people, grouped by kind."""
+    """Return `leaks` as readable text, grouped by kind."""
     lines = ["left behind:"]
     for kind in KINDS:
         found = [leak.what for leak in leaks if leak.kind == kind]
@@ -134,7 +134,7 @@ def all_but(allowed: Iterable[str]) -> tuple[str, ...]:
 
 
 class Census:
-    """The things in this process at the moment when the census is made.
+    """The things in this process at the moment at which the census is made.
 
     A census counts:
 
@@ -142,8 +142,7 @@ class Census:
     * descriptors;
     * threads that run Python;
     * requests that wait at a :class:`gmdp.Broker` or that one of its workers has, and calls of a
-      :class:`gmdp.Client` without an answer, unless they belong to another thread whose hub
-      does not run.
+      :class:`gmdp.Client` without an answer; but none of another thread whose hub does not run.
 
     It does not count what is made once per process: gevent's loop, the idle threads of the hub's
     own pool, and the sockets of ``zmq.green.Context.instance()``, which the census makes itself.
@@ -264,11 +263,11 @@ class Census:
 def no_leaks(*, allowed: Iterable[str] = (), patience: float | None = None) -> Iterator[Census]:
     """``with no_leaks(): ...`` raises :class:`Leaked` after a block that leaves something behind.
 
-    After a block that raises there is no search: its own error goes first.
+    After a block that raises, no search is made: the block's own error matters more.
 
     Args:
         allowed: The kinds of leaks that the block may have, of :data:`KINDS`.
-        patience: Seconds that things which are about to end have for it; :data:`PATIENCE` by default.
+        patience: Seconds to wait for things that are about to end; :data:`PATIENCE` by default.
 
     Yields:
         The :class:`Census` made before the block.
@@ -298,12 +297,12 @@ def greenlets() -> list[greenlet.greenlet]:
         if kind not in kinds and not issubclass(kind, Hub) and kind.__module__ != "gevent.threadpool":
             kinds.add(kind)
             others += type.__subclasses__(kind)
-    # type() and not isinstance(): a proxy that is asked for its class may load the object it stands for.
+    # type() and not isinstance(): a proxy that is asked for its class may load the object behind it.
     return [other for other in gc.get_objects() if type(other) in kinds and other and other.parent is not None]
 
 
 def _descriptors() -> dict[int, str]:
-    """The open descriptors, and the name of each."""
+    """Return the open descriptors, and the name of each."""
     found = {}
     for name in os.listdir("/dev/fd"):
         number = int(name)
@@ -319,12 +318,12 @@ def _descriptors() -> dict[int, str]:
 
 
 def _is_nameless(target: str) -> bool:
-    """May ZeroMQ or a hub have opened a descriptor with this name?"""
+    """Return whether ZeroMQ or a hub may have opened a descriptor with this name."""
     return target.startswith(_NAMELESS)
 
 
 def _python_sockets() -> set[int]:
-    """The descriptors that sockets of Python hold."""
+    """Return the descriptors that Python's own sockets hold."""
     return {held.fileno() for held in gc.get_objects() if issubclass(type(held), _Socket)}
 
 
@@ -341,7 +340,7 @@ def _threads() -> dict[int, tuple[threading.Thread | None, FrameType]]:
 
 
 def _is_idle(frame: FrameType | None) -> bool:
-    """Does this frame belong to a thread of a gevent pool that has nothing to do?"""
+    """Return whether this frame belongs to an idle thread of a gevent pool."""
     while frame is not None:
         if frame.f_code.co_filename.startswith(_INSIDE) and frame.f_locals.get("gevent_threadpool_worker_idle"):
             return True
@@ -372,7 +371,10 @@ def _requests(silent: weakref.WeakSet[Owner]) -> Iterator[tuple[Instance, dict[s
 def _statistics(
     instance: Broker | Client, silent: weakref.WeakSet[Owner]
 ) -> BrokerStatistics | ClientStatistics | None:
-    """The statistics of `instance`; None if the hub of its thread does not run, which is then one of the `silent`."""
+    """Return the statistics of `instance`; None if its thread's hub does not run.
+
+    The owner of such an instance is added to `silent`.
+    """
     owner = instance._owner
     if owner is None or owner.runs_here:
         return instance.statistics()
@@ -390,12 +392,12 @@ def _references(things: Iterable[Any]) -> dict[int, weakref.ref[Any]]:
 
 
 def _is_in(references: Mapping[int, weakref.ref[Any]], thing: object) -> bool:
-    """Is `thing` among these, and not just at the address of one that is gone?"""
+    """Return whether `thing` itself is among these, and not just at the address of a thing that is gone."""
     reference = references.get(id(thing))
     return reference is not None and reference() is thing
 
 
-# Where they are
+# Where the things are
 
 
 def describe(other: greenlet.greenlet) -> str:

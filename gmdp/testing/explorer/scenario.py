@@ -1,4 +1,4 @@
-"""Installations and faults drawn from a seed, and the outcomes that they must have.
+"""Installations and faults that are drawn from a seed, and the outcomes that their calls must have.
 
 A scenario has three phases:
 
@@ -39,7 +39,7 @@ BUSY_TIMEOUT = 8.0
 REQUEST_TTL = 6.0
 ATTEMPTS = 3
 
-#: A body that begins so makes the handler crash its process, or fail.
+#: A body that begins with one of these makes the handler crash its process, or fail.
 POISON = b"poison"
 BROKEN = b"broken"
 
@@ -178,7 +178,7 @@ class Scenario:
 
     def _new_worker(self, service: bytes | None = None, endpoints: list[str] | None = None) -> None:
         random = self.random
-        # A broker cannot know which strict connections belong to one process, and die together.
+        # A broker cannot know which strict connections belong to one process, and so die together.
         strict = random.random() < 0.4 and self.kind != "poison"
         dialect: Dialect = random.choice([RFC7, RFC18, MAJORTOMO] if strict else [RFC7, RFC18])
         endpoints = endpoints or self.endpoints
@@ -337,7 +337,7 @@ class Scenario:
     def _attack(self, broker: BrokerNode, frames: list[bytes]) -> None:
         if broker.up:
             self.simulation.schedule.record("an attack:", frames)
-            broker.received(frames)
+            broker.on_message(frames)
 
     def _hostile_frames(self, token: bytes) -> list[bytes]:
         random = self.random

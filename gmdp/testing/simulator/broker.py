@@ -110,7 +110,7 @@ class BrokerNode(Node):
             return 0.0 if self.core.drained else min(when, self._drain_until)
         return when
 
-    def received(self, frames: list[bytes]) -> None:
+    def on_message(self, frames: list[bytes]) -> None:
         """Take one message, routing id first."""
         if self.on_traffic is not None:
             self.on_traffic(self, "received", frames)
@@ -118,7 +118,7 @@ class BrokerNode(Node):
 
     def tick(self, now: float) -> None:
         """Do what is due."""
-        senders = {args[0][0] for function, args in self.inbox if function == self.received}
+        senders = {args[0][0] for function, args in self.inbox if function == self.on_message}
         unread = senders & internals.worker_connections(self.core).keys()
         self.core.tick(now)
         if self.on_traffic is not None:

@@ -42,7 +42,7 @@ class SimulatedCall:
 
     @property
     def reply(self) -> list[bytes]:
-        """All frames of the answer, as ``Client.request`` returns them; AssertionError if the call has no reply."""
+        """All frames of the answer, as ``Client.request`` returns them.  AssertionError if the call has no reply."""
         if self.outcome != "reply":
             raise AssertionError(f"{self!r} has no reply")
         frames = [frame for part in self.parts for frame in part]
@@ -97,7 +97,7 @@ class ClientNode(PeerNode[ClientCore]):
             service: The name of the service.
             body: The body's frame, or its frames.
             timeout: Seconds the call may take.
-            options: Of :class:`~gmdp.core.peer.calls.Call`.
+            options: Those of :class:`~gmdp.core.peer.calls.Call`.
 
         Returns:
             The call, whose outcome comes as time goes by.

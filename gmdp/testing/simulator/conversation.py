@@ -32,7 +32,7 @@ class Conversation:
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.now = 0.0
-        #: When each connection, and session (EMPTY: all of them), was told DISCONNECT, or last sent a message since.
+        #: When each connection and session (EMPTY: all sessions) was sent DISCONNECT, or last sent a message since.
         self._disconnected: dict[tuple[_Address, bytes], float] = {}
         #: When each connection and session last sent DISCONNECT.
         self._disconnects_received: dict[tuple[_Address, bytes], float] = {}
@@ -137,7 +137,7 @@ class Conversation:
 
 
 def is_request(frames: list[bytes]) -> bool:
-    """Is this message, which a broker sends, a REQUEST to a worker?"""
+    """Return whether this message, which a broker sends, is a REQUEST to a worker."""
     _, _, head, command = parse_outgoing(frames)
     return head in (WORKER_01, WORKER_02) and command == b"\x02"
 

@@ -1,4 +1,4 @@
-"""How a simulation fails."""
+"""The error of a simulation that fails, and the check that raises it."""
 
 from __future__ import annotations
 

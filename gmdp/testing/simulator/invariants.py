@@ -28,10 +28,10 @@ class Invariants:
     """The checks of all nodes of one simulation."""
 
     def __init__(self) -> None:
-        #: Per broker, what it and its peers have said to each other.
+        #: Per broker, the messages between it and its peers.
         self._conversations: dict[BrokerNode, Conversation] = {}
         self._turns: dict[BrokerNode, Turns] = {}
-        #: Routing ids of clients that did not read, for ever: no routing id is used twice.
+        #: Routing ids of clients that ever failed to read.  They stay: no routing id is used twice.
         self._slow_clients: set[bytes] = set()
         #: Routing ids of workers that could not be reached.
         self._unreachable_workers: set[bytes] = set()
@@ -54,7 +54,7 @@ class Invariants:
             conversation.on_sent(frames, slow=self._is_slow(node, frames[0]))
 
     def _is_slow(self, node: BrokerNode, routing_id: bytes) -> bool:
-        """Do messages wait for this client to read, or did any ever?"""
+        """Return whether messages wait for this client to read them, or ever did."""
         client = internals.clients(node.core).get(routing_id)
         if client is not None and client.backlog is not None:
             self._slow_clients.add(routing_id)
@@ -120,7 +120,7 @@ class Invariants:
         self._check_accounts(node, requests)
 
     def _check_silence(self, node: BrokerNode) -> None:
-        """Check that no worker is held for alive after too long a silence."""
+        """Check that no worker counts as alive after too long a silence."""
         now, expiry, gap_end = node.schedule.now, node.options.expiry, internals.gap_end(node.core)
         for connection in internals.worker_connections(node.core).values():
             heard, allowance = connection.pulse.heard_at, expiry

@@ -1,6 +1,6 @@
 """Connections in memory, with their delays and faults.
 
-A wire behaves as ZeroMQ's sockets were measured to:
+A wire has these properties, which ZeroMQ's sockets were measured to have:
 
 * Messages arrive whole and in order.
 * A message to a peer that is gone is refused only once the sender knows of the loss.
@@ -24,7 +24,7 @@ _REMEMBERED = 4
 
 
 def _contains(frames: list[bytes], run: list[bytes]) -> bool:
-    """Does a message contain the frames `run`, in a row, near its beginning?"""
+    """Return whether a message contains the frames `run`, in a row, near its beginning."""
     return any(frames[at : at + len(run)] == run for at in range(4))
 
 
@@ -43,7 +43,7 @@ class BrokerEnd(Protocol):
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Have the broker call `function(*args)` when the broker reads next."""
 
-    def received(self, frames: list[bytes]) -> None:
+    def on_message(self, frames: list[bytes]) -> None:
         """Take one message, routing id first."""
 
 
@@ -63,13 +63,13 @@ class PeerEnd(Protocol):
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Have the node call `function(*args)` when the node reads next."""
 
-    def connected(self, wire: Wire) -> None:
+    def on_connected(self, wire: Wire) -> None:
         """Take note that `wire` has connected."""
 
-    def lost(self, wire: Wire) -> None:
+    def on_disconnected(self, wire: Wire) -> None:
         """Take note that `wire` is lost."""
 
-    def received(self, wire: Wire, frames: list[bytes]) -> None:
+    def on_message(self, wire: Wire, frames: list[bytes]) -> None:
         """Take one message."""
 
 
@@ -115,9 +115,9 @@ class Wire:
         self.routing_id = network.routing_id()
         #: False once the node has closed the wire, or knows of its loss.
         self.open = True
-        #: True while the broker takes the wire for one of its peers.
+        #: True while the broker counts the wire among its peers.
         self.attached = False
-        #: True once nothing passes any more, though no end knows.
+        #: True once nothing passes any more, though neither end knows.
         self.silent = False
         #: True once the wire is cut.
         self.broken = False
@@ -156,12 +156,12 @@ class Wire:
 
     def _report_connected(self) -> None:
         if self.open and not self.silent and not self.broken:
-            self.node.post(self.node.connected, self)
+            self.node.post(self.node.on_connected, self)
 
     def _report_lost(self) -> None:
         if self.open:
             self.open = False
-            self.node.post(self.node.lost, self)
+            self.node.post(self.node.on_disconnected, self)
 
     # The node's end
 
@@ -199,7 +199,7 @@ class Wire:
             if self.schedule.trace is not None:
                 self.schedule.record(self, "->", broker, frames)
             self._history.append(frames)
-            broker.post(broker.received, [self.routing_id, *frames])
+            broker.post(broker.on_message, [self.routing_id, *frames])
 
     def _detach(self) -> None:
         self.attached = False
@@ -207,7 +207,7 @@ class Wire:
             del self.broker.peers[self.routing_id]
 
     def deliver(self, frames: list[bytes], hwm: int) -> str | None:
-        """Send one message to the node; returns None, or why this is not possible: "full" or "gone"."""
+        """Send one message to the node.  Returns None, or why that failed: "full" or "gone"."""
         if not self.attached:
             return "gone"
         if self.unread >= hwm:
@@ -227,7 +227,7 @@ class Wire:
         if number:
             self.unread -= 1
         if self.open:
-            self.node.received(self, frames)
+            self.node.on_message(self, frames)
 
     # Faults
 
@@ -271,4 +271,4 @@ class Wire:
 
     def _repeat_message(self, frames: list[bytes]) -> None:
         if self.broker is not None and self.broker.up:
-            self.broker.post(self.broker.received, [self.routing_id, *frames])
+            self.broker.post(self.broker.on_message, [self.routing_id, *frames])

@@ -46,17 +46,17 @@ class PeerNode(Node, Generic[K]):
         """Do what is due."""
         self.core.tick(now, self.schedule.random.random())
 
-    def connected(self, wire: Wire) -> None:
+    def on_connected(self, wire: Wire) -> None:
         """Take note that `wire` has connected."""
         if wire.open:
             self.core.on_connected(wire.connection, self.schedule.now)
 
-    def lost(self, wire: Wire) -> None:
+    def on_disconnected(self, wire: Wire) -> None:
         """Take note that `wire` is lost."""
         reason = CloseReason.CONNECTION_CLOSED
         self.core.on_disconnected(wire.connection, reason, self.schedule.now, self.schedule.random.random())
 
-    def received(self, wire: Wire, frames: list[bytes]) -> None:
+    def on_message(self, wire: Wire, frames: list[bytes]) -> None:
         """Take one message."""
         if self.on_traffic is not None:
             self.on_traffic("received", wire, frames)

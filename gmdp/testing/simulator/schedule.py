@@ -13,12 +13,12 @@ class Schedule:
     """A clock, and the calls that move it forward.
 
     Args:
-        seed: Where :attr:`random` begins.  All chance in a simulation comes from there.
+        seed: The seed of :attr:`random`, from which all chance in a simulation comes.
         trace: Called with a line of text for each thing that happens.
 
     Attributes:
         now: Seconds since the beginning.
-        steps: How many planned calls were made.
+        steps: The number of planned calls that were made.
         on_step: Called after each step.
     """
 
@@ -44,7 +44,7 @@ class Schedule:
         self.at(self.now + seconds, function, *args)
 
     def step(self, until: float) -> bool:
-        """Make the next planned call; False if none is planned up to `until`."""
+        """Make the next planned call.  Returns False if none is planned up to `until`."""
         if not self._planned or self._planned[0][0] > until:
             return False
         self.now, _, function, args = heapq.heappop(self._planned)

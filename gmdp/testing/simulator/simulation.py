@@ -44,8 +44,8 @@ class Simulation:
     :class:`~gmdp.testing.Crash` takes its whole process with it.
 
     Args:
-        seed: Where all chance comes from.
-        latency: The most seconds a message takes.
+        seed: The seed of all that is drawn by chance.
+        latency: The most seconds that a message takes.
         trace: Called with a line of text for each thing that happens.
 
     Attributes:
@@ -80,7 +80,7 @@ class Simulation:
         Args:
             endpoint: The name under which workers and clients find the broker.
             hwm: Messages that may wait for a peer that does not read.
-            options: Of :class:`gmdp.Broker`.
+            options: Those of :class:`gmdp.Broker` that :class:`gmdp.BrokerOptions` has.
 
         Raises:
             ConfigurationError: An option has a wrong value.

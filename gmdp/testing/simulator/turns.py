@@ -1,4 +1,4 @@
-"""The check that clients are served in turn, and no client again and again while another waits."""
+"""The check that clients are served in turn: no client again and again while another waits."""
 
 from __future__ import annotations
 

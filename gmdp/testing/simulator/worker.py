@@ -17,7 +17,7 @@ from .peer import PeerNode
 
 
 class Crash(Exception):
-    """Raised by a handler to let its whole process die."""
+    """A handler raises this to let its whole process die."""
 
 
 class Run:
@@ -35,9 +35,9 @@ class WorkerNode(PeerNode[WorkerCore]):
         handler: Called with each request, as a :class:`gmdp.Worker` calls it.
         takes: The least and most seconds from the request, or the last part, to the end of an answer.
         every: Seconds before each part of an answer.
-        enforce_deadline: True if handlers end when their caller has gone.
+        enforce_deadline: True if handlers are stopped once their caller has gone.
         counters: What the worker counted.
-        running: The handlers that have begun and not ended.
+        running: The handlers that have begun and have not ended.
         on_work: Called with the node and the request when a handler begins.
     """
 

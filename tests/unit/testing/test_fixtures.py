@@ -12,7 +12,7 @@ def test_an_unknown_transport_is_refused():
 
 
 def test_a_worker_that_cannot_register_is_an_error(monkeypatch):
-    monkeypatch.setattr("gmdp.testing.fixtures.REGISTRATION", 0.2)
+    monkeypatch.setattr("gmdp.testing.fixtures.REGISTER_TIMEOUT", 0.2)
     installation = Installation(options={"max_workers": 1}, seconds=30)
     installation.begin()
     installation.worker("echo", bytes)

@@ -98,7 +98,7 @@ def test_a_connection_that_is_lost_though_its_message_waits_is_reported():
     lost = []
     broker.on_traffic = lambda node, word, frames: lost.append(word) if word == "lost" else None
     (worker,) = broker.core.workers
-    broker.inbox.append((broker.received, ([worker.head[0]],)))
+    broker.inbox.append((broker.on_message, ([worker.head[0]],)))
     broker.core.on_wake(1000.0)
     broker.core.on_caught_up(1000.0)
     broker.tick(2000.0)

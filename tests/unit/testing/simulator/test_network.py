@@ -26,13 +26,13 @@ class End:
     def post(self, function, *args):
         function(*args)
 
-    def connected(self, wire):
+    def on_connected(self, wire):
         self.log.append("connected")
 
-    def lost(self, wire):
+    def on_disconnected(self, wire):
         self.log.append("lost")
 
-    def received(self, *args):
+    def on_message(self, *args):
         self.log.append(args[-1])
 
 
