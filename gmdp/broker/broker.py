@@ -248,11 +248,13 @@ class Broker(Lifecycle):
     def _new_core(self) -> BrokerCore:
         about = About(version=__version__, hwm=self._hwm)
         # ZeroMQ bounds the size of frames, but not on inproc.
-        sized = not any(endpoint.startswith("inproc:") for endpoint in self._bind)
+        socket_checks_size = not any(endpoint.startswith("inproc:") for endpoint in self._bind)
         access = None
         if self._policy is not None or (self._gate is not None and self._gate.authenticates):
             access = Access(self._policy, self.options.max_user_rate)
-        return BrokerCore(self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about, sized, access)
+        return BrokerCore(
+            self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about, socket_checks_size, access
+        )
 
     def _open(self) -> tuple[Owner, State, str]:
         self._core = self._new_core()

@@ -137,7 +137,7 @@ class Answer:
         return self._parts.popleft()
 
     def _time_to_wait(self) -> float | None:
-        """Return the seconds to wait for the owner; None, for ever, in the owner's own thread.
+        """Return the seconds to wait for the owner; None, forever, in the owner's own thread.
 
         There the owner keeps the time.  The hub of another thread may not run, so a wait for it
         has a limit of its own.

@@ -386,9 +386,9 @@ class Client(Lifecycle):
         answer.call = call
         answer.canceller = engine = self._start_engine(call.timeout)
         traceparent = options.traceparent
-        traced = tracer()
-        if traced is not None:
-            answer.span, traceparent = traced.begin_call(call.service, traceparent) or (None, traceparent)
+        active_tracer = tracer()
+        if active_tracer is not None:
+            answer.span, traceparent = active_tracer.begin_call(call.service, traceparent) or (None, traceparent)
         elif traceparent is None:
             traceparent = current_traceparent.get()
         if traceparent is not None:

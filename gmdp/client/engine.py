@@ -76,7 +76,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
             self.core.submit(call, monotonic())
 
     def cancel(self, call: Call) -> None:
-        """End `call`: its caller does not wait any more."""
+        """End `call`, whose caller has stopped waiting."""
         if self._error is None:
             self.core.cancel(call, Outcome.CANCELLED, monotonic())
 
@@ -122,9 +122,9 @@ class ClientEngine(ConnectorEngine[ClientCore]):
     def _end_span(answer: Sink, event: Part | Ended) -> None:
         """End the span of a call that `event` ends."""
         span, answer.span = answer.span, None
-        traced = tracer()
-        if traced is not None:
-            traced.end_call(span, event.outcome.value if isinstance(event, Ended) else "")
+        active_tracer = tracer()
+        if active_tracer is not None:
+            active_tracer.end_call(span, event.outcome.value if isinstance(event, Ended) else "")
 
     def _fail_call(self, ended: Ended, now: float) -> None:
         """Give an answer the error with which its call ended."""

@@ -89,8 +89,8 @@ class Future(AsyncResult):  # type: ignore[misc]
         Args:
             callback: the one that was given to :meth:`rawlink`.
         """
-        for index, (given, wrapped) in enumerate(self._linked or ()):
-            if given == callback:
+        for index, (original, wrapped) in enumerate(self._linked or ()):
+            if original == callback:
                 assert self._linked is not None
                 del self._linked[index]
                 callback = wrapped

@@ -9,7 +9,7 @@ Two rules of gmdp make this work in practice:
 * On a HEARTBEAT, if nothing was sent to the peer since its previous HEARTBEAT, one is sent
   at once.  Besides, each side sends one if it has sent nothing for its own interval.  It also
   sends one if it has heard nothing for that time: so it asks whether the peer is alive.  Peers
-  with different intervals then do not lose each other, and no two peers answer each other for ever.
+  with different intervals then do not lose each other, and no two peers answer each other forever.
 * After a gap in this process's own running, no peer is lost until the socket has been read
   empty, and the peer has had time to answer a HEARTBEAT (:class:`Gap`).
 """

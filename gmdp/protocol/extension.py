@@ -44,8 +44,8 @@ offset  size  field
 ======  ====  ===========================================================
 0       4     magic, ``89 4D 44 57`` (``\\x89MDW``)
 4       1     version, 1
-5       1     flags: in a broker's HEARTBEAT, 1: the caller of what this
-              session works on has gone; in a worker's FINAL or DISCONNECT,
+5       1     flags: in a broker's HEARTBEAT, 1: the caller of the session's
+              request has gone; in a worker's FINAL or DISCONNECT,
               2: it is the session's last, and nothing was begun since; else 0
 6       4     number of the session, from 1; a connection's next session
               has a higher number than all before
@@ -154,15 +154,15 @@ def to_milliseconds(time_left: float | None) -> int:
     """Return seconds as the number that a call frame or token holds."""
     if time_left is None:
         return _UNKNOWN
-    left = int(time_left * 1000 + 0.999)  # rounded up: no peer may give up a call before its caller does
-    if 0 <= left < _UNKNOWN:
-        return left
-    return 0 if left < 0 else _UNKNOWN - 1
+    milliseconds = int(time_left * 1000 + 0.999)  # rounded up: no peer may give up a call before its caller does
+    if 0 <= milliseconds < _UNKNOWN:
+        return milliseconds
+    return 0 if milliseconds < 0 else _UNKNOWN - 1
 
 
-def from_milliseconds(left: int) -> float | None:
+def from_milliseconds(milliseconds: int) -> float | None:
     """Return the seconds that a number of :func:`to_milliseconds` stands for; None: unknown."""
-    return None if left == _UNKNOWN else left / 1000
+    return None if milliseconds == _UNKNOWN else milliseconds / 1000
 
 
 def request_id(nonce: bytes, number: int) -> bytes:
@@ -186,8 +186,8 @@ def call_frame(
     traceparent: bytes = b"",
 ) -> bytes:
     """Return a request's call frame; `identity` is from :func:`request_id`."""
-    left = to_milliseconds(time_left)
-    return _CALL.pack(CALL_MAGIC, 0, flags, priority, min(attempt, 255), identity, left) + traceparent
+    milliseconds = to_milliseconds(time_left)
+    return _CALL.pack(CALL_MAGIC, 0, flags, priority, min(attempt, 255), identity, milliseconds) + traceparent
 
 
 def read_call(frame: bytes) -> CallFrame:
@@ -195,10 +195,10 @@ def read_call(frame: bytes) -> CallFrame:
 
     Numbers are as they were sent, but a priority above the highest is read as the highest.
     """
-    _, status, flags, priority, attempt, identity, left = _CALL.unpack_from(frame)
+    _, status, flags, priority, attempt, identity, milliseconds = _CALL.unpack_from(frame)
     if priority > MOST_URGENT:
         priority = MOST_URGENT
-    seconds = None if left == _UNKNOWN else left / 1000
+    seconds = None if milliseconds == _UNKNOWN else milliseconds / 1000
     return _new(CallFrame, (status, flags, priority, attempt, identity, seconds, frame[_CALL_SIZE:]))
 
 

@@ -83,8 +83,8 @@ def read(address: bytes) -> Reading | None:
     """Return what `address` says to a worker; None if it is no token."""
     if len(address) < _SIZE or address[:4] != MAGIC or address[4] != VERSION:
         return None
-    _, left, attempt, flags = _TAIL.unpack_from(address, PREFIX_SIZE)
-    return Reading(attempt, from_milliseconds(left), bool(flags & TYPED_FAILURES), address[_SIZE:])
+    _, milliseconds, attempt, flags = _TAIL.unpack_from(address, PREFIX_SIZE)
+    return Reading(attempt, from_milliseconds(milliseconds), bool(flags & TYPED_FAILURES), address[_SIZE:])
 
 
 def mark_failed(address: bytes) -> bytes:

@@ -406,7 +406,7 @@ class CoreBench:
 
     def __init__(self, kind: int) -> None:
         self.now = 0.0
-        self.core = BrokerCore(BrokerOptions(), b"12345678", 0.0, sized=True)
+        self.core = BrokerCore(BrokerOptions(), b"12345678", 0.0, socket_checks_size=True)
         self.numbers = itertools.count()
         self.extension = kind == 3
         empty, version = ([b""], b"01") if kind == 1 else ([], b"02")

@@ -1,1 +1,1 @@
-"""The decisions of a broker: what comes of each message, and of time without one."""
+"""The decisions of a broker: how it handles each message, and what it does as time passes."""

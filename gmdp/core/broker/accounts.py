@@ -2,7 +2,7 @@
 
 The rules of this module:
 
-* Each client (a user where there is one, else a connection) has an account of the bytes it
+* Each client (a user if the user is known, else a connection) has an account of the bytes it
   holds: bodies queued or assigned, parts of answers being joined, unread answers.
 * A client may hold as many bytes as are still free in ``max_queue_bytes``: one client alone
   half of them, two a third each, so a newcomer always finds room.  Besides, a user may hold

@@ -45,7 +45,7 @@ from .registry import Registry
 from .replies import Replies
 from .state import BrokerState
 
-# Bound once, for each reply: in Python 3.11 an Enum's member is slow to look up.
+# Bound once, since each reply needs them: in Python 3.11 a member of an Enum is slow to look up.
 _FINAL = Command.FINAL
 _OK = Status.OK
 
@@ -162,10 +162,10 @@ class Conversation:
 
     # Messages of registered workers
 
-    def _request_answered(self, worker: Worker, message: Message, now: float) -> Request | None:
-        """The request that `message` answers.
+    def _match_reply(self, worker: Worker, message: Message, now: float) -> Request | None:
+        """Return the worker's request, if `message` is a reply to it.
 
-        None if `message` answers none: then the worker is lost ("valid but unexpected command").
+        None if it is not: then the worker is lost ("valid but unexpected command").
         """
         request = worker.request
         if request is not None and message.subject[: token.PREFIX_SIZE] == worker.token:
@@ -176,7 +176,7 @@ class Conversation:
 
     def _on_partial(self, worker: Worker, message: Message, now: float) -> None:
         """Forward a part of an answer, or keep it for an MDP/0.1 client."""
-        request = self._request_answered(worker, message, now)
+        request = self._match_reply(worker, message, now)
         if request is None:
             return
         self._state.counters.partials += 1
@@ -188,7 +188,7 @@ class Conversation:
 
     def _on_final(self, worker: Worker, message: Message, now: float, last: bool = False) -> None:
         """Answer a request and give the worker its next one; `last`: the session ends with this answer."""
-        request = self._request_answered(worker, message, now)
+        request = self._match_reply(worker, message, now)
         if request is None:
             return
         counters = self._state.counters

@@ -5,15 +5,15 @@ Here the parts are put together, and stand in the order in which each uses those
 ====================  ===========================================================
 module                decides
 ====================  ===========================================================
-:mod:`~.accounts`     what each client holds of the broker's memory
-:mod:`~.backlogs`     what waits for clients that read too slowly
-:mod:`~.replies`      what clients are told
+:mod:`~.accounts`     how much of the broker's memory each client holds
+:mod:`~.backlogs`     which messages wait for clients that read too slowly
+:mod:`~.replies`      which answers and statuses clients get
 :mod:`~.services`     which services are known, and how queued requests end
 :mod:`~.delivery`     which worker gets which request
 :mod:`~.registry`     which workers are registered, and when they are lost
-:mod:`~.conversation` what comes of a worker's message
+:mod:`~.conversation` how a worker's message is handled
 :mod:`~.reports`      what the management interface answers
-:mod:`~.intake`       what comes of a client's message
+:mod:`~.intake`       how a client's message is handled
 ====================  ===========================================================
 
 Decisions collect in the core until the owner of the socket takes them.
@@ -57,7 +57,7 @@ class BrokerCore:
         now: When the broker starts (monotonic seconds).
         counters: Those of an earlier core, to go on counting; None: new ones.
         about: What the broker says about itself.
-        sized: True if the socket refuses frames that are too large, so the core need not check
+        socket_checks_size: True if the socket refuses frames that are too large, so the core need not check
             their size.
         access: What users may do.  None: everybody may do everything, and users count only
             where they are given.
@@ -70,7 +70,7 @@ class BrokerCore:
         now: float,
         counters: BrokerCounters | None = None,
         about: About | None = None,
-        sized: bool = False,
+        socket_checks_size: bool = False,
         access: Access | None = None,
     ) -> None:
         self.options = options
@@ -91,7 +91,7 @@ class BrokerCore:
         self._intake = Intake(state, self._accounts, self._replies, self._services, self._delivery, Reports(self))
         self._sweep_at = SWEEP_AT
         # Needed for each message, so bound here.
-        self._sized = sized
+        self._checks_size = not socket_checks_size
         self._has_users = access is not None
         self._max_frames = options.max_frames
         #: Refusals not yet reported; if there are any, the owner calls :meth:`take_refusals`.
@@ -123,7 +123,7 @@ class BrokerCore:
             self._on_other_user(frames[0], user, now)
         if len(frames) > self._max_frames:
             self._on_malformed(frames, DropReason.TOO_MANY_FRAMES, now)
-        elif not self._sized and len(frames) > 2 and max(map(len, frames)) > self.options.max_frame_size:
+        elif self._checks_size and len(frames) > 2 and max(map(len, frames)) > self.options.max_frame_size:
             self._on_malformed(frames, DropReason.FRAME_TOO_LARGE, now)
         elif (message := parse(frames)) is None:
             self._on_malformed(frames, DropReason.MALFORMED, now)
@@ -133,7 +133,7 @@ class BrokerCore:
             self._conversation.handle(frames[0], message, now, user)
 
     def take(self) -> tuple[list[Outgoing], list[Event | DeadLetter | QueueWait]]:
-        """Return what was decided since the last call, (messages to send, events), and clear it."""
+        """Return the decisions since the last call, (messages to send, events), and clear them."""
         state = self._state
         decided = state.outbox, state.events
         state.outbox, state.events = [], []
@@ -150,14 +150,14 @@ class BrokerCore:
         return refusals
 
     def send_failed(self, outgoing: Outgoing, full: bool, now: float) -> None:
-        """`outgoing` could not be sent: its peer's socket is `full`, or gone."""
+        """`outgoing` could not be sent: its peer's socket is `full`, or the connection is closed."""
         if outgoing.essential and not isinstance(outgoing.target, Worker):
             self.backlogs.send_failed(outgoing, full, now)
         else:
             self._registry.send_failed(outgoing, full, now)
 
     def tick(self, now: float) -> None:
-        """Do what is due by `now`."""
+        """Do everything that is due by `now`."""
         timers = self._state.timers
         while (item := timers.pop_due(now)) is not None:
             if isinstance(item, Connection):
@@ -176,7 +176,7 @@ class BrokerCore:
         return self._state.timers.next_due() if not self._registry.unreachable else 0.0
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
-        """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
+        """Accept a request of the broker's own; False if it has no room, or the broker stops."""
         return self._intake.inject(service, body, now)
 
     def drain(self) -> None:
@@ -209,7 +209,7 @@ class BrokerCore:
         self._state.users.pop(routing_id, None)
 
     def reconsider(self, now: float, revoked: Collection[str] = ()) -> None:
-        """End what is not allowed any more: the policy's answers may have changed.
+        """End all work that is not allowed any more, because the policy's answers may have changed.
 
         The `revoked` users may do nothing from now on.
         """

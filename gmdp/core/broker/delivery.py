@@ -195,8 +195,8 @@ class Delivery:
         number = self._assignments = self._assignments + 1
         terms = request.terms
         if terms.frame:
-            left = None if request.deadline == math.inf else request.deadline - now
-            tail = token.tail(attempts, left, token.TYPED_FAILURES, terms.traceparent)
+            time_left = None if request.deadline == math.inf else request.deadline - now
+            tail = token.tail(attempts, time_left, token.TYPED_FAILURES, terms.traceparent)
             if terms.traceparent and self._state.trace_waits:
                 waited = QueueWait(request.service.name, terms.traceparent, now - request.accepted_at, attempts)
                 self._state.events.append(waited)

@@ -131,7 +131,7 @@ class Intake:
         self._delivery.submit(request, now)
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
-        """Accept a request of the broker's own, whose answer nobody wants; False if there is no room."""
+        """Accept a request of the broker's own; False if it has no room, or the broker stops."""
         found = None if self._state.draining else self._services.open(service, now, "")
         if found is None:
             return False

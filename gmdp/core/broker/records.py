@@ -40,7 +40,7 @@ MOVES: dict[Place | None, frozenset[Place]] = {
     Place.ENDED: frozenset(),
 }
 
-# Bound once, for what is done to each request: in Python 3.11 an Enum's member is slow to look up.
+# Bound once, since each request needs them: in Python 3.11 a member of an Enum is slow to look up.
 QUEUED, ASSIGNED, ANSWERED = Place.QUEUED, Place.ASSIGNED, Place.ANSWERED
 _PARTIAL = Status.PARTIAL
 

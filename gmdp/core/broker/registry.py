@@ -192,8 +192,8 @@ class Registry:
             state.counters.count_lost(reason)
             user = worker.connection.user
             if user:
-                left = self._workers_by_user[user] = self._workers_by_user[user] - 1
-                if not left:
+                remaining = self._workers_by_user[user] = self._workers_by_user[user] - 1
+                if not remaining:
                     del self._workers_by_user[user]
         self.count -= len(workers)
         for service, number in Counter(worker.service for worker in workers).items():
@@ -209,7 +209,7 @@ class Registry:
             self.lose_connection(connection, LossReason.UNREACHABLE, now)
 
     def send_failed(self, outgoing: Outgoing, full: bool, now: float) -> None:
-        """A message to a worker could not be sent: the worker's socket is `full`, or gone."""
+        """A message to a worker could not be sent: the worker's socket is `full`, or its connection is closed."""
         target = outgoing.target
         if isinstance(target, Worker):
             if target.registered:

@@ -1,4 +1,4 @@
-"""One call of a client, the connection it is on, and what it leads to.
+"""One call of a client, its connection, and the events that its answer makes.
 
 A call moves through the states of :class:`CallState`, once per try:
 

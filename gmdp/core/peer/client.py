@@ -51,7 +51,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         counters: The client's counters, which go on over restarts.
         nonce: 16 bytes that no client has used before.
         max_in_flight: The most calls on an extended connection.
-        require_extensions: True if a broker without gmdp's extension is left again.
+        require_extensions: True if a broker that does not speak gmdp's extension is not used.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self._idle: list[ClientConnection] = []
         #: Connections whose broker is shutting down: calls end there, but none begins.
         self._draining: set[ClientConnection] = set()
-        #: Brokers in a row that were left since they have no extension.
+        #: Brokers in a row that were left because they do not speak the extension.
         self._unextended_in_a_row = 0
 
     # What the owner calls

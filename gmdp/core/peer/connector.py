@@ -158,7 +158,7 @@ class Connector(abc.ABC, Generic[C, E]):
     Args:
         dialect: RFC7, RFC18 or MAJORTOMO.
         reconnect: The brokers' endpoints.
-        require_extensions: True if a broker without gmdp's extension is left again.
+        require_extensions: True if a broker that does not speak gmdp's extension is not used.
 
     ``now`` arguments are monotonic seconds; ``jitter`` arguments are random numbers
     from 0 to 1.

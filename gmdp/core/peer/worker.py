@@ -49,7 +49,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         reveal_errors: True if gmdp clients get the error's type and message.
         enforce_deadline: True if a caller's deadline makes a
             :class:`~.sessions.CallerGone`, too.
-        require_extensions: True if a broker without gmdp's extension is left again.
+        require_extensions: True if a broker that does not speak gmdp's extension is not used.
     """
 
     #: A broker may answer the probe, and yet refuse to register this worker.
