@@ -35,7 +35,7 @@ error names them, and says where they are.
 * The search waits up to two seconds for things that are about to end.
 * Fixtures that were set up before gmdp's existed before the test, so they are no leaks.  Fixtures
   that were set up later have ended by then.  While a broker, worker or client of an earlier fixture
-  is open, a socket that is none of Python's may belong to it, so such a socket is no leak either.
+  is open, a socket that no socket of Python holds may belong to it, so it is no leak either.
 * The leaks of a test that has failed are a section of its report, and no second error: the
   traceback keeps the test's variables alive.
 

@@ -28,16 +28,16 @@ def load(target: str) -> Handler:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module_name)
+        value: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise ConfigurationError(f"cannot import {module_name}: {type(error).__name__}: {error}") from None
     for name in path.split("."):
-        if not hasattr(found, name):
+        if not hasattr(value, name):
             raise ConfigurationError(f"{module_name} has no {path}")
-        found = getattr(found, name)
-    if not callable(found):
-        raise ConfigurationError(f"{target} is not callable but a {type(found).__name__}")
-    return found  # type: ignore[no-any-return]
+        value = getattr(value, name)
+    if not callable(value):
+        raise ConfigurationError(f"{target} is not callable but a {type(value).__name__}")
+    return value  # type: ignore[no-any-return]
 
 
 class Execute:

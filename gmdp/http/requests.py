@@ -1,7 +1,7 @@
 """What an HTTP request asks for: its method, its headers, its query and its body.
 
 The functions raise :class:`~.answers.RequestRefused` for wrong values.  Headers come as WSGI
-has them (PEP 3333): text, or None where there is none.
+has them (PEP 3333): text, or None where a header is missing.
 """
 
 from __future__ import annotations

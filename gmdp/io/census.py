@@ -107,7 +107,7 @@ class PeerCensus:
         return self._gone.pop(routing_id, descriptor) != descriptor
 
     def take_gone(self) -> list[bytes]:
-        """Return the routing ids that have gone since the last call.  To be called once everything has been read."""
+        """Return the routing ids that have gone since the last call.  Call this once everything has been read."""
         if not self._gone:
             return []
         gone = list(self._gone)

@@ -1,6 +1,6 @@
-"""ZeroMQ contexts: the one that a process shares, an embedding program's, a secured broker's own.
+"""ZeroMQ contexts: the one that a process shares, an embedding program's, and a secured broker's own.
 
-What stands above this package names ZeroMQ by this module, and imports no ``zmq``.
+The packages above this one refer to ZeroMQ through this module, and do not import ``zmq``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DESCRIPTORS = 16
 
 
 def check_context(context: object) -> Context | None:
-    """`context`, if it is a green context or None; else ConfigurationError."""
+    """Return `context` if it is a green context or None; else raise ConfigurationError."""
     if context is None or isinstance(context, zmq.green.Context):
         return context
     raise ConfigurationError(
@@ -36,34 +36,34 @@ def check_context(context: object) -> Context | None:
 
 
 def shared_context() -> Context:
-    """The green context that all of this process share."""
+    """Return the green context that the whole process shares."""
     return zmq.green.Context.instance()
 
 
 def new_context() -> Context:
-    """Make a green context.
+    """Return a new green context.
 
-    SocketError if too few descriptors are left: libzmq ends the process where a context finds none.
+    Raises SocketError if too few descriptors are left: libzmq ends the process if a context finds none.
     """
-    taken = []
+    opened = []
     try:
         for _ in range(_DESCRIPTORS):
-            taken.append(os.open(os.devnull, os.O_RDONLY))
+            opened.append(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
         raise SocketError(error.errno) from None
     finally:
-        for descriptor in taken:
+        for descriptor in opened:
             os.close(descriptor)
     return zmq.green.Context()
 
 
 def open_lazy_descriptors() -> None:
-    """Have the shared context open what it opens at its first socket, so that a count of descriptors holds."""
+    """Have the shared context open now the descriptors that it would open with its first socket."""
     shared_context().socket(zmq.DEALER).close(0)
 
 
 def terminate(context: Context, timeout: float) -> None:
-    """End a context once its last messages are sent, or let that go on after `timeout` seconds."""
+    """End a context once its last messages are sent.  After `timeout` seconds that goes on in the background."""
     # In a real thread: term() waits for lingering messages, and would block the hub.
     ended = Slot()
     start_thread(_terminate, (context, ended))

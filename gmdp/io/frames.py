@@ -50,9 +50,9 @@ class Large:
     def __bytes__(self) -> bytes:
         return bytes(memoryview(self.data))
 
-    def __getitem__(self, at: Any) -> Any:
-        found = memoryview(self.data)[at]
-        return found if isinstance(found, int) else bytes(found)
+    def __getitem__(self, index: Any) -> Any:
+        content = memoryview(self.data)[index]
+        return content if isinstance(content, int) else bytes(content)
 
 
 class MessageSocket:

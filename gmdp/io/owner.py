@@ -221,18 +221,18 @@ class Owner:
     def _run(self) -> None:
         engine = self._engine
         try:
-            done = 0
+            steps = 0  # passes, posted calls and messages since other greenlets last had a turn
             while True:
                 now = monotonic()
                 engine.on_wake(now)
-                done += 1
+                steps += 1
                 if self._mailbox:
-                    done += self._empty_mailbox()
+                    steps += self._empty_mailbox()
                 due = now >= self._due_at  # compared once a pass: the next pass is never far
                 if due:
                     self.ready.update(self._links)  # everything that waits is read before a peer is judged
                 for link in list(self.ready):
-                    done += self._read(link, now)
+                    steps += self._read(link, now)
                 if not self.ready:
                     engine.on_caught_up(now)
                 if due:
@@ -243,10 +243,10 @@ class Owner:
                     break
                 self._due_at = engine.deadline()
                 if not self.ready and not self._mailbox:
-                    done = 0
+                    steps = 0
                     self._wait(self._due_at)
-                elif done >= self.burst:
-                    done = 0
+                elif steps >= self.burst:
+                    steps = 0
                     gevent.sleep(0)
         except BaseException as error:
             if self.abandoned:

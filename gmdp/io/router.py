@@ -32,14 +32,14 @@ def open_router(
     Args:
         owner: the owner of the new socket.
         context: the context to make the socket in.
-        census: told of every connection to the socket.
-        max_frames: frames of a message that are kept, and one more.
+        census: the census that learns of every connection to the socket.
+        max_frames: frames of a message that are kept; one more is kept to show that the message had more.
         max_frame_size: bytes of a frame; a peer that sends a larger one is disconnected.
         hwm: whole messages that ZeroMQ may hold per peer, each way.
         heartbeat: seconds between ZMTP heartbeats.
         expiry: seconds without an answer to a heartbeat that end a connection.
         handshake_timeout: seconds that a connection's handshake may take.
-        ipv6: True if the socket is to be bound to an IPv6 address.
+        ipv6: True if the socket will be bound to an IPv6 address.
 
     Raises:
         SocketError: no descriptors are left.

@@ -58,7 +58,7 @@ class Slot:
         return self._ready
 
     def get(self) -> Any:
-        """Return the value, or raise the error.  To be called after :meth:`wait` returned True."""
+        """Return the value, or raise the error.  Call this only after :meth:`wait` has returned True."""
         if self.error is not None:
             raise self.error
         return self.value

@@ -236,7 +236,7 @@ class Gate:
     # What the broker calls
 
     def secure(self, socket: zmq.Socket[Any], context: zmq.green.Context[Any]) -> zmq.green.Socket[bytes]:
-        """Set the options of a socket that is to be bound.
+        """Set the options of a socket that has not been bound yet.
 
         Returns the socket that the ZAP requests come on.  Raises ZMQError if there are no
         descriptors left.
@@ -339,8 +339,8 @@ class Gate:
             return _user_named_by(self._password_check(username, password), username)
         password_hash = self._hashes.get(username)
         digest = hashlib.blake2b(password.encode(), key=self._digest_key).digest()
-        known = self._verified.get(username)
-        if known is None or known[0] is not password_hash or not hmac.compare_digest(known[1], digest):
+        verified = self._verified.get(username)
+        if verified is None or verified[0] is not password_hash or not hmac.compare_digest(verified[1], digest):
             # An unknown name takes as long as a known one.
             matches = (password_hash or NOBODY).matches
             is_right = self._pool("passwords", self.max_password_checks).apply(matches, (password,))

@@ -244,7 +244,7 @@ def set_password(path: str | os.PathLike[str], user: str, password: str) -> None
             lines[indices[0]] = line
         else:
             lines.append(line)
-        # The file is replaced whole or not at all, and nobody can read it who could not before.
+        # The file is replaced whole or not at all, and no other user gains access to it.
         file = file.resolve()
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as replacement:
             try:

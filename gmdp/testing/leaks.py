@@ -147,8 +147,8 @@ class Census:
     It does not count what is made once per process: gevent's loop, the idle threads of the hub's
     own pool, and the sockets of ``zmq.green.Context.instance()``, which the census makes itself.
 
-    To be made and asked in a greenlet.  If there is a broker, worker or client, the hub runs for a
-    moment first, so that whatever they have just begun is counted.
+    A census is made and asked in a greenlet.  If a broker, worker or client is started, the hub runs
+    for a moment first, so that whatever they have just begun is counted.
     """
 
     def __init__(self) -> None:

@@ -111,17 +111,17 @@ class Dispatcher:
         else:
             self._start(work)
 
-    def cancel(self, gone: CallerGone, kill: bool) -> None:
-        """Note that nobody waits any more for the answer to the work in `gone`.
+    def cancel(self, event: CallerGone, kill: bool) -> None:
+        """Note that nobody waits any more for the answer to the work of `event`.
 
         The handler sees this in ``request.remaining()``.  If `kill` is true and the handler runs
         in a greenlet, RequestCancelled is raised in that greenlet.
         """
-        if self.running is not gone.work or self.request is None:
+        if self.running is not event.work or self.request is None:
             return
         self.request.give_up()
         if kill and isinstance(self.task, greenlet.greenlet):
-            gevent.kill(self.task, RequestCancelled(f"nobody waits for the answer: {gone.reason.value}"))
+            gevent.kill(self.task, RequestCancelled(f"nobody waits for the answer: {event.reason.value}"))
 
     def kill(self, spared: object) -> None:
         """Stop the starter, and kill the running handler unless it is `spared`."""

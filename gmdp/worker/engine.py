@@ -136,12 +136,12 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         if self._registered is not (self.core.registered > 0):
             self._change_registered(now)
         if self._drain_until is not None and self._is_drained():
-            self._end()
+            self._finish()
 
     def on_owner_died(self, error: BaseException) -> None:
         """A bug ends the owner."""
         self._close_connections(monotonic())
-        self._end(error)
+        self._finish(error)
 
     # What is posted to the owner
 
@@ -248,7 +248,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         # A handler whose connection was lost counts, too.
         return self._time_up or all(dispatcher.running is None for dispatcher in self._dispatchers)
 
-    def _end(self, death: BaseException | None = None) -> None:
+    def _finish(self, death: BaseException | None = None) -> None:
         for dispatcher in self._dispatchers:
             dispatcher.kill(self.spared_task)
         self.owner.finish()

@@ -146,7 +146,7 @@ def run(script, patch="", **variables):
         env={**os.environ, **variables},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "defect" not in done.stderr, done.stderr
+    assert "a bug ended" not in done.stderr, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout.splitlines()
 

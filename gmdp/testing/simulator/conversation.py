@@ -78,11 +78,15 @@ class Conversation:
                 return
             self.cancelled.discard(call.id)
             self._calls[call.id] += 1
-            known = self._origins.get(call.id)
+            origin = self._origins.get(call.id)
             # The broker ignores a request to another service under an id in use.  A late message of an
             # earlier try does not redirect the answer.
-            answered_since = known is None or self._answered.get(call.id, -1.0) > known.when
-            if known is None or answered_since or (call.attempt >= known.attempt and known.service == message.subject):
+            answered_since = origin is None or self._answered.get(call.id, -1.0) > origin.when
+            if (
+                origin is None
+                or answered_since
+                or (call.attempt >= origin.attempt and origin.service == message.subject)
+            ):
                 self._origins[call.id] = Origin(call.attempt, message.subject, peer, now)
         else:
             self._open[peer] += 1

@@ -37,7 +37,7 @@ class Invariants:
         self._unreachable_workers: set[bytes] = set()
 
     def on_traffic(self, node: BrokerNode, direction: str, frames: list[bytes]) -> None:
-        """Check a message of a broker; to be set as its :attr:`BrokerNode.on_traffic`."""
+        """Check a message of a broker; for the broker's :attr:`BrokerNode.on_traffic`."""
         require(direction != "lost", "a worker was lost though a message of it waited unread:", *frames)
         conversation = self._conversations.get(node)
         if conversation is None or conversation.generation != node.generation:

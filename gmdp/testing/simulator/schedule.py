@@ -32,7 +32,7 @@ class Schedule:
         self._sequence = itertools.count()
 
     def clock(self) -> float:
-        """Return the present time; to be passed where a clock is expected."""
+        """Return the present time, where a clock is expected."""
         return self.now
 
     def at(self, when: float, function: Callable[..., None], *args: Any) -> None:

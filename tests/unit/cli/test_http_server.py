@@ -166,7 +166,7 @@ def line_read(monkeypatch):
     return line_read
 
 
-def test_a_header_with_too_many_lines_or_a_broken_line_is_no_defect(server, line_read, capsys):
+def test_a_header_with_too_many_lines_or_a_broken_line_is_no_bug(server, line_read, capsys):
     assert reply_to(server, head(*["a: b"] * 200)).startswith(b"HTTP/1.1 400 ")
     line_read.clear()
     with dial(server) as connection:
@@ -248,7 +248,7 @@ def test_a_stream_without_chunks_that_breaks_off_is_not_complete(server):
             reply_to(server, head("Content-Length: 4", target="/services/work?stream=1", version="1.0") + b"half")
 
 
-def test_a_defect_breaks_off_like_an_error(server, monkeypatch):
+def test_a_bug_breaks_off_like_an_error(server, monkeypatch):
     def broken(*args, **options):
         yield [b"first"]
         raise ZeroDivisionError

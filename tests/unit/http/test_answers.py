@@ -50,7 +50,7 @@ def test_the_documentation_names_every_error_whose_status_is_not_500():
     assert ours == other | {"MDPError", "HubNotRunning"}
 
 
-def test_a_defect_is_500_and_logged_and_not_shown(caplog):
+def test_a_bug_is_500_and_logged_and_not_shown(caplog):
     with caplog.at_level(logging.ERROR, "gmdp.wsgi"):
         answer = ask(Gateway(FailingClient(ZeroDivisionError("inside")), ["*"]), "POST", "/services/x")
     assert (answer.status, answer.error) == (500, "InternalError")
