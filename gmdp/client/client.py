@@ -291,7 +291,7 @@ class Client(Lifecycle):
     def start(self) -> None:
         """Start; returns as soon as calls can be made.  No effect if started.
 
-        Any thread if the client is `threaded`, else the thread that is to serve its calls.
+        Any thread if the client is `threaded`, else the thread whose hub will serve its calls.
 
         Raises:
             StateError: the client is closing, or its own thread does not start.

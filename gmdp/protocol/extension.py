@@ -31,7 +31,7 @@ read too slowly: the rest of the first try's answer was lost, and the retry came
 to join that request.
 
 A status that is neither *ok* nor *partial* belongs to a FINAL that says why there is
-no answer.  The body of such a FINAL is one empty frame, or for *handler failed* the
+no answer.  That FINAL's body is one empty frame, or for *handler failed* the
 error's type name and message.
 
 A request id is a secret of its client: any peer that knows the id can cancel the call.
@@ -55,7 +55,7 @@ Each session is one worker by the RFC: READY, one request at a time,
 DISCONNECT (after which its number is never used again).  HEARTBEAT and
 DISCONNECT without a session frame are the connection's.  A worker that is stopped
 says *last*: no request that was sent to the session meanwhile has run.  The broker
-gives such a request to another worker, as if it had never been sent.
+gives that request to another worker, as if it had never been sent.
 
 **Probe**: a request for the service ``mmi.gmdp`` is answered ``200`` and JSON
 (:class:`Offer`).

@@ -25,7 +25,7 @@ The rules of this module:
 
 * A peer that is not registered may say READY.  Anything else is answered with one DISCONNECT,
   and then with nothing.
-* In the extension each session of a connection is such a worker.  A session's number is never
+* In the extension, each session of a connection is one worker by these rules.  A session's number is never
   used again after a DISCONNECT, from either side: later messages of the session are dropped.
 """
 

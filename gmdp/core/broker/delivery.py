@@ -88,7 +88,7 @@ class Delivery:
             self._enqueue(request, now, again=True)
         for worker in workers:
             self._services.fail_those_without_worker(worker.service, now)
-            self._services.collect(worker.service)
+            self._services.forget_if_unused(worker.service)
 
     def give_next(self, worker: Worker, now: float) -> None:
         """Give an idle worker its next request, or let it wait for one."""
@@ -134,7 +134,7 @@ class Delivery:
             self._assign(request, service.idle.popitem(last=False)[0], now)
         else:
             self._enqueue(request, now)
-            self._services.collect(service)  # the request may have ended: no worker, or a full queue
+            self._services.forget_if_unused(service)  # the request may have ended: no worker, or a full queue
 
     def abort(self, worker: Worker, now: float) -> None:
         """End the request of a worker, because the broker stops."""

@@ -27,9 +27,9 @@ from ...protocol.extension import NORMAL_PRIORITY, PRIORITIES
 #: How many items of more urgent priorities may be served in a row while a less urgent one waits.
 PATIENCE = 16
 
-#: Entries that the heap of longest backlogs may have besides two for each item.
+#: Entries that the heap of longest backlogs may have beyond two for each item.
 _SLACK = 1024
-#: Items no longer waiting that a lane may have besides one for each that waits.
+#: Items no longer waiting that a lane may keep, beyond one for each item that waits.
 _SWEEP_AT = 64
 
 
@@ -51,8 +51,8 @@ Q = TypeVar("Q", bound=Queued)
 class _Lane(Generic[Q]):
     """One client's items of one priority.
 
-    An item that is taken out of the middle stays, not `waiting`, until its turn comes or there
-    are too many such items.
+    An item that is removed out of turn stays in the lane with `waiting` False, until its turn
+    comes or :meth:`sweep` forgets it.
     """
 
     __slots__ = ("items", "length", "suspects")

@@ -126,7 +126,7 @@ class Intake:
             )
             # The client and the service may have been made for this request.
             accounts.forget_if_unused(client)
-            self._services.collect(service)
+            self._services.forget_if_unused(service)
             return
         self._delivery.submit(request, now)
 
@@ -139,7 +139,7 @@ class Intake:
         client = self._accounts.client_of(EMPTY, "")
         if not self._accounts.admit(request, client):
             self._accounts.forget_if_unused(client)
-            self._services.collect(found)
+            self._services.forget_if_unused(found)
             return False
         self._delivery.submit(request, now)
         return True

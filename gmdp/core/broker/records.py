@@ -44,8 +44,8 @@ MOVES: dict[Place | None, frozenset[Place]] = {
 QUEUED, ASSIGNED, ANSWERED = Place.QUEUED, Place.ASSIGNED, Place.ANSWERED
 _PARTIAL = Status.PARTIAL
 
-#: Bytes that each frame of a body beyond the first counts besides its own: many empty
-#: frames take memory, too.
+#: Bytes that each frame of a body beyond the first counts in addition to its own: even an
+#: empty frame takes memory.
 FRAME_COST = 64
 
 

@@ -83,7 +83,7 @@ class Services:
         self.without_worker[name] = None
         return service
 
-    def collect(self, service: Service) -> None:
+    def forget_if_unused(self, service: Service) -> None:
         """Forget a service that has neither workers nor requests."""
         if not service.members and not service.queue and self.by_name.get(service.name) is service:
             del self.by_name[service.name]
@@ -112,7 +112,7 @@ class Services:
         request.service.queue.remove(request)
         self.unqueue(request, now)
         self.end_request(request, reason, now)
-        self.collect(request.service)
+        self.forget_if_unused(request.service)
 
     def on_timer(self, request: Request, now: float) -> None:
         """A queued request has waited for too long."""
@@ -133,7 +133,7 @@ class Services:
         while (request := service.queue.pop()) is not None:
             self.unqueue(request, now)
             self.end_request(request, reason, now)
-        self.collect(service)
+        self.forget_if_unused(service)
 
     def end_all_queues(self, now: float) -> None:
         """End all queued requests, because the broker stops."""

@@ -7,7 +7,7 @@ The rules of this module:
   at a time.  A call that is withdrawn takes its connection with it, so that a late
   reply reaches no other call.  Many calls at once use many connections, up to a bound.
 * An extended connection carries many calls, and an answer names its call.  There is
-  one such connection.  A call that is withdrawn is cancelled on it, and a late answer
+  one extended connection in use.  A withdrawn call is cancelled on it, and a late answer
   is dropped.
 * Calls for which no connection has room wait in line.
 * A request is sent on a connection that stands, and on no other.
@@ -153,7 +153,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         text = f"{connection.endpoint}: {reason.describe(detail)}"
         calls = list(connection.calls.values())
         connection.calls.clear()
-        for call in reversed(calls):  # the first call is to be first in line again
+        for call in reversed(calls):  # so that the first call is first in line again
             call.connection = None
             if self._may_retry(call, now):
                 self._queue_retry(call, now)
@@ -379,7 +379,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._retire(connection, CloseReason.CALL_WITHDRAWN)
 
     def _detach(self, call: Call) -> None:
-        """Take a call off its connection, which goes on."""
+        """Take a call off its connection, which stays in use."""
         connection = call.connection
         if connection is None:
             return

@@ -137,7 +137,7 @@ class Close(NamedTuple):
 
     connection: Connection
     reason: CloseReason
-    #: True if the messages decided before are to be sent first.
+    #: True if messages that were decided earlier must be sent first.
     after_sending: bool = False
     #: The operating system's words, or nothing.
     detail: str = ""

@@ -40,7 +40,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         service: The name of the service that is offered.
         dialect: RFC7, RFC18 or MAJORTOMO.
         reconnect: The brokers' endpoints.
-        counters: The worker's counters, which go on over restarts.
+        counters: The worker's counters, which survive restarts.
         concurrency: How many sessions there are.
         heartbeat_interval: Seconds between the worker's heartbeats.
         liveness: Intervals of silence after which a broker is lost.

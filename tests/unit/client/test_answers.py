@@ -58,7 +58,7 @@ def test_the_bytes_of_an_unread_stream_are_bounded(broker):
 
 
 def test_a_stream_that_is_read_may_have_any_number_of_bytes(broker):
-    """However many arrive before the reader runs."""
+    """A burst may arrive before the reader runs, however large."""
 
     class Small(Client):
         stream_bytes = 1_000
@@ -68,7 +68,7 @@ def test_a_stream_that_is_read_may_have_any_number_of_bytes(broker):
 
 
 def test_a_reader_that_has_caught_up_may_fall_behind_again():
-    """The bytes that are unread count, not those that arrived."""
+    """Unread bytes count, not all bytes that arrived."""
     answer = Answer(10_000, 1_000)
     part = Part(None, [b"x" * 600], final=False)
     for now in range(100):

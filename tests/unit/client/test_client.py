@@ -482,7 +482,7 @@ def test_a_call_with_a_wrong_option_is_refused(client, name, value):
 
 
 def in_thread(function):
-    """The result or the error of `function` in a thread of its own; this hub runs meanwhile."""
+    """Return the result or the error of `function` in a new thread, while this hub runs."""
     results = []
 
     def work():

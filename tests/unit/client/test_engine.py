@@ -24,17 +24,17 @@ from gmdp.protocol.dialects import RFC18
 
 
 class Broken(FutureAnswer):
-    """One that gmdp cannot give to its caller."""
+    """An answer that fails when it gets a part."""
 
     __slots__ = ()
 
     def add_part(self, part, now):
-        """A defect."""
-        raise RuntimeError("a defect")
+        """Raise, as a bug would."""
+        raise RuntimeError("a bug")
 
 
-def test_a_defect_while_answers_are_given_ends_every_call(broker, monkeypatch):
-    """No caller waits for ever, not even one whose answer was next."""
+def test_a_bug_while_answers_are_given_ends_every_call(broker, monkeypatch):
+    """No caller waits forever, not even the one whose answer was next."""
     release = Event()
 
     def handler(request):
@@ -50,13 +50,13 @@ def test_a_defect_while_answers_are_given_ends_every_call(broker, monkeypatch):
         release.set()
         ended = [future.exception or future.get() for future in gevent.wait([*futures, silent], timeout=20)]
         assert len(ended) == 6
-        assert any(isinstance(end, ClosedError) and "a defect" in str(end) for end in ended)
+        assert any(isinstance(end, ClosedError) and "a bug" in str(end) for end in ended)
         wait_until(lambda: client.closed)
 
 
 @pytest.fixture
 def ended():
-    """What the engine's callback was called with."""
+    """The arguments of the calls of the engine's callback."""
     return []
 
 
@@ -97,8 +97,8 @@ def test_a_call_that_comes_after_the_end_gets_the_same_error(engine, ended):
     assert str(future.exception) == "closed by the test"
 
 
-def test_the_defect_that_ended_the_owner_is_passed_on_once(engine, ended):
-    died = OwnerDied("a defect")
+def test_the_bug_that_ended_the_owner_is_passed_on_once(engine, ended):
+    died = OwnerDied("a bug")
     died.__cause__ = ZeroDivisionError()
     future = begin(engine)
     engine.on_owner_died(died)
@@ -116,13 +116,13 @@ def test_the_engine_asks_its_core_for_the_deadline(engine):
 
 
 class Spans:
-    """In place of the tracer: notes which spans ended, and why."""
+    """Stands in for the tracer, and records which spans ended, and why."""
 
     def __init__(self):
         self.ended = []
 
     def end_call(self, span, error):
-        """Note it."""
+        """Record the end of a span."""
         self.ended.append((span, error))
 
 
@@ -144,14 +144,14 @@ def test_a_call_s_span_ends_once_with_its_outcome(engine, monkeypatch):
     assert spans.ended[3:] == [(3, Outcome.CLOSED.value)]
 
 
-def test_a_defect_of_one_answer_leaves_the_others_for_the_end(engine):
-    """An event that was not given is not lost."""
+def test_a_bug_in_one_answer_leaves_the_others_for_the_end(engine):
+    """The events that no answer has got are not lost."""
     first, second = begin(engine), begin(engine)
     first._answer.__class__ = Broken
     parts = [Part(future._answer.call, [b"x"], final=True) for future in (first, second)]
-    with pytest.raises(RuntimeError, match="a defect"):
+    with pytest.raises(RuntimeError, match="a bug"):
         engine._on_events(parts, 0.0)
-    assert "a defect" in str(first.exception)
+    assert "a bug" in str(first.exception)
     assert not second.ready()
     engine.close(ClosedError("closed"))
     assert second.value == [b"x"]

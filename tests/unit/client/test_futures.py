@@ -98,7 +98,7 @@ def test_a_callback_that_is_unlinked_is_not_called(broker, client):
 
 
 def test_callbacks_are_linked_and_unlinked_as_those_of_gevent_s_own(broker, client):
-    """As often as they were linked, without a hash, or equal to each other."""
+    """Also a callback that was linked twice, has no hash, or equals another one."""
 
     class Equal(list):
         def __call__(self, future):

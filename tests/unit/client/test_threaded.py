@@ -49,7 +49,7 @@ def test_closing_ends_a_call_that_waits_in_a_thread(echo):
 
 
 def test_a_client_closed_while_it_starts_is_closed(echo, monkeypatch):
-    """Another thread has called for it, and its own has not yet begun."""
+    """A call from another thread has started the client's own thread, which has not yet run."""
     go = gmdp.io.slots.allocate_lock()
     go.acquire()
 
@@ -71,7 +71,7 @@ def test_a_client_closed_while_it_starts_is_closed(echo, monkeypatch):
 
 
 def test_a_call_waits_until_the_client_has_started(echo, monkeypatch):
-    """Two threads call at once, and the sockets of the first one's are not yet made."""
+    """Two threads call at once, before the client has its sockets."""
     go = gmdp.io.slots.allocate_lock()
     go.acquire()
     opened = Client._open
@@ -92,7 +92,7 @@ def test_a_call_waits_until_the_client_has_started(echo, monkeypatch):
 
 
 def test_a_client_closed_at_any_moment_of_its_start_is_closed(echo):
-    """By another thread."""
+    """Another thread closes the client."""
     for number in range(40):
         client = Client(echo, timeout=20, threaded=True)
         thread = threading.Thread(target=client.start)
@@ -107,24 +107,24 @@ def test_a_client_closed_at_any_moment_of_its_start_is_closed(echo):
 
 
 class Closable:
-    """In place of a client."""
+    """Stands in for a client."""
 
     closed = False
 
     def close(self):
-        """Note it."""
+        """Record the close."""
         self.closed = True
 
 
 class Served:
-    """In place of an owner, which ends at once."""
+    """Stands in for an owner, and ends at once."""
 
     def __init__(self):
         self.greenlet = self
         self.joined = []
 
     def join(self):
-        """Note in which thread."""
+        """Record in which thread it runs."""
         self.joined.append(threading.current_thread())
 
 

@@ -247,7 +247,7 @@ def test_B11_a_blocked_worker_keeps_the_broker_that_spoke_meanwhile(blocked):
 
 
 def test_B11_workers_that_die_while_the_broker_is_blocked_are_found_out():
-    """A gap of the broker's own does not excuse them."""
+    """A gap of the broker's own does not excuse dead workers."""
     simulation = Installation()
     for peer in PEERS:
         simulation.works(peer=peer, liveness=40)
