@@ -138,7 +138,7 @@ class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
         super().finalize_headers()
 
     def _much_is_unread(self) -> bool:
-        """True if closing the connection is better than reading the rest of the body."""
+        """Return whether closing the connection is better than reading the rest of the body."""
         body = self.wsgi_input
         if body.chunked_input:
             return bool(body.chunk_length)

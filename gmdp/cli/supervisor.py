@@ -72,7 +72,7 @@ class Backoff:
         self._delay = 0.0
 
     def after(self, ran: float) -> float:
-        """Seconds to wait before the next start, given that the last process ran for `ran` seconds."""
+        """Return the seconds to wait before the next start; the last process ran for `ran` seconds."""
         if ran >= STEADY_AFTER:
             self._delay = 0.0
         delay = self._delay
@@ -177,7 +177,7 @@ class _Child:
     def _on_end(self, _: object) -> None:
         self.ran = monotonic() - self._began
         if self.ending:
-            _log.info("worker process %d %s", self.pid, self.how)
+            _log.info("worker process %d %s", self.pid, self.end_description)
         for event in (self.serving, self.ready, self.ended, self._changed):
             event.set()
         self._socket.close()
@@ -189,7 +189,7 @@ class _Child:
         return status
 
     @property
-    def how(self) -> str:
+    def end_description(self) -> str:
         """How the process ended, in words."""
         status = self.status
         if status is None or status >= 0:
@@ -336,7 +336,7 @@ class Supervisor:
         if first.line is None:
             status = first.status
             if status is None or status <= 0:
-                raise MDPError(f"worker process {first.pid} {first.how} before it served")
+                raise MDPError(f"worker process {first.pid} {first.end_description} before it served")
             self._status = status  # the process has printed why
             return False
         for number in range(self._count):
@@ -359,7 +359,7 @@ class Supervisor:
             if not child.ended.is_set():
                 continue
             self._children.discard(child)
-            reason, ran = f"worker process {child.pid} {child.how}", child.ran
+            reason, ran = f"worker process {child.pid} {child.end_description}", child.ran
             while place.child is child:
                 delay = place.backoff.after(ran)
                 _log.warning("%s; starting another %s", reason, f"in {delay:g} s" if delay else "now")
@@ -404,8 +404,10 @@ class Supervisor:
             if self._wait(new.ready, timeout=REGISTER_TIMEOUT):
                 return
             if new.ended.is_set() or not new.registered:
-                how = new.how if new.ended.is_set() else f"was not registered within {REGISTER_TIMEOUT:g} s"
-                _log.error("reload given up: the new worker process %d %s", new.pid, how)
+                obstacle = (
+                    new.end_description if new.ended.is_set() else f"was not registered within {REGISTER_TIMEOUT:g} s"
+                )
+                _log.error("reload given up: the new worker process %d %s", new.pid, obstacle)
                 self._stop(new)
                 return
             old = place.replace(new)

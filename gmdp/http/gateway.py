@@ -98,7 +98,7 @@ class Gateway:
 
     @property
     def client(self) -> Client:
-        """The client, which is made now unless there is one already."""
+        """The client, which is made on the first access."""
         client = self._client
         if client is None:
             new = self._make_client()

@@ -143,7 +143,7 @@ class MessageSocket:
         return frames
 
     def events(self) -> int:
-        """The socket's EVENTS.  Reading them re-arms its descriptor, which is edge-triggered."""
+        """Return the socket's EVENTS.  Reading them re-arms its descriptor, which is edge-triggered."""
         return int(_get(self.socket, _EVENTS))
 
     # About the message received last, where connections have users

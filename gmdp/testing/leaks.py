@@ -240,11 +240,11 @@ class Census:
             raise Leaked(leaks)
 
     def _earlier_instances(self) -> list[Instance]:
-        """The brokers, workers and clients of the census that still exist."""
+        """Return the brokers, workers and clients of the census that still exist."""
         return [instance for instance in instances() if _is_in(self._instances, instance)]
 
     def _client_owners(self) -> list[Owner]:
-        """The owners of the census's clients, which start by themselves."""
+        """Return the owners of the census's clients, since a client starts by itself."""
         owners = [client._owner for client in self._earlier_instances() if isinstance(client, Client)]
         return [owner for owner in owners if owner is not None]
 
@@ -328,7 +328,7 @@ def _python_sockets() -> set[int]:
 
 
 def _threads() -> dict[int, tuple[threading.Thread | None, FrameType]]:
-    """The threads that run Python, with their frames; threads of libraries in C have none."""
+    """Return the threads that run Python, with their frames; threads of libraries in C have none."""
     named = {thread.ident: thread for thread in threading.enumerate()}
     pool = getattr(gevent.get_hub(), "_threadpool", None)
     own = {worker._thread_ident for worker in list(getattr(pool, "_worker_greenlets", ()))}
@@ -422,7 +422,7 @@ def _hub_of(other: greenlet.greenlet) -> greenlet.greenlet | None:
 
 
 def _place(frame: Any, title: str = "at", depth: int = DEPTH) -> str:
-    """The innermost lines of a stack.  Lines of gevent and gmdp are left out, unless the stack has no others."""
+    """Return the innermost lines of a stack.  Lines of gevent and gmdp are left out, unless the stack has no others."""
     stack: list[tuple[str, int, str]] = []
     while frame is not None:  # or an object of gevent that looks like a frame
         stack.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))

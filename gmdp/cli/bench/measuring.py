@@ -167,7 +167,7 @@ class Plan(NamedTuple):
     worker_concurrency: int
 
     def points(self, name: str) -> dict[str, list[Point]]:
-        """The points of one stack, by version."""
+        """Return the points of one stack, by version."""
         versions = self.versions if name == GMDP else self.stacks[name].versions
         return {
             mdp: [
@@ -179,7 +179,7 @@ class Plan(NamedTuple):
         }
 
     def total(self) -> int:
-        """The number of points."""
+        """Return the number of points."""
         return sum(len(points) for name in self.stacks for points in self.points(name).values())
 
     def measure(self, progress: Callable[[Point, int | None], None]) -> Iterator[Result]:

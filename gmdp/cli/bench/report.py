@@ -21,7 +21,7 @@ PICTURES = (".png", ".svg")
 
 
 def machine() -> dict[str, Any]:
-    """The versions and the machine the results belong to."""
+    """Return facts about the machine and the versions with which the results were measured."""
     versions = {name: metadata.version(name) for name in ("gevent", "pyzmq", "zope.interface")}
     return {
         "gmdp": __version__,
@@ -85,7 +85,7 @@ def _find_ours(result: Result, results: Sequence[Result]) -> Result | None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The table for people."""
+    """Return the table that the command prints."""
     columns = {
         "stack": "stack",
         "mdp": "mdp",

@@ -28,7 +28,7 @@ def test_a_process_that_ends_at_once_each_time_is_started_some_fifteen_times_in_
 class Child:
     """As the parent sees a process."""
 
-    pid, how, ran, status, registered = 1, "ended with status 1", 0.0, 1, False
+    pid, end_description, ran, status, registered = 1, "ended with status 1", 0.0, 1, False
 
     def __init__(self, ended=False):
         self.ended, self.stopped = Event(), False
