@@ -112,6 +112,10 @@ class ClientEngine(ConnectorEngine[ClientCore]):
             core.events = [*rest, *core.events]
             raise
 
+    def _on_actions_failed(self, events: list[Part | Ended]) -> None:
+        """Keep the events: the calls of an owner that ends must not be left waiting."""
+        self.core.events = [*events, *self.core.events]
+
     def _closed_error(self) -> MDPError:
         """Return a new error that says why the client is closed: raising one adds a traceback to it."""
         error = type(self._error)(str(self._error)) if self._error is not None else ClosedError("closed")

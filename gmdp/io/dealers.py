@@ -181,25 +181,29 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         core = self.core
         while core.actions or core.events:
             actions, events = core.take()
-            for action in actions:
-                if type(action) is Send:
-                    connection, frames = action
-                    queue: SendQueue = connection.handle
-                    if queue.unsent or queue.link.send(frames) is not None:
-                        queue.unsent.append(frames)
-                        self._unsent_queues[queue] = None
-                elif type(action) is Open:
-                    self._open(action.connection, now)
-                elif type(action) is Close:
-                    self._log_unreachable()
-                    last_queue: SendQueue | None = action.connection.handle
-                    if last_queue is None:
-                        continue  # its socket could not even be opened
-                    if action.after_sending and last_queue.unsent:
-                        last_queue.closing = True
-                    else:
-                        self._close(action.connection)
-                        self._on_socket_closed(action)
+            try:
+                for action in actions:
+                    if type(action) is Send:
+                        connection, frames = action
+                        queue: SendQueue = connection.handle
+                        if queue.unsent or queue.link.send(frames) is not None:
+                            queue.unsent.append(frames)
+                            self._unsent_queues[queue] = None
+                    elif type(action) is Open:
+                        self._open(action.connection, now)
+                    elif type(action) is Close:
+                        self._log_unreachable()
+                        last_queue: SendQueue | None = action.connection.handle
+                        if last_queue is None:
+                            continue  # its socket could not even be opened
+                        if action.after_sending and last_queue.unsent:
+                            last_queue.closing = True
+                        else:
+                            self._close(action.connection)
+                            self._on_socket_closed(action)
+            except BaseException:
+                self._on_actions_failed(events)
+                raise
             if events:
                 self._on_events(events, now)
         if not self._logged_strict and core.speaks_extension is False:
@@ -217,6 +221,9 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     @abc.abstractmethod
     def _on_events(self, events: list[Any], now: float) -> None:
         """Pass on to callers or handlers what the core decided for them."""
+
+    def _on_actions_failed(self, events: list[Any]) -> None:
+        """A bug, or an interrupt, ends the owner before `events` were passed on."""
 
     def _on_socket_closed(self, action: Close) -> None:
         """The socket of `action` was closed at once, without waiting for unsent messages."""

@@ -9,7 +9,7 @@ import zmq.green
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, ClosedError, StreamOverflow, Worker
+from gmdp import AsyncClient, ClosedError, RequestTimeout, StreamOverflow, Worker
 from gmdp.client.answers import Answer
 from gmdp.client.engine import ClientEngine
 from gmdp.client.futures import FutureAnswer
@@ -175,3 +175,20 @@ def test_cancelling_after_the_end_has_no_effect(engine):
     engine.close(ClosedError("closed"))
     engine.cancel(call)
     assert isinstance(future.exception, ClosedError)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()], ids=["bug", "interrupt"])
+def test_a_failure_while_sending_leaves_no_caller_waiting(engine, monkeypatch, error):
+    """What was decided for callers in the same pass as for the socket still reaches them."""
+    future = begin(engine)  # decides to open a connection
+    engine.core.tick(monotonic() + 10.0, 0.5)  # the call's time is up
+
+    def fails(connection, now):
+        raise error
+
+    monkeypatch.setattr(engine, "_open", fails)
+    with pytest.raises(type(error)):
+        engine.flush(monotonic())
+    engine.on_owner_died(OwnerDied("of a test"))
+    with pytest.raises(RequestTimeout):
+        future.get(block=False)
