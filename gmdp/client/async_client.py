@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from gevent.queue import Queue
@@ -16,7 +17,6 @@ from ..protocol.extension import NORMAL_PRIORITY
 from ..validation import check_number, check_service
 from .client import Client
 from .futures import Future, FutureAnswer
-from .options import CallOptions
 
 
 @implementer(IAsyncClient)
@@ -80,7 +80,9 @@ class AsyncClient(Client):
             priority=priority,
             traceparent=traceparent,
         )
-        return self._submit(service, body, options)
+        answer = FutureAnswer()
+        self._begin_call(answer, service, body, options, options.timeout)
+        return answer.future
 
     def map(
         self,
@@ -129,18 +131,14 @@ class AsyncClient(Client):
             priority=priority,
             traceparent=traceparent,
         )
-        return self._map(check_service(service), iter(bodies), options, in_flight, ordered)
-
-    def _submit(self, service: str | bytes, body: bytes | Sequence[bytes], options: CallOptions) -> Future:
-        answer = FutureAnswer()
-        self._begin_call(answer, service, body, options, options.timeout)
-        return answer.future
+        # Each call goes through `submit`, which a subclass may have extended.
+        submit = functools.partial(self.submit, check_service(service), **options._asdict())
+        return self._map(submit, iter(bodies), in_flight, ordered)
 
     def _map(
         self,
-        service: bytes,
+        submit: Callable[[bytes | Sequence[bytes]], Future],
         bodies: Iterator[bytes | Sequence[bytes]],
-        options: CallOptions,
         in_flight: int,
         ordered: bool,
     ) -> Iterator[list[bytes]]:
@@ -149,7 +147,7 @@ class AsyncClient(Client):
         try:
             while True:
                 for body in itertools.islice(bodies, in_flight - len(open_calls)):
-                    future = self._submit(service, body, options)
+                    future = submit(body)
                     open_calls.append(future)
                     if not ordered:
                         future.rawlink(done.put_nowait)

@@ -98,12 +98,13 @@ def read_key(credentials: Sequence[bytes]) -> str | None:
 def read_password(credentials: Sequence[bytes]) -> tuple[str, str] | None:
     """Return the name and the password in the credentials of PLAIN; None if they are malformed.
 
-    Both may be UTF-8, beyond the ASCII of the RFC.
+    Both may be UTF-8, beyond the ASCII of the RFC.  Bytes that are not become U+FFFD, which no
+    name and no password may hold.
     """
     # RFC 27: "The credentials SHALL consist of two string frames: a username and a password."
     try:
         username, password = credentials
-        return _text(username, "utf-8"), _text(password, "utf-8")
+        return _text(username, "utf-8", "replace"), _text(password, "utf-8", "replace")
     except ValueError:
         return None
 
@@ -123,8 +124,8 @@ def reply(request: ZapRequest, code: bytes, text: str, user_id: str = "") -> lis
     return [*head, code, text.encode("ascii"), user_id.encode(), b""]
 
 
-def _text(frame: bytes, encoding: str) -> str:
-    """Return `frame` as text; ValueError if it is not text, or too long."""
+def _text(frame: bytes, encoding: str, errors: str = "strict") -> str:
+    """Return `frame` as text; ValueError if it is too long or, unless `errors` says "replace", is not text."""
     if len(frame) > _LONGEST:
         raise ValueError("too long")
-    return frame.decode(encoding)
+    return frame.decode(encoding, errors)

@@ -5,6 +5,7 @@ fails.  ``python -m gmdp.testing`` draws installations and faults from seeds, an
 gmdp itself.
 """
 
+from ..core.outcomes import Outcome
 from .simulator.broker import BrokerNode
 from .simulator.client import ClientNode, SimulatedCall
 from .simulator.failures import SimulationFailed
@@ -15,6 +16,7 @@ __all__ = [
     "BrokerNode",
     "ClientNode",
     "Crash",
+    "Outcome",
     "SimulatedCall",
     "Simulation",
     "SimulationFailed",

@@ -41,7 +41,6 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         credentials: the keys or the password to show; None: none.
         worker: what running handlers belong to.
         spawner: how handlers are run.
-        enforce_deadline: True if a handler is stopped as soon as nobody waits for its answer.
         on_registered: called with True when a session is registered, and with False and the
             reason when no session is registered any more.
         on_ended: called once every socket is closed, with the bug that ended the owner, or None.
@@ -57,14 +56,12 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         *,
         worker: HandlerOwner,
         spawner: Spawner,
-        enforce_deadline: bool,
         on_registered: Callable[[bool, str], None],
         on_ended: Callable[[BaseException | None], None],
     ) -> None:
         super().__init__(core, context, heartbeat, expiry, credentials)
         self._worker = worker
         self._spawner = spawner
-        self._enforce_deadline = enforce_deadline
         self._on_registered = on_registered
         self._on_ended = on_ended
         #: The task whose handler called stop(): it is not killed.
@@ -203,7 +200,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
             if isinstance(event, Work):
                 event.session.dispatcher.dispatch(event)
             else:
-                event.work.session.dispatcher.cancel(event, self._enforce_deadline)
+                event.work.session.dispatcher.cancel(event, self._worker.enforce_deadline)
 
     def _on_socket_closed(self, action: Close) -> None:
         self._close_reason = action.reason.describe(action.detail)

@@ -37,9 +37,10 @@ PARTS_AHEAD = 16
 
 
 class HandlerOwner(Protocol):
-    """What a running handler belongs to: a worker."""
+    """What a running handler belongs to: a worker.  Both are read when they are needed."""
 
     handler: Handler
+    enforce_deadline: bool
 
 
 class HandlerObserver(Protocol):

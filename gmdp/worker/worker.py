@@ -44,7 +44,7 @@ class Worker(Lifecycle):
     Life: ``start()`` returns at once, in state CONNECTING; the state is RUNNING while the
     worker is registered.  ``stop()`` finishes the requests in hand; see
     :class:`gmdp.io.lifecycle.Lifecycle`.  A handler whose connection was lost runs to its end,
-    and its answer is dropped.
+    its answer is dropped, and its session registers again when it has ended.
 
     Threads: a worker is for the greenlets of the thread that started it.  Any thread may call
     ``stop``, ``close`` and :meth:`statistics`, and read the properties.
@@ -206,7 +206,6 @@ class Worker(Lifecycle):
             self._credentials,
             worker=self,
             spawner=self._spawner,
-            enforce_deadline=self.enforce_deadline,
             on_registered=self._on_registered,
             on_ended=self._on_owner_ended,
         )

@@ -47,6 +47,8 @@ class Refusal(NamedTuple):
     #: The user of the connection; empty if no user is known.
     user: str
     service: bytes
+    #: NOT_ALLOWED (by the policy), REVOKED (the user is none any more), RATE_FULL,
+    #: USER_SERVICES_FULL or USER_WORKERS_FULL.
     reason: DropReason
 
 

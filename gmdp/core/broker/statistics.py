@@ -59,15 +59,18 @@ class BrokerCounters:
 
     def count_end(self, reason: EndReason) -> None:
         """Count a request that ended without an answer."""
-        self.ended[reason.value] = self.ended.get(reason.value, 0) + 1
+        table, key = self.ended, reason._value_  # `value` is a property, which a flood would pay for twice
+        table[key] = table.get(key, 0) + 1
 
     def count_lost(self, reason: LossReason) -> None:
         """Count a lost worker."""
-        self.lost_workers[reason.value] = self.lost_workers.get(reason.value, 0) + 1
+        table, key = self.lost_workers, reason._value_
+        table[key] = table.get(key, 0) + 1
 
     def count_drop(self, reason: DropReason) -> None:
         """Count a dropped message, or a refused newcomer."""
-        self.drops[reason.value] = self.drops.get(reason.value, 0) + 1
+        table, key = self.drops, reason._value_
+        table[key] = table.get(key, 0) + 1
 
     def count_refused_connections(self, reason: str, number: int = 1) -> None:
         """Count connections that the broker's gate or socket refused."""

@@ -98,6 +98,19 @@ def test_map_in_order_takes_bodies_one_by_one(echoing):
         assert number == 199
 
 
+def test_map_submits_through_the_method_that_a_subclass_may_extend(echoing):
+    class Counting(AsyncClient):
+        submitted = 0
+
+        def submit(self, *args, **options):
+            self.submitted += 1
+            return super().submit(*args, **options)
+
+    with Counting(echoing.endpoint) as client:
+        assert list(client.map("echo", [b"a", b"b"], timeout=5, priority=2)) == [[b"a"], [b"b"]]
+        assert client.submitted == 2
+
+
 def test_map_as_completed(broker):
     holds = {b"slow": Event(), b"fast": Event()}
     holds[b"fast"].set()

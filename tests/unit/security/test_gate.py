@@ -68,7 +68,9 @@ def test_odd_requests_are_refused_as_malformed(mechanism):
         (b"\xff",) * 8,
     ]
     if mechanism != "NULL":
-        odd += [request[:-1], (*request[:-1], b"\xff")]
+        odd.append(request[:-1])
+    if mechanism == "CURVE":
+        odd.append((*request[:-1], b"\xff"))
     assert {frames: host.ask(*frames) for frames in odd} == dict.fromkeys(odd, ("400", "malformed"))
     assert host.ask(*request) == ("200", "")
 

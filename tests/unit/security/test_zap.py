@@ -105,12 +105,24 @@ def test_names_and_passwords_may_be_utf_8_and_empty():
     "credentials",
     [
         *([], [b"admin"], [b"admin", b"secret", b""], [b"x" * 256, b"secret"], [b"admin", b"x" * 256]),
-        *([b"\xff", b"secret"], [b"admin", b"\xc3"], [b"admin", b"\xed\xa0\x80"]),
     ],
     ids=str,
 )
-def test_a_name_and_a_password_are_two_frames_of_utf_8(credentials):
+def test_a_name_and_a_password_are_two_frames_of_255_bytes_at_most(credentials):
     assert zap.read_password(credentials) is None
+
+
+@pytest.mark.parametrize(
+    ("credentials", "read"),
+    [
+        ([b"\xffbob", b"secret"], ("\ufffdbob", "secret")),
+        ([b"admin", b"\xc3"], ("admin", "\ufffd")),
+        ([b"admin", b"\xed\xa0\x80"], ("admin", "\ufffd\ufffd\ufffd")),
+    ],
+)
+def test_bytes_that_are_not_utf_8_are_replaced(credentials, read):
+    """The gate refuses U+FFFD as a wrong password, and its audit record shows the name."""
+    assert zap.read_password(credentials) == read
 
 
 @given(st.lists(st.binary(max_size=300), max_size=16))

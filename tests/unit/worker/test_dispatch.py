@@ -221,6 +221,17 @@ def test_a_handler_is_not_stopped_without_enforce_deadline(broker, held, client)
     assert set(broker.statistics().drops) <= {"abandoned", "late"}
 
 
+def test_enforce_deadline_may_be_set_while_the_worker_runs(broker, client):
+    handler, seen = watched_handler()
+    with Worker(broker.endpoint, "it", handler) as worker:
+        future = client.submit("it", b"")
+        wait_until(lambda: seen)
+        worker.enforce_deadline = True
+        assert future.cancel()
+        wait_until(lambda: len(seen) == 2)
+        assert isinstance(seen[1], RequestCancelled)
+
+
 def test_a_handler_in_a_thread_is_not_stopped_and_may_ask_for_the_remaining_time(broker, client, thread_pool):
     seen = []
 
