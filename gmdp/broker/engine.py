@@ -4,8 +4,8 @@ The rules of this module:
 
 * The core decides; the engine sends, calls hooks and logs.
 * The engine knows no :class:`gmdp.Broker`: it is given values and two callbacks.
-* A secured broker has a ZeroMQ context of its own, since a context has one place only where libzmq
-  asks whether a connection is allowed.
+* A secured broker has a ZeroMQ context of its own: in each context, one handler alone tells libzmq
+  which connections are allowed.
 * Draining ends when the core has nothing left to do, or when its time is up.  Until then the
   socket stays bound: unbinding would cut the peers off.
 """
@@ -52,7 +52,7 @@ class BrokerEngine:
 
     owner: Owner
     link: Link
-    #: Where the socket is bound, wildcards resolved; from the shell, before the owner starts.
+    #: Where the socket is bound, with wildcards resolved; the broker sets this before the owner starts.
     endpoints: tuple[str, ...] = ()
 
     def __init__(
@@ -74,12 +74,12 @@ class BrokerEngine:
         if can_trace():
             core.trace()
         self._links: list[Link] = []
-        #: Where libzmq asks the gate (ZAP), and the context of this broker alone.
+        #: The link on which libzmq asks the gate (ZAP); the context that belongs to this broker alone.
         self._zap_link: Link | None = None
         self._own_context: Context | None = None
 
     def open(self, owner: Owner, context: Context, hwm: int, ipv6: bool) -> None:
-        """Make the socket, ready to be bound.  SocketError if there are no descriptors left.
+        """Open the socket, ready to be bound.  SocketError if no descriptors are left.
 
         Args:
             owner: the owner of the broker's sockets.

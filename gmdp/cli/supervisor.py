@@ -315,7 +315,7 @@ class Supervisor:
     # Waiting
 
     def _wait(self, *events: Event, timeout: float | None = None) -> bool:
-        """Wait until one of `events` is set, or time is up.  Returns True if the parent is to stop."""
+        """Wait until one of `events` is set, or time is up.  Returns True if the parent must stop."""
         gevent.wait([*events, self._stop_wanted], timeout, count=1)
         stopping: bool = self._stop_wanted.is_set()
         return stopping
@@ -381,7 +381,7 @@ class Supervisor:
     # Serving
 
     def _serve(self) -> None:
-        """Announce once that all processes are registered, and reload on SIGHUP, until the parent is to stop."""
+        """Announce once that all processes are registered, and reload on SIGHUP, until the parent must stop."""
         while not self._wait(self._changed):
             self._changed.clear()
             if not self._announced and all(place.child.registered for place in self._places):
@@ -420,7 +420,7 @@ class Supervisor:
         _log.info("reloaded")
 
     def _stop(self, child: _Child) -> None:
-        """Stop `child` and wait until it has ended, or the parent is to stop."""
+        """Stop `child` and wait until it has ended, or the parent must stop."""
         child.stop()
         if self._wait(child.ended, timeout=self._stop_limit):
             return

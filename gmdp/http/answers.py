@@ -38,7 +38,7 @@ class RequestRefused(Exception):
 
 
 class Answer(NamedTuple):
-    """An answer as the server is to send it."""
+    """An answer for the server to send."""
 
     status: int
     headers: list[tuple[str, str]]

@@ -87,7 +87,7 @@ class Gateway:
         #: Never held while anything may switch.
         self._lock = threading.Lock()
         self.services = _check_names("services", services)
-        #: Of each pattern: whether it may expose management services, and the pattern compiled.
+        #: For each pattern: whether it may expose management services, and the compiled pattern.
         self._patterns = [
             (pattern.startswith(_MANAGEMENT), re.compile(translate(pattern))) for pattern in self.services
         ]
@@ -98,7 +98,7 @@ class Gateway:
 
     @property
     def client(self) -> Client:
-        """The client, which is made on the first access."""
+        """The client.  Where a callable makes it, that happens on the first access."""
         client = self._client
         if client is None:
             new = self._make_client()

@@ -93,7 +93,7 @@ class SendQueue:
         self.unsent: deque[list[bytes]] = deque()
         #: Slots that are set: to True once every message is sent, to False once the queue is closed.
         self.waiters: list[Slot] = []
-        #: True if the socket is to be closed as soon as every message is sent.
+        #: True if the socket will be closed as soon as every message is sent.
         self.closing = False
 
     def send_unsent(self) -> bool:

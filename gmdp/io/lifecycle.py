@@ -57,7 +57,7 @@ class Lifecycle(abc.ABC):
             that the process shares.
 
     Raises:
-        ConfigurationError: `context` is no green context.
+        ConfigurationError: `context` is not a green context.
     """
 
     #: Seconds that running work may take after a :meth:`stop` without an argument.
@@ -184,7 +184,7 @@ class Lifecycle(abc.ABC):
         try:
             self._finished.wait()
         finally:
-            # Another greenlet may have started it again by now: that run is not ours to stop.
+            # Another greenlet may have started the object again by now: that run is not ours to stop.
             if owner is not None and self._owner is owner:
                 gevent.spawn(self.stop, stop_timeout).join()
         if owner is not None and owner.death is not None:

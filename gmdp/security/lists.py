@@ -58,7 +58,7 @@ class UserList(abc.ABC):
         self.path = Path(path)
         self.users, self.hashes = {}, {}
         self.notes = []
-        #: Stamp of the list last loaded (or the error's text); None if the list is to be loaded again.
+        #: Stamp of the list last loaded (or the error's text); None if the list must be loaded again.
         self._loaded_stamp: object = None
         #: Stamp of the list last seen (or the error's text).
         self._last_stamp: object = None
@@ -118,7 +118,7 @@ class UserList(abc.ABC):
 
 
 def _file_stamp(path: Path) -> tuple[int, ...]:
-    """Return a value that differs once a file has changed; OSError if `path` is no file."""
+    """Return a value that differs once a file has changed; OSError if `path` is not a file."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # reading a pipe, say, could take for ever
         raise OSError(errno.EINVAL, "not a file")

@@ -124,7 +124,7 @@ def all_but(allowed: Iterable[str]) -> tuple[str, ...]:
     """Return the kinds that are not `allowed`.
 
     Raises:
-        ConfigurationError: One of `allowed` is no kind.
+        ConfigurationError: One of `allowed` is not a kind of leak.
     """
     names = [allowed] if isinstance(allowed, str) else list(allowed)
     for name in names:
@@ -274,7 +274,7 @@ def no_leaks(*, allowed: Iterable[str] = (), patience: float | None = None) -> I
 
     Raises:
         Leaked: There are leaks.
-        ConfigurationError: One of `allowed` is no kind.
+        ConfigurationError: One of `allowed` is not a kind of leak.
     """
     kinds = all_but(allowed)
     census = Census()

@@ -61,7 +61,7 @@ class BrokerNode(Node):
         nonce = self.schedule.random.randbytes(NONCE_SIZE)
         about = About(hwm=self.hwm)
         self.core = BrokerCore(self.options, nonce, self.schedule.now, self.counters, about)
-        # With room for few messages, a short backlog is to be several batches, too.
+        # Where there is room for few messages, even a short backlog then takes several batches.
         internals.limit_batch(self.core, self.hwm)
         self._wake_at = math.inf
         self.run()
