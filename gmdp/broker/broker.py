@@ -21,7 +21,7 @@ from ..core.numbers import unknown_name
 from ..core.states import State
 from ..exceptions import BindError, ConfigurationError
 from ..interfaces import IBroker
-from ..io.contexts import Context, SocketError
+from ..io.contexts import Context, SocketError, error_text
 from ..io.lifecycle import Lifecycle
 from ..io.link import Link
 from ..io.owner import Owner
@@ -268,7 +268,8 @@ class Broker(Lifecycle):
                 bound.append(_bind_again(engine.link, endpoint, last) or engine.link.listen(endpoint))
         except SocketError as error:
             engine.close()
-            raise BindError(error.errno or 0, f"cannot bind {endpoint}: {error.strerror}") from None
+            number = error.errno or 0
+            raise BindError(number, f"cannot bind {endpoint}: {error_text(number)}") from None
         self._endpoints = engine.endpoints = tuple(bound)
         owner.name = f"broker {bound[0]}"
         self._engine = engine

@@ -22,6 +22,9 @@ else:
 #: What a call of ZeroMQ raises; its ``errno`` and ``strerror`` say why.
 SocketError = zmq.ZMQError
 
+#: The text for an error's number, without the endpoint that pyzmq appends to ``strerror``.
+error_text = zmq.strerror
+
 #: Descriptors that a context and a broker's sockets need.
 _DESCRIPTORS = 16
 
