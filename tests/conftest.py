@@ -18,11 +18,13 @@ from gevent.threadpool import ThreadPool
 
 import gmdp
 from gmdp.testing import leaks
-from gmdp.testing.deadline import deadline
+from gmdp.testing.deadline import Deadline, DeadlinePassed
 from gmdp.testing.leaks import Census
 
 #: Seconds after which a test is stuck; far more than any takes on a busy machine.
 DEADLINE = 120
+#: The same for a test of hypothesis, which may shrink an example for 300 seconds before it reports the failure.
+DEADLINE_WITH_SHRINKING = DEADLINE + 360
 
 #: Folders of tests that make no greenlet, socket or thread: nothing is looked for after them.
 WITHOUT_GREENLETS = ("unit/core/", "unit/protocol/")
@@ -46,10 +48,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def _with_deadline(item: pytest.Item) -> Generator[None, object, object]:
-    """Run one phase of a test, which fails at the deadline, also where it blocks the hub."""
+def _with_deadline(
+    item: pytest.Item, error: Callable[[str], BaseException] = pytest.fail.Exception
+) -> Generator[None, object, object]:
+    """Run one phase of a test, which fails with `error` at the deadline, also where it blocks the hub.
+
+    After pytest's own error, pytest tears down the other fixtures; after any other BaseException in a
+    teardown, it does not.  A teardown that blocks the hub is interrupted, so fixtures below it are kept all the
+    same: their test has failed, and the run goes on.
+    """
     marker = item.get_closest_marker("deadline")
-    with deadline(DEADLINE if marker is None else marker.args[0]):
+    seconds = DEADLINE if item.get_closest_marker("hypothesis") is None else DEADLINE_WITH_SHRINKING
+    with Deadline(seconds if marker is None else marker.args[0], error):
         return (yield)
 
 
@@ -69,7 +79,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    return (yield from _with_deadline(item))
+    # Hypothesis takes pytest's own error for a failed example: it would run what hangs again, and shrink it.
+    return (yield from _with_deadline(item, DeadlinePassed))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -22,10 +22,11 @@ def run(pytester, monkeypatch):
     monkeypatch.delenv("CI", raising=False)
     pytester.makeini("[pytest]\nmarkers = deadline(seconds): how long\n  gmdp_allow_leaks(kinds): what may be left\n")
 
-    def run(source):
+    def run(source, more=""):
         pytester.makeconftest(
             (TESTS / "conftest.py").read_text(encoding="utf-8")
             + "\nimport gmdp.testing.deadline\ngmdp.testing.deadline.GRACE = leaks.PATIENCE = 0.1\n"
+            + more
         )
         pytester.makepyfile(source)
         return pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=60)
@@ -62,7 +63,75 @@ def test_a_test_that_hangs_fails_and_the_run_goes_on(run, phase, hang):
     )
     failed = {"setup": {"errors": 1}, "call": {"failed": 1}, "teardown": {"errors": 1, "passed": 1}}[phase]
     result.assert_outcomes(**{**failed, "passed": failed.get("passed", 0) + 1})
-    result.stdout.fnmatch_lines(["*DeadlinePassed: the deadline of 0.2 s passed*"])
+    error = "DeadlinePassed" if phase == "call" else "Failed"
+    result.stdout.fnmatch_lines([f"*{error}: the deadline of 0.2 s passed*"])
+
+
+@pytest.mark.parametrize("phase", ["setup", "call", "teardown"])
+def test_after_a_deadline_the_other_fixtures_are_torn_down(run, phase):
+    hang = "gevent.sleep(1000)"
+    bodies = {name: hang if name == phase else "pass" for name in ("setup", "call", "teardown")}
+    result = run(
+        f"""
+        import gevent, pytest
+
+        events = []
+
+        @pytest.fixture(scope="module")
+        def lowest():
+            yield
+            events.append("lowest")
+
+        @pytest.fixture
+        def below(lowest):
+            yield
+            events.append("below")
+
+        @pytest.fixture
+        def around(below):
+            {bodies["setup"]}
+            yield
+            {bodies["teardown"]}
+
+        @pytest.mark.deadline(0.2)
+        def test_hangs(around):
+            {bodies["call"]}
+
+        def test_goes_on(lowest):
+            assert events == ["below"]
+        """
+    )
+    failed = {"setup": {"errors": 1}, "call": {"failed": 1}, "teardown": {"errors": 1, "passed": 1}}[phase]
+    result.assert_outcomes(**{**failed, "passed": failed.get("passed", 0) + 1})
+
+
+def test_a_test_of_hypothesis_has_time_to_shrink(run):
+    result = run(
+        """
+        import gevent, pytest
+
+        @pytest.mark.hypothesis
+        def test_shrinks():
+            gevent.sleep(0.5)
+
+        def test_hangs():
+            gevent.sleep(0.5)
+        """,
+        "DEADLINE, DEADLINE_WITH_SHRINKING = 0.2, 60",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+
+
+@pytest.mark.parametrize("kind", ["function", "state machine"])
+def test_tests_of_hypothesis_have_the_marker(request, pytester, kind):
+    """What the longer deadline depends on."""
+    source = {
+        "function": "@given(strategies.none())\ndef test_one(value): pass",
+        "state machine": "class Machine(stateful.RuleBasedStateMachine): pass\ntest_one = Machine.TestCase",
+    }[kind]
+    items = pytester.getitems(f"from hypothesis import given, stateful, strategies\n{source}")
+    request.config.pluginmanager.get_plugin("hypothesispytest").pytest_collection_modifyitems(items)
+    assert [item.get_closest_marker("hypothesis") is not None for item in items] == [True]
 
 
 @pytest.mark.parametrize(
