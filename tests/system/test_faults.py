@@ -46,16 +46,16 @@ def registered(broker, count):
 
 def test_W1_kill_9_in_the_middle_of_requests(broker, client):
     """Twenty sessions of one process: lost within an interval, all requests delivered again, one reply each."""
-    with worker_process(broker.endpoint, "slow", "--concurrency", "20") as first:
+    with worker_process(broker.endpoint, "slow_at_first", "--concurrency", "20") as first:
         registered(broker, 20)
-        futures = [client.submit("it", [b"0.3", b"%d" % number]) for number in range(20)]
+        futures = [client.submit("it", [b"%d" % number]) for number in range(20)]
         wait_until(lambda: broker.statistics().assigned == 20)
         first.signal(signal.SIGKILL)
         killed = monotonic()
         wait_until(lambda: broker.statistics().workers == 0)
         assert monotonic() - killed < EXPIRY
         assert broker.statistics().lost_workers == {"unreachable": 20}
-        with worker_process(broker.endpoint, "slow", "--concurrency", "20") as second:
+        with worker_process(broker.endpoint, "slow_at_first", "--concurrency", "20") as second:
             replies = [future.get() for future in futures]
             assert replies == [[b"%d" % second.pid, b"%d" % number] for number in range(20)]
     now = broker.statistics()
@@ -186,16 +186,19 @@ def has_died(worker):
     return worker._process.poll() is not None
 
 
-def test_W7_a_handler_that_computes_for_longer_than_the_expiry(broker, client):
+def test_W7_a_handler_that_computes_for_longer_than_the_expiry(broker, client, tmp_path):
     """A handler on the hub: its request is delivered again as in W2, and a warning names the service."""
     with worker_process(broker.endpoint, "blocking") as first:
         registered(broker, 1)
-        future = client.submit("it", b"%.1f" % (2 * EXPIRY + 1))
+        computing = tmp_path / "computing"
+        computing.touch()
+        future = client.submit("it", bytes(computing))
         wait_until(lambda: broker.statistics().assigned == 1)
         wait_until(lambda: broker.statistics().workers == 0)
         future.cancel()
+        computing.unlink()
         registered(broker, 1)
-        assert client.request("it", b"0") == [b"%d" % first.pid]
+        assert client.request("it", bytes(computing)) == [b"%d" % first.pid]
         first.signal(signal.SIGTERM)
         ended = first.ended()
         assert ended.status == 0

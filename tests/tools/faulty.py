@@ -1,7 +1,6 @@
 """Handlers for worker processes that get into trouble."""
 
 import os
-import time
 
 import gevent
 
@@ -10,6 +9,12 @@ def slow(request):
     """Take the seconds in the body's first frame; returns the pid and the other frames."""
     gevent.sleep(float(request.body[0]))
     return [b"%d" % os.getpid(), *request.body[1:]]
+
+
+def slow_at_first(request):
+    """Take a minute on the first attempt, and no time on a later one; returns the pid and the body."""
+    gevent.sleep(60 if request.attempt == 1 else 0)
+    return [b"%d" % os.getpid(), *request.body]
 
 
 def poison(request):
@@ -21,9 +26,8 @@ def poison(request):
 
 
 def blocking(request):
-    """Compute for the seconds in the body, without letting any other greenlet run; returns the pid."""
-    until = time.monotonic() + float(request.body[0])
-    while time.monotonic() < until:
+    """Compute while there is a file of the body's path, without letting any other greenlet run; returns the pid."""
+    while os.path.exists(request.body[0]):
         pass
     return b"%d" % os.getpid()
 

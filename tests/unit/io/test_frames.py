@@ -52,11 +52,13 @@ def test_large_frames_are_not_copied_where_a_link_asks_for_it(size, kept):
 
 @pytest.fixture
 def pair():
-    """A ROUTER's link, and a DEALER that is connected to it."""
+    """A ROUTER's link, and a DEALER that is connected to it; either holds few messages."""
     context = zmq.green.Context.instance()
     link = Owner(None, "none").add_link(context.socket(zmq.ROUTER), 3)
+    link.socket.set(zmq.SNDHWM, 10)
     with context.socket(zmq.DEALER) as dealer:
         dealer.set(zmq.LINGER, 0)
+        dealer.set(zmq.RCVHWM, 10)
         dealer.connect(link.listen("tcp://127.0.0.1:*"))
         yield link, dealer
     link.close()
