@@ -69,6 +69,7 @@ class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
     abandons = False
 
     def handle(self) -> None:
+        """Serve the requests of one connection."""
         try:
             super().handle()
         except OSError as error:  # the client has gone without reading why its request is refused
@@ -84,6 +85,7 @@ class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
             pass
 
     def read_requestline(self) -> Any:
+        """Wait for the next request; return its first line."""
         # A connection is idle until the whole header of a request has arrived.  Once the server
         # stops, no further request is awaited.
         self.server.idle.add(self)
@@ -114,6 +116,7 @@ class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
         return headers
 
     def read_request(self, raw_requestline: str) -> Any:
+        """Parse a request's first line and header; return whether they are valid."""
         valid = super().read_request(raw_requestline)
         origin = _ORIGIN.match(self.path)
         if origin is not None:  # RFC 9112, 3.2.2
@@ -126,6 +129,7 @@ class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
         return False
 
     def finalize_headers(self) -> None:
+        """Complete the headers of an answer, and decide whether the connection ends after it."""
         # With neither a length nor chunks, a body ends where the connection does.
         endless = self.request_version == "HTTP/1.0" and self.provided_content_length is None
         if self._much_is_unread():
@@ -153,6 +157,7 @@ class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
             super()._sendall(data)
 
     def handle_one_response(self) -> None:
+        """Answer one request, and let its client finish sending."""
         super().handle_one_response()
         if self.abandons:
             self._linger()
@@ -173,6 +178,7 @@ class ConnectionHandler(WSGIHandler):  # type: ignore[misc]
             pass
 
     def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+        """End an answer that failed, so that the client does not take it for a whole one."""
         if self.headers_sent and not self.response_use_chunked:
             # Without chunks, a broken-off body looks complete when the connection is closed; a reset shows it.
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -207,10 +213,12 @@ class GatewayServer(WSGIServer):  # type: ignore[misc]
 
     @property
     def url(self) -> str:
+        """Where the gateway listens, as a URL."""
         host, port = self.address[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def init_socket(self) -> None:
+        """Bind and listen; BindError if that is impossible."""
         try:
             super().init_socket()
         except OSError as error:
@@ -220,11 +228,13 @@ class GatewayServer(WSGIServer):  # type: ignore[misc]
             raise BindError(error.errno, f"cannot bind {host}:{port}: {reason}") from None
 
     def start(self) -> None:
+        """Begin to accept connections, and start the gateway's client."""
         super().start()
         # The client starts before connections can take all descriptors.
         self._gateway.client.start()
 
     def stop(self, timeout: float | None = None) -> None:
+        """Accept no more connections, finish what is being answered for `timeout` seconds, close the client."""
         self.close()
         for handler in list(self.idle):
             handler.hang_up()
