@@ -125,7 +125,7 @@ PLANTED = {
         "forget_routing_id",
         _forget_but_not_what_waits,
     ),
-    "unused services stay": ("broker", services.Services, "collect", lambda self, service: None),
+    "unused services stay": ("broker", services.Services, "forget_if_unused", lambda self, service: None),
     "a broker's DISCONNECT ends its worker": ("worker", worker.WorkerCore, "_on_message", _on_message_without_a_look),
     "a worker's sessions never register again": (
         "worker",
