@@ -423,6 +423,8 @@ class Gate:
         """Look at a list every `pause` seconds, in a greenlet of its own."""
         while True:
             gevent.sleep(pause)
+            if self._host is None:
+                return  # the gate was closed while this greenlet was about to wake: its pools are gone
             loaded: bool | None = None
             try:
                 with gevent.Timeout(self.read_timeout, False):

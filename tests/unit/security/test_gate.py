@@ -378,6 +378,23 @@ def test_a_gate_that_has_ended_sends_no_replies(folder, opened, end):
     assert host.replies == running.replies == []
 
 
+def test_a_gate_that_is_closed_as_its_watcher_wakes_starts_no_thread(folder, opened, monkeypatch):
+    """The watcher may be about to run when it is killed; a pool that it made then would stay."""
+    gate = opened(curve_key=SECRET, curve_clients=folder.path).gate
+    gate._watcher.kill()
+    pauses = []
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) > 1:
+            raise AssertionError("it watches on")
+        gate.close()
+
+    monkeypatch.setattr("gmdp.security.gate.gevent.sleep", sleep)
+    gate._watch_list(gate._list, 0.5)
+    assert (pauses, gate._pools) == ([0.5], {})
+
+
 @pytest.mark.parametrize("mechanism", HOSTS)
 def test_sockets_are_secured_once_in_a_context(mechanism):
     gate = HOSTS[mechanism][0]().gate
