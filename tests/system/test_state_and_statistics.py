@@ -16,7 +16,6 @@ from waiting import wait_until
 from gmdp import AsyncClient, Broker, Client, HandlerFailed, State, StateError, Worker
 from gmdp.core.broker.statistics import BrokerStatistics
 from gmdp.core.peer.statistics import ClientStatistics, WorkerStatistics
-from gmdp.core.states import TRANSITIONS, StateMachine
 
 READERS = 500
 CYCLES = 25  # four transitions each
@@ -251,23 +250,3 @@ def test_what_the_statistics_show(broker):
         assert (of_worker.requests, of_worker.replies, of_worker.errors, of_worker.partials) == (6, 6, 1, 2)
         assert (of_worker.sessions, of_worker.registered, of_worker.reconnects) == (2, 2, 0)
         assert of_worker.busy_time > 0
-
-
-def test_the_table_of_transitions_is_complete_and_enforced():
-    assert set(TRANSITIONS) == set(State)
-    for old, allowed in TRANSITIONS.items():
-        for new in State:
-            changes = []
-            machine = StateMachine(changes.append)
-            machine.state = old
-            if new in allowed:
-                machine.advance(new, 1.0, "why")
-                assert machine.state is new
-                assert [(change.old, change.new, change.at, change.reason) for change in changes] == [
-                    (old, new, 1.0, "why")
-                ]
-            else:
-                with pytest.raises(ValueError, match=f"no change from {old.value} to {new.value}"):
-                    machine.advance(new, 1.0)
-                assert machine.state is old
-                assert changes == []
