@@ -60,9 +60,9 @@ class AsyncClient(Client):
             timeout: seconds in all, waiting in line included; None: the client's.
             retries: tries after the first one; None: the client's.
             when_no_worker: "wait" or "fail"; None: the client's.
-            priority: from 0 to 3; more urgent requests are higher, and are served first.
-            traceparent: of W3C Trace Context, for the handler.  None: that of the request on
-                which the calling handler works (:mod:`gmdp.tracing`).
+            priority: from 0 to 3; higher is more urgent, and is served first.
+            traceparent: the W3C ``traceparent`` to pass on to the handler.  None: that of the
+                request the calling handler works on (:mod:`gmdp.tracing`).
 
         Returns:
             A gevent ``AsyncResult``.  Its ``get`` returns and raises what :meth:`request` does;
@@ -111,9 +111,9 @@ class AsyncClient(Client):
             timeout: seconds a call may take, waiting in line included; None: the client's.
             retries: tries after the first one; None: the client's.
             when_no_worker: "wait" or "fail"; None: the client's.
-            priority: from 0 to 3; more urgent requests are higher, and are served first.
-            traceparent: of W3C Trace Context, for the handler.  None: that of the request on
-                which the calling handler works (:mod:`gmdp.tracing`).
+            priority: from 0 to 3; higher is more urgent, and is served first.
+            traceparent: the W3C ``traceparent`` to pass on to the handler.  None: that of the
+                request the calling handler works on (:mod:`gmdp.tracing`).
 
         Returns:
             An iterator over the replies, each a list of frames.  Iteration raises a call's

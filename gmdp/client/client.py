@@ -199,9 +199,9 @@ class Client(Lifecycle):
             timeout: seconds in all, waiting in line included; None: the client's.
             retries: tries after the first one; None: the client's.
             when_no_worker: "wait" or "fail"; None: the client's.
-            priority: from 0 to 3; more urgent requests are higher, and are served first.
-            traceparent: of W3C Trace Context, for the handler.  None: that of the request on
-                which the calling handler works (:mod:`gmdp.tracing`).
+            priority: from 0 to 3; higher is more urgent, and is served first.
+            traceparent: the W3C ``traceparent`` to pass on to the handler.  None: that of the
+                request the calling handler works on (:mod:`gmdp.tracing`).
 
         Returns:
             The frames of the answer, at least one.  The parts of a streamed answer are joined,
@@ -250,9 +250,9 @@ class Client(Lifecycle):
             deadline: seconds in all; None: no bound.
             retries: tries after the first one; None: the client's.
             when_no_worker: "wait" or "fail"; None: the client's.
-            priority: from 0 to 3; more urgent requests are higher, and are served first.
-            traceparent: of W3C Trace Context, for the handler.  None: that of the request on
-                which the calling handler works (:mod:`gmdp.tracing`).
+            priority: from 0 to 3; higher is more urgent, and is served first.
+            traceparent: the W3C ``traceparent`` to pass on to the handler.  None: that of the
+                request the calling handler works on (:mod:`gmdp.tracing`).
 
         Returns:
             An iterator over the answer's parts, each a list of frames.  An empty FINAL after

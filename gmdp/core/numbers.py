@@ -17,6 +17,9 @@ MOST_SECONDS = 1e9
 #: The most seconds between heartbeats: a day.
 MOST_INTERVAL = 86_400
 
+#: The largest bound that a message names together with the smallest.
+_MOST_READABLE = 1_000
+
 
 def check_number(
     name: str, value: Any, least: float, *, whole: bool = False, above: bool = False, most: float | None = None
@@ -31,12 +34,16 @@ def check_number(
         above: True if `value` must be greater than `least`.
         most: The largest number allowed; None: :data:`MOST_WHOLE` or :data:`MOST_SECONDS`.
     """
+    has_range = most is not None and most <= _MOST_READABLE and not above
     if most is None:
         most = MOST_WHOLE if whole else MOST_SECONDS
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if is_number and (value > least if above else value >= least) and value <= most:
         return
     kind = "a whole number" if whole else "a number"
+    if has_range:
+        shown = "" if is_number and abs(value) > MOST_WHOLE else f", not {value!r}"  # it may have a million digits
+        raise ValueError(f"{name} must be {kind} from {least:g} to {most:g}{shown}")
     if is_number and most < value < math.inf:
         raise ValueError(f"{name} must be {kind} of at most {most:g}")
     bound = "greater than" if above else "of at least"

@@ -202,8 +202,8 @@ class Lifecycle(abc.ABC):
     def subscribe(self, queue: Queue[StateChange] | None = None) -> Queue[StateChange]:
         """Have every change of state put into a queue, in order, from now on.
 
-        A queue that is full when a change comes is dropped, since it could not be complete any
-        more, and a warning is logged.  For greenlets of the thread that calls :meth:`start`.
+        A queue that is full when a change comes is unsubscribed, because it would miss the change,
+        and a warning is logged.  For greenlets of the thread that calls :meth:`start`.
 
         Args:
             queue: a gevent queue; None: a new one of :attr:`subscriber_bound` items.

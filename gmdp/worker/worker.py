@@ -49,8 +49,8 @@ class Worker(Lifecycle):
     Threads: a worker is for the greenlets of the thread that started it.  Any thread may call
     ``stop``, ``close`` and :meth:`statistics`, and read the properties.
 
-    Heartbeats never depend on a handler.  But a handler that blocks the hub blocks them, too: give
-    a handler that computes a ``ThreadPool`` by `spawn`.
+    Heartbeats never depend on a handler.  But a handler that blocks the hub blocks them, too: run
+    CPU-bound handlers in a ``ThreadPool`` (`spawn`).
 
     Times are seconds.
 
@@ -69,8 +69,8 @@ class Worker(Lifecycle):
         heartbeat_interval: seconds between heartbeats.
         liveness: intervals of silence after which the broker is lost, 3 at least.
         reconnect_interval: seconds, at most, before the first new attempt once every endpoint
-            has failed.  Later delays double, up to 16 times this.  Jitter makes each delay
-            between half as long and as long.
+            has failed.  Later delays double, up to 16 times this.  Jitter shortens each delay by
+            up to half.
         error_reply: the reply to a request whose handler failed, where the client or the broker
             speaks the RFCs only.  Otherwise the call ends with :class:`gmdp.HandlerFailed`.
         reveal_errors: give gmdp clients the error's type and message.

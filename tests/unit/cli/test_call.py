@@ -15,7 +15,7 @@ REFUSALS = [
     Refusal("call in words", ["call", "x", "x", "--timeout", "soon"], ".*--timeout.*'soon' is not a valid.*"),
     Refusal("call of a bad broker", ["call", "x", "x", "--broker", "x"], "bad endpoint 'x': .*"),
     Refusal("call of half a list", ["call", "x", "x", "--broker", "tcp://127.0.0.1:1,"], "bad endpoint '': .*"),
-    Refusal("priority", ["call", "it", "x", "--priority", "7"], "priority must be a whole number of at most 3.*"),
+    Refusal("priority", ["call", "it", "x", "--priority", "7"], "priority must be .* from 0 to 3, not 7"),
     Refusal("word", ["call", "it", "x", "--when-no-worker", "panic"], "Invalid value for '--when-no-worker'.*"),
     Refusal("retries", ["call", "it", "x", "--retries", "-1"], "retries must be a whole number of at least 0.*"),
 ]

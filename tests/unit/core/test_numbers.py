@@ -33,7 +33,9 @@ def test_a_number_within_its_bounds_passes(value, bounds):
         (math.inf, {"least": 0}, "inf"),
         (2 * MOST_SECONDS, {"least": 0}, "at most 1e\\+09"),
         (MOST_WHOLE + 1, {"least": 0, "whole": True}, "at most"),
-        (8, {"least": 1, "most": 7}, "at most 7"),
+        (8, {"least": 1, "most": 7}, "from 1 to 7, not 8"),
+        (0, {"least": 1, "most": 7}, "from 1 to 7, not 0"),
+        (10**400, {"least": 1, "most": 7, "whole": True}, "from 1 to 7$"),
     ],
 )
 def test_any_other_value_is_refused_by_the_options_name(value, bounds, named):
