@@ -14,13 +14,15 @@ import gevent.socket
 import peers
 import pytest
 from gevent.server import StreamServer
-from processes import Process
+from processes import Gate, Process
 from victims import INTERVAL, LIVENESS, TOOLS, broker_process, resident, worker_process
 from waiting import wait_until
 
 from gmdp import AsyncClient, Broker, BrokerLost, Client, WorkerLost
 
 EXPIRY = INTERVAL * LIVENESS
+#: Bytes of an answer that does not fit into what the system holds for a connection.
+LARGE = 15 * 1024 * 1024
 
 
 @pytest.fixture
@@ -144,6 +146,18 @@ def test_W3_a_cut_that_nobody_is_told_of(broker, client):
         registered(broker, 1)
         assert future.get() == [b"%d" % worker.pid, b"x"]
         assert broker.statistics().registrations == 2
+
+
+def test_W15_the_last_answer_of_a_stopped_process_arrives(broker, client):
+    """W15: an answer that takes its time to leave is not cut off by the end of the process."""
+    with Gate() as gate, worker_process(broker.endpoint, "large") as stopped:
+        future = client.submit("it", [gate.port.encode(), b"%d" % LARGE])
+        gate.arrived()
+        stopped.signal(signal.SIGTERM)
+        gate.open()
+        assert future.get() == [bytes(LARGE)]
+        assert stopped.ended().status == 0
+    assert broker.statistics().redeliveries == 0
 
 
 def test_W4_a_reply_that_never_arrives(broker, client):

@@ -1,6 +1,7 @@
 """Handlers for worker processes that get into trouble."""
 
 import os
+import socket
 
 import gevent
 
@@ -35,3 +36,10 @@ def blocking(request):
 def check(request):
     """Return the body reversed: an answer that belongs to this request alone."""
     return [frame[::-1] for frame in request.body]
+
+
+def large(request):
+    """Answer with as many bytes as the second frame says, once the gate at the first frame's port opens."""
+    with socket.create_connection(("127.0.0.1", int(request.body[0]))) as connection:
+        connection.recv(1)
+    return bytes(int(request.body[1]))
