@@ -114,7 +114,7 @@ class FairQueueMachine(RuleBasedStateMachine):
 
 
 # Each of the tox environments has other examples.
-FairQueueMachine.TestCase.settings = settings(STEADY, max_examples=30, stateful_step_count=50)
+FairQueueMachine.TestCase.settings = settings(STEADY, max_examples=120, stateful_step_count=50)
 test_fair_queue = FairQueueMachine.TestCase
 
 

@@ -268,7 +268,7 @@ broker_says = st.one_of(
 )
 
 
-@settings(STEADY, max_examples=100)
+@settings(STEADY, max_examples=400)
 @given(dialects, st.booleans(), st.lists(st.one_of(broker_says, near_misses(broker_says)), max_size=4))
 def test_a_client_reads_or_counts_any_frames(dialect, asked, messages):
     """B4, from the other side: at most one outcome, and every message is counted."""
