@@ -1,30 +1,30 @@
-"""Bugs planted in the cores on purpose, and whether the simulator finds them.
+"""Bugs planted on purpose, and whether the simulator or the tests find them.
 
-Each is a change of a few words in one module of `gmdp.core` or `gmdp.protocol`.  ``python
-tests/tools/mutations.py`` plants one after the other, each in a process of its own, and
-runs seeds until one fails: a bug that 1,000 seeds do not find is a hole in the
-simulator.  ``python tests/tools/mutations.py NAME...`` does that for some.
+Each is a change of a few words in one module.  ``python tests/tools/mutations.py`` plants one after the
+other, each in a copy of the project, and ``python tests/tools/mutations.py NAME...`` does that for some.
+
+A bug in `gmdp.core` or `gmdp.protocol` is hunted with seeds of the simulator until one fails: a bug that
+1,000 seeds do not find is a hole in the simulator.  A bug whose mutation names tests is hunted by those
+tests, and one of them must fail.  Processes that the tests start have the bug, too.
 """
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
 SEEDS = 1000
-#: Seconds that so many seeds may take.
+#: Seconds that so many seeds, or the tests of one mutation, may take.
 PATIENCE = 900
+#: What a copy of the project does not need.
+_NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
 
 
 class Mutation(NamedTuple):
@@ -33,6 +33,8 @@ class Mutation(NamedTuple):
     module: str
     old: str
     new: str
+    #: The tests that hunt the bug: arguments of pytest below tests/, separated by spaces; empty: the simulator.
+    tests: str = ""
 
 
 MUTATIONS = {
@@ -227,47 +229,37 @@ MUTATIONS = {
         "self._timers.arm(connection, now + self.probe_timeout)",
         "self._timers.disarm(connection)",
     ),
+    # Owners
+    "a defect that ends an owner is told to nobody": Mutation(
+        "io.owner",
+        "            engine.on_owner_died(died)\n",
+        "",
+        tests="unit/io/test_owner.py",
+    ),
 }
 
 
-class _Planter(importlib.abc.MetaPathFinder):
-    """Makes one module of the cores be loaded with a bug in it."""
-
-    def __init__(self, mutation: Mutation) -> None:
-        self._mutation = mutation
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != f"gmdp.{self._mutation.module}":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
-        assert spec is not None
-        assert isinstance(spec.loader, importlib.machinery.SourceFileLoader)
-        spec.loader = _Loader(fullname, spec.loader.path, self._mutation)
-        return spec
-
-
-class _Loader(importlib.machinery.SourceFileLoader):
-    def __init__(self, fullname: str, path: str, mutation: Mutation) -> None:
-        super().__init__(fullname, path)
-        self._mutation = mutation
-
-    def get_code(self, fullname: str) -> object:
-        return compile(mutated(self._mutation), self.path, "exec")
+def _path(project: Path, mutation: Mutation) -> Path:
+    return project / "gmdp" / f"{mutation.module.replace('.', '/')}.py"
 
 
 def mutated(mutation: Mutation) -> str:
     """The source of its module with the bug in it; AssertionError if there is no one place for it."""
-    source = (ROOT / "gmdp" / f"{mutation.module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    source = _path(ROOT, mutation).read_text(encoding="utf-8")
     found = source.count(mutation.old)
     assert found == 1, f"{mutation.module}: {found} places for {mutation.old!r}"
     return source.replace(mutation.old, mutation.new)
 
 
-def child(name: str) -> int:
-    """Plant one bug in this process and look for it: the number of the seed that found it, or -1."""
-    sys.meta_path.insert(0, _Planter(MUTATIONS[name]))
+def plant(name: str, copy: Path) -> None:
+    """Copy the project to `copy`, with one bug in it."""
+    shutil.copytree(ROOT, copy, ignore=_NOT_COPIED)
+    mutation = MUTATIONS[name]
+    _path(copy, mutation).write_text(mutated(mutation), encoding="utf-8")
+
+
+def run_seeds() -> int:
+    """Run seeds until one fails: 1, and prints its number and message; 0 if none did."""
     from gmdp.testing import SimulationFailed
     from gmdp.testing.explorer.scenario import Scenario
 
@@ -275,36 +267,49 @@ def child(name: str) -> int:
         try:
             Scenario(seed).run()
         except SimulationFailed as error:
-            print(f"{seed} {error}")
-            return 0
-    print("-1 not found")
+            print(error)
+            return 1
+    print(f"not found by {SEEDS} seeds")
     return 0
 
 
-def hunt(name: str) -> tuple[str, int, str]:
-    """(name, number of the seed that found it or -1, its message), from a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
-    command = [sys.executable, __file__, "--child", name]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        return name, -1, f"no end within {PATIENCE} s"
-    if ended.returncode:
-        return name, -1, ended.stderr.strip().splitlines()[-1]
-    seed, _, message = ended.stdout.strip().splitlines()[-1].partition(" ")
-    return name, int(seed), message
+def _hunters(mutation: Mutation, copy: Path) -> list[str]:
+    """The command that hunts a bug in a copy of the project; its exit status is 1 if it found the bug."""
+    if not mutation.tests:
+        return [sys.executable, str(copy / "tests/tools/mutations.py"), "--seeds"]
+    options = ["-q", "-x", "--tb=line", "-p", "no:cacheprovider", "-m", ""]
+    return [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in mutation.tests.split())]
+
+
+def hunt(name: str) -> tuple[str, bool, str]:
+    """(name, whether the bug was found, by what or why not)."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "gmdp")
+        plant(name, copy)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment = {**inherited, "PYTHONPATH": str(copy), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        command = _hunters(MUTATIONS[name], copy)
+        try:
+            ended = subprocess.run(
+                command, cwd=copy, capture_output=True, text=True, env=environment, check=False, timeout=PATIENCE
+            )
+        except subprocess.TimeoutExpired:
+            return name, False, f"no end within {PATIENCE} s"
+    lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return name, ended.returncode == 1, (failed or lines or ["no output"])[-1]
 
 
 def main(names: list[str]) -> int:
     """Hunt for all of them; 0 if each was found."""
-    if names[:1] == ["--child"]:
-        return child(names[1])
+    if names == ["--seeds"]:
+        return run_seeds()
     missed = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         hunts = [pool.submit(hunt, name) for name in names or MUTATIONS]
-        for name, seed, message in (hunt.result() for hunt in as_completed(hunts)):
-            missed += seed < 0
-            print(f"{'NOT FOUND' if seed < 0 else f'seed {seed:4}'}  {name}: {message}", flush=True)
+        for name, found, message in (hunt.result() for hunt in as_completed(hunts)):
+            missed += not found
+            print(f"{'found' if found else 'NOT FOUND'}  {name}: {message}", flush=True)
     print(f"{len(names or MUTATIONS) - missed} of {len(names or MUTATIONS)} found")
     return 1 if missed else 0
 
