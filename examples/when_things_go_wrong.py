@@ -59,9 +59,10 @@ def main() -> None:
             stopped.wait()
 
         # If a worker is lost over a request, another gets the request, `attempts` times in all.
-        def die(request: Request) -> None:
+        def die(request: Request) -> bytes:
             worker.close()
             gevent.sleep(60)
+            return b"never"
 
         worker = Worker(broker.endpoint, "deadly", die)
         worker.start()

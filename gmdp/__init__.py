@@ -48,6 +48,7 @@ from .exceptions import (
 )
 from .security import generate_keys, hash_password
 from .version import __version__
+from .worker.handlers import Handler
 from .worker.request import Request
 from .worker.worker import Worker
 
@@ -68,6 +69,7 @@ __all__ = [
     "DeadLetter",
     "ForwardDeadLetters",
     "Future",
+    "Handler",
     "HandlerFailed",
     "HubNotRunning",
     "LogAudit",

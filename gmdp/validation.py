@@ -24,6 +24,9 @@ MAX_FRAMES = 100_000
 
 N = TypeVar("N", bound=float)
 
+#: One frame, as users may give it.
+Frame = bytes | bytearray | memoryview
+
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\*|\d{1,5})\Z")
 _IPC_PATH_LIMIT = 107
 
@@ -110,7 +113,7 @@ def check_service(service: str | bytes) -> bytes:
     return service
 
 
-def check_body(body: bytes | Sequence[bytes]) -> list[bytes]:
+def check_body(body: Frame | Sequence[Frame]) -> list[bytes]:
     """Return the frames of a body: bytes are one frame, an empty list is one empty frame; else TypeError."""
     if isinstance(body, (bytes, bytearray, memoryview)):
         return [bytes(body)]

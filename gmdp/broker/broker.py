@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from zope.interface import implementer
 
@@ -38,23 +38,6 @@ from .policy import make_dead_letter_hook, make_policy
 _log = logging.getLogger("gmdp.broker")
 
 DeadLetterHook = Callable[[DeadLetter, "Broker"], None]
-
-_OPTIONS = frozenset(option.name for option in fields(BrokerOptions))
-_KEYWORDS = frozenset(
-    {
-        "access",
-        "allow",
-        "audit",
-        "bind",
-        "context",
-        "curve_clients",
-        "curve_key",
-        "dead_letter",
-        "deny",
-        "hwm",
-        "plain_users",
-    }
-)
 
 
 @implementer(IBroker)
@@ -105,7 +88,8 @@ class Broker(Lifecycle):
             :class:`gmdp.interfaces.IAccessPolicy`, or rules as in the TOML file; None: all.
         audit: called with each :class:`gmdp.AuditRecord`
             (:class:`gmdp.interfaces.IAuditHook`); None: records are logged.
-        **options: the other options, by the names of :class:`gmdp.BrokerOptions`.
+
+    The further keywords are the fields of :class:`gmdp.BrokerOptions`, which describes them.
 
     Raises:
         ConfigurationError: an option is wrong.
@@ -131,15 +115,52 @@ class Broker(Lifecycle):
         deny: str | Sequence[str] | None = None,
         access: Policy | Sequence[Mapping[str, Any]] | None = None,
         audit: AuditHook | None = None,
-        **options: Any,
+        request_ttl: float = BrokerOptions.request_ttl,
+        busy_timeout: float = BrokerOptions.busy_timeout,
+        attempts: int = BrokerOptions.attempts,
+        max_queue: int = BrokerOptions.max_queue,
+        heartbeat_interval: float = BrokerOptions.heartbeat_interval,
+        liveness: float = BrokerOptions.liveness,
+        max_services: int = BrokerOptions.max_services,
+        max_workers: int = BrokerOptions.max_workers,
+        max_in_flight: int = BrokerOptions.max_in_flight,
+        max_queue_bytes: int = BrokerOptions.max_queue_bytes,
+        max_frames: int = BrokerOptions.max_frames,
+        max_frame_size: int = BrokerOptions.max_frame_size,
+        max_connections: int = BrokerOptions.max_connections,
+        handshake_timeout: float = BrokerOptions.handshake_timeout,
+        max_user_services: int = BrokerOptions.max_user_services,
+        max_user_workers: int = BrokerOptions.max_user_workers,
+        max_user_bytes: int = BrokerOptions.max_user_bytes,
+        max_user_rate: float = BrokerOptions.max_user_rate,
+        **unknown: NoReturn,
     ) -> None:
-        for name in options:
-            if name not in _OPTIONS:
-                raise ConfigurationError(unknown_name(name, _OPTIONS | _KEYWORDS))
+        for name in unknown:
+            raise ConfigurationError(unknown_name(name, _KEYWORDS))
         self._bind = check_endpoints(bind, bind=True)
         self._hwm = check_number("hwm", hwm, at_least=1, at_most=MAX_INT, whole=True)
         try:
-            self.options = BrokerOptions(services={} if services is None else services, **options)
+            self.options = BrokerOptions(
+                request_ttl=request_ttl,
+                busy_timeout=busy_timeout,
+                attempts=attempts,
+                max_queue=max_queue,
+                heartbeat_interval=heartbeat_interval,
+                liveness=liveness,
+                max_services=max_services,
+                max_workers=max_workers,
+                max_in_flight=max_in_flight,
+                max_queue_bytes=max_queue_bytes,
+                max_frames=max_frames,
+                max_frame_size=max_frame_size,
+                max_connections=max_connections,
+                handshake_timeout=handshake_timeout,
+                max_user_services=max_user_services,
+                max_user_workers=max_user_workers,
+                max_user_bytes=max_user_bytes,
+                max_user_rate=max_user_rate,
+                services={} if services is None else services,
+            )
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         self.dead_letter: DeadLetterHook = make_dead_letter_hook(dead_letter)
@@ -307,3 +328,7 @@ def _bind_again(link: Link, endpoint: str, last: str) -> str | None:
 
 def _do_nothing() -> None:
     """Do nothing: posted to an owner, this makes it begin a pass."""
+
+
+#: The names of all options of a broker.
+_KEYWORDS = frozenset(inspect.signature(Broker).parameters) - {"unknown"}

@@ -10,11 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 _MEASURE = "measure"
 
 T = TypeVar("T", bound=type)
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class FrozenDict(dict[K, V]):
+    """A dict that nobody can change; unlike a ``mappingproxy``, it can be pickled and copied.
+
+    Any thread.  All methods that would change it raise TypeError.
+    """
+
+    __slots__ = ()
+
+    def _refuse(self, *arguments: object, **keywords: object) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} cannot be changed; dict(...) makes a copy that can")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[type[FrozenDict[K, V]], tuple[dict[K, V]]]:
+        return type(self), (dict(self),)
 
 
 class Measure(NamedTuple):

@@ -11,6 +11,8 @@ The rules of this module:
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextvars import Context
@@ -25,12 +27,16 @@ from ..exceptions import ConfigurationError, MDPError, RequestCancelled
 from ..io.lifecycle import current_lifecycle
 from ..io.slots import Slot
 from ..tracing import traceparent, tracer
-from ..validation import check_body
+from ..validation import Frame, check_body
 from .request import Request
 
 _log = logging.getLogger("gmdp.worker")
 
-Handler = Callable[[Any], Any]
+#: The body of an answer: one frame, or a list or tuple of frames.
+Body = Frame | list[bytes] | tuple[bytes, ...]
+#: What a worker calls with each request.  It returns the answer's body, or an iterator over the
+#: bodies of its parts.
+Handler = Callable[[Request], Body | Iterator[Body]]
 
 #: Parts that a handler may be ahead of its connection.
 PARTS_AHEAD = 16
@@ -139,6 +145,45 @@ class Spawner(NamedTuple):
     spawn: Callable[..., Any]
     #: True if `spawn` may wait, for a place in a pool for instance: an owner must not call it then.
     may_wait: bool
+
+
+def check_handler(handler: Any) -> Handler:
+    """Return `handler` if it can be called with a request; ConfigurationError if it cannot."""
+    if not callable(handler):
+        raise ConfigurationError(f"handler must be callable, not {handler!r}")
+    if isinstance(handler, type):
+        name = handler.__qualname__
+        raise ConfigurationError(
+            f"handler must be a function or an object, not the class {name}; {name}(...) makes one"
+        )
+    function: Any = handler
+    while isinstance(function, functools.partial):
+        function = function.func
+    for candidate in (function, getattr(function, "__call__", None)):  # noqa: B004  (an object's own method)
+        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
+            raise ConfigurationError(
+                f"handler must not be async, as {_name(handler)} is: handlers run in greenlets, "
+                "where a plain function may wait"
+            )
+    signature: inspect.Signature | None
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        signature = None  # written in C
+    if signature is not None:
+        try:
+            signature.bind(None)
+        except TypeError:
+            raise ConfigurationError(
+                f"handler must take one argument, the request, and no other; {_name(handler)} takes {signature}"
+            ) from None
+    checked: Handler = handler
+    return checked
+
+
+def _name(handler: Any) -> str:
+    """The name of a function; of another callable, that of its class."""
+    return str(getattr(handler, "__qualname__", None) or type(handler).__qualname__)
 
 
 def make_spawner(spawn: Any) -> Spawner:

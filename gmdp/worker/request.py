@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import monotonic
-from types import MappingProxyType
 
 from zope.interface import implementer
 
 from ..core.peer.sessions import Work
+from ..core.snapshots import FrozenDict
 from ..interfaces import IRequest
 from ..protocol.extension import is_traceparent
 
-_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+_NO_METADATA: Mapping[str, str] = FrozenDict()
 
 
 @implementer(IRequest)
@@ -20,7 +20,8 @@ class Request:
     """One request as a handler gets it (RFC 7 and RFC 18, REQUEST of MDP/Worker).
 
     A request is immutable, except for the list of its frames.  Any thread may use it.
-    A program makes one only to test its handlers.
+    A program makes one only to test its handlers.  It can be pickled, for a process on the same
+    machine, and copied.
 
     Args:
         service: the service asked for.
@@ -86,5 +87,5 @@ def make_request(service: bytes, work: Work, clock: Callable[[], float] = monoto
         return Request(service, work.body, clock=clock)
     metadata = _NO_METADATA
     if is_traceparent(hints.traceparent):
-        metadata = MappingProxyType({"traceparent": hints.traceparent.decode()})
+        metadata = FrozenDict({"traceparent": hints.traceparent.decode()})
     return Request(service, work.body, attempt=hints.attempt, time_left=hints.time_left, metadata=metadata, clock=clock)

@@ -27,7 +27,7 @@ from ..security.credentials import make_credentials
 from ..security.keys import Key
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
 from .engine import WorkerEngine
-from .handlers import Handler, make_spawner
+from .handlers import Handler, check_handler, make_spawner
 
 _log = logging.getLogger("gmdp.worker")
 
@@ -127,9 +127,7 @@ class Worker(Lifecycle):
             raise ConfigurationError(
                 f"a worker's service cannot be {self.service!r}: the broker itself serves what begins with mmi. (RFC 8)"
             )
-        if not callable(handler):
-            raise ConfigurationError(f"handler must be callable, not {handler!r}")
-        self.handler = handler
+        self.handler: Handler = check_handler(handler)
         self.concurrency: int = check_number("concurrency", concurrency, at_least=1, whole=True)
         self.version = version
         self._dialect = check_version(version)

@@ -189,7 +189,7 @@ PUBLIC = {
     "gmdp": """
         AsyncClient AuditRecord AuthenticationFailed BindError Broker BrokerLost BrokerOptions BrokerShuttingDown
         CallCancelled CallError Client ClosedError ConfigurationError DeadLetter ForwardDeadLetters Future
-        HandlerFailed HubNotRunning
+        Handler HandlerFailed HubNotRunning
         LogAudit LogDeadLetters MDPError MessageTooLarge NoWorker NotAllowed Overloaded OwnerDied Request
         RequestCancelled RequestExpired RequestRejected RequestTimeout State StateChange StateError StreamOverflow
         UnsupportedBroker Worker WorkerLost __version__ generate_keys hash_password

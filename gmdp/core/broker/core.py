@@ -22,11 +22,10 @@ Decisions collect in the core until the owner of the socket takes them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from types import MappingProxyType
 
 from ...protocol.extension import Status
 from ...protocol.wire import parse
-from ..snapshots import copy_counts
+from ..snapshots import FrozenDict, copy_counts
 from .access import Access
 from .accounts import Accounts
 from .backlogs import Backlogs
@@ -282,10 +281,10 @@ class BrokerCore:
         services = {name: service.statistics(now) for name, service in self.services.items()} if with_services else {}
         counts = copy_counts(self.counters)
         for table in ("ended", "lost_workers", "drops", "refused_connections"):
-            counts[table] = MappingProxyType(counts[table])
+            counts[table] = FrozenDict(counts[table])
         return BrokerStatistics(
             uptime=now - self.started,
-            services=MappingProxyType(services),
+            services=FrozenDict(services),
             workers=self.worker_count,
             idle=self.worker_count - self.assigned,
             busy=self.assigned,

@@ -1,6 +1,8 @@
 """Brokers as users hold them: endpoints, options, stopping."""
 
+import dataclasses
 import errno
+import inspect
 import json
 import socket
 
@@ -11,7 +13,7 @@ import zmq.green
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, BindError, Broker, Client, ConfigurationError, NotAllowed, State, Worker
+from gmdp import AsyncClient, BindError, Broker, BrokerOptions, Client, ConfigurationError, NotAllowed, State, Worker
 
 
 def echo(request):
@@ -110,6 +112,17 @@ def test_what_was_stopped_can_be_bound_again_at_once(unused_endpoint, tmp_path, 
 def test_a_wrong_option_is_an_error_at_once(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         Broker(**arguments)
+
+
+def test_every_option_is_a_keyword_with_its_default_and_reaches_the_broker():
+    keywords = inspect.signature(Broker).parameters
+    values = {"services": {"echo": {"attempts": 2}}}
+    for option in dataclasses.fields(BrokerOptions):
+        if option.name != "services":
+            assert keywords[option.name].default == option.default
+            values[option.name] = option.default + 8
+    broker = Broker("tcp://127.0.0.1:*", **values)
+    assert dataclasses.asdict(broker.options) == values
 
 
 def test_B2_a_graceful_stop_finishes_running_work_and_takes_no_new(broker):

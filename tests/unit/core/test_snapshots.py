@@ -1,14 +1,15 @@
 """Counters and gauges: each is declared once, and every snapshot knows its declarations."""
 
+import copy
 import inspect
+import pickle
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 
 import pytest
 
 from gmdp.core.broker.statistics import BrokerCounters, BrokerStatistics, ServiceStatistics
 from gmdp.core.peer.statistics import ClientCounters, ClientStatistics, WorkerCounters, WorkerStatistics
-from gmdp.core.snapshots import copy_counts, counter, gauge, measures, snapshot_of
+from gmdp.core.snapshots import FrozenDict, copy_counts, counter, gauge, measures, snapshot_of
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_counts_are_copied():
 
 def test_the_brokers_numbers_as_plain_types():
     counted = {
-        name: MappingProxyType(value) if isinstance(value, dict) else value
+        name: FrozenDict(value) if isinstance(value, dict) else value
         for name, value in copy_counts(BrokerCounters(requests=2, ended={"expired": 1})).items()
     }
     gauges = {name: 0 for name in BrokerStatistics.measures if name not in counted}
@@ -94,3 +95,32 @@ def test_the_brokers_numbers_as_plain_types():
     assert list(plain) == [name for name in BrokerStatistics.measures if name != "services"]
     assert type(plain["ended"]) is dict
     assert (plain["requests"], plain["ended"], statistics.expiries) == (2, {"expired": 1}, 1)
+
+
+def test_G14_a_frozen_dict_is_read_copied_and_pickled():
+    frozen = FrozenDict(a=1)
+    for copied in (copy.copy(frozen), copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert copied == frozen == {"a": 1}
+        assert type(copied) is FrozenDict
+    assert frozen | {"b": 2} == {"a": 1, "b": 2}
+    assert {frozen: 1}[FrozenDict(a=1)] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.__setitem__("b", 2),
+        lambda table: table.__delitem__("a"),
+        lambda table: table.__ior__({"b": 2}),
+        lambda table: table.update(b=2),
+        lambda table: table.setdefault("b", 2),
+        lambda table: table.pop("a"),
+        lambda table: table.popitem(),
+        lambda table: table.clear(),
+    ],
+)
+def test_a_frozen_dict_cannot_be_changed(change):
+    frozen = FrozenDict(a=1)
+    with pytest.raises(TypeError, match="cannot be changed"):
+        change(frozen)
+    assert frozen == {"a": 1}

@@ -1,11 +1,14 @@
 """Requests as handlers get them."""
 
+import copy
+import pickle
 from time import monotonic
 
 import pytest
 
 from gmdp import Request, Worker
 from gmdp.core.peer.sessions import Session, Work
+from gmdp.core.snapshots import FrozenDict
 from gmdp.protocol import token
 from gmdp.worker.request import make_request
 
@@ -68,3 +71,21 @@ def test_a_gmdp_broker_says_more_of_a_request(traceparent):
 def test_a_strict_broker_says_nothing_more():
     request = make_request(b"it", Work(Session(), b"address", [b"x"], None), Clock())
     assert (request.attempt, request.remaining(), dict(request.metadata)) == (1, None, {})
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda request: pickle.loads(pickle.dumps(request))])
+def test_G14_a_request_can_be_copied_and_pickled(duplicate):
+    request = Request(b"it", [b"a", b"b"], attempt=2, time_left=60.0, metadata=FrozenDict(traceparent="00-1"))
+    copied = duplicate(request)
+    assert (copied.service, copied.body, copied.attempt) == (b"it", [b"a", b"b"], 2)
+    assert copied.metadata == {"traceparent": "00-1"}
+    assert copied.received == request.received
+    assert 0 < request.remaining() <= 60
+    assert 0 < copied.remaining() <= 60
+
+
+def test_G14_the_request_that_a_handler_gets_can_go_to_another_process(broker, client):
+    with Worker(broker.endpoint, "it", lambda request: pickle.dumps(request)):
+        (pickled,) = client.request("it", b"x", traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01")
+    request = pickle.loads(pickled)
+    assert (request.service, request.body, list(request.metadata)) == (b"it", [b"x"], ["traceparent"])
