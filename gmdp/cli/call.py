@@ -19,7 +19,9 @@ from .options import broker_option, mdp_option, security_keywords, security_opti
 @click.argument("frames", nargs=-1, metavar="[FRAME]...")
 @broker_option
 @timeout_option(30.0)
-@click.option("--retries", default=0, show_default=True, help="Further tries, each with its share of the time.")
+@click.option(
+    "--retries", default=0, show_default=True, help="Further tries, each with its share of the time (at least 0.1 s)."
+)
 @click.option("--when-no-worker", type=click.Choice(["wait", "fail"]), default="wait", show_default=True)
 @click.option("--priority", default=NORMAL_PRIORITY, show_default=True, help="From 0 to 3, more urgent ones higher.")
 @security_options

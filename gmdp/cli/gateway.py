@@ -37,7 +37,9 @@ def _parse_address(bind: str) -> tuple[str, int]:
 )
 @broker_option
 @click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="Time of a call in all.")
-@click.option("--retries", default=0, show_default=True, help="Further tries, each with its share of the time.")
+@click.option(
+    "--retries", default=0, show_default=True, help="Further tries, each with its share of the time (at least 0.1 s)."
+)
 @click.option(
     "--max-body", default=16 * MEBIBYTE, show_default=True, metavar="BYTES", help="Size of a request's body at most."
 )

@@ -67,8 +67,8 @@ class Client(Lifecycle):
             used, and the next one when it is lost.
         timeout: seconds a call may take in all; of a stream, seconds a part may take.
         retries: tries of a call after the first one, when the broker is silent, lost or shutting
-            down.  Each try has an equal share of `timeout`.  Without gmdp's extension, each
-            uses a new socket.
+            down.  Each try has an equal share of `timeout`, and at least 0.1 s: there are at most
+            ``timeout / 0.1`` tries.  Without gmdp's extension, each uses a new socket.
         max_in_flight: calls a gmdp broker may have at a time; the broker may allow fewer.
         when_no_worker: "wait", or "fail" at once where no worker is registered for the service.
         version: the protocol's version, "0.2" (RFC 18) or "0.1" (RFC 7).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import exceptions
 from ..core.outcomes import ROW_OF_OUTCOME
-from ..core.peer.calls import Ended
+from ..core.peer.calls import LEAST_TRY, Ended
 from ..exceptions import CallError, HandlerFailed
 
 #: The class of each outcome's error.
@@ -24,6 +24,8 @@ def error_of(ended: Ended, now: float) -> CallError:
     tries = f"{call.tries} {'try' if call.tries == 1 else 'tries'}"
     if call.deliveries:
         tries += f", {call.deliveries} {'delivery' if call.deliveries == 1 else 'deliveries'}"
+    if call.retries_cut:
+        tries += f" (a try lasts at least {LEAST_TRY:g} s)"
     error: CallError = _CLASSES[ended.outcome](
         f"{ended.outcome.value}: service {call.service!r}, after {elapsed:.3f} s and {tries}"
         + (f": {detail}" if detail else ""),

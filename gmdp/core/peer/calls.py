@@ -34,6 +34,9 @@ from ...protocol.dialects import EMPTY
 from ..outcomes import Outcome
 from .connector import Connection
 
+#: The least seconds of a try, unless the whole call may take less.
+LEAST_TRY = 0.1
+
 
 class CallState(enum.Enum):
     """The state of a call; :data:`TRANSITIONS` has the changes."""
@@ -86,7 +89,7 @@ class Call:
         timeout: Seconds until the first part of the answer, which the tries share, and from each
             part to the next.
         deadline: Seconds in all.
-        retries: How many further tries the call has.
+        retries: How many further tries the call has: at most as many as leave each try :data:`LEAST_TRY`.
         flags: The flags of its call frame, for gmdp brokers.
         priority: The priority in its call frame.
         traceparent: The traceparent in its call frame, or nothing.
@@ -106,6 +109,7 @@ class Call:
         "parts",
         "priority",
         "retries",
+        "retries_cut",
         "service",
         "sink",
         "state",
@@ -136,7 +140,12 @@ class Call:
         self.body = body
         self.timeout = timeout
         self.deadline = deadline
+        #: True if `timeout` is too short for so many retries.
+        self.retries_cut = timeout / LEAST_TRY < retries + 1 and retries > 0
         self.retries = retries
+        if self.retries_cut:
+            # Rounded: as a float, 0.3 / 0.1 is less than 3.
+            self.retries = max(0, int(timeout / LEAST_TRY + 1e-9) - 1)
         self.flags = flags
         self.priority = priority
         self.traceparent = traceparent

@@ -1,6 +1,7 @@
 """A client's core in virtual time: each call's tries and time, and what ends a call."""
 
 import math
+import sys
 
 import pytest
 from cores import ClientBench, core_with_call
@@ -15,6 +16,7 @@ from models import (
     worker_command,
 )
 
+from gmdp.client.errors import error_of
 from gmdp.core.outcomes import Outcome
 from gmdp.core.peer.calls import Call, CallState, Ended, Part
 from gmdp.core.peer.client import ClientCore
@@ -55,6 +57,33 @@ def test_each_part_of_a_stream_starts_its_timeout_anew():
     bench.core.tick(37.0, 0.5)
     (ended,) = bench.act()
     assert ended.outcome is Outcome.TIMEOUT
+
+
+@pytest.mark.parametrize("retries", [10**6, sys.maxsize, 10**400])
+@pytest.mark.parametrize(("timeout", "tries"), [(2.0, 20), (0.3, 3), (0.15, 1), (0.05, 1)])
+@pytest.mark.parametrize("bounded", [True, False])
+def test_X1_a_try_lasts_at_least_a_tenth_of_a_second(retries, timeout, tries, bounded):
+    bench = ClientBench()
+    call, _ = bench.extended_call(timeout=timeout, retries=retries, deadline=timeout if bounded else math.inf)
+    at = []
+    while call.state is not CallState.DONE:
+        now = bench.core.deadline()
+        bench.core.tick(now, 0.5)
+        at.append(now)
+        (ended,) = bench.act() or (None,)
+    assert [now - earlier for earlier, now in zip([0.0, *at], at, strict=False)] == pytest.approx(
+        [timeout / tries] * tries
+    )
+    assert ended.outcome is Outcome.TIMEOUT
+    assert call.tries == tries == len(bench.sent) - (bench.sent[-1][1][0][6] == CANCEL)
+    assert "(a try lasts at least 0.1 s)" in str(error_of(ended, at[-1]))
+
+
+def test_X1_retries_that_fit_into_the_timeout_are_all_made():
+    bench = ClientBench()
+    call, _ = bench.extended_call(timeout=1.0, retries=9)
+    assert (call.retries, call.retries_cut) == (9, False)
+    assert (Call(b"it", [b"x"], timeout=0.01).retries, Call(b"it", [b"x"], timeout=0.01).retries_cut) == (0, False)
 
 
 def test_the_deadline_of_a_stream_holds_while_parts_come():
