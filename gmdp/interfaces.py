@@ -100,7 +100,7 @@ class IBroker(ILifecycle):
     def enqueue(service, body):
         """Queue a request from the broker itself, whose answer is dropped.
 
-        For hooks, and for greenlets of the broker's thread.
+        For hooks, too.  Any greenlet, any thread.
 
         Args:
             service: the service's name, str or bytes.
@@ -112,6 +112,7 @@ class IBroker(ILifecycle):
         Raises:
             ConfigurationError: the service's name is too long, or empty.
             TypeError: an argument has a wrong type.
+            StateError: the call is from another thread, and the broker's hub does not run.
         """
 
     def reconsider():

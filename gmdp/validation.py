@@ -5,6 +5,7 @@ Each check returns the value in the form that the library uses.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ from .protocol.dialects import MAX_SERVICE_NAME, VERSIONS, Dialect
 
 #: Where a broker listens, and clients and workers connect, if no endpoint is given.
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5555"
+
+#: The environment variable that names the brokers of clients and workers that are given no endpoint.
+BROKER_VARIABLE = "GMDP_BROKER"
 
 #: The largest value of a socket option of type int.
 MAX_INT = 2**31 - 1
@@ -27,7 +31,7 @@ N = TypeVar("N", bound=float)
 #: One frame, as users may give it.
 Frame = bytes | bytearray | memoryview
 
-_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\*|\d{1,5})\Z")
+_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\*|[0-9]{1,5})\Z")
 _IPC_PATH_LIMIT = 107
 
 
@@ -73,6 +77,10 @@ def check_endpoint(endpoint: object, bind: bool) -> str:
     if not isinstance(endpoint, str):
         raise ConfigurationError(f"an endpoint must be a str like {DEFAULT_ENDPOINT!r}, not {endpoint!r}")
     wrong = f"bad endpoint {endpoint!r}: "
+    try:
+        encoded = numbers.check_text("an endpoint", endpoint)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     scheme, found, rest = endpoint.partition("://")
     if not found or scheme not in ("tcp", "ipc", "inproc"):
         raise ConfigurationError(wrong + "it must begin with tcp://, ipc:// or inproc://")
@@ -87,13 +95,22 @@ def check_endpoint(endpoint: object, bind: bool) -> str:
             raise ConfigurationError(wrong + "a broker can bind a wildcard, but nobody can connect to it")
     elif not rest:
         raise ConfigurationError(wrong + "a name must follow")
-    elif scheme == "ipc" and len(rest.encode()) > _IPC_PATH_LIMIT:
+    elif scheme == "ipc" and len(encoded) - len("ipc://") > _IPC_PATH_LIMIT:
         raise ConfigurationError(wrong + f"a socket's path is at most {_IPC_PATH_LIMIT} bytes")
     return endpoint
 
 
-def check_endpoints(endpoints: str | Sequence[str], bind: bool = False) -> tuple[str, ...]:
-    """Return one endpoint, or a sequence of at least one, as a tuple; raise ConfigurationError for a wrong one."""
+def check_endpoints(endpoints: str | Sequence[str] | None, bind: bool = False) -> tuple[str, ...]:
+    """Return one endpoint, or a sequence of at least one, as a tuple; raise ConfigurationError for a wrong one.
+
+    None stands for the endpoints in :data:`BROKER_VARIABLE`, with commas between.
+    """
+    if endpoints is None:
+        endpoints = [endpoint.strip() for endpoint in os.environ.get(BROKER_VARIABLE, "").split(",")]
+        if endpoints == [""]:
+            raise ConfigurationError(
+                f"no endpoint is given, and ${BROKER_VARIABLE} is not set: it may be one like {DEFAULT_ENDPOINT}"
+            )
     if isinstance(endpoints, str) or not isinstance(endpoints, Iterable):
         return (check_endpoint(endpoints, bind),)
     checked = tuple(check_endpoint(endpoint, bind) for endpoint in endpoints)
@@ -105,7 +122,10 @@ def check_endpoints(endpoints: str | Sequence[str], bind: bool = False) -> tuple
 def check_service(service: str | bytes) -> bytes:
     """Return a service name as bytes (str in UTF-8); ConfigurationError or TypeError for a wrong one."""
     if isinstance(service, str):
-        service = service.encode()
+        try:
+            service = numbers.check_text("a service name", service)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
     if not isinstance(service, bytes):
         raise TypeError(f"a service name must be str or bytes, not {type(service).__name__}")
     if not 0 < len(service) <= MAX_SERVICE_NAME:

@@ -54,7 +54,8 @@ class Broker(Lifecycle):
     restarts.
 
     Threads: a broker is for the greenlets of the thread that started it.  Any thread may call
-    ``stop``, ``close``, :meth:`statistics` and :meth:`reconsider`, and read the properties.
+    ``stop``, ``close``, :meth:`statistics`, :meth:`enqueue` and :meth:`reconsider`, and read the
+    properties.
 
     Security: a broker is *secured* if `curve_key`, `plain_users`, `allow` or `deny` is given.
     It has a ZeroMQ context of its own then, and does not bind ``inproc://``.
@@ -238,7 +239,7 @@ class Broker(Lifecycle):
     def enqueue(self, service: str | bytes, body: bytes | Sequence[bytes]) -> bool:
         """Queue a request of the broker's own; its answer is dropped.
 
-        For hooks, and for greenlets of the broker's thread.
+        For hooks, too.  Any greenlet, any thread.
 
         Args:
             service: the service's name; str is encoded as UTF-8.
@@ -250,12 +251,18 @@ class Broker(Lifecycle):
         Raises:
             ConfigurationError: the service's name is empty or too long.
             TypeError: an argument has a wrong type.
+            StateError: the call is from another thread, and the broker's hub does not run.
         """
         name, frames = check_service(service), check_body(body)
         owner = self._owner
         if owner is None:
             return False
-        accepted = self._core.inject(name, frames, monotonic())
+        return self._call_in_owner_thread(owner, self._enqueue, owner, name, frames)
+
+    def _enqueue(self, owner: Owner, service: bytes, body: list[bytes]) -> bool:
+        if self._owner is not owner:
+            return False
+        accepted = self._core.inject(service, body, monotonic())
         owner.post(_do_nothing)  # the pass sends what was decided
         return accepted
 

@@ -11,7 +11,9 @@ from zope.interface import implementer
 
 from ..core.broker.decisions import DeadLetter
 from ..core.broker.reports import text
+from ..exceptions import ConfigurationError
 from ..interfaces import IDeadLetterHook
+from ..protocol.dialects import MMI_PREFIX
 from ..validation import check_service
 
 _log = logging.getLogger("gmdp.broker")
@@ -52,12 +54,16 @@ class ForwardDeadLetters(LogDeadLetters):
         service: the name of the service, as str (UTF-8) or bytes.
 
     Raises:
-        ConfigurationError: the name is empty or too long.
+        ConfigurationError: the name is empty or too long, or begins with ``mmi.``.
         TypeError: the name is neither str nor bytes.
     """
 
     def __init__(self, service: str | bytes) -> None:
         self.service = check_service(service)
+        if self.service.startswith(MMI_PREFIX):
+            raise ConfigurationError(
+                f"dead letters cannot go to {self.service!r}: the broker itself serves what begins with mmi. (RFC 8)"
+            )
 
     def __call__(self, letter: DeadLetter, broker: Enqueuer) -> None:
         super().__call__(letter, broker)

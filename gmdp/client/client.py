@@ -64,7 +64,8 @@ class Client(Lifecycle):
 
     Args:
         endpoint: the broker's endpoint, or a sequence of endpoints.  The first that answers is
-            used, and the next one when it is lost.
+            used, and the next one when it is lost.  None: those in ``$GMDP_BROKER``, with commas
+            between.
         timeout: seconds a call may take in all; of a stream, seconds a part may take.
         retries: tries of a call after the first one, when the broker is silent, lost or shutting
             down.  Each try has an equal share of `timeout`, and at least 0.1 s: there are at most
@@ -111,7 +112,7 @@ class Client(Lifecycle):
 
     def __init__(
         self,
-        endpoint: str | Sequence[str],
+        endpoint: str | Sequence[str] | None = None,
         *,
         timeout: float = 30.0,
         retries: int = 0,

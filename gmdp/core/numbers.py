@@ -1,4 +1,4 @@
-"""Checks of option values, and the message for an unknown option.
+"""Checks of option values, numbers and text, and the message for an unknown option.
 
 A wrong value raises ``ValueError``; the message names the option, the value and what would be right.
 """
@@ -44,10 +44,25 @@ def check_number(
     if has_range:
         shown = "" if is_number and abs(value) > MOST_WHOLE else f", not {value!r}"  # it may have a million digits
         raise ValueError(f"{name} must be {kind} from {least:g} to {most:g}{shown}")
-    if is_number and most < value < math.inf:
+    if is_number and value == math.inf:
+        raise ValueError(f"{name} must be {kind} of at most {most:g}, not {value!r}")
+    if is_number and value > most:
         raise ValueError(f"{name} must be {kind} of at most {most:g}")
     bound = "greater than" if above else "of at least"
     raise ValueError(f"{name} must be {kind} {bound} {least:g}, not {value!r}")
+
+
+def check_text(name: str, text: str) -> bytes:
+    """Return `text` in UTF-8; raise ValueError, which names the option, if it has no such form.
+
+    A str made of bytes that are not UTF-8 (``surrogateescape``) has none.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} must be text that has a form in UTF-8, not {text!r}: character {error.start + 1} is a surrogate"
+        ) from None
 
 
 def unknown_name(name: str, known: Iterable[str], kind: str = "option") -> str:

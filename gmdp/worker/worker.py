@@ -56,9 +56,10 @@ class Worker(Lifecycle):
 
     Args:
         endpoint: the broker's endpoint, or a sequence of endpoints.  The first that answers is
-            used, and the next one when it is lost.
-        service: the name of the service; str is encoded as UTF-8.
-        handler: called with each :class:`gmdp.Request`; see
+            used, and the next one when it is lost.  None: those in ``$GMDP_BROKER``, with commas
+            between; `service` and `handler` are keywords then.
+        service: the name of the service, which must be given; str is encoded as UTF-8.
+        handler: what must be given, too: called with each :class:`gmdp.Request`; see
             :class:`gmdp.interfaces.IRequestHandler`.
         concurrency: requests that are worked on at once: over one connection to a gmdp broker,
             over one connection each to any other.
@@ -100,9 +101,9 @@ class Worker(Lifecycle):
 
     def __init__(
         self,
-        endpoint: str | Sequence[str],
-        service: str | bytes,
-        handler: Handler,
+        endpoint: str | Sequence[str] | None = None,
+        service: str | bytes | None = None,
+        handler: Handler | None = None,
         concurrency: int = 1,
         spawn: Any = None,
         *,
@@ -122,6 +123,9 @@ class Worker(Lifecycle):
     ) -> None:
         self.endpoints = check_endpoints(endpoint)
         self._credentials = make_credentials(self.endpoints, curve_key, server_key, username, password)
+        if service is None or handler is None:
+            missing = "service" if service is None else "handler"
+            raise TypeError(f"a Worker needs a {missing}: Worker(endpoint, service, handler), or both as keywords")
         self.service = check_service(service)
         if self.service.startswith(MMI_PREFIX):
             raise ConfigurationError(

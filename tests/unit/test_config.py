@@ -64,6 +64,38 @@ def test_lines_may_end_as_on_other_systems(written):
     assert config.load(written(b"attempts = 2\r\nliveness = 4\r\n")) == {"attempts": 2, "liveness": 4}
 
 
+def test_G21_paths_are_relative_to_the_file(written):
+    path = written("""
+        bind = ["ipc://run/broker", "ipc:///run/broker", "ipc://*", "ipc://@abstract", "tcp://127.0.0.1:5555"]
+        curve_key = "keys/broker.key_secret"
+        curve_clients = "clients"
+        plain_users = "/etc/users"
+    """)
+    folder = path.parent
+    assert config.load(path) == {
+        "bind": [
+            f"ipc://{folder}/run/broker",
+            "ipc:///run/broker",
+            "ipc://*",
+            "ipc://@abstract",
+            "tcp://127.0.0.1:5555",
+        ],
+        "curve_key": str(folder / "keys/broker.key_secret"),
+        "curve_clients": str(folder / "clients"),
+        "plain_users": "/etc/users",
+    }
+    assert config.load(written('bind = "ipc://broker"')) == {"bind": f"ipc://{folder}/broker"}
+
+
+def test_G21_what_is_no_path_stays_as_it_is(written):
+    key = "a" * 40
+    path = written(f'curve_key = "{key}"\ncurve_clients = "*"\nplain_users = 5\nbind = [5]')
+    assert config.load(path) == {"curve_key": key, "curve_clients": "*", "plain_users": 5, "bind": [5]}
+    (path.parent / key).touch()
+    assert config.load(path)["curve_key"] == str(path.parent / key)
+    assert config.load(written('curve_key = "env:KEY"')) == {"curve_key": "env:KEY"}
+
+
 @pytest.mark.parametrize(
     ("text", "facts"),
     [

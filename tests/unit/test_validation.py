@@ -118,3 +118,27 @@ def test_a_body_becomes_a_list_of_bytes():
     for wrong in ("text", None, [b"one", "text"]):
         with pytest.raises(TypeError):
             check_body(wrong)
+
+
+def test_G21_a_service_name_with_a_surrogate_is_an_error():
+    with pytest.raises(ConfigurationError, match=r"a service name must be text .* not 'a.udc80': character 2"):
+        check_service("a\udc80")
+    with pytest.raises(ConfigurationError, match="an endpoint must be text"):
+        check_endpoint("ipc:///run/\udc80", bind=True)
+
+
+@pytest.mark.parametrize("port", ["\u0665", "\uff15", "5\u0665"])
+def test_G21_a_port_has_ascii_digits(port):
+    with pytest.raises(ConfigurationError, match="must look like tcp://HOST:PORT"):
+        check_endpoint(f"tcp://127.0.0.1:{port}", bind=True)
+
+
+def test_no_endpoint_stands_for_those_in_the_environment(monkeypatch):
+    monkeypatch.setenv("GMDP_BROKER", "tcp://a:1, tcp://b:2")
+    assert check_endpoints(None) == ("tcp://a:1", "tcp://b:2")
+    monkeypatch.setenv("GMDP_BROKER", "a:1")
+    with pytest.raises(ConfigurationError, match="'a:1': it must begin with tcp://"):
+        check_endpoints(None)
+    monkeypatch.delenv("GMDP_BROKER")
+    with pytest.raises(ConfigurationError, match=r"no endpoint is given, and \$GMDP_BROKER is not set"):
+        check_endpoints(None)

@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..numbers import check_text
 from ..rates import Rates
 
 #: The user of a connection whose key or password is not valid any more; it may do nothing.
@@ -38,6 +39,9 @@ MAX_REMEMBERED = 100_000
 
 #: A CURVE key as Z85 text (ZeroMQ RFC 32), whose alphabet has characters that patterns use.
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}\Z")
+
+#: Text without the special characters that all but one in 10,000 keys have.
+_WORDS = re.compile(r"[0-9a-zA-Z.\-:/*?!\[\]]*\Z")
 
 
 def is_key(text: str) -> bool:
@@ -74,9 +78,7 @@ class Rules:
             }
             if not services:
                 raise ValueError(f"{where} allows nothing: it needs one of {', '.join(ACTIONS)}")
-            user = re.compile(
-                "|".join(re.escape(name) + r"\Z" if is_key(name) else fnmatch.translate(name) for name in users)
-            )
+            user = re.compile("|".join(map(_user_pattern, users)))
             self._rules.append((user, {action: re.compile(pattern.encode()) for action, pattern in services.items()}))
 
     def __call__(self, user: str, action: str, service: bytes) -> bool:
@@ -85,6 +87,18 @@ class Rules:
             action in services and users.match(user) is not None and services[action].match(service) is not None
             for users, services in self._rules
         )
+
+
+def _user_pattern(user: str) -> str:
+    """The regular expression for `user`: a pattern, or a key, which means itself alone.
+
+    A text of a key's length that may be either means both: nobody finds another key that
+    differs from it only where it has a wildcard.
+    """
+    if not is_key(user):
+        return fnmatch.translate(user)
+    literal = re.escape(user) + r"\Z"
+    return f"{literal}|{fnmatch.translate(user)}" if _WORDS.match(user) else literal
 
 
 def _patterns(name: str, value: Any) -> list[str]:
@@ -97,6 +111,7 @@ def _patterns(name: str, value: Any) -> list[str]:
     ):
         raise ValueError(f"{name} must be a pattern or a list of patterns, not {value!r}")
     for pattern in patterns:
+        check_text(name, pattern)
         if "[" in pattern and not pattern.isascii():  # a service's name is bytes
             raise ValueError(f"{name}: only ASCII may stand in a pattern with brackets, not {pattern!r}")
     return list(patterns)

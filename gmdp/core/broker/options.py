@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ..numbers import MOST_INTERVAL, check_number, unknown_name
+from ..numbers import MOST_INTERVAL, check_number, check_text, unknown_name
 
 #: Bytes of a mebibyte.
 MEBI = 1024 * 1024
@@ -109,6 +109,7 @@ class BrokerOptions(ServiceOptions):
         for pattern, values in self.services.items():
             if not isinstance(pattern, str) or not isinstance(values, Mapping):
                 raise ValueError(f"services[{pattern!r}] must be a table of options, not {values!r}")
+            check_text("a pattern of services", pattern)
             for name in values:
                 if name not in SERVICE_OPTIONS:
                     raise ValueError(f"services[{pattern!r}]: {unknown_name(name, SERVICE_OPTIONS)}")

@@ -4,7 +4,9 @@ import dataclasses
 import errno
 import inspect
 import json
+import math
 import socket
+import threading
 
 import gevent
 import pytest
@@ -107,9 +109,16 @@ def test_what_was_stopped_can_be_bound_again_at_once(unused_endpoint, tmp_path, 
         ({"services": {"x": 1}}, "table of options"),
         ({"services": {"x": {"attempts": 0}}}, "at least 1"),
         ({"services": [1]}, "table of patterns"),
+        ({"services": {"\udc80": {"attempts": 1}}}, "character 1 is a surrogate"),
+        ({"request_ttl": math.inf}, "at most 1e.09, not inf"),
+        ({"dead_letter": "mmi.dead"}, "begins with mmi."),
+        ({"dead_letter": "\udc80"}, "is a surrogate"),
+        ({"bind": "tcp://127.0.0.1:\u0665\u0665\u0665"}, "must look like tcp://HOST:PORT"),
+        ({"access": [{"user": "\udc80", "call": "*"}]}, "is a surrogate"),
+        ({"access": [{"user": "*", "call": "\udc80"}]}, "is a surrogate"),
     ],
 )
-def test_a_wrong_option_is_an_error_at_once(arguments, message):
+def test_B10_G21_a_wrong_option_is_an_error_at_once(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         Broker(**arguments)
 
@@ -226,3 +235,22 @@ def test_the_broker_itself_may_have_work_done():
     for service, body, error in (("", b"", ConfigurationError), (5, b"", TypeError), ("it", "text", TypeError)):
         with pytest.raises(error):
             broker.enqueue(service, body)
+
+
+def test_G17_the_broker_has_work_done_for_another_thread(broker, thread_pool):
+    """The core is changed between two passes of the owner, and never beside one."""
+    injecting = []
+    inject = broker._core.inject
+
+    def watched(*arguments):
+        injecting.append(threading.get_ident())
+        return inject(*arguments)
+
+    broker._core.inject = watched
+    bodies = []
+    with Worker(broker.endpoint, "it", lambda request: bodies.append(request.body) or b""):
+        assert thread_pool(1).apply(broker.enqueue, ("it", b"x"))
+        wait_until(lambda: bodies == [[b"x"]])
+    assert injecting == [threading.get_ident()]
+    broker.close()
+    assert not thread_pool(1).apply(broker.enqueue, ("it", b"x"))

@@ -81,7 +81,7 @@ class Promising:
         (nothing, r"must take one argument, the request, and no other; nothing takes \(\)"),
         (two, r"two takes \(request, other\)"),
         (Answering().silent, r"Answering.silent takes \(\)"),
-        (None, "must be callable, not None"),
+        (0, "must be callable, not 0"),
         ("echo", "must be callable, not 'echo'"),
     ],
 )
@@ -106,6 +106,18 @@ def test_G15_what_cannot_answer_a_request_is_refused_when_the_worker_is_made(han
 )
 def test_G15_what_takes_a_request_is_accepted(handler):
     assert Worker("tcp://127.0.0.1:9999", "it", handler).handler == handler
+
+
+def test_a_worker_without_an_endpoint_finds_its_broker_in_the_environment(broker, client, monkeypatch):
+    monkeypatch.setenv("GMDP_BROKER", broker.endpoint)
+    with Worker(service="it", handler=echo), Client() as another:
+        assert another.request("it", b"x") == [b"x"]
+
+
+@pytest.mark.parametrize(("keywords", "missing"), [({"service": "it"}, "handler"), ({"handler": echo}, "service")])
+def test_a_worker_needs_a_service_and_a_handler(keywords, missing):
+    with pytest.raises(TypeError, match=f"a Worker needs a {missing}"):
+        Worker("tcp://127.0.0.1:9999", **keywords)
 
 
 # Connecting

@@ -31,6 +31,15 @@ def test_a_key_as_a_user_is_no_pattern():
     assert not rules(KEY + "x", CALL, b"echo")
 
 
+def test_G21_a_pattern_that_is_as_long_as_a_key_is_a_pattern():
+    pattern = "billing.production.eu-central-1.worker-*"
+    assert len(pattern) == len(KEY)
+    rules = Rules([{"user": pattern, "call": "*"}])
+    assert rules("billing.production.eu-central-1.worker-17", CALL, b"echo")
+    assert rules(pattern, CALL, b"echo")
+    assert not rules("billing.production.eu-central-2.worker-17", CALL, b"echo")
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
