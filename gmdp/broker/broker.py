@@ -297,7 +297,7 @@ class Broker(Lifecycle):
         except SocketError as error:
             engine.close()
             number = error.errno or 0
-            raise BindError(number, f"cannot bind {endpoint}: {error_text(number)}") from None
+            raise BindError(number, f"cannot bind {endpoint}: {error_text(error)}") from None
         self._endpoints = engine.endpoints = tuple(bound)
         owner.name = f"broker {bound[0]}"
         self._engine = engine

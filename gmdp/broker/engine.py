@@ -78,19 +78,21 @@ class BrokerEngine:
         self._zap_link: Link | None = None
         self._own_context: Context | None = None
 
-    def open(self, owner: Owner, context: Context, hwm: int, ipv6: bool) -> None:
+    def open(self, owner: Owner, context: Context | None, hwm: int, ipv6: bool) -> None:
         """Open the socket, ready to be bound.  SocketError if no descriptors are left.
 
         Args:
             owner: the owner of the broker's sockets.
-            context: the context to use; a secured broker makes its own.
+            context: the context to use; None: the one that the process shares.  A secured broker
+                makes its own.
             hwm: whole messages that ZeroMQ may hold per peer, each way.
             ipv6: True if an endpoint is an IPv6 address.
         """
         self.owner = owner
         gate = self._gate
+        own_context = None
         if gate is not None:
-            context = self._own_context = new_context()
+            context = own_context = self._own_context = new_context()
         options = self._core.options
         self.link = open_router(
             owner,
@@ -105,8 +107,8 @@ class BrokerEngine:
             ipv6=ipv6,
         )
         self._links.append(self.link)
-        if gate is not None:
-            self._zap_link = owner.add_link(gate.secure(self.link.socket, context), _ZAP_FRAMES)
+        if gate is not None and own_context is not None:
+            self._zap_link = owner.add_link(gate.secure(self.link.socket, own_context), _ZAP_FRAMES)
             self._links.append(self._zap_link)
             self.link.has_users = gate.authenticates
             gate.open(self, options.heartbeat_interval)

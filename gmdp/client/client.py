@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import gevent
 from zope.interface import implementer
 
 from ..core.peer.calls import Call
@@ -25,6 +24,7 @@ from ..exceptions import ClosedError, HubNotRunning, StateError
 from ..interfaces import IClient
 from ..io.contexts import Context
 from ..io.dealers import EXTENSION_LABELS
+from ..io.descriptors import get_hub
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
 from ..io.owner import Owner
 from ..io.slots import Slot, get_hub_if_exists
@@ -139,7 +139,7 @@ class Client(Lifecycle):
         self.threaded: bool = check_flag("threaded", threaded)
         super().__init__(context)
         self._begin_anew()
-        self._home = None if threaded else gevent.get_hub()
+        self._home = None if threaded else get_hub()
 
     @property
     def timeout(self) -> float:
@@ -344,7 +344,7 @@ class Client(Lifecycle):
         )
 
     def _open(self) -> tuple[Owner, State, str]:
-        self._home = gevent.get_hub()
+        self._home = get_hub()
         self._core = self._new_core()
         engine = self._engine = ClientEngine(
             self._core, self._context, self.heartbeat_interval, self._credentials, self._on_owner_ended

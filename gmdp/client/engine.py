@@ -33,7 +33,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
     def __init__(
         self,
         core: ClientCore,
-        context: Context,
+        context: Context | None,
         heartbeat_interval: float,
         credentials: Credentials | None,
         on_closed: Callable[[BaseException | None], None],

@@ -17,11 +17,10 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Callable
-from typing import Protocol
-
-import gevent
+from typing import Any, Protocol
 
 from ..exceptions import StateError
+from ..io.descriptors import get_hub
 from ..io.owner import Owner
 from ..io.slots import Slot, allocate_lock, start_thread
 
@@ -104,10 +103,11 @@ class ClientThread:
             self._serve(open_owner)
 
     def _serve(self, open_owner: Callable[[], Owner | None]) -> None:
-        hub = gevent.get_hub()
+        hub: Any = None
         owner: Owner | None = None
         error: BaseException | None = None
         try:
+            hub = get_hub()
             owner = open_owner()
         except BaseException as failure:
             error = failure
@@ -120,4 +120,5 @@ class ClientThread:
                 slot.fail(error)
         if owner is not None:
             owner.greenlet.join()
-        hub.destroy(destroy_loop=True)
+        if hub is not None:
+            hub.destroy(destroy_loop=True)

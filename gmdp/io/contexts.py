@@ -5,28 +5,53 @@ The packages above this one refer to ZeroMQ through this module, and do not impo
 
 from __future__ import annotations
 
-import os
+import errno
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import zmq
 import zmq.green
 
 from ..exceptions import ConfigurationError
+from .descriptors import shortage, shortage_text
 from .slots import Slot, start_thread
 
 if TYPE_CHECKING:
     Context = zmq.green.Context[Any]
+    GreenSocket = zmq.green.Socket[bytes]
 else:
     Context = zmq.green.Context
+    GreenSocket = zmq.green.Socket
 
 #: What a call of ZeroMQ raises; its ``errno`` and ``strerror`` say why.
 SocketError = zmq.ZMQError
 
-#: The text for an error's number, without the endpoint that pyzmq appends to ``strerror``.
-error_text = zmq.strerror
-
 #: Descriptors that a context and a broker's sockets need.
 _DESCRIPTORS = 16
+#: Descriptors that one more socket, its monitor and its connection need.
+_DESCRIPTORS_OF_SOCKET = 4
+#: The value of MAX_SOCKETS in a context for which nobody has chosen one.
+_USUAL_MAX_SOCKETS = 1023
+
+#: Contexts in which a socket was opened, so that ZeroMQ's threads have their descriptors.
+_begun: weakref.WeakSet[Context] = weakref.WeakSet()
+
+
+class LimitReached(SocketError):
+    """A limit does not allow another socket; ``strerror`` says which."""
+
+
+class _Socket(GreenSocket):
+    """A green socket that could not be opened is collected without a traceback."""
+
+    def __del__(self) -> None:
+        if self._state_event is not None:
+            super().__del__()
+
+
+def error_text(error: SocketError) -> str:
+    """Return the text of an error, without the endpoint that pyzmq appends to ``strerror``."""
+    return str(error.strerror) if isinstance(error, LimitReached) else zmq.strerror(error.errno or 0)
 
 
 def check_context(context: object) -> Context | None:
@@ -38,31 +63,62 @@ def check_context(context: object) -> Context | None:
     )
 
 
+def require_descriptors(count: int) -> None:
+    """Raise LimitReached unless `count` descriptors are free."""
+    number = shortage(count)
+    if number:
+        raise LimitReached(number, shortage_text(number))
+
+
 def shared_context() -> Context:
-    """Return the green context that the whole process shares."""
-    return zmq.green.Context.instance()
+    """Return the green context that the whole process shares.
+
+    It may have as many sockets as ZeroMQ allows, unless the program has chosen a number, or has
+    already opened a socket in it.  Raises SocketError if there are no descriptors for it.
+    """
+    context: Context = zmq.green.Context.instance()
+    if context.get(zmq.MAX_SOCKETS) == _USUAL_MAX_SOCKETS:
+        context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
+    return context
 
 
 def new_context() -> Context:
-    """Return a new green context.
-
-    Raises SocketError if too few descriptors are left: libzmq ends the process if a context finds none.
-    """
-    opened = []
-    try:
-        for _ in range(_DESCRIPTORS):
-            opened.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError as error:
-        raise SocketError(error.errno) from None
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
+    """Return a new green context.  Raises LimitReached if too few descriptors are left for its sockets."""
+    require_descriptors(_DESCRIPTORS)
     return zmq.green.Context()
+
+
+def open_socket(context: Context | None, kind: int) -> GreenSocket:
+    """Open a socket.
+
+    Args:
+        context: the context; None: the one that the process shares.
+        kind: the socket's type.
+
+    Raises:
+        LimitReached: there are too few descriptors, or too many sockets in the context.
+        SocketError: ZeroMQ cannot open it for another reason.
+    """
+    try:
+        if context is None:
+            context = shared_context()
+        if context not in _begun:
+            require_descriptors(_DESCRIPTORS)  # libzmq ends the process if its threads find none
+        opened: GreenSocket = context.socket(kind, socket_class=_Socket)
+    except LimitReached:
+        raise
+    except SocketError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        require_descriptors(_DESCRIPTORS_OF_SOCKET)
+        raise LimitReached(error.errno, "the ZeroMQ context has as many sockets as its MAX_SOCKETS allows") from None
+    _begun.add(context)
+    return opened
 
 
 def open_lazy_descriptors() -> None:
     """Have the shared context open now the descriptors that it would open with its first socket."""
-    shared_context().socket(zmq.DEALER).close(0)
+    open_socket(None, zmq.DEALER).close(0)
 
 
 def terminate(context: Context, timeout: float) -> None:

@@ -22,7 +22,7 @@ from ..core.peer.connector import Close, Connection, Connector, Open, Send
 from ..core.peer.reasons import CloseReason
 from ..security.credentials import Credentials
 from ..validation import MAX_FRAMES
-from .contexts import Context, SocketError
+from .contexts import Context, SocketError, error_text, open_socket
 from .link import Link, milliseconds
 from .owner import Owner
 from .slots import Slot
@@ -38,7 +38,7 @@ EXTENSION_LABELS = {None: "unprobed", True: "extended", False: "strict"}
 
 def open_dealer(
     owner: Owner,
-    context: Context,
+    context: Context | None,
     endpoint: str,
     connection: Connection | None,
     heartbeat: float,
@@ -49,7 +49,7 @@ def open_dealer(
 
     Args:
         owner: the owner of the new socket.
-        context: the context to make the socket in.
+        context: the context to make the socket in; None: the one that the process shares.
         endpoint: where to connect.
         connection: the connection whose socket this will be.
         heartbeat: seconds between ZMTP heartbeats.
@@ -57,9 +57,10 @@ def open_dealer(
         credentials: the keys or the password to show; None: none.
 
     Raises:
-        SocketError: no descriptors are left, or libzmq does not take the endpoint.
+        SocketError: no descriptors are left, the context has too many sockets, or libzmq does not
+            take the endpoint.
     """
-    socket = context.socket(zmq.DEALER)
+    socket = open_socket(context, zmq.DEALER)
     link = owner.add_link(socket, MAX_FRAMES, connection)
     try:
         socket.set(zmq.LINGER, 0)
@@ -123,7 +124,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
     Args:
         core: a client's or worker's core.
-        context: the context to make sockets in.
+        context: the context to make sockets in; None: the one that the process shares.
         heartbeat: seconds between ZMTP heartbeats.
         expiry: seconds without an answer to a heartbeat that end a connection.
         credentials: the keys or the password to show; None: none.
@@ -137,7 +138,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     def __init__(
         self,
         core: K,
-        context: Context,
+        context: Context | None,
         heartbeat: float,
         expiry: float,
         credentials: Credentials | None,
@@ -261,7 +262,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                 self._credentials,
             )
         except SocketError as error:
-            reason, detail = CloseReason.NO_SOCKET, error.strerror or str(error)
+            reason, detail = CloseReason.NO_SOCKET, error_text(error)
             self.core.on_disconnected(connection, reason, now, random.random(), detail)
             return
         connection.handle = SendQueue(link)

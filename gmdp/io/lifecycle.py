@@ -28,7 +28,7 @@ from gevent.queue import Full, Queue
 from ..core.states import AT_REST, STARTED, State, StateChange, StateMachine
 from ..exceptions import StateError
 from . import forks
-from .contexts import Context, check_context, shared_context
+from .contexts import Context, check_context
 from .owner import Owner
 from .slots import Slot
 
@@ -66,7 +66,8 @@ class Lifecycle(abc.ABC):
     subscriber_bound: int = 1_000
 
     def __init__(self, context: Context | None) -> None:
-        self._given_context = check_context(context)
+        #: None: the context that the process shares, which is made with its first socket.
+        self._context = check_context(context)
         self._owner: Owner | None = None
         self._reset()
         forks.register(self)
@@ -235,15 +236,11 @@ class Lifecycle(abc.ABC):
 
     # For subclasses
 
-    @property
-    def _context(self) -> Context:
-        return self._given_context if self._given_context is not None else shared_context()
-
     def _on_fork(self) -> None:
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.abandon()
-        self._given_context = None  # the parent's, with all its sockets
+        self._context = None  # the parent's, with all its sockets
         self._reset()
         self._reset_after_fork()
 

@@ -22,9 +22,13 @@ from ..core.peer.connector import Connection
 from ..core.peer.reasons import CloseReason
 from ..validation import MAX_INT
 from .census import PeerCensus
+from .contexts import require_descriptors
 from .frames import POLLOUT, MessageSocket, get_option, stop_green_watcher
-from .ipc import has_listener
+from .ipc import TemporaryEndpoint, refusal
 from .monitor import LISTENER_CLOSED, ConnectionMonitor, Monitor, PeerMonitor
+
+#: Descriptors that ZeroMQ takes to bind an endpoint.
+_DESCRIPTORS_TO_BIND = 4
 
 #: Sockets of a parent process, kept so that the garbage collector does not close them here.
 _inherited: list[Any] = []
@@ -59,6 +63,7 @@ class Link(MessageSocket):
         "_on_closed",
         "_poll_at",
         "_ready",
+        "_temporary",
         "_wake",
         "_watchers",
         "closed",
@@ -93,6 +98,8 @@ class Link(MessageSocket):
         #: When to read the monitor even if its descriptor has not become readable.
         self._poll_at = 0.0
         self._watchers: list[Any] = []
+        #: What ``ipc://*`` stands for: removed when the link is closed.
+        self._temporary: list[TemporaryEndpoint] = []
         stop_green_watcher(socket)
         self._watch(socket, self._on_readable)
 
@@ -118,8 +125,16 @@ class Link(MessageSocket):
 
     def listen(self, endpoint: str) -> str:
         """Bind to `endpoint`; returns it with wildcards resolved.  ZMQError if that is impossible."""
-        if endpoint.startswith("ipc:") and has_listener(endpoint):
-            raise zmq.ZMQError(zmq.EADDRINUSE)
+        require_descriptors(_DESCRIPTORS_TO_BIND)  # libzmq ends the process if it cannot list the interfaces
+        if endpoint == "ipc://*":
+            try:
+                self._temporary.append(TemporaryEndpoint())
+            except OSError as error:
+                raise zmq.ZMQError(error.errno) from None
+            endpoint = self._temporary[-1].endpoint
+        number = refusal(endpoint) if endpoint.startswith("ipc:") else 0
+        if number:
+            raise zmq.ZMQError(number)
         self.socket.bind(endpoint)
         resolved: Any = self.socket.get(zmq.LAST_ENDPOINT)
         return str(resolved.rstrip(b"\0").decode())
@@ -204,6 +219,8 @@ class Link(MessageSocket):
         self._on_closed(self)
         self._stop_monitor()
         self.socket.close(int(linger * 1000))
+        for temporary in self._temporary:
+            temporary.remove()
 
     def abandon(self) -> None:
         """In the child of a fork: let go of the parent's socket.  Any use of it would never return."""

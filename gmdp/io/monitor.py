@@ -24,6 +24,7 @@ import zmq.green
 
 from ..core.peer.reasons import CloseReason
 from .census import PeerCensus
+from .contexts import open_socket
 from .frames import DONTWAIT, receive_frame, stop_green_watcher
 
 _HANDSHAKE_SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -69,7 +70,7 @@ class Monitor:
     def __init__(self, watched: zmq.green.Socket[bytes], events: int) -> None:
         name = f"inproc://gmdp-monitor-{os.getpid()}-{next(_names)}"
         self._watched = watched
-        self.socket: zmq.green.Socket[bytes] = watched.context.socket(zmq.PAIR)
+        self.socket: zmq.green.Socket[bytes] = open_socket(watched.context, zmq.PAIR)
         stop_green_watcher(self.socket)
         self.socket.set(zmq.RCVHWM, 0)
         self.socket.set(zmq.LINGER, 0)

@@ -27,6 +27,7 @@ from gevent.hub import Waiter
 from ..core.peer.connector import Connection
 from ..core.peer.reasons import CloseReason
 from ..exceptions import OwnerDied
+from .descriptors import get_hub
 from .frames import POLLIN, POLLOUT
 from .link import Link
 from .slots import Slot, get_hub_if_exists
@@ -91,7 +92,7 @@ class Owner:
     greenlet: gevent.Greenlet
 
     def __init__(self, engine: Engine, name: str) -> None:
-        self.hub = gevent.get_hub()
+        self.hub = get_hub()
         self.loop = self.hub.loop
         self.name = name
         self._engine = engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zmq
 
 from .census import PeerCensus
-from .contexts import Context, SocketError
+from .contexts import Context, SocketError, open_socket
 from .frames import LARGE
 from .link import Link, milliseconds
 from .owner import Owner
@@ -16,7 +16,7 @@ _BACKLOG = 1024
 
 def open_router(
     owner: Owner,
-    context: Context,
+    context: Context | None,
     census: PeerCensus,
     *,
     max_frames: int,
@@ -31,7 +31,7 @@ def open_router(
 
     Args:
         owner: the owner of the new socket.
-        context: the context to make the socket in.
+        context: the context to make the socket in; None: the one that the process shares.
         census: the census that learns of every connection to the socket.
         max_frames: frames of a message that are kept; one more is kept to show that the message had more.
         max_frame_size: bytes of a frame; a peer that sends a larger one is disconnected.
@@ -42,9 +42,9 @@ def open_router(
         ipv6: True if the socket will be bound to an IPv6 address.
 
     Raises:
-        SocketError: no descriptors are left.
+        SocketError: no descriptors are left, or the context has too many sockets.
     """
-    link = owner.add_link(context.socket(zmq.ROUTER), max_frames)
+    link = owner.add_link(open_socket(context, zmq.ROUTER), max_frames)
     link.large = LARGE  # the core reads heads only, bodies pass through
     try:
         socket = link.socket

@@ -49,7 +49,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
     def __init__(
         self,
         core: WorkerCore,
-        context: Context,
+        context: Context | None,
         heartbeat: float,
         expiry: float,
         credentials: Credentials | None,

@@ -236,6 +236,16 @@ MUTATIONS = {
         "",
         tests="unit/io/test_owner.py",
     ),
+    # Names
+    "a file at an ipc path is deleted": Mutation(
+        "io.ipc",
+        "if not stat.S_ISSOCK(os.lstat(path).st_mode):",
+        "if not os.lstat(path).st_mode:",
+        tests="unit/io/test_ipc.py",
+    ),
+    "nobody looks for descriptors before a context's first socket": Mutation(
+        "io.contexts", "if context not in _begun:", "if False:", tests="unit/io/test_descriptors.py"
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """ZeroMQ contexts as the rest of gmdp sees them."""
 
 import errno
+import gc
 import resource
 from time import monotonic
 
@@ -35,6 +36,47 @@ def test_a_new_context_needs_descriptors():
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert raised.value.errno == errno.EMFILE
+    assert "ulimit -n" in contexts.error_text(raised.value)
+
+
+def test_G9_the_shared_context_has_as_many_sockets_as_zeromq_allows():
+    context = contexts.shared_context()
+    assert context.get(zmq.MAX_SOCKETS) == context.get(zmq.SOCKET_LIMIT) > 60_000
+
+
+def test_G9_a_number_of_sockets_that_the_program_chose_stays(monkeypatch):
+    own = zmq.green.Context()
+    own.set(zmq.MAX_SOCKETS, 5)
+    monkeypatch.setattr(zmq.green.Context, "instance", lambda: own)
+    assert contexts.shared_context().get(zmq.MAX_SOCKETS) == 5
+    own.term()
+
+
+def test_G9_the_limit_of_a_context_is_told_and_leaves_no_traceback(monkeypatch):
+    unraised = []
+    monkeypatch.setattr("sys.unraisablehook", unraised.append)
+    context = zmq.green.Context()
+    context.set(zmq.MAX_SOCKETS, 2)
+    opened = [contexts.open_socket(context, zmq.DEALER) for _ in range(2)]
+    with pytest.raises(contexts.LimitReached, match="MAX_SOCKETS") as raised:
+        contexts.open_socket(context, zmq.DEALER)
+    assert contexts.error_text(raised.value) == raised.value.strerror
+    for socket in opened:
+        socket.close(0)
+    del raised
+    gc.collect()
+    contexts.terminate(context, 5)
+    assert unraised == []
+
+
+def test_any_other_error_keeps_its_text():
+    context = contexts.new_context()
+    contexts.open_socket(context, zmq.DEALER).close(0)
+    with pytest.raises(contexts.SocketError) as raised:
+        contexts.open_socket(context, 999)
+    assert not isinstance(raised.value, contexts.LimitReached)
+    assert contexts.error_text(raised.value) == zmq.strerror(errno.EINVAL)
+    contexts.terminate(context, 5)
 
 
 def test_a_context_is_terminated_in_another_thread():
