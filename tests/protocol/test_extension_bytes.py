@@ -213,7 +213,13 @@ def test_failures_that_a_broker_reports(broker):
 
 
 def test_failures_of_bounds():
-    options = {"request_ttl": 0.05, "max_queue": 2, "max_in_flight": 3, "max_frame_size": 100, "max_queue_bytes": 150}
+    options = {
+        "request_ttl": 0.05,
+        "max_queue": 2,
+        "max_in_flight": 3,
+        "max_frame_size": 5_000,
+        "max_queue_bytes": 7_000,
+    }
     with Broker("tcp://127.0.0.1:*", **options) as broker, dealer(broker.endpoint) as client:
 
         def ask(number, *body, service=b"echo"):
@@ -224,11 +230,11 @@ def test_failures_of_bounds():
             return int.from_bytes(frames[0][25:33], "big"), frames[0][5]
 
         # Too large in frames of allowed size, for all the bytes there are.
-        ask(1, b"x" * 100, b"x" * 100)
+        ask(1, b"x" * 5_000, b"x" * 5_000)
         assert answered() == (1, 8)
         # Too many bytes, for what is free.
-        ask(2, b"x" * 90)
-        ask(3, b"x" * 90)
+        ask(2, b"x" * 2_000)
+        ask(3, b"x" * 2_000)
         assert answered() == (3, 4)
         assert answered() == (2, 3)  # its time in the queue was over
         # The queue is full: the newest of the longest backlog, its own, gives way.

@@ -539,3 +539,17 @@ def test_a_majortomo_worker_leaves(broker: Broker) -> None:
         assert worker.line() == "left"
         wait_until(lambda: broker.statistics().lost_workers == {"disconnect": 1})
         assert client.request("mmi.service", b"echo") == [b"404"]
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_F1_a_client_that_sends_all_its_requests_at_once_gets_all_its_answers(count: int) -> None:
+    """The guide's asynchronous client does so; it knows no bound, and cannot be told one."""
+    with Broker(ANYWHERE, max_in_flight=count // 10, request_ttl=600) as broker, dealer(broker.endpoint) as client:
+        client.send_all([b"", b"MDPC01", b"echo", b"%d" % number] for number in range(count))
+        wait_until(lambda: broker.statistics().requests == count)
+        assert broker.statistics().queued_bytes >= 1_000 * count
+        with Worker(broker.endpoint, "echo", answer, concurrency=32):
+            answers = [client.recv() for _ in range(count)]
+        assert {body for *_, body in answers} == {b"%d" % number for number in range(count)}
+        now = broker.statistics()
+        assert (now.drops, now.ended, now.queued_bytes) == ({}, {}, 0)

@@ -38,7 +38,7 @@ from gmdp.core.broker.access import CALL, REVOKED, SERVE, Access, Rules
 from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.decisions import DeadLetter, Event, Refusal
 from gmdp.core.broker.options import BrokerOptions
-from gmdp.core.broker.records import Place, charged_bytes
+from gmdp.core.broker.records import STRICT, Place, charged_bytes
 from gmdp.core.broker.reports import About
 from gmdp.core.broker.statistics import BrokerStatistics
 from gmdp.core.outcomes import Outcome
@@ -524,12 +524,12 @@ OPTIONS = BrokerOptions(
     max_services=4,
     max_workers=6,
     max_in_flight=4,
-    max_queue_bytes=2000,
+    max_queue_bytes=7_000,
     max_frames=16,
     max_frame_size=300,
     max_user_services=2,
     max_user_workers=5,
-    max_user_bytes=1200,
+    max_user_bytes=4_200,
     max_user_rate=50.0,
     services={"b*": {"attempts": 3, "max_queue": 2}, "ga*": {"request_ttl": 2.0, "busy_timeout": 2.0}},
 )
@@ -959,6 +959,7 @@ class BrokerRun:
         core, state, accounts = self.core, self.core._state, self.core._accounts
         held: Counter[object] = Counter()
         opened: Counter[object] = Counter()
+        typed: Counter[object] = Counter()
         calls = {}
         clients = set(accounts.clients.values())
         for request in (*queued, *assigned):
@@ -968,10 +969,13 @@ class BrokerRun:
                 continue
             assert client.gone or accounts.clients[client.key] is client
             clients.add(client)
-            assert request.size == charged_bytes(request.body)
+            stack = request.address[1:]
+            envelope = sum(map(len, stack)) + 64 * len(stack) + len(request.terms.traceparent)
+            assert request.size == 1000 + envelope + charged_bytes(request.body)
             assert request.joined_bytes == (0 if request.joined_parts is None else charged_bytes(request.joined_parts))
             held[client.account or client] += request.size + request.joined_bytes
             opened[client] += 1
+            typed[client] += request.terms is not STRICT
             if request.terms.identity is not None:
                 calls[request.terms.identity] = request
             if request.address and self.ruled and not request.abandon_reason and not client.gone:
@@ -983,7 +987,7 @@ class BrokerRun:
             assert client.open == opened[client]
             assert client.open or client.backlog is not None, "a client without requests is kept"
             if client.key:  # else the client is the broker itself
-                assert client.open <= OPTIONS.max_in_flight + self.core.counters.joins
+                assert typed[client] <= OPTIONS.max_in_flight + self.core.counters.joins
             if client.account is not None:
                 assert client.bytes == 0
                 users[client.account] += 1

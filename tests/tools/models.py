@@ -34,6 +34,12 @@ def weight(body):
     return sum(map(len, body)) + 64 * max(len(body) - 1, 0)
 
 
+def request_weight(address, body):
+    """How many bytes a request counts: 1,000, its body, and each frame of its return address like one of the body."""
+    stack = address[1:]
+    return 1000 + weight(body) + sum(map(len, stack)) + 64 * len(stack)
+
+
 def client_request(dialect, service, body):
     """A client's REQUEST, without routing id and return address."""
     head, request, _, _, _, _ = _LAYOUT[dialect]
@@ -295,7 +301,7 @@ class ModelRequest:
 
     @property
     def held(self):
-        return 0 if self.abandoned else weight(self.body) + weight(self.joined)
+        return 0 if self.abandoned else request_weight(self.address, self.body) + weight(self.joined)
 
 
 @dataclass(eq=False)
@@ -391,7 +397,7 @@ class BrokerModel:
             self._open(service)
         ttl = self.options.for_service(service).request_ttl
         request = ModelRequest(body[0], address, dialect, service, body, ttl, self.requests + 1)
-        if not self.has_room(request.lane, weight(body)):
+        if not self.has_room(request.lane, request_weight(address, body)):
             self.drops["bytes_full"] += 1
             self._collect(service)
             return

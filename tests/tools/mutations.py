@@ -78,6 +78,22 @@ MUTATIONS = {
         "self._state.timers.arm(request, 1e9)",
     ),
     "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = None\n", ""),
+    # Strangers
+    "a request counts nothing but its body": Mutation(
+        "core.broker.records", "REQUEST_COST + charged_bytes(body)", "charged_bytes(body)"
+    ),
+    "a return address counts nothing": Mutation(
+        "core.broker.intake",
+        "        if stack:\n            request.size",
+        "        if False:\n            request.size",
+        tests="unit/core/broker/test_accounts.py::test_X2_a_request_counts_what_it_takes_its_constant_its_envelope_its_body",
+    ),
+    "strict clients are bounded by a number that they do not know": Mutation(
+        "core.broker.intake",
+        "if client.open >= options.max_in_flight and call is not None:",
+        "if client.open >= options.max_in_flight:",
+        tests="unit/core/broker/test_intake.py::test_F1_a_strict_client_cannot_be_told_so_only_queue_and_bytes_bound_its_open_requests",
+    ),
     # The broker: registry and conversation
     "the token is not compared": Mutation(
         "core.broker.conversation",

@@ -202,7 +202,7 @@ def memory(process: Process) -> int:
 
 def queue() -> float:
     """Bytes per queued request."""
-    options = {"max_queue": 2 * QUEUED, "max_in_flight": 2 * QUEUED, "request_ttl": 3600}
+    options = {"max_queue": 2 * QUEUED, "max_in_flight": 2 * QUEUED, "max_queue_bytes": 2**32, "request_ttl": 3600}
     with broker(**options) as (process, endpoint):
         client = dealer(endpoint)
         wait_for(endpoint, "queued", 0)

@@ -3,7 +3,8 @@
 The rules of this module:
 
 * Each client (a user if the user is known, else a connection) has an account of the bytes it
-  holds: bodies queued or assigned, parts of answers being joined, unread answers.
+  holds: requests queued or assigned, parts of answers being joined, unread answers.  A request
+  counts what it takes: a constant, its return address and its body (:mod:`~.records`).
 * A client may hold as many bytes as are still free in ``max_queue_bytes``: one client alone
   half of them, two a third each, so a newcomer always finds room.  Besides, a user may hold
   at most ``max_user_bytes``.
@@ -20,7 +21,7 @@ from ...protocol.dialects import Command
 from ...protocol.extension import CALLER_GONE
 from ..outcomes import EndReason
 from .decisions import Outgoing
-from .records import Client, Request
+from .records import Client, Request, envelope_bytes
 from .state import BrokerState
 
 
@@ -126,8 +127,12 @@ class Accounts:
 
     def redirect(self, request: Request, address: tuple[bytes, ...], client: Client) -> None:
         """Have the answer sent to `address`, and charge the request to `client` from now on."""
-        request.address = address
         old = request.client
+        growth = envelope_bytes(address) - envelope_bytes(request.address)
+        request.address = address
+        if growth and old is not None:
+            request.size += growth
+            self.charge(old, growth)
         if old is not None and old is not client:
             request.client = client
             client.open += 1

@@ -3,9 +3,11 @@
 The rules of this module:
 
 * A request is refused, and counted, when its caller's time is up, when the broker is
-  stopping, when its connection has ``max_in_flight`` requests open, when its client holds too
-  many bytes, or when there are too many services.  A gmdp client is told, unless its time is
-  up.  A strict client hears nothing: the RFCs have no message for a refusal.
+  stopping, when its client holds too many bytes, or when there are too many services.  A gmdp
+  client is told, unless its time is up.  A strict client hears nothing: the RFCs have no message
+  for a refusal.
+* A gmdp client's request is also refused when its connection has ``max_in_flight`` requests open.
+  A strict client does not know that bound, so only queues and bytes bound its requests.
 * A gmdp client's request that carries the id of one that is still queued or running joins
   it, if the user is the same: the answer goes to the connection of the retry.  If a part of the
   answer went to another connection, that request is given up and the retry begins anew.
@@ -29,7 +31,7 @@ from .accounts import Accounts
 from .decisions import Refusal, new_tuple
 from .delivery import Delivery
 from .reasons import DropReason
-from .records import CallTerms, Place, Request
+from .records import CallTerms, Place, Request, envelope_bytes
 from .replies import Replies
 from .reports import FORBIDDEN, Reports
 from .services import Services
@@ -97,7 +99,7 @@ class Intake:
             return
         options = state.options
         client = accounts.clients.get(routing_id) or accounts.client_of(routing_id, user)
-        if client.open >= options.max_in_flight:
+        if client.open >= options.max_in_flight and call is not None:
             # The client has requests open, so it is not forgotten here.
             self.refuse(address, message, DropReason.IN_FLIGHT_FULL, Status.OVERLOADED, now)
             return
@@ -112,12 +114,16 @@ class Intake:
             accounts.forget_if_unused(client)
             return
         request = Request(service, address, dialect, body, user or routing_id, now)
+        if stack:
+            request.size += envelope_bytes(address)
         if call is not None:
             fail = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
             request.terms = new_tuple(CallTerms, (frame, identity, fail, call.traceparent, call.attempt))
             request.priority = call.priority
             if call.time_left is not None:
                 request.deadline = now + call.time_left
+            if call.traceparent:
+                request.size += len(call.traceparent)
         if not accounts.admit(request, client):
             # A body larger than max_queue_bytes never fits; any other body may fit later.
             too_large = request.size > options.max_queue_bytes

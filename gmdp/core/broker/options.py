@@ -52,11 +52,14 @@ class BrokerOptions(ServiceOptions):
         liveness: Intervals of silence after which a peer is lost.
         max_services: How many services there may be.
         max_workers: How many workers may be registered.
-        max_in_flight: How many requests a client's connection may have open; more are refused.
-        max_queue_bytes: Bytes of request bodies queued or assigned, of replies being joined, and
-            of answers that wait for clients to read.  Each frame of a body beyond the first
-            counts 64 more.  A client may hold as many bytes as are still free; a request for
-            which it has no room is refused.
+        max_in_flight: How many requests a gmdp client's connection may have open; more are refused.
+            Strict clients cannot be told, so only `max_queue` and `max_queue_bytes` bound theirs.
+        max_queue_bytes: Bytes of requests queued or assigned, of replies being joined, and of
+            answers that wait for clients to read.  A request counts what it takes in memory:
+            1,000, its body, and its return address if it came through a proxy.  Each frame of
+            a return address, and each frame of a body beyond the first, counts 64 more.  A
+            client may hold as many bytes as are still free; a request for which it has no room
+            is refused.
         max_frames: How many frames a message may have, its envelope included.
         max_frame_size: How many bytes a frame may have.
         max_connections: How many connections a secured broker may have.
@@ -74,14 +77,14 @@ class BrokerOptions(ServiceOptions):
     max_services: int = 10_000
     max_workers: int = 65_536
     max_in_flight: int = 10_000
-    max_queue_bytes: int = 256 * MEBI
+    max_queue_bytes: int = 512 * MEBI
     max_frames: int = 1_000
     max_frame_size: int = 16 * MEBI
     max_connections: int = 10_000
     handshake_timeout: float = 5.0
     max_user_services: int = 1_000
     max_user_workers: int = 10_000
-    max_user_bytes: int = 128 * MEBI
+    max_user_bytes: int = 256 * MEBI
     max_user_rate: float = 10_000.0
     services: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

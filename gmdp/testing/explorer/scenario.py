@@ -104,7 +104,7 @@ class Scenario:
             "request_ttl": REQUEST_TTL,
             "attempts": ATTEMPTS,
             "max_queue": random.choice([4, 10]) if flood else 1_000,
-            "max_queue_bytes": random.choice([600, 3_000] if flood else [4_000, 4_000, 1_000_000]),
+            "max_queue_bytes": random.choice([8_000, 30_000] if flood else [60_000, 60_000, 1_000_000]),
             "max_in_flight": random.choice([5, 50]) if flood else 50,
         }
         self.hwm = random.choice([3, 8]) if self.kind == "slow clients" else random.choice([20, 1000])

@@ -196,6 +196,7 @@ class Invariants:
         core = node.core
         held = 0
         opened: Counter[Any] = Counter()
+        typed: Counter[Any] = Counter()
         identities = []
         for request in requests:
             if request.client is None:
@@ -203,13 +204,17 @@ class Invariants:
                 continue
             held += request.size + request.joined_bytes
             opened[request.client.key] += 1
+            frames = [*request.address[1:], *request.body]
+            least = 1_000 + sum(map(len, frames)) + 64 * (len(frames) - 1)
+            require(request.size >= least, "a request counts", request.size, "bytes and takes", least)
             if request.terms.identity is not None:
                 identities.append(request.terms.identity)
+                typed[request.client.key] += 1
         limit = core.options.max_in_flight + core.counters.joins
         for key, client in internals.clients(core).items():
             require(client.open == opened[key], "open requests of a client:", client.open, "of", opened[key])
             require(client.open or client.backlog is not None, "a client without requests and backlog is kept")
-            require(client.open <= limit, "more open requests than max_in_flight")
+            require(typed[key] <= limit, "more open requests of a gmdp client than max_in_flight")
             if client.backlog is not None:
                 waiting: list[Outgoing] = [*client.backlog.front, *client.backlog.waiting]
                 held += sum(charged_bytes(message.frames) for message in waiting)

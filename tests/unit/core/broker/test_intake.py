@@ -129,7 +129,7 @@ def test_a_cancelled_request_that_runs_frees_its_client_s_account_at_once():
 
 
 def test_the_broker_s_own_request_is_worked_on_and_its_answer_is_dropped():
-    broker = GmdpBroker(max_queue_bytes=1000)
+    broker = GmdpBroker(max_queue_bytes=3_000)
     broker.register(b"W", 1)
     assert broker.core.inject(b"echo", [b"own", b"request"], broker.now)
     broker.collect()
@@ -140,22 +140,28 @@ def test_the_broker_s_own_request_is_worked_on_and_its_answer_is_dropped():
     assert broker.take(b"") == []
     assert broker.core.counters.replies == 1
     assert broker.core.held_bytes == 0
-    assert not broker.core.inject(b"echo", [b"x" * 1001], broker.now)
+    assert not broker.core.inject(b"echo", [b"x" * 2001], broker.now)
     broker.core.drain()
     assert not broker.core.inject(b"echo", [b"x"], broker.now)
 
 
-def test_each_connection_has_so_many_open_calls_and_no_more():
+def test_each_gmdp_client_s_connection_has_so_many_open_calls_and_no_more():
     broker = GmdpBroker(max_in_flight=3)
     for number in range(5):
         broker.call(b"client", number)
-        broker.ask(MDP02, b"strict", b"%d" % number)
     assert broker.answered(b"client") == [failed(3, Status.OVERLOADED), failed(4, Status.OVERLOADED)]
-    assert broker.take(b"strict") == []
-    assert broker.core.counters.drops == {"in_flight_full": 4}
+    assert broker.core.counters.drops == {"in_flight_full": 2}
     broker.call(b"client", 0, flags=CANCEL)
     broker.call(b"client", 6)
-    assert broker.core.counters.drops == {"in_flight_full": 4}
+    assert broker.core.counters.drops == {"in_flight_full": 2}
+
+
+def test_F1_a_strict_client_cannot_be_told_so_only_queue_and_bytes_bound_its_open_requests():
+    broker = GmdpBroker(max_in_flight=3, max_queue=100)
+    for number in range(110):
+        broker.ask(MDP02, b"strict", b"%d" % number)
+    assert (broker.core.counters.drops, broker.core.queued) == ({}, 100)
+    assert broker.core.counters.ended == {"overloaded": 10}
 
 
 def test_S3_a_gmdp_client_that_may_not_call_hears_so_and_a_strict_one_nothing():

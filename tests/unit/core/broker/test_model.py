@@ -22,6 +22,7 @@ from models import (
     client_request,
     read_client_reply,
     read_for_worker,
+    request_weight,
     weight,
     worker_command,
 )
@@ -616,7 +617,11 @@ class BrokerMachine(RuleBasedStateMachine):
         assert all(request.place is Place.ASSIGNED and request.timer is None for request in assigned)
         assert (core.queued, core.assigned) == (len(queued), len(assigned))
         assert counters.requests == counters.replies + sum(counters.ended.values()) + core.queued + core.assigned
-        held = sum(weight(request.body) + weight(request.joined_parts or []) for request in queued + assigned)
+        held = sum(
+            request_weight(request.address, request.body) + weight(request.joined_parts or [])
+            for request in queued + assigned
+            if request.client is not None
+        )
         for client in core._accounts.clients.values():
             if client.backlog is not None:
                 unread = [*client.backlog.front, *client.backlog.waiting]
@@ -683,7 +688,7 @@ class TightBrokerMachine(BrokerMachine):
         heartbeat_interval=1.0,
         max_services=2,
         max_workers=4,
-        max_queue_bytes=80,
+        max_queue_bytes=3_200,
         max_frames=20,
         max_frame_size=300,
     )
@@ -699,12 +704,12 @@ test_broker_with_little_room = TightBrokerMachine.TestCase
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_bodies_at_work_count_in_the_bound(dialect):
     """B6: `max_queue_bytes` bounds what is queued or assigned, whichever worker is idle."""
-    core = BrokerCore(BrokerOptions(max_queue_bytes=100), NONCE, 0.0)
+    core = BrokerCore(BrokerOptions(max_queue_bytes=2_000), NONCE, 0.0)
     for number in range(4):
         core.feed([b"worker %d" % number, *worker_command(RFC18, "READY", b"s")], 0.0)
     for number in range(4):
         core.feed([b"client %d" % number, *client_request(dialect, b"s", [b"x" * 60])], 1.0)
-        assert core.held_bytes <= 100
+        assert core.held_bytes <= 2_000
     counters = core.counters
     assert counters.requests + sum(counters.drops.values()) == 4
     assert counters.requests == sum(counters.ended.values()) + core.queued + core.assigned
@@ -712,21 +717,21 @@ def test_bodies_at_work_count_in_the_bound(dialect):
 
 def test_a_body_that_finds_no_room_ends_no_other_request():
     """C8: what one client's large request is refused for, no other client's small ones pay."""
-    core = BrokerCore(BrokerOptions(max_queue_bytes=100), NONCE, 0.0)
+    core = BrokerCore(BrokerOptions(max_queue_bytes=10_000), NONCE, 0.0)
     for number in range(3):
         core.feed([b"modest", *client_request(RFC18, b"s", [b"uid%d" % number])], 1.0)
-    core.feed([b"greedy", *client_request(RFC18, b"s", [b"x" * 99])], 2.0)
-    assert core.held_bytes <= 100
+    core.feed([b"greedy", *client_request(RFC18, b"s", [b"x" * 8_000])], 2.0)
+    assert core.held_bytes <= 10_000
     assert [request.body for request in core.services[b"s"].queue] == [[b"uid0"], [b"uid1"], [b"uid2"]]
 
 
 def test_parts_that_wait_to_be_joined_count_in_the_bound():
     """B6: for a client that gets one reply; past the bound it gets none, and the worker goes on."""
-    core = BrokerCore(BrokerOptions(max_queue_bytes=300), NONCE, 0.0)
+    core = BrokerCore(BrokerOptions(max_queue_bytes=2_400), NONCE, 0.0)
     core.feed([b"worker", *worker_command(RFC18, "READY", b"s")], 0.0)
     core.feed([b"client", *client_request(RFC7, b"s", [b"x" * 20])], 0.0)
     _, address, _ = read_for_worker(RFC18, core.take()[0][-1].frames[1:])
-    for held in (60, 164, 0, 0):
+    for held in (1_060, 1_164, 0, 0):
         core.feed([b"worker", *worker_command(RFC18, "PARTIAL", address, b"", b"x" * 40)], 1.0)
         assert core.held_bytes == held
     assert core.counters.drops == {"reply_too_large": 1, "abandoned": 1}

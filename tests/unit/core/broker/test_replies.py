@@ -9,12 +9,12 @@ from gmdp.protocol.extension import Status
 
 
 def test_parts_that_wait_to_be_joined_are_bounded():
-    broker = ManualBroker(max_queue_bytes=1000)
+    broker = ManualBroker(max_queue_bytes=3_000)
     broker.ready(MDP02, b"W1")
     broker.ask(MDP01, b"client", b"x")
     address, _ = broker.assignment(MDP02, b"W1")
     for _ in range(20):
-        broker.feed(b"W1", MDP02.partial(address, b"y" * 100))
+        broker.feed(b"W1", MDP02.partial(address, b"y" * 150))
     assert broker.core.held_bytes == 0  # what is not wanted any more is not kept
     broker.feed(b"W1", MDP02.final(address, b"end"))
     assert broker.take(b"client") == []  # not with a hole in it
@@ -26,7 +26,7 @@ def test_parts_that_wait_to_be_joined_are_bounded():
 
 def test_a_gmdp_client_of_01_hears_that_the_parts_of_its_answer_are_too_large():
     """At once, and not only by its own timeout; the rest of the answer is dropped, the worker goes on."""
-    broker = GmdpBroker(max_queue_bytes=1_000)
+    broker = GmdpBroker(max_queue_bytes=3_000)
     broker.ready(MDP02, b"w")
     identity = extension.request_id(b"c".ljust(16, b"."), 1)
     broker.feed(b"c", [extension.call_frame(identity), b"", b"MDPC01", b"echo", b"x"])
@@ -60,6 +60,6 @@ def test_S8_no_answer_goes_to_another_user_under_a_clients_routing_id():
     counters = broker.core.counters
     assert counters.drops == {"other_user": 1, "abandoned": 1}
     assert counters.ended == {"client_gone": 1}
-    assert broker.core.held_bytes == 1
+    assert broker.core.held_bytes == 1001
     broker.advance(40.0)
     assert (broker.core.held_bytes, broker.core._accounts.clients, broker.core._accounts.users) == (0, {}, {})
