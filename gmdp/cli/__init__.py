@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,9 @@ def load(arguments: Sequence[str]) -> Callable[[Sequence[str]], int]:
 
 def main(run: Callable[[Sequence[str]], int] | None = None) -> None:
     """Run the command line and exit; `run` is what :func:`load` returned, if it was called before."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # not every terminal has every letter
     arguments = sys.argv[1:]
     status = (run or load(arguments))(arguments)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -24,6 +25,12 @@ from .options import broker_option, mdp_option, security_keywords, security_opti
 )
 @click.option("--when-no-worker", type=click.Choice(["wait", "fail"]), default="wait", show_default=True)
 @click.option("--priority", default=NORMAL_PRIORITY, show_default=True, help="From 0 to 3, more urgent ones higher.")
+@click.option(
+    "--separator",
+    metavar="TEXT",
+    default="",
+    help=r"Written after each part of the reply; \n, \t, \0 and \\ are meant.",
+)
 @security_options
 @mdp_option
 def call(
@@ -34,6 +41,7 @@ def call(
     retries: int,
     when_no_worker: str,
     priority: int,
+    separator: str,
     mdp: str,
     **security: Any,
 ) -> None:
@@ -41,9 +49,11 @@ def call(
 
     Each FRAME is a frame of the request; without any, standard input is the one
     frame.  The reply's frames go to standard output as they are, with nothing
-    between them; parts of a streamed reply go there as soon as they come.  Exit status:
-    0, 1 after an error (one line on standard error), 124 on timeout.
+    between them; parts of a streamed reply go there as soon as they come.  With
+    --separator '\\n' each part ends a line.  Exit status: 0, 1 after an error (one line
+    on standard error), 124 on timeout.
     """
+    ending = _unescape(separator)
     if sys.stdout is None or (sys.stdin is None and not frames):
         raise MDPError("standard input and output are needed, and one of them is closed")
     body = [os.fsencode(frame) for frame in frames] or [sys.stdin.buffer.read()]
@@ -52,11 +62,19 @@ def call(
         options: dict[str, Any] = {"when_no_worker": when_no_worker, "priority": priority}
         try:
             for part in client.stream(os.fsencode(service), body, deadline=timeout, **options):
-                _write(b"".join(part))
+                _write(b"".join(part) + ending)
         except RequestTimeout as error:
             if client.extensions is not None and _has_no_worker(client, service):
                 raise RequestTimeout(f"{error}: no worker is registered for it") from None
             raise
+
+
+_ESCAPES = {"\\n": b"\n", "\\t": b"\t", "\\r": b"\r", "\\0": b"\0", "\\\\": b"\\"}
+
+
+def _unescape(text: str) -> bytes:
+    """Return `text` as bytes, with what the escapes in it mean."""
+    return b"".join(_ESCAPES.get(piece) or os.fsencode(piece) for piece in re.split(r"(\\[ntr0\\])", text))
 
 
 def _has_no_worker(client: Client, service: str) -> bool:

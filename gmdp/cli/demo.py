@@ -18,12 +18,12 @@ import click
 import gevent
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from ..broker.broker import Broker
 from ..client.async_client import AsyncClient
 from ..exceptions import ConfigurationError, MDPError
 from ..worker.request import Request
+from .printing import print_table, printable
 from .terminal import progress_bar
 
 WORKERS = 4
@@ -72,7 +72,7 @@ def _find_files(folder: Path) -> list[tuple[Path, int]]:
 
 def _printable(folder: Path) -> str:
     """Return the end of the folder's name, as any terminal can show it."""
-    name = str(folder).encode("utf-8", "backslashreplace").decode()
+    name = printable(folder)
     return name if len(name) <= 40 else "..." + name[-37:]
 
 
@@ -208,12 +208,8 @@ def demonstrate(folder: Path) -> int:
             for worker in workers:
                 worker.wait()
         statistics = broker.statistics()
-    table = Table()
-    for name in ("files", "bytes", "seconds", "redeliveries", "wrong digests"):
-        table.add_column(name, justify="right")
     row = (run.files, run.bytes, f"{seconds:.2f}", statistics.redeliveries, len(run.wrong))
-    table.add_row(*map(str, row))
-    console.print(table)
+    print_table(("files", "bytes", "seconds", "redeliveries", "wrong digests"), [row])
     if run.wrong:
         raise MDPError(f"wrong digests: {', '.join(map(repr, map(str, run.wrong)))}")
     if not statistics.redeliveries:

@@ -5,6 +5,8 @@ The rules:
 * A command's module is imported when the command runs.  A broker's process loads neither
   the benchmark nor what draws tables.
 * An error is one line on standard error, never a traceback.
+* Every option has an environment variable: ``GMDP_<COMMAND>_<OPTION>``, or one of its own (the
+  options of the connection, like ``GMDP_BROKER``).  The command line wins over it.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from typing import NamedTuple
 
 import click
 import gevent
+from click.core import ParameterSource
 
 from ..exceptions import ConfigurationError, MDPError, RequestTimeout
 from ..version import __version__
+from .printing import printable
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -46,7 +50,9 @@ COMMANDS = {
     "passwd": Entry(".keys", "Set USER's password in FILE, for a broker's --plain-users."),
     "ping": Entry(".services", "Tell whether a broker answers, what it is, and how fast it is."),
     "services": Entry(".services", "List the services a broker knows, their workers and queues."),
+    "statistics": Entry(".services", "Show a broker's counters."),
     "worker": Entry(".worker", "Run a worker for SERVICE."),
+    "workers": Entry(".services", "List the workers of a broker, what they do and since when."),
 }
 
 
@@ -56,6 +62,28 @@ def import_command(name: str) -> click.Command | None:
     if entry is None:
         return None
     command: click.Command = getattr(import_module(entry.module, __package__), name)
+    return with_variables(name, command)
+
+
+class Listed(click.types.StringParamType):
+    """Text; in an environment variable, several texts with commas or spaces between."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Return the texts in a variable's value."""
+        return rv.replace(",", " ").split()
+
+
+def with_variables(name: str, command: click.Command) -> click.Command:
+    """Give every option of the command `name` an environment variable, unless it has one."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            if parameter.envvar is None:
+                flag = max(parameter.opts, key=len).lstrip("-")
+                parameter.envvar = f"GMDP_{name}_{flag}".replace("-", "_").upper()
+            if parameter.multiple and type(parameter.type) is click.types.StringParamType:
+                parameter.type = Listed()
+    variable = f"GMDP_{name}_<OPTION>".upper()
+    command.epilog = command.epilog or f"Each option may also be given as ${variable}, unless its help names another."
     return command
 
 
@@ -111,7 +139,7 @@ def run(arguments: Sequence[str], command: click.Command = cli, program: str = "
         return EXIT_USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        return _fail(context.command_path if context is not None else program, error.format_message(), EXIT_USAGE)
+        return _fail(context.command_path if context is not None else program, _usage_error(error), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -127,7 +155,16 @@ def run(arguments: Sequence[str], command: click.Command = cli, program: str = "
         return _fail(program, str(error), EXIT_ERROR)
 
 
+def _usage_error(error: click.ClickException) -> str:
+    """The message of an error; it names the environment variable if a wrong value came from one."""
+    message = error.format_message()
+    if not isinstance(error, click.BadParameter) or error.ctx is None or not isinstance(error.param, click.Option):
+        return message
+    source = error.ctx.get_parameter_source(error.param.name or "")
+    return f"${error.param.envvar}: {message}" if source is ParameterSource.ENVIRONMENT else message
+
+
 def _fail(program: str, message: str, status: int) -> int:
-    # The text of a handler's error may have any number of lines.
-    click.echo(f"{program}: {' '.join(message.split())}", err=True)
+    # The text of a handler's error may have any number of lines, and any characters.
+    click.echo(printable(f"{program}: {' '.join(message.split())}"), err=True)
     return status

@@ -9,6 +9,7 @@ import click
 from ..exceptions import MDPError
 from ..security import generate_keys
 from ..security.lists import set_password
+from .printing import printable
 
 
 @click.command()
@@ -21,7 +22,7 @@ def keygen(name: str, folder: str) -> None:
     and that of the broker to its clients and workers.  NAME.key_secret is for its owner alone.
     """
     public, secret = generate_keys(name, folder)
-    click.echo(f"{public} (public), {secret} (keep it secret)")
+    click.echo(printable(f"{public} (public), {secret} (keep it secret)"))
 
 
 @click.command()

@@ -60,10 +60,15 @@ def security_options(command: F) -> F:
             ("--server-key", "server_key", "KEY", "The broker's public key: a file, or Z85; else $GMDP_SERVER_KEY."),
             ("--curve-key", "curve_key", "KEY", "Your own secret key: a file; else $GMDP_CURVE_KEY."),
             ("--username", "username", "NAME", "For a broker that wants a password; else $GMDP_USERNAME."),
-            ("--password-file", "password_file", "FILE", "Its first line is the password; else $GMDP_PASSWORD."),
+            (
+                "--password-file",
+                "password_file",
+                "FILE",
+                "Its first line is the password; else $GMDP_PASSWORD_FILE, or $GMDP_PASSWORD itself.",
+            ),
         )
     ):
-        variable = None if name == "password_file" else f"GMDP_{name.upper()}"
+        variable = f"GMDP_{name.upper()}"
         command = click.option(flag, name, metavar=metavar, envvar=variable, default=None, help=help_text)(command)
     return command
 
@@ -89,8 +94,14 @@ def _read_first_line(file: str) -> str:
 
 
 mdp_option = click.option(
-    "--mdp", default="0.2", show_default=True, type=click.Choice(sorted(VERSIONS)), help="The protocol's version."
+    "--mdp",
+    envvar="GMDP_MDP",
+    default="0.2",
+    show_default=True,
+    type=click.Choice(sorted(VERSIONS)),
+    help="The protocol's version; else $GMDP_MDP.",
 )
+json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print JSON, on one line.")
 verbose_option: Callable[[F], F] = click.option("-v", "--verbose", count=True, help="Log more; twice: everything.")
 
 

@@ -16,12 +16,15 @@ from ..io.contexts import shared_context, terminate
 from ..io.dealers import ConnectorEngine
 from ..io.link import Link
 from ..worker.worker import Worker
+from .printing import PrintableFormatter, printable
 
 
 def configure_logging(verbosity: int) -> None:
     """Log to standard error: warnings; with one -v also information, with two everything."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 class Server(Protocol):
@@ -92,7 +95,7 @@ def serve(server: S, describe: Callable[[S], str], announce: Callable[[S, str], 
     server.start()
     # All objects made so far stay.  A garbage collection that looks through them would be the longest pause of all.
     gc.freeze()
-    line = describe(server)
+    line = printable(describe(server))
     if announce is None:
         print(line, flush=True)
     else:

@@ -26,15 +26,12 @@ DEADLINE = 30.0
 GMDP = (sys.executable, "-m", "gmdp")
 
 #: Variables that would change what the commands do or print.
-_UNWANTED = (
-    *("GMDP_BROKER", "GMDP_CURVE_KEY", "GMDP_SERVER_KEY", "GMDP_USERNAME", "GMDP_PASSWORD"),
-    *("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
-)
+_UNWANTED = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 def environment(**variables):
     """The environment of this process, without the variables that would change the outcome, and `variables`."""
-    kept = {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+    kept = {name: value for name, value in os.environ.items() if name not in _UNWANTED and not name.startswith("GMDP_")}
     return {**kept, **variables}
 
 

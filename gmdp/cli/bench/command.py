@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def measure(stacks: Mapping[str, Stack], *, as_json: bool, picture: Path | None,
     if as_json:
         click.echo(json.dumps({"machine": report.machine(), "results": rows}, indent=1))
     else:
-        Console(width=None if sys.stdout.isatty() else 4000).print(report.table(rows))
+        report.print_rows(rows)
     failed = any(result.measured.errors or not result.measured.requests for result in results)
     return 1 if failed else 0
 

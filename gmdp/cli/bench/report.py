@@ -9,10 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+import click
 
 from ...exceptions import ConfigurationError
 from ...version import __version__
+from ..printing import print_table
 from .measuring import Result
 from .stacks import GMDP
 
@@ -84,8 +85,8 @@ def _find_ours(result: Result, results: Sequence[Result]) -> Result | None:
     return next((other for other in ours if other.point.mdp == point.mdp), ours[-1] if ours else None)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the table that the command prints."""
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the table of the results."""
     columns = {
         "stack": "stack",
         "mdp": "mdp",
@@ -102,12 +103,9 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     }
     if any("gmdp_ratio" in row for row in rows):
         columns["gmdp_ratio"] = "gmdp carries"
-    table = Table(caption="µs: CPU per request")
-    for key, title in columns.items():
-        table.add_column(title, justify="left" if key in ("stack", "errors") else "right")
-    for row in rows:
-        table.add_row(*(_text(key, row.get(key)) for key in columns))
-    return table
+    texts = [[_text(key, row.get(key)) for key in columns] for row in rows]
+    print_table(tuple(columns.values()), texts, text=("stack", "errors"))
+    click.echo("µs: CPU per request")
 
 
 def _text(key: str, value: Any) -> str:

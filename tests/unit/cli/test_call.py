@@ -6,12 +6,16 @@ import pytest
 from processes import gmdp_here
 from refusals import Refusal
 
+from gmdp import Worker
+
 REFUSALS = [
     Refusal("call without a service", ["call"], ".*[Mm]issing argument 'SERVICE'.*"),
     Refusal("call of nothing", ["call", "", "x"], "a service name is 1 to 255 bytes long, not 0"),
     Refusal("call of a long name", ["call", "x" * 256, "x"], "a service name is 1 to 255 bytes long, not 256"),
     Refusal("call in no time", ["call", "x", "x", "--timeout", "0"], "timeout must be a number greater than 0, .*"),
-    Refusal("call in any time", ["call", "x", "x", "--timeout", "inf"], "timeout must be a number greater than 0, .*"),
+    Refusal(
+        "call in any time", ["call", "x", "x", "--timeout", "inf"], "timeout must be a number of at most .*, not inf"
+    ),
     Refusal("call in words", ["call", "x", "x", "--timeout", "soon"], ".*--timeout.*'soon' is not a valid.*"),
     Refusal("call of a bad broker", ["call", "x", "x", "--broker", "x"], "bad endpoint 'x': .*"),
     Refusal("call of half a list", ["call", "x", "x", "--broker", "tcp://127.0.0.1:1,"], "bad endpoint '': .*"),
@@ -42,3 +46,24 @@ def test_call_that_nobody_answers_ends_with_124(broker):
     ended = gmdp_here("call", "nobody here", "x", "--broker", broker.endpoint, "--timeout", "0.2")
     assert ended.status == 124
     assert re.fullmatch(r"gmdp: timeout: service .*nobody here.*after \d+\.\d+ s.*", ended.one_line())
+
+
+def parts(request):
+    yield b"one"
+    yield [b"t", b"wo"]
+    return b"three"
+
+
+@pytest.mark.parametrize(
+    ("separator", "printed"),
+    [
+        ((), b"onetwothree"),
+        (("--separator", r"\n"), b"one\ntwo\nthree\n"),
+        (("--separator", r"\t\\\0"), b"one\t\\\0two\t\\\0three\t\\\0"),
+        (("--separator", "☃"), "one☃two☃three☃".encode()),
+    ],
+)
+def test_parts_of_a_stream_end_with_the_separator(broker, separator, printed):
+    with Worker(broker.endpoint, "it", parts):
+        ended = gmdp_here("call", "it", "x", "--broker", broker.endpoint, *separator)
+    assert ended == (0, printed, b"")

@@ -1,14 +1,19 @@
 """The table of commands, and that each is imported only when it runs."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+from unittest import mock
 
 import click
 import pytest
-from processes import gmdp_here
+from processes import Process, environment, gmdp_here
 from refusals import Refusal
 
+from gmdp import Client
 from gmdp.cli.group import COMMANDS, cli, import_command
 
 #: Runs a command line, and prints the names of all modules that were loaded for it.
@@ -118,3 +123,81 @@ def test_help_says_what_a_user_needs(command):
     assert text.startswith(" ".join(["Usage: gmdp", *command]))
     assert [word for word in [*HELP[command], "--help"] if word not in text] == []
     assert max(map(len, ended.out.decode().splitlines())) <= 80
+
+
+# Options from the environment
+
+
+def options():
+    """(command, option) of every option that users may know."""
+    for name in COMMANDS:
+        for parameter in import_command(name).params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                yield name, parameter
+
+
+OPTIONS = list(options())
+
+#: The variables that several commands have in common.
+SHARED = {
+    "GMDP_BROKER",
+    "GMDP_CURVE_KEY",
+    "GMDP_MDP",
+    "GMDP_PASSWORD_FILE",
+    "GMDP_SERVER_KEY",
+    "GMDP_USERNAME",
+}
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{name}{option.opts[-1]}" for name, option in OPTIONS])
+def test_every_option_has_a_variable(name, option):
+    flag = max(option.opts, key=len)
+    assert option.envvar in SHARED or option.envvar == f"GMDP_{name}_{flag[2:]}".replace("-", "_").upper()
+
+
+def value_of(command, option, *arguments, **variables):
+    """The value of an option of a command, for a command line and an environment."""
+    with mock.patch.dict(os.environ, environment(**variables), clear=True):
+        return import_command(command).make_context(command, [*arguments]).params[option]
+
+
+def test_the_environment_gives_every_kind_of_option():
+    assert value_of("broker", "attempts", GMDP_BROKER_ATTEMPTS="5") == 5
+    assert value_of("broker", "request_ttl", GMDP_BROKER_REQUEST_TTL="2.5") == 2.5
+    assert value_of("broker", "verbose", GMDP_BROKER_VERBOSE="2") == 2
+    assert value_of("broker", "file", GMDP_BROKER_CONFIG="broker.toml") == "broker.toml"
+    assert value_of("broker", "bind", GMDP_BROKER_BIND="tcp://*:1, ipc:///run/b") == ("tcp://*:1", "ipc:///run/b")
+    assert value_of("broker", "allow", GMDP_BROKER_ALLOW="10.0.0.0/8 ipc") == ("10.0.0.0/8", "ipc")
+    assert value_of("worker", "reveal_errors", "it", "m:f", GMDP_WORKER_REVEAL_ERRORS="1") is True
+    assert value_of("worker", "command", "it", GMDP_WORKER_EXEC="cat") == "cat"
+    assert value_of("call", "endpoint", "it", GMDP_BROKER="tcp://b:1") == "tcp://b:1"
+    assert value_of("ping", "mdp", GMDP_MDP="0.1") == "0.1"
+    assert value_of("bench", "sizes", GMDP_BENCH_SIZE="1 20") == (1, 20)
+
+
+def test_the_command_line_wins_over_the_environment():
+    assert value_of("broker", "attempts", "--attempts", "4", GMDP_BROKER_ATTEMPTS="5") == 4
+    assert value_of("broker", "bind", "--bind", "tcp://*:2", GMDP_BROKER_BIND="tcp://*:1") == ("tcp://*:2",)
+    assert value_of("call", "endpoint", "it", "--broker", "tcp://a:1", GMDP_BROKER="tcp://b:1") == "tcp://a:1"
+
+
+def test_the_environment_wins_over_the_file(tmp_path):
+    file = tmp_path / "broker.toml"
+    file.write_text('heartbeat_interval = 1\nliveness = 5\nbind = "tcp://127.0.0.1:*"')
+    with Process("broker", "--config", str(file), GMDP_BROKER_HEARTBEAT_INTERVAL="2") as process:
+        (endpoint,) = process.listening()
+        with Client(endpoint) as client:
+            report = json.loads(client.request("mmi.broker", b"")[1])
+        process.signal(signal.SIGTERM)
+        assert process.ended().status == 0
+    assert (report["heartbeat_interval"], report["liveness"]) == (2, 5)
+
+
+def test_a_wrong_value_in_the_environment_names_its_variable():
+    ended = gmdp_here("broker", GMDP_BROKER_ATTEMPTS="many")
+    assert ended.status == 2
+    assert re.fullmatch(r"gmdp broker: \$GMDP_BROKER_ATTEMPTS: .*'many'.*", ended.one_line())
+
+
+def test_help_names_the_variables():
+    assert "$GMDP_KEYGEN_<OPTION>" in " ".join(gmdp_here("keygen", "--help").out.decode().split())

@@ -1,5 +1,6 @@
 """``gmdp services`` and ``gmdp ping``: what they print of gmdp's brokers and of others."""
 
+import json
 import re
 import socket
 
@@ -10,7 +11,7 @@ from processes import gmdp_here, only_line
 from refusals import Refusal
 from waiting import wait_until
 
-from gmdp import Worker
+from gmdp import Client, Worker
 
 ANYWHERE = "tcp://127.0.0.1:*"
 PING = r"{}: {}; {} round trips: min \d+\.\d+, mean \d+\.\d+, max \d+\.\d+ ms"
@@ -18,6 +19,8 @@ PING = r"{}: {}; {} round trips: min \d+\.\d+, mean \d+\.\d+, max \d+\.\d+ ms"
 REFUSALS = [
     Refusal("services of a bad broker", ["services", "--broker", "x"], "bad endpoint 'x': .*"),
     Refusal("ping of a bad broker", ["ping", "--broker", "x"], "bad endpoint 'x': .*"),
+    Refusal("workers of a bad broker", ["workers", "--broker", "x"], "bad endpoint 'x': .*"),
+    Refusal("statistics of a service", ["statistics", "x"], ".*[Gg]ot unexpected extra argument.*x.*"),
     Refusal("ping never", ["ping", "--count", "0"], "--count must be at least 1"),
     Refusal("ping of nothing", ["ping", "x"], ".*[Gg]ot unexpected extra argument.*x.*"),
 ]
@@ -121,3 +124,66 @@ def test_a_broker_that_never_answers_is_a_timeout():
             assert "timeout" in ended.one_line()
     finally:
         silent.close()
+
+
+# For programs
+
+
+def test_services_and_workers_as_json(broker):
+    with Worker(broker.endpoint, "it", lambda request: b""), Worker(broker.endpoint, "other", lambda request: b""):
+        wait_until(lambda: broker.statistics().workers == 2)
+        answers = {}
+        for command in (("services",), ("workers",), ("services", "it"), ("workers", "it"), ("workers", "none")):
+            ended = gmdp_here(*command, "--broker", broker.endpoint, "--json")
+            assert (ended.status, ended.err) == (0, b"")
+            answers[command] = json.loads(only_line(ended.out))
+    assert answers["services",]["total"] == answers["workers",]["total"] == 2
+    assert {row["name"] for row in answers["services",]["services"]} == {"it", "other"}
+    assert {row["service"] for row in answers["workers",]["workers"]} == {"it", "other"}
+    assert [row["name"] for row in answers["services", "it"]["services"]] == ["it"]
+    assert [row["state"] for row in answers["workers", "it"]["workers"]] == ["idle"]
+    assert answers["workers", "none"] == {"total": 0, "workers": []}
+
+
+def test_workers_for_people(broker):
+    with Worker(broker.endpoint, "it", lambda request: b""):
+        wait_until(lambda: broker.statistics().workers == 1)
+        ended = gmdp_here("workers", "--broker", broker.endpoint)
+    assert (ended.status, ended.err) == (0, b"")
+    titles, row = (line.split() for line in ended.out.decode().replace("MDP/0.2 (gmdp)", "gmdp").splitlines())
+    assert titles == ["service", "protocol", "state", "for", "registered", "heard", "served"]
+    assert (row[0], row[2], row[-1]) == ("it", "idle", "0")
+
+
+def test_statistics_for_people_and_for_programs(broker):
+    with Worker(broker.endpoint, "it", lambda request: b""), Client(broker.endpoint) as client:
+        client.request("it", b"")
+        people, program = (gmdp_here("statistics", "--broker", broker.endpoint, *more) for more in ((), ("--json",)))
+    counts = json.loads(only_line(program.out))
+    assert counts["requests"] == counts["replies"] == 1
+    assert re.search(r"^replies +1$", people.out.decode(), re.M)
+    assert set(counts) == set(broker.statistics().as_dict())
+
+
+def test_ping_as_json(broker):
+    ended = gmdp_here("ping", "--broker", broker.endpoint, "--count", "3", "--json")
+    assert (ended.status, ended.err) == (0, b"")
+    answer = json.loads(only_line(ended.out))
+    assert (answer["endpoint"], answer["round_trips"]) == (broker.endpoint, 3)
+    assert answer["broker"]["name"] == "gmdp"
+    took = answer["milliseconds"]
+    assert 0 < took["min"] <= took["mean"] <= took["max"]
+
+
+def test_ping_of_a_foreign_broker_as_json(foreign):
+    endpoint = foreign([b"501"])
+    ended = gmdp_here("ping", "--broker", endpoint, "--count", "1", "--json")
+    assert json.loads(only_line(ended.out))["broker"] == {}
+
+
+@pytest.mark.parametrize("command", ["services", "workers", "statistics"])
+def test_nothing_has_lines_around_it_in_a_pipe(broker, command):
+    ended = gmdp_here(command, "--broker", broker.endpoint)
+    assert (ended.status, ended.err) == (0, b"")
+    assert ended.out.isascii()
+    assert b"|" not in ended.out
