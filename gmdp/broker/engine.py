@@ -110,7 +110,7 @@ class BrokerEngine:
         if gate is not None and own_context is not None:
             self._zap_link = owner.add_link(gate.secure(self.link.socket, own_context), _ZAP_FRAMES)
             self._links.append(self._zap_link)
-            self.link.has_users = gate.authenticates
+            self.link.has_users = self.link.keeps_last_frame = gate.authenticates
             gate.open(self, options.heartbeat_interval)
 
     def close(self) -> None:
@@ -136,6 +136,8 @@ class BrokerEngine:
         gate = self._gate
         if gate is None:
             core.feed(frames, now)
+            if link.keeps_last_frame and link.descriptor < 0:
+                self._census.on_unreported(frames[0])
         elif link is self._zap_link:
             gate.on_zap_request(frames, now)
             return  # the core takes no part in this
@@ -161,6 +163,9 @@ class BrokerEngine:
             self._count_connections(now)
             core.connections = len(census)
 
+    def on_transport_connected(self, link: Link, now: float) -> None:
+        """Never called: bound sockets do not connect."""
+
     def on_connected(self, link: Link, now: float) -> None:
         """Never called: bound sockets do not connect."""
 
@@ -169,6 +174,8 @@ class BrokerEngine:
 
     def deadline(self) -> float:
         """When `tick` is needed next."""
+        if self._census.undecided:
+            return 0.0
         deadline = self._core.deadline()
         if self._drain_until is not None:
             return 0.0 if self._core.drained else min(deadline, self._drain_until)
@@ -176,7 +183,10 @@ class BrokerEngine:
 
     def tick(self, now: float) -> None:
         """Do what is due."""
-        core = self._core
+        core, census = self._core, self._census
+        if census.undecided and not self.owner.ready:
+            census.judge()
+            self._count_connections(now)
         core.tick(now)
         if self._drain_until is not None and (core.drained or now >= self._drain_until):
             core.finish(now)

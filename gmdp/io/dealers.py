@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
-from ..core.peer.connector import Close, Connection, Connector, Open, Send
+from ..core.peer.connector import Close, Connection, Connector, Open, Phase, Send
 from ..core.peer.reasons import CloseReason
 from ..security.credentials import Credentials
 from ..validation import MAX_FRAMES
@@ -77,7 +77,7 @@ def open_dealer(
             # The bound of an inproc connection is the sum of both ends' bounds.  Without a
             # bound, EVENTS says whether there is a peer.
             socket.set(zmq.SNDHWM, 0)
-        link.connect(endpoint)
+        link.connect(endpoint, sends_ahead=credentials is None)
     except SocketError:
         link.close()
         raise
@@ -159,9 +159,17 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         """One whole message was received."""
         self.core.feed(link.connection, frames, now, random.random())
 
+    def on_transport_connected(self, link: Link, now: float) -> None:
+        """A connection's handshake may go on: its probe is sent ahead."""
+        connection = link.connection
+        assert connection is not None  # each link of this engine has a connection
+        link.awaits_room = self.core.on_transport_connected(connection, now)
+        if connection.phase is not Phase.CONNECTING:
+            link.widen()
+
     def on_connected(self, link: Link, now: float) -> None:
         """A connection is established."""
-        self.core.on_connected(link.connection, now)
+        self.core.on_connected(link.connection, now, link.handshake_reported)
 
     def on_disconnected(self, link: Link, reason: CloseReason, now: float) -> None:
         """A connection is gone, or could not be made."""

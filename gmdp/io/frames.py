@@ -20,7 +20,7 @@ import zmq.green
 
 DONTWAIT = int(zmq.DONTWAIT)
 _DONTWAIT_SNDMORE = int(zmq.DONTWAIT | zmq.SNDMORE)
-_EVENTS = int(zmq.EVENTS)
+EVENTS = int(zmq.EVENTS)
 POLLIN = int(zmq.POLLIN)
 POLLOUT = int(zmq.POLLOUT)
 _SRCFD = int(zmq.SRCFD)
@@ -68,6 +68,7 @@ class MessageSocket:
         "_used",
         "blocked",
         "has_users",
+        "keeps_last_frame",
         "large",
         "last_frame",
         "socket",
@@ -83,8 +84,10 @@ class MessageSocket:
         self.large = sys.maxsize
         #: True from a message that found no room until there is some.
         self.blocked = False
-        #: True if connections have users: :attr:`last_frame` is kept then.
+        #: True if connections have users, which :attr:`last_frame` tells.
         self.has_users = False
+        #: True if :attr:`last_frame` is kept.
+        self.keeps_last_frame = False
         #: The last frame of the message received last.
         self.last_frame: zmq.Frame | None = None
 
@@ -138,15 +141,15 @@ class MessageSocket:
         else:
             while frame.more:  # more than the limit allows: read and dropped
                 frame = _receive(socket, DONTWAIT, False)
-        if self.has_users:
+        if self.keeps_last_frame:
             self.last_frame = frame
         return frames
 
     def events(self) -> int:
         """Return the socket's EVENTS.  Reading them re-arms its descriptor, which is edge-triggered."""
-        return int(_get(self.socket, _EVENTS))
+        return int(_get(self.socket, EVENTS))
 
-    # About the message received last, where connections have users
+    # About the message received last, where its last frame is kept
 
     @property
     def user_id(self) -> str:

@@ -5,6 +5,10 @@ The rules of this module:
 * A link belongs to one owner, which alone uses it.
 * A link knows no owner.  It adds itself to the owner's sets, and calls ``wake`` and ``on_closed``.
 * In the child of a fork a link is abandoned: its socket is kept, and never used or closed.
+* A connection is established when its handshake is reported.  A peer of ZMTP 2.0 makes no such report.
+  Therefore a link without credentials has room for one message at first, which is sent as soon as the
+  transport is connected.  ZeroMQ takes that message once the handshake is over: room for another
+  message shows that the connection is established.
 """
 
 from __future__ import annotations
@@ -33,6 +37,9 @@ _DESCRIPTORS_TO_BIND = 4
 #: Sockets of a parent process, kept so that the garbage collector does not close them here.
 _inherited: list[Any] = []
 
+#: Messages for which a connecting socket has room once its connection is established: libzmq's default.
+_ROOM = 1000
+
 
 def milliseconds(seconds: float) -> int:
     """Return `seconds` as a socket option takes them: at least 1 ms, at most the largest number that fits."""
@@ -60,16 +67,20 @@ class Link(MessageSocket):
     __slots__ = (
         "_loop",
         "_monitor",
+        "_narrow",
         "_on_closed",
         "_poll_at",
         "_ready",
         "_temporary",
         "_wake",
         "_watchers",
+        "awaits_room",
         "closed",
         "connection",
         "inproc",
         "loss",
+        "transport_connected",
+        "watches_peers",
     )
 
     def __init__(
@@ -88,6 +99,14 @@ class Link(MessageSocket):
         self.connection = connection
         self.closed = False
         self.inproc = False
+        #: True if the socket will be bound, and a census learns of its peers.
+        self.watches_peers = False
+        #: True if a connecting link may get its first message: the owner takes note and resets it.
+        self.transport_connected = False
+        #: True if room in the socket shows that the connection is established.
+        self.awaits_room = False
+        #: True while the socket has room for one message.
+        self._narrow = False
         #: Why the connection ended, once it has.
         self.loss: CloseReason | None = None
         self._loop = loop
@@ -121,6 +140,7 @@ class Link(MessageSocket):
     def watch_peers(self, census: PeerCensus) -> None:
         """Before the socket is bound: tell `census` of every connection.  ZMQError if that is impossible."""
         self._monitor = PeerMonitor(self.socket, census)
+        self.watches_peers = True
         self._watch(self._monitor.socket, self._on_report)
 
     def listen(self, endpoint: str) -> str:
@@ -141,15 +161,32 @@ class Link(MessageSocket):
 
     def poll_peers(self, now: float) -> None:
         """Tell the census what happened to the peers of a bound socket."""
-        if isinstance(self._monitor, PeerMonitor):
-            self._monitor.poll(now)
+        monitor = self._monitor
+        if isinstance(monitor, PeerMonitor):
+            monitor.poll(now)
+            # The census has to know which connections speak without a report of their handshake.
+            self.keeps_last_frame = self.has_users or monitor.census.unreported > 0
+            if not self.keeps_last_frame:
+                self.last_frame = None
+
+    def poll_new_peers(self, now: float) -> None:
+        """Before messages are read: tell the census of the peers that may have sent them."""
+        if self._monitor is not None and self._monitor.has_reports():
+            self.poll_peers(now)
 
     # To connect
 
-    def connect(self, endpoint: str) -> None:
-        """Connect to `endpoint`; :meth:`poll_connection` says how that goes.  ZMQError if it is impossible."""
+    def connect(self, endpoint: str, sends_ahead: bool = False) -> None:
+        """Connect to `endpoint`; :meth:`poll_connection` says how that goes.  ZMQError if it is impossible.
+
+        `sends_ahead`: True if the first message may be sent once the transport is connected.  (With credentials
+        that is of no use: no peer of ZMTP 2.0 knows any.)
+        """
         self.inproc = endpoint.startswith("inproc:")
         if not self.inproc:
+            if sends_ahead:
+                self._narrow = True
+                self.socket.set(zmq.SNDHWM, 1)
             self._monitor = ConnectionMonitor(self.socket, self.patience)
             self._watch(self._monitor.socket, self._on_report)
         self.socket.connect(endpoint)
@@ -159,7 +196,7 @@ class Link(MessageSocket):
 
         For a bound socket neither is ever true: its peers are counted in its census.
         """
-        if now < self._poll_at:  # nothing was reported, and it is not yet time to make sure
+        if now < self._poll_at and not self._narrow:  # nothing was reported, and it is not yet time to make sure
             return False, False
         self._poll_at = now + self.patience
         if self._is_router:
@@ -168,6 +205,8 @@ class Link(MessageSocket):
         established = gone = False
         if isinstance(self._monitor, ConnectionMonitor):
             established, gone = self._monitor.poll(now)
+            if self._narrow:
+                established, gone = self._poll_room(self._monitor, established, gone, now)
             self.loss = self._monitor.loss
             if self.loss is not None and not gone:
                 self._poll_at = 0.0
@@ -177,6 +216,34 @@ class Link(MessageSocket):
             if not self.events() & POLLOUT:
                 gone, self.loss = True, CloseReason.ENDPOINT_CLOSED
         return established, gone
+
+    def _poll_room(self, monitor: ConnectionMonitor, handshake: bool, gone: bool, now: float) -> tuple[bool, bool]:
+        """Return what became of a connection without credentials: (it was established, it is gone)."""
+        if handshake:
+            self.awaits_room = True
+        elif monitor.transport_connected and not self.awaits_room:
+            self.transport_connected = True
+        monitor.transport_connected = False
+        if not self.awaits_room or not self.events() & POLLOUT:
+            return False, gone
+        # The handshake may have been reported meanwhile.
+        gone = gone or monitor.poll(now)[1]
+        self.widen()
+        return True, gone
+
+    def widen(self) -> None:
+        """Make room for many messages: the connection is established, and the socket has room."""
+        if self._narrow:
+            self._narrow = False
+            # Before it has room, libzmq would not notice that there is more.
+            self.socket.set(zmq.SNDHWM, _ROOM)
+            if isinstance(self._monitor, ConnectionMonitor):
+                self._monitor.established = True
+
+    @property
+    def handshake_reported(self) -> bool:
+        """False if the peer makes no report of its handshake: it speaks ZMTP 2.0."""
+        return not isinstance(self._monitor, ConnectionMonitor) or self._monitor.handshake_reported
 
     # Closing
 
@@ -218,7 +285,8 @@ class Link(MessageSocket):
         self._stop_watchers()
         self._on_closed(self)
         self._stop_monitor()
-        self.socket.close(int(linger * 1000))
+        # What was sent ahead on a connection that was never established waits for nobody.
+        self.socket.close(0 if self._narrow else int(linger * 1000))
         for temporary in self._temporary:
             temporary.remove()
 

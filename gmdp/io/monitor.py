@@ -7,6 +7,8 @@ The rules of this module:
 * A monitor is disabled before the socket that reads it is closed.
 * A connecting socket has one connection at most.  Its end may be reported before the last
   message can be read.  When a further attempt is reported as planned, everything can be read.
+* A peer of ZMTP 2.0 (libzmq 3, jeromq 0.3) makes no report of its handshake.  The end of its connection
+  is reported as a handshake that failed.
 """
 
 from __future__ import annotations
@@ -25,16 +27,18 @@ import zmq.green
 from ..core.peer.reasons import CloseReason
 from .census import PeerCensus
 from .contexts import open_socket
-from .frames import DONTWAIT, receive_frame, stop_green_watcher
+from .frames import DONTWAIT, EVENTS, POLLIN, get_option, receive_frame, stop_green_watcher
 
 _HANDSHAKE_SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
 # A connecting socket's events
+_CONNECTED = int(zmq.EVENT_CONNECTED)
+_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
 _RETRY_PLANNED = int(zmq.EVENT_CONNECT_RETRIED)
 _HUNG_UP = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 #: Events after which the connection is gone, but may still have messages to be read.
 _ENDED = {
-    int(zmq.EVENT_DISCONNECTED): CloseReason.CONNECTION_CLOSED,
+    _DISCONNECTED: CloseReason.CONNECTION_CLOSED,
     int(zmq.EVENT_CLOSED): CloseReason.CONNECTION_REFUSED,
 }
 #: Events after which the connection was never established.
@@ -44,17 +48,13 @@ _NEVER_ESTABLISHED = {
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): CloseReason.NOT_ALLOWED,
 }
 _CONNECTING_EVENTS = functools.reduce(
-    operator.or_, [*_ENDED, *_NEVER_ESTABLISHED], _HANDSHAKE_SUCCEEDED | _RETRY_PLANNED
+    operator.or_, [*_ENDED, *_NEVER_ESTABLISHED], _CONNECTED | _HANDSHAKE_SUCCEEDED | _RETRY_PLANNED
 )
 
 # A bound socket's events
 _ACCEPTED = int(zmq.EVENT_ACCEPTED)
-_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
-_HANDSHAKE_FAILED = {
-    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "handshake",
-    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "protocol",
-}
-_BOUND_EVENTS = functools.reduce(operator.or_, _HANDSHAKE_FAILED, _ACCEPTED | _DISCONNECTED | _HANDSHAKE_SUCCEEDED)
+_FAILED_PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+_BOUND_EVENTS = _ACCEPTED | _DISCONNECTED | _HANDSHAKE_SUCCEEDED | _HUNG_UP | _FAILED_PROTOCOL
 
 LISTENER_CLOSED = int(zmq.EVENT_CLOSED)
 
@@ -92,6 +92,10 @@ class Monitor:
                 return
             yield int.from_bytes(report[:2], "little"), int.from_bytes(report[2:6], "little")
 
+    def has_reports(self) -> bool:
+        """Return whether there is something to be read."""
+        return bool(int(get_option(self.socket, EVENTS)) & POLLIN)
+
     def close(self) -> None:
         """End the reports, and close."""
         try:
@@ -110,6 +114,12 @@ class ConnectionMonitor(Monitor):
     def __init__(self, watched: zmq.green.Socket[bytes], patience: float) -> None:
         super().__init__(watched, _CONNECTING_EVENTS)
         self._patience = patience
+        #: True once the transport is connected: the handshake goes on, or is over.
+        self.transport_connected = False
+        #: True once the handshake was reported as successful.
+        self.handshake_reported = False
+        #: True once the connection is established, whether or not its handshake was reported.
+        self.established = False
         #: Until when the connection counts as new.
         self._new_until = monotonic() + patience
         #: Why the connection ended, once it has; it may still have messages to be read.
@@ -123,7 +133,12 @@ class ConnectionMonitor(Monitor):
         """
         established = gone = False
         for event, value in self.read():
-            established = established or event == _HANDSHAKE_SUCCEEDED
+            if event == _CONNECTED:
+                self.transport_connected = True
+            elif event == _HANDSHAKE_SUCCEEDED:
+                established = self.established = self.handshake_reported = True
+            elif event == _HUNG_UP and self.established:
+                event = _DISCONNECTED  # of a peer whose handshake was never reported
             gone = gone or event == _RETRY_PLANNED or event in _NEVER_ESTABLISHED
             if self.loss is None:
                 self.loss = _ENDED.get(event) or _NEVER_ESTABLISHED.get(event)
@@ -143,11 +158,12 @@ class PeerMonitor(Monitor):
 
     def __init__(self, watched: zmq.green.Socket[bytes], census: PeerCensus) -> None:
         super().__init__(watched, _BOUND_EVENTS)
-        self._census = census
+        self.census = census
 
     def poll(self, now: float) -> None:
         """Tell the census what was reported since the last call."""
-        census = self._census
+        census = self.census
+        census.age(now)
         for event, value in self.read():
             if event == _ACCEPTED:
                 census.on_accepted(value, now)
@@ -155,5 +171,7 @@ class PeerMonitor(Monitor):
                 census.on_closed(value)
             elif event == _HANDSHAKE_SUCCEEDED:
                 census.on_handshake(now)
-            elif event in _HANDSHAKE_FAILED:
-                census.on_handshake_failed(_HANDSHAKE_FAILED[event])
+            elif event == _HUNG_UP:
+                census.on_broken_off()
+            elif event == _FAILED_PROTOCOL:
+                census.on_handshake_failed("protocol")

@@ -49,6 +49,9 @@ class Engine(Protocol):
     def on_message(self, link: Link, frames: list[bytes], now: float) -> None:
         """One whole message was received."""
 
+    def on_transport_connected(self, link: Link, now: float) -> None:
+        """The transport of a connecting link is connected; its handshake may go on."""
+
     def on_connected(self, link: Link, now: float) -> None:
         """The connection of a connecting link is established."""
 
@@ -294,6 +297,8 @@ class Owner:
         engine = self._engine
         count = 0
         self.used.add(link)
+        if link.watches_peers:
+            link.poll_new_peers(now)
         while count < self.burst:
             frames = link.receive()
             if frames is None:
@@ -315,6 +320,9 @@ class Owner:
     def _after_reading(self, link: Link, now: float) -> None:
         self.ready.discard(link)
         established, gone = link.poll_connection(now)
+        if link.transport_connected:
+            link.transport_connected = False
+            self._engine.on_transport_connected(link, now)
         if established:
             self._engine.on_connected(link, now)
         if gone and not link.closed:

@@ -262,6 +262,25 @@ MUTATIONS = {
     "nobody looks for descriptors before a context's first socket": Mutation(
         "io.contexts", "if context not in _begun:", "if False:", tests="unit/io/test_descriptors.py"
     ),
+    # Connections
+    "only a reported handshake makes a connection": Mutation(
+        "core.peer.connector",
+        "            self._send_probe(connection)\n            return True\n",
+        "            return False\n",
+        tests="protocol/test_zmtp.py",
+    ),
+    "the answer to a probe that was sent ahead is dropped": Mutation(
+        "core.peer.connector",
+        "if connection.phase is Phase.CONNECTING and connection.probed:",
+        "if False:",
+        tests="unit/core/peer/test_connector.py",
+    ),
+    "peers without a report of their handshake count as refused": Mutation(
+        "io.census",
+        "failed = self.undecided - len(self._unreported_speakers)",
+        "failed = self.undecided",
+        tests="unit/io/test_census.py protocol/test_zmtp.py",
+    ),
 }
 
 

@@ -14,6 +14,9 @@ The rules of this module:
   other answer makes it *strict*, and so does none within
   :attr:`Connector.probe_timeout`.  Once an epoch is known to be strict, its further
   connections are not probed.
+* The probe may be sent before the connection stands, once its transport is connected.  A broker that
+  makes no report of its handshake (ZMTP 2.0) shows by taking the probe that the connection stands.
+  Further connections to that broker stand as soon as their transport is connected.
 
   ===========  =================================  ==============================
   phase        left when                          for
@@ -91,7 +94,7 @@ USABLE = frozenset({Phase.STRICT, Phase.EXTENDED})
 class Connection:
     """One socket to one broker, as the core knows it."""
 
-    __slots__ = ("endpoint", "epoch", "handle", "offer", "phase", "timer")
+    __slots__ = ("endpoint", "epoch", "handle", "offer", "phase", "probed", "timer")
 
     def __init__(self, endpoint: str, epoch: int) -> None:
         self.endpoint = endpoint
@@ -99,6 +102,8 @@ class Connection:
         self.phase = Phase.CONNECTING
         #: What a gmdp broker offers; None before, and of any other broker.
         self.offer: Offer | None = None
+        #: True once the probe is sent.
+        self.probed = False
         self.timer: list[Any] | None = None
         #: The shell's socket: a :class:`gmdp.io.dealers.SendQueue`, or a wire of the
         #: simulator.  The core keeps it for its shell.
@@ -188,6 +193,8 @@ class Connector(abc.ABC, Generic[C, E]):
         self._mode: Phase | None = None
         #: True once the present epoch's broker has said anything.
         self._heard = False
+        #: False if the present epoch's broker makes no report of its handshakes.
+        self._handshakes_reported = True
         #: When the present epoch's first connection may be opened.
         self._open_at = -math.inf
         #: Connections in a row that brokers refused, with a reason.
@@ -250,20 +257,40 @@ class Connector(abc.ABC, Generic[C, E]):
         """True if the broker in use speaks gmdp's extension; None while unknown."""
         return None if self._mode is None else self._mode is Phase.EXTENDED
 
-    def on_connected(self, connection: C, now: float) -> None:
-        """The socket of a connection is connected."""
+    def on_transport_connected(self, connection: C, now: float) -> bool:
+        """The transport of a connection is connected, and its handshake may go on.
+
+        Returns:
+            True if the connection stands as soon as its socket has sent the message that was decided.
+        """
+        if connection.phase is not Phase.CONNECTING:
+            return False
+        if self._is_to_be_probed(connection):
+            self._send_probe(connection)
+            return True
+        if connection.epoch == self._epoch and not self._handshakes_reported:
+            self.on_connected(connection, now, handshake_reported=False)
+        return False
+
+    def on_connected(self, connection: C, now: float, handshake_reported: bool = True) -> None:
+        """The socket of a connection is connected.
+
+        `handshake_reported`: False if the broker makes no report of its handshakes (ZMTP 2.0).
+        """
+        if connection.epoch == self._epoch:
+            self._handshakes_reported = handshake_reported
         if connection.phase is not Phase.CONNECTING:
             return
         self._refused_in_a_row = self._failed_in_a_row = self._not_made_in_a_row = 0
         self.denied = None
         self.unreachable = ""
-        known_strict = self._mode is Phase.STRICT and connection.epoch == self._epoch
-        if known_strict or not self.extended.extended:
+        if not connection.probed and not self._is_to_be_probed(connection):
             self._enter(connection, Phase.STRICT, now)
             return
         connection.become(Phase.PROBING)
         self._timers.arm(connection, now + self.probe_timeout)
-        self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, [EMPTY])))
+        if not connection.probed:
+            self._send_probe(connection)
 
     def on_disconnected(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
         """A connection was lost, or could not be made; `detail` holds the operating system's words."""
@@ -275,7 +302,10 @@ class Connector(abc.ABC, Generic[C, E]):
         """Take one whole message from a broker.  A connection that is closed takes none."""
         if connection.phase in USABLE:
             self._on_message(connection, frames, now, jitter)
-        elif connection.phase is Phase.PROBING and (body := self._probe_answer(frames)) is not None:
+            return
+        if connection.phase is Phase.CONNECTING and connection.probed:
+            self.on_connected(connection, now)  # the broker has answered already
+        if connection.phase is Phase.PROBING and (body := self._probe_answer(frames)) is not None:
             if self.probe_suffices:
                 self._note_broker_heard(connection, now)
             connection.offer = read_offer(body)
@@ -296,6 +326,15 @@ class Connector(abc.ABC, Generic[C, E]):
         self._assign_waiting(now)
 
     # For subclasses
+
+    def _is_to_be_probed(self, connection: C) -> bool:
+        """Return whether it is unknown if the connection's broker speaks the extension."""
+        known_strict = self._mode is Phase.STRICT and connection.epoch == self._epoch
+        return self.extended.extended and not known_strict
+
+    def _send_probe(self, connection: C) -> None:
+        connection.probed = True
+        self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, [EMPTY])))
 
     def _open_connection(self, now: float) -> None:
         """Open one more connection."""
@@ -361,6 +400,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._epoch += 1
         self._mode = None
         self._heard = False
+        self._handshakes_reported = True
         self._trouble = f"{connection.endpoint}: {reason.describe(detail)}"
         self._open_at = open_at
 

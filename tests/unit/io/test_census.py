@@ -110,3 +110,42 @@ def test_closed_connections_leave_nothing_behind():
             census._gone,
         )
         assert sum(map(len, tables)) < 20
+
+
+def test_F7_a_connection_whose_handshake_is_never_reported_is_none_that_failed():
+    """Peers of ZMTP 2.0: one has spoken, one has not, and one is older than a handshake may take."""
+    census = PeerCensus(TIMEOUT)
+    census.on_accepted(1, 0.0)
+    census.age(TIMEOUT + GRACE)
+    assert (census.unreported, len(census)) == (0, 1)
+    now = 100.0
+    for descriptor in (2, 3, 4):
+        census.on_accepted(descriptor, now)
+    census.on_handshake(now)
+    assert census.unreported == 2
+    for _ in range(3):
+        census.on_unreported(b"speaker")
+    for descriptor in (1, 2, 3):
+        census.on_broken_off()
+        census.on_closed(descriptor)
+    assert (census.undecided, census.failures) == (2, {})
+    census.judge()
+    assert (census.undecided, census.failures) == (0, {"handshake": 1})
+    # The one with a report is still there; what a peer without one has said is forgotten.
+    assert (len(census), census.unreported) == (1, 0)
+    census.on_accepted(5, now)
+    census.on_broken_off()
+    census.on_closed(5)
+    census.judge()
+    assert census.failures == {"handshake": 2}
+
+
+def test_F7_no_more_speakers_are_kept_than_connections_that_may_have_spoken():
+    census = PeerCensus(TIMEOUT)
+    for descriptor in range(3):
+        census.on_accepted(descriptor, 0.0)
+    for number in range(100):
+        census.on_unreported(b"%d" % number)
+    assert len(census._unreported_speakers) == 3
+    census.age(TIMEOUT + GRACE)
+    assert (census.unreported, len(census._unreported_speakers)) == (0, 0)

@@ -99,7 +99,7 @@ def test_a_message_has_a_descriptor_and_an_address_where_connections_have_users(
     dealer.send(b"x")
     received(link)
     assert (link.user_id, link.address, link.descriptor) == ("", "", -1)
-    link.has_users = True
+    link.keeps_last_frame = True
     dealer.send(b"y")
     received(link)
     assert (link.user_id, link.address) == ("", "127.0.0.1")

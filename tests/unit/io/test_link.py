@@ -1,5 +1,6 @@
 """Links: bound, connected, closed and abandoned."""
 
+import socket
 from time import monotonic
 
 import pytest
@@ -43,6 +44,35 @@ def test_a_connection_stands_until_its_peer_closes(owner, tmp_path, transport):
     router.close()
     wait_until(lambda: dealer.poll_connection(monotonic()) == (False, True))
     assert dealer.loss is CloseReason.CONNECTION_CLOSED
+
+
+def test_F7_a_message_sent_ahead_leaves_once_the_connection_is_established(owner):
+    """Until then there is room for it alone, and afterwards for a thousand."""
+    router, dealer = add_link(owner, zmq.ROUTER), add_link(owner, zmq.DEALER)
+    dealer.connect(router.listen("tcp://127.0.0.1:*"), sends_ahead=True)
+    assert dealer.send([b"ahead"]) is None
+    assert dealer.send([b"no room"]) == "full"
+    dealer.awaits_room = True
+    wait_until(lambda: dealer.poll_connection(monotonic()) == (True, False))
+    assert dealer.handshake_reported
+    assert [dealer.send([b"%d" % number]) for number in range(1000)] == [None] * 1000
+    received = []
+    wait_until(lambda: received.append(router.receive()) or (received[-1] or [b"", b""])[1] == b"999")
+    assert [message[1] for message in received if message][:2] == [b"ahead", b"0"]
+
+
+def test_F7_nothing_waits_for_a_message_sent_ahead_on_a_connection_that_was_never_made(owner, nothing_left):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dealer = add_link(owner, zmq.DEALER)
+        dealer.connect(f"tcp://127.0.0.1:{silent.getsockname()[1]}", sends_ahead=True)
+        wait_until(lambda: dealer.poll_connection(monotonic()) or dealer.transport_connected)
+        dealer.send([b"ahead"])
+        dealer.awaits_room = True
+        assert dealer.poll_connection(monotonic()) == (False, False)
+        began = monotonic()
+        dealer.close(linger=60)
+    nothing_left()
+    assert monotonic() - began < 10
 
 
 def test_on_inproc_a_socket_without_room_has_no_peer(owner):

@@ -8,7 +8,7 @@ from cores import MDP02, ClientBench, ManualClient, client_core, connect
 
 from gmdp.core.outcomes import Outcome
 from gmdp.core.peer.calls import Call, CallState
-from gmdp.core.peer.connector import REFUSALS, TRANSITIONS, Close, Connection, Open, Phase
+from gmdp.core.peer.connector import REFUSALS, TRANSITIONS, Close, Connection, Open, Phase, Send
 from gmdp.core.peer.reasons import CloseReason
 from gmdp.protocol.extension import Offer, offer_body
 
@@ -138,6 +138,44 @@ def test_a_connection_that_is_never_made_is_given_up():
     core.on_connected(first.connection, core.connect_timeout)
     assert core.actions == []
     assert core.counters.disconnects == 0
+
+
+def test_F7_the_probe_is_sent_ahead_and_its_answer_may_be_the_first_sign_of_the_handshake():
+    core = client_core(["one"])
+    core.submit(Call(b"s", [b"body"], timeout=60.0), 0.0)
+    (connection,) = [action.connection for action in core.actions]
+    core.actions.clear()
+    assert core.on_transport_connected(connection, 0.0)
+    assert [type(action) for action in core.actions] == [Send]
+    assert (connection.phase, core.deadline()) == (Phase.CONNECTING, core.connect_timeout)
+    core.actions.clear()
+    core.feed(connection, MDP02.client_final(b"mmi.gmdp", b"501"), 1.0, 0.5)
+    assert connection.phase is Phase.STRICT
+    core.on_connected(connection, 1.0)
+    assert connection.phase is Phase.STRICT
+    assert [action.frames for action in core.actions] == [MDP02.client_request(b"s", b"body")]
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_F7_further_connections_to_a_broker_stand_as_its_first_did(reported):
+    core = client_core(["one"])
+    for _ in range(2):
+        core.submit(Call(b"s", [b"body"], timeout=60.0), 0.0)
+    (first,) = [action.connection for action in core.actions]
+    core.on_transport_connected(first, 0.0)
+    core.on_connected(first, 0.0, handshake_reported=reported)
+    core.feed(first, MDP02.client_final(b"mmi.gmdp", b"501"), 0.0, 0.5)
+    second = [action.connection for action in core.actions if isinstance(action, Open)][-1]
+    assert not core.on_transport_connected(second, 0.0)
+    assert second.phase is (Phase.CONNECTING if reported else Phase.STRICT)
+    # After a loss nothing is known of the next broker.
+    for connection in (first, second):
+        core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 1.0, 0.5)
+    core.submit(Call(b"s", [b"body"], timeout=60.0), 2.0)
+    third = [action.connection for action in core.actions if isinstance(action, Open)][-1]
+    assert third is not second
+    assert core.on_transport_connected(third, 2.0)
+    assert third.phase is Phase.CONNECTING
 
 
 def test_every_phase_is_in_the_table():
