@@ -5,13 +5,17 @@ address, before the empty delimiter.  The RFC's own header and command codes
 follow.  A broker that speaks only an RFC never gets a message in the extension: peers
 ask first (the probe ``mmi.gmdp``, below).  All numbers are big-endian.
 
+There are two versions.  They differ in the version byte and in the end of each frame:
+a frame of version 2 ends in optional fields, for which later features add types.  An
+answer has the version of its request, and a session has the version of its READY.
+
 **Call frame**, between client and broker, both ways:
 
 ======  ====  ===========================================================
 offset  size  field
 ======  ====  ===========================================================
 0       4     magic, ``89 4D 44 43`` (``\\x89MDC``)
-4       1     version, 1
+4       1     version, 1 or 2
 5       1     status, see :class:`Status`; 0 in a request
 6       1     flags of a request: 1 fail if no worker is registered,
               2 cancel the call; others are ignored.  In an answer: the
@@ -22,11 +26,14 @@ offset  size  field
 9       16    the client's nonce      } together the request id
 25      8     the number of the call  }
 33      4     milliseconds the caller still waits; ``FFFFFFFF``: unknown
-37      55    a W3C ``traceparent``, or nothing
+37            version 1: a W3C ``traceparent`` of 55 bytes, or nothing
+37      2     version 2: the bytes of all optional fields together
+39            version 2: the optional fields
 ======  ====  ===========================================================
 
-An answer carries the frame of its request, with status, try and attempts set.  A
-client does not join parts that answer different tries.  Such parts show that the client
+An answer carries the frame of its request, with status, try and attempts set; in
+version 2 it has its own optional fields in place of the request's.  A client does not
+join parts that answer different tries.  Such parts show that the client
 read too slowly: the rest of the first try's answer was lost, and the retry came too late
 to join that request.
 
@@ -43,12 +50,14 @@ A *cancel* is a REQUEST with that flag and any body.
 offset  size  field
 ======  ====  ===========================================================
 0       4     magic, ``89 4D 44 57`` (``\\x89MDW``)
-4       1     version, 1
+4       1     version, 1 or 2
 5       1     flags: in a broker's HEARTBEAT, 1: the caller of the session's
               request has gone; in a worker's FINAL or DISCONNECT,
               2: it is the session's last, and nothing was begun since; else 0
 6       4     number of the session, from 1; a connection's next session
               has a higher number than all before
+10      2     version 2: the bytes of all optional fields together
+12            version 2: the optional fields
 ======  ====  ===========================================================
 
 Each session is one worker by the RFC: READY, one request at a time,
@@ -57,8 +66,24 @@ DISCONNECT without a session frame are the connection's.  A worker that is stopp
 says *last*: no request that was sent to the session meanwhile has run.  The broker
 gives that request to another worker, as if it had never been sent.
 
-**Probe**: a request for the service ``mmi.gmdp`` is answered ``200`` and JSON
-(:class:`Offer`).
+**Optional fields** follow each other without a gap.  A reader skips types that it does not
+know, stops at a field that is longer than what is left, and takes the last of
+several fields of one type:
+
+======  ====  ===========================================================
+offset  size  field
+======  ====  ===========================================================
+0       1     type, see :class:`Field`
+1       2     the bytes of the value
+3             the value
+======  ====  ===========================================================
+
+**Probe**: a request for the service ``mmi.gmdp``.  Its body is one frame: JSON that says
+what the peer speaks, ``{"extension": 2, "features": ["credits", ...]}``
+(:func:`probe_body`), or nothing, as peers of version 1 send.  It is answered ``200`` and JSON:
+the broker's version and features under the same names, and its limits (:class:`Offer`).
+A peer uses the lower of the two versions.  It sends what belongs to a :class:`Feature` only to a
+peer that has named the feature, and skips the names that it does not know.
 """
 
 from __future__ import annotations
@@ -67,11 +92,15 @@ import enum
 import json
 import re
 import struct
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-VERSION = 1
-CALL_MAGIC = b"\x89MDC" + bytes((VERSION,))
-SESSION_MAGIC = b"\x89MDW" + bytes((VERSION,))
+#: The version that gmdp speaks.  Peers of version 1 are served in that version.
+VERSION = 2
+#: By version: a frame's magic and version.
+CALL_MAGICS = {1: b"\x89MDC\x01", 2: b"\x89MDC\x02"}
+SESSION_MAGICS = {1: b"\x89MDW\x01", 2: b"\x89MDW\x02"}
 #: Bytes of a magic and its version.
 MAGIC_SIZE = 5
 
@@ -90,6 +119,9 @@ NORMAL_PRIORITY = 1
 
 PROBE_SERVICE = b"mmi.gmdp"
 
+#: The end of a frame of version 2 that has no optional fields: their bytes together, 0.
+NO_FIELDS = b"\0\0"
+
 _TRACEPARENT_SIZE = 55
 #: W3C Trace Context, 3.2: version, trace id, parent id, flags.
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
@@ -97,17 +129,59 @@ _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0
 _CALL = struct.Struct(">5sBBBB24sI")
 _ID = struct.Struct(">16sQ")
 _SESSION = struct.Struct(">5sBI")
+_FIELD = struct.Struct(">BH")
+_VERSION = 4
 _STATUS = 5
 _PRIORITY = 7
 _ID_AT = 9
 _UNKNOWN = 0xFFFFFFFF
-_CALL_SIZE = _CALL.size
 _new = tuple.__new__  # costs a third of a NamedTuple's own constructor
 
-#: The lengths of the two frames.
-CALL_SIZES = frozenset({_CALL.size, _CALL.size + _TRACEPARENT_SIZE})
+#: Bytes of the parts that both versions of a frame have.
+CALL_SIZE = _CALL.size
 SESSION_SIZE = _SESSION.size
+#: The lengths of a call frame of version 1.
+CALL_SIZES_1 = frozenset({CALL_SIZE, CALL_SIZE + _TRACEPARENT_SIZE})
 MAX_SESSION = 2**32 - 1
+#: The most bytes of a probe's body that a broker reads.
+MAX_PROBE = 4_096
+
+
+class Feature(enum.IntFlag):
+    """What a peer may understand beyond the frames above; 0: a peer of version 1, or a strict one.
+
+    The names on the wire are those of the members, in small letters and with dashes.
+    """
+
+    #: Flow control of streams.
+    CREDITS = 1
+    #: A worker says which of its sessions are about to begin.
+    BEGUN = 2
+    #: A refusal says that the request never reached a worker.
+    NOT_RUN = 4
+    #: A broker that drains says so to every peer.
+    LEAVING = 8
+    #: An answer's field REASON tells people why there is none.
+    REASONS = 16
+    #: A call's flag says that its caller stated the time.
+    STATED = 32
+
+
+#: The features that this release speaks, on either side.
+SUPPORTED = Feature(0)
+_FEATURE_NAMES = {feature: str(feature.name).lower().replace("_", "-") for feature in Feature}
+_FEATURES = {name: feature for feature, name in _FEATURE_NAMES.items()}
+
+
+class Field(enum.IntEnum):
+    """The types of optional fields."""
+
+    __hash__ = int.__hash__  # an IntEnum's own is a Python function
+
+    #: Of a request: a W3C ``traceparent``, 55 bytes.
+    TRACEPARENT = 1
+    #: Of an answer: why there is none, for people, as UTF-8.
+    REASON = 2
 
 
 class Status(enum.IntEnum):
@@ -125,6 +199,11 @@ class Status(enum.IntEnum):
     SHUTTING_DOWN = 9
 
 
+_TRACEPARENT_FIELD = int(Field.TRACEPARENT)
+#: The optional fields of a frame that has none.
+EMPTY_FIELDS: Mapping[int, bytes] = MappingProxyType({})
+
+
 class CallFrame(NamedTuple):
     """A call frame, taken apart."""
 
@@ -138,16 +217,31 @@ class CallFrame(NamedTuple):
     time_left: float | None
     #: 55 bytes, or none.
     traceparent: bytes
+    #: The optional fields, by type; those of unknown types, too.
+    fields: Mapping[int, bytes]
 
 
 def is_call(frame: bytes) -> bool:
     """True if `frame` has the magic, version and length of a call frame."""
-    return frame[:MAGIC_SIZE] == CALL_MAGIC and len(frame) in CALL_SIZES
+    version = frame[_VERSION] if len(frame) > _VERSION else 0
+    if frame[:MAGIC_SIZE] != CALL_MAGICS.get(version):
+        return False
+    if version == 1:
+        return len(frame) in CALL_SIZES_1
+    return _has_field_size(frame, CALL_SIZE)
 
 
 def is_session(frame: bytes) -> bool:
     """True if `frame` has the magic, version and length of a session frame."""
-    return frame[:MAGIC_SIZE] == SESSION_MAGIC and len(frame) == SESSION_SIZE
+    version = frame[_VERSION] if len(frame) > _VERSION else 0
+    if frame[:MAGIC_SIZE] != SESSION_MAGICS.get(version):
+        return False
+    return len(frame) == SESSION_SIZE if version == 1 else _has_field_size(frame, SESSION_SIZE)
+
+
+def _has_field_size(frame: bytes, at: int) -> bool:
+    """True if the two bytes at `at` say how many bytes follow them."""
+    return len(frame) - at - 2 == int.from_bytes(frame[at : at + 2], "big")
 
 
 def to_milliseconds(time_left: float | None) -> int:
@@ -176,6 +270,28 @@ def call_number(identity: bytes, nonce: bytes) -> int | None:
     return number if client_nonce == nonce else None
 
 
+def field_bytes(fields: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return the end of a frame of version 2 that has these optional fields, (type, value) each."""
+    encoded = b"".join([_FIELD.pack(kind, len(value)) + value for kind, value in fields])
+    return len(encoded).to_bytes(2, "big") + encoded
+
+
+def _read_fields(frame: bytes, at: int) -> Mapping[int, bytes]:
+    """Return the optional fields after the two bytes at `at`, by type; any bytes will do."""
+    fields = {}
+    at += 2
+    end = len(frame) - _FIELD.size
+    while at <= end:
+        kind, size = _FIELD.unpack_from(frame, at)
+        at += _FIELD.size
+        value = frame[at : at + size]
+        if len(value) < size:
+            break
+        fields[kind] = value
+        at += size
+    return fields
+
+
 def call_frame(
     identity: bytes,
     *,
@@ -184,10 +300,22 @@ def call_frame(
     attempt: int = 1,
     time_left: float | None = None,
     traceparent: bytes = b"",
+    fields: Iterable[tuple[int, bytes]] = (),
+    version: int = VERSION,
 ) -> bytes:
-    """Return a request's call frame; `identity` is from :func:`request_id`."""
+    """Return a request's call frame; `identity` is from :func:`request_id`.
+
+    `fields` are further optional fields, (type, value) each; version 1 has none.
+    """
     milliseconds = to_milliseconds(time_left)
-    return _CALL.pack(CALL_MAGIC, 0, flags, priority, min(attempt, 255), identity, milliseconds) + traceparent
+    frame = _CALL.pack(CALL_MAGICS[version], 0, flags, priority, min(attempt, 255), identity, milliseconds)
+    if version == 1:
+        return frame + traceparent
+    if not traceparent and not fields:
+        return frame + NO_FIELDS
+    if traceparent:
+        fields = ((_TRACEPARENT_FIELD, traceparent), *fields)
+    return frame + field_bytes(fields)
 
 
 def read_call(frame: bytes) -> CallFrame:
@@ -199,23 +327,75 @@ def read_call(frame: bytes) -> CallFrame:
     if priority > MOST_URGENT:
         priority = MOST_URGENT
     seconds = None if milliseconds == _UNKNOWN else milliseconds / 1000
-    return _new(CallFrame, (status, flags, priority, attempt, identity, seconds, frame[_CALL_SIZE:]))
+    traceparent, fields = b"", EMPTY_FIELDS
+    if len(frame) > _SHORT:
+        if frame[_VERSION] == 1:
+            traceparent = frame[CALL_SIZE:]
+        else:
+            fields = _read_fields(frame, CALL_SIZE)
+            traceparent = fields.get(_TRACEPARENT_FIELD, b"")
+            if len(traceparent) != _TRACEPARENT_SIZE:
+                traceparent = b""
+    return _new(CallFrame, (status, flags, priority, attempt, identity, seconds, traceparent, fields))
+
+
+#: A call frame with no more bytes has neither traceparent nor optional fields.
+_SHORT = CALL_SIZE + len(NO_FIELDS)
+
+
+def bare_call(frame: bytes) -> bytes:
+    """Return a request's call frame without its optional fields, for :func:`answer_frame`."""
+    return frame if len(frame) <= _SHORT or frame[_VERSION] == 1 else frame[:CALL_SIZE] + NO_FIELDS
 
 
 def answer_frame(frame: bytes, status: Status, joined_try: int, attempts: int) -> bytes:
-    """Return a request's call frame as its answer carries it; `joined_try` is the try that the broker accepted."""
-    return frame[:_STATUS] + bytes((status, joined_try, frame[_PRIORITY], min(attempts, 255))) + frame[_ID_AT:]
+    """Return a request's call frame as its answer carries it, without optional fields.
+
+    Args:
+        frame: The call frame, from :func:`bare_call`.
+        status: Says what the answer is.
+        joined_try: The try that the broker accepted.
+        attempts: How often a worker had the request.
+    """
+    if attempts > 255:
+        attempts = 255
+    return frame[:_STATUS] + bytes((status, joined_try, frame[_PRIORITY], attempts)) + frame[_ID_AT:]
 
 
-def session_frame(number: int, flags: int = 0) -> bytes:
-    """Return a session frame."""
-    return _SESSION.pack(SESSION_MAGIC, flags, number)
+def with_fields(frame: bytes, fields: bytes) -> bytes:
+    """Return a call frame from :func:`answer_frame` with optional fields, from :func:`field_bytes`.
+
+    Version 1 has none, and such a frame is returned as it is.
+    """
+    return frame if frame[_VERSION] == 1 else frame[:CALL_SIZE] + fields
+
+
+def session_frame(number: int, flags: int = 0, *, fields: bytes = NO_FIELDS, version: int = VERSION) -> bytes:
+    """Return a session frame; `fields` is from :func:`field_bytes`, and left out in version 1."""
+    frame = _SESSION.pack(SESSION_MAGICS[version], flags, number)
+    return frame if version == 1 else frame + fields
+
+
+def mark_session(session: bytes, flags: int, fields: bytes = NO_FIELDS) -> bytes:
+    """Return a frame of the same session and version with these flags and optional fields."""
+    head = session[:_STATUS] + bytes((flags,)) + session[_STATUS + 1 : SESSION_SIZE]
+    return head if session[_VERSION] == 1 else head + fields
 
 
 def read_session(frame: bytes) -> tuple[int, int]:
     """Take a frame apart for which :func:`is_session` is true: (flags, number)."""
-    _, flags, number = _SESSION.unpack(frame)
+    _, flags, number = _SESSION.unpack_from(frame)
     return flags, number
+
+
+def session_fields(frame: bytes) -> Mapping[int, bytes]:
+    """Return the optional fields of a frame for which :func:`is_session` is true, by type."""
+    return _read_fields(frame, SESSION_SIZE) if len(frame) > SESSION_SIZE + len(NO_FIELDS) else EMPTY_FIELDS
+
+
+def version_of(frame: bytes) -> int:
+    """Return the version of a call frame or session frame."""
+    return frame[_VERSION]
 
 
 def is_traceparent(value: bytes) -> bool:
@@ -224,7 +404,7 @@ def is_traceparent(value: bytes) -> bool:
 
 
 class Offer(NamedTuple):
-    """A broker's answer to the probe: its limits."""
+    """A broker's answer to the probe: its limits, and what it speaks."""
 
     #: The most calls that a client's connection may have open at a time.
     max_in_flight: int
@@ -236,11 +416,36 @@ class Offer(NamedTuple):
     max_frame_size: int
     #: Seconds between the broker's heartbeats.
     heartbeat_interval: float
+    #: The extension's version.
+    version: int = VERSION
+    #: The :class:`Feature` flags of the broker; 0 in version 1.
+    features: int = 0
+
+
+_LIMITS = Offer._fields[:5]
+
+
+def probe_body(version: int = VERSION, features: int = 0) -> list[bytes]:
+    """Return the body of a probe, which says what the peer speaks."""
+    return [b"" if version == 1 else _to_json(version, features)]
+
+
+def read_probe(body: list[bytes]) -> int:
+    """Return the :class:`Feature` flags that a peer's probe names; 0 if it names none, or makes no sense."""
+    if not 0 < len(body[0]) <= MAX_PROBE:
+        return 0
+    try:
+        probe = json.loads(body[0])
+        version = probe["extension"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0
+    return _read_features(probe) if type(version) is int and version >= 2 else 0
 
 
 def offer_body(offer: Offer) -> list[bytes]:
     """Return the body of the answer to a probe."""
-    return [b"200", json.dumps({"extension": VERSION, **offer._asdict()}, separators=(",", ":")).encode()]
+    limits = {name: getattr(offer, name) for name in _LIMITS}
+    return [b"200", _to_json(offer.version, offer.features, limits)]
 
 
 def read_offer(body: list[bytes]) -> Offer | None:
@@ -250,13 +455,30 @@ def read_offer(body: list[bytes]) -> Offer | None:
     try:
         offer = json.loads(body[1])
         version = offer["extension"]
-        values = [offer[name] for name in Offer._fields]
+        values = [offer[name] for name in _LIMITS]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    if type(version) is not int or version < VERSION:
+    if type(version) is not int or version < 1:
         return None
     if not all(type(value) is int and value >= 1 for value in values[:-1]):
         return None
     if type(values[-1]) not in (int, float) or not values[-1] > 0:
         return None
-    return Offer(*values)
+    return Offer._make([*values, version, _read_features(offer) if version >= 2 else 0])
+
+
+def _to_json(version: int, features: int, limits: Mapping[str, float] = MappingProxyType({})) -> bytes:
+    content: dict[str, Any] = {"extension": version, **limits}
+    if version >= 2:
+        content["features"] = [name for feature, name in _FEATURE_NAMES.items() if features & feature]
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _read_features(content: Any) -> int:
+    """Return the features that this JSON of a peer names; names that are not known are skipped."""
+    names = content.get("features")
+    features = 0
+    for name in names if isinstance(names, list) else ():
+        if isinstance(name, str):
+            features |= _FEATURES.get(name, 0)
+    return int(features)

@@ -76,7 +76,9 @@ def prefix(begin: bytes, number: int) -> bytes:
 
 def tail(attempt: int, time_left: float | None = None, flags: int = 0, traceparent: bytes = b"") -> bytes:
     """Return the bytes after the prefix; `time_left` is in seconds."""
-    return _TAIL.pack(OK, to_milliseconds(time_left), min(attempt, 255), flags) + traceparent
+    if attempt > 255:
+        attempt = 255
+    return _TAIL.pack(OK, to_milliseconds(time_left), attempt, flags) + traceparent
 
 
 def read(address: bytes) -> Reading | None:

@@ -24,7 +24,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .dialects import EMPTY, EXTENDED, MAJORTOMO, MAX_SERVICE_NAME, RFC7, RFC18, Command, Dialect
-from .extension import CALL_MAGIC, CALL_SIZES, MAGIC_SIZE, SESSION_MAGIC, SESSION_SIZE
+from .extension import (
+    CALL_MAGICS,
+    CALL_SIZE,
+    CALL_SIZES_1,
+    MAGIC_SIZE,
+    NO_FIELDS,
+    SESSION_MAGICS,
+    SESSION_SIZE,
+    is_call,
+    is_session,
+)
 
 #: The most frames of a return address before the empty delimiter.
 MAX_STACK = 8
@@ -66,6 +76,8 @@ _DELIMITED = _heads(RFC7) | _heads(MAJORTOMO)
 _EXTENDED = _heads(EXTENDED[RFC7]) | _heads(EXTENDED[RFC18])
 _CALLS = {head: found for head, found in _EXTENDED.items() if found[1]}
 _SESSIONS = {head: found for head, found in _EXTENDED.items() if not found[1]}
+_CALL_MAGIC_1, _CALL_MAGIC = CALL_MAGICS.values()
+_SESSION_MAGIC_1, _SESSION_MAGIC = SESSION_MAGICS.values()
 _NO_STACK: tuple[bytes, ...] = ()
 
 
@@ -95,9 +107,16 @@ def parse(frames: list[bytes]) -> Message | None:
             heads = _DELIMITED
             last = frames[at - 1]
             magic = last[:MAGIC_SIZE]
-            if magic == CALL_MAGIC and len(last) in CALL_SIZES:
-                heads, extra = _CALLS, last
-            elif magic == SESSION_MAGIC and len(last) == SESSION_SIZE:
+            if magic == _CALL_MAGIC:
+                if last[CALL_SIZE:] == NO_FIELDS or is_call(last):
+                    heads, extra = _CALLS, last
+            elif magic == _SESSION_MAGIC:
+                if last[SESSION_SIZE:] == NO_FIELDS or is_session(last):
+                    heads, extra = _SESSIONS, last
+            elif magic == _CALL_MAGIC_1:
+                if len(last) in CALL_SIZES_1:
+                    heads, extra = _CALLS, last
+            elif magic == _SESSION_MAGIC_1 and len(last) == SESSION_SIZE:
                 heads, extra = _SESSIONS, last
             if not extra or at > 2:
                 stack = tuple(frames[1 : at - 1 if extra else at])

@@ -1,7 +1,8 @@
 """gmdp's extension, byte by byte, through real sockets in both directions.
 
 What stands here was written by hand after the tables of `gmdp.protocol.extension`;
-nothing is taken from the code.
+nothing is taken from the code.  All of it holds in both versions of the extension: a peer of
+version 1, as released before, and a broker of version 1.
 """
 
 import json
@@ -36,10 +37,37 @@ TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNKNOWN = b"\xff\xff\xff\xff"
 
 
-def call(number, *, status=0, flags=0, priority=1, attempt=1, left=UNKNOWN, trace=b""):
+#: What a peer of version 2 says about itself in its probe.
+PROBE = b'{"extension":2,"features":[]}'
+
+
+class Spoken:
+    """The version of the extension in which the test speaks."""
+
+    version = 2
+
+
+@pytest.fixture(autouse=True, params=[2, 1])
+def version(request):
+    Spoken.version = request.param
+    yield request.param
+    Spoken.version = 2
+
+
+def field(kind, value):
+    """An optional field."""
+    return bytes([kind]) + len(value).to_bytes(2, "big") + value
+
+
+def call(number, *, status=0, flags=0, priority=1, attempt=1, left=UNKNOWN, trace=b"", fields=b""):
     """A call frame."""
-    head = b"\x89MDC\x01" + bytes([status, flags, priority, attempt])
-    return head + CLIENT + number.to_bytes(8, "big") + left + trace
+    head = b"\x89MDC" + bytes([Spoken.version, status, flags, priority, attempt])
+    head += CLIENT + number.to_bytes(8, "big") + left
+    if Spoken.version == 1:
+        return head + trace
+    if trace:
+        fields = b"\x01\x00\x37" + trace + fields
+    return head + len(fields).to_bytes(2, "big") + fields
 
 
 def answer_frame(number, *, taken=1, **more):
@@ -47,9 +75,10 @@ def answer_frame(number, *, taken=1, **more):
     return call(number, flags=taken, **more)
 
 
-def session(number, flags=0):
+def session(number, flags=0, fields=b""):
     """A session frame."""
-    return b"\x89MDW\x01" + bytes([flags]) + number.to_bytes(4, "big")
+    frame = b"\x89MDW" + bytes([Spoken.version, flags]) + number.to_bytes(4, "big")
+    return frame if Spoken.version == 1 else frame + len(fields).to_bytes(2, "big") + fields
 
 
 def test_the_remaining_time_is_rounded_up():
@@ -87,7 +116,8 @@ def test_the_probe_is_answered_with_an_offer(broker, question, head):
         *answered, code, offer = peer.recv()
         assert (answered, code) == (head, b"200")
         assert json.loads(offer) == {
-            "extension": 1,
+            "extension": 2,
+            "features": [],
             "max_in_flight": 10_000,
             "max_sessions": 500,
             "max_frames": 1_000,
@@ -147,7 +177,8 @@ def test_the_trace_context_is_carried_to_the_worker_untouched(broker):
         token = worker.recv()[2]
         assert token[28:] == TRACEPARENT
         worker.send(b"MDPW02", b"\x04", token, b"", b"")
-        assert client.recv()[0] == answer_frame(1, trace=TRACEPARENT)
+        # In version 2 an answer does not repeat it.
+        assert client.recv()[0] == answer_frame(1, trace=TRACEPARENT if Spoken.version == 1 else b"")
 
 
 def test_a_return_address_may_stand_before_the_frame(broker):
@@ -162,7 +193,8 @@ def test_a_return_address_may_stand_before_the_frame(broker):
 
 def test_what_only_looks_like_a_call_frame_is_a_return_address(broker):
     """A frame is an extension frame only if its magic, version and length are right."""
-    for frame in (call(1)[:-1], call(1) + b"x", b"\x89MDC\x02" + call(1)[5:]):
+    longer = call(1)[:-2] + b"\x00\x03" + field(9, b"x")  # says 3 bytes and has 4
+    for frame in (call(1)[:-1], call(1) + b"x", b"\x89MDC\x03" + call(1)[5:], longer):
         with dealer(broker.endpoint) as client:
             client.send(frame, b"", b"MDPC01", b"mmi.service", b"echo")
             assert client.recv() == [frame, b"", b"MDPC01", b"mmi.service", b"404"]
@@ -389,11 +421,73 @@ def test_a_worker_learns_that_its_caller_has_gone(broker):
         assert worker.recv() == [session(4, flags=1), b"", b"MDPW02", b"\x05"]
 
 
+# Version 2
+
+
+@pytest.mark.parametrize("version", [2], indirect=True)
+def test_fields_that_a_broker_does_not_know_are_skipped(broker):
+    """In a call frame, and in the session frames of READY, PARTIAL, FINAL, HEARTBEAT and DISCONNECT."""
+    more = {"fields": field(200, b"of a later release") + field(201, b"")}
+    with dealer(broker.endpoint) as worker, dealer(broker.endpoint) as client:
+        worker.send(session(1, **more), b"", b"MDPW02", b"\x01", b"echo")
+        client.send(call(7, trace=TRACEPARENT, **more), b"", b"MDPC02", b"\x01", b"echo", b"hello")
+        request = worker.recv()
+        token = request[4]
+        assert request == [session(1), b"", b"MDPW02", b"\x02", token, b"", b"hello"]
+        assert token[28:] == TRACEPARENT
+        worker.send(session(1, **more), b"", b"MDPW02", b"\x03", token, b"", b"part")
+        assert client.recv() == [answer_frame(7, status=1), b"", b"MDPC02", b"\x02", b"echo", b"part"]
+        worker.send(session(1, **more), b"", b"MDPW02", b"\x05")
+        worker.send(session(1, **more), b"", b"MDPW02", b"\x04", token, b"", b"end")
+        assert client.recv() == [answer_frame(7), b"", b"MDPC02", b"\x03", b"echo", b"end"]
+        worker.send(session(1, **more), b"", b"MDPW02", b"\x06")
+        wait_until(lambda: broker.statistics().lost_workers == {"disconnect": 1})
+        # Two fields of one type: the last counts.  A field that is longer than what is left ends them.
+        twice = field(1, b"x" * 55) + field(1, TRACEPARENT) + b"\x01\x00\x38" + b"y" * 55
+        worker.send(session(2), b"", b"MDPW02", b"\x01", b"echo")
+        client.send(call(8, fields=twice), b"", b"MDPC02", b"\x01", b"echo", b"hello")
+        assert worker.recv()[4][28:] == TRACEPARENT
+
+
+@pytest.mark.parametrize("version", [2], indirect=True)
+def test_a_worker_skips_fields_that_it_does_not_know(played):
+    with Worker(played.endpoint, "echo", lambda request: request.body):
+        sender = played.recv()[0]
+        later = session(1, fields=field(200, b"of a later release"))
+        played.send(sender, later, b"", b"MDPW02", b"\x02", b"address", b"", b"go")
+        assert played.recv() == [sender, session(1), b"", b"MDPW02", b"\x04", b"address", b"", b"go"]
+        played.send(sender, later, b"", b"MDPW02", b"\x06")
+        assert played.recv() == [sender, session(2), b"", b"MDPW02", b"\x01", b"echo"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"not JSON",
+        b"[" * 4_000,
+        b'{"extension":2}',
+        b'{"extension":2,"features":"credits"}',
+        b'{"extension":2,"features":[1,["credits"],{"a":1},"telepathy"]}',
+        b'{"extension":"2","features":["credits"]}',
+        b'{"extension":1,"features":["credits"]}',
+        b'{"extension":2,"features":["credits"],"more":"%s"}' % (b"x" * 5_000),
+        b"\xff\xfe",
+    ],
+)
+def test_any_probe_is_answered(broker, body):
+    with dealer(broker.endpoint) as peer:
+        peer.send(b"MDPC02", b"\x01", b"mmi.gmdp", body)
+        assert peer.recv()[3] == b"200"
+        peer.send(b"MDPC02", b"\x01", b"mmi.gmdp", body, b"and more")
+        assert peer.recv()[3] == b"200"
+
+
 # A client, towards a bare ROUTER that plays a gmdp broker
 
 
 OFFER = {
-    "extension": 1,
+    "extension": 2,
+    "features": [],
     "max_in_flight": 2,
     "max_sessions": 2,
     "max_frames": 20,
@@ -407,11 +501,13 @@ class PlayedBroker(peers.Peer):
 
     def __init__(self, offer=OFFER):
         super().__init__(zmq.ROUTER, peers.ANYWHERE, bind=True)
+        if Spoken.version == 1 and offer["extension"] == 2:
+            offer = {name: value for name, value in offer.items() if name != "features"} | {"extension": 1}
         self.offer = json.dumps(offer).encode()
         self.probes = []
 
     def recv(self, timeout=peers.DEADLINE):
-        while (message := super().recv(timeout))[-2:] == [b"mmi.gmdp", b""]:
+        while (message := super().recv(timeout))[-2:-1] == [b"mmi.gmdp"]:
             self.probes.append(message[1:])
             head = [b"MDPC02", b"\x03"] if message[1] == b"MDPC02" else [b"", b"MDPC01"]
             self.send(message[0], *head, b"mmi.gmdp", b"200", self.offer)
@@ -426,9 +522,15 @@ def played():
 
 def of_client(frame):
     """A call frame, taken apart: (status, flags, priority, attempt, nonce, number, milliseconds, traceparent)."""
-    assert frame[:5] == b"\x89MDC\x01"
+    assert frame[:5] == b"\x89MDC" + bytes([Spoken.version])
     left = int.from_bytes(frame[33:37], "big")
-    return (*frame[5:9], frame[9:25], int.from_bytes(frame[25:33], "big"), left, frame[37:])
+    trace = frame[37:]
+    if Spoken.version == 2:
+        assert int.from_bytes(frame[37:39], "big") == len(frame) - 39
+        if trace := frame[39:]:
+            assert (len(trace), trace[:3]) == (58, b"\x01\x00\x37")
+            trace = trace[3:]
+    return (*frame[5:9], frame[9:25], int.from_bytes(frame[25:33], "big"), left, trace)
 
 
 def answer(played, message, status, *body, partial=False):
@@ -441,9 +543,10 @@ def answer(played, message, status, *body, partial=False):
 @pytest.mark.parametrize(
     ("version", "probe", "head"),
     [
-        ("0.2", [b"MDPC02", b"\x01", b"mmi.gmdp", b""], [b"", b"MDPC02", b"\x01"]),
-        ("0.1", [b"", b"MDPC01", b"mmi.gmdp", b""], [b"", b"MDPC01"]),
+        ("0.2", [b"MDPC02", b"\x01", b"mmi.gmdp", PROBE], [b"", b"MDPC02", b"\x01"]),
+        ("0.1", [b"", b"MDPC01", b"mmi.gmdp", PROBE], [b"", b"MDPC01"]),
     ],
+    ids=["0.2", "0.1"],
 )
 def test_client_probes_once_and_sends(played, version, probe, head):
     with AsyncClient(played.endpoint, version=version, timeout=60.0, when_no_worker="fail") as client:
@@ -580,7 +683,7 @@ def test_any_other_answer_or_none_means_strict(reply):
     with peers.Peer(zmq.ROUTER, peers.ANYWHERE, bind=True) as bare, AsyncClient(bare.endpoint) as client:
         future = client.submit("echo", b"x")
         sender, *probe = bare.recv()
-        assert probe == [b"MDPC02", b"\x01", b"mmi.gmdp", b""]
+        assert probe == [b"MDPC02", b"\x01", b"mmi.gmdp", PROBE]
         if reply is not None:
             bare.send(sender, b"MDPC02", b"\x03", b"mmi.gmdp", *reply)
         # On the same connection, without another question.
@@ -592,7 +695,9 @@ def test_any_other_answer_or_none_means_strict(reply):
 
 
 def test_a_later_version_of_the_extension_still_speaks_this_one():
-    with PlayedBroker({**OFFER, "extension": 7, "more": True}) as played, AsyncClient(played.endpoint) as client:
+    Spoken.version = 2
+    offer = {**OFFER, "extension": 7, "features": ["telepathy"], "more": True}
+    with PlayedBroker(offer) as played, AsyncClient(played.endpoint) as client:
         future = client.submit("echo", b"x")
         answer(played, played.recv(), 0, b"y")
         assert future.get() == [b"y"]
@@ -623,7 +728,7 @@ def test_worker_probes_once_and_registers_its_sessions(played):
 
     with Worker(played.endpoint, "echo", handler, concurrency=3) as worker:
         messages = [played.recv() for _ in range(3)]
-        assert played.probes == [[b"MDPC02", b"\x01", b"mmi.gmdp", b""]] * 2
+        assert played.probes == [[b"MDPC02", b"\x01", b"mmi.gmdp", PROBE]] * 2
         first = messages[0][0]
         assert messages[0] == [first, session(1), b"", b"MDPW02", b"\x01", b"echo"]
         assert messages[1] == [first, session(2), b"", b"MDPW02", b"\x01", b"echo"]

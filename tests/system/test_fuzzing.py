@@ -57,6 +57,7 @@ def test_B4_many_hostile_bytes_led_by_what_they_reach():
 
 # Planted bugs
 
+_read_fields = extension._read_fields
 _parse, _release = wire.parse, accounts.Accounts.release
 _lost, _forget = registry.Registry._count_lost, replies.Replies.forget_routing_id
 _on_message, _detach = worker.WorkerCore._on_message, client.ClientCore._detach
@@ -100,15 +101,24 @@ def _mark_any_bytes_failed(address):
     return address[:21] + b"\x01" + address[22:]
 
 
+def _has_some_size(frame, at):
+    return len(frame) - at - 2 >= int.from_bytes(frame[at : at + 2], "big")
+
+
+def _read_fields_to_the_end(frame, at):
+    return _read_fields(frame + b"\0" * 8, at)
+
+
 #: Per bug: the target that finds it, the object and the name of what is replaced, and the replacement.
 PLANTED = {
     "a frame is lost in reading": ("wire", wire, "parse", _parse_and_lose_a_frame),
-    "a call frame must have a traceparent": ("wire", wire, "CALL_SIZES", frozenset({92})),
+    "a call frame of version 1 has no traceparent": ("wire", wire, "CALL_SIZES_1", frozenset({37})),
     "DISCONNECT is no command": ("envelope", RFC18, "spoken_by_workers", {b"\x01": Command.READY}),
     "an address of any length": ("envelope", wire, "MAX_ADDRESS", 1000),
     "a return address of nine frames": ("envelope", wire, "MAX_STACK", 9),
     "a traceparent of zeros": ("extension", extension, "_TRACEPARENT", re.compile(rb"[0-9a-f-]{55}\Z")),
-    "a call frame may be shorter": ("extension", extension, "CALL_SIZES", frozenset({36, 37, 92})),
+    "a call frame may be longer than it says": ("extension", extension, "_has_field_size", _has_some_size),
+    "an optional field may be cut short": ("extension", extension, "_read_fields", _read_fields_to_the_end),
     "a token of a few bytes": ("extension", token, "mark_failed", _mark_any_bytes_failed),
     "released bytes stay on the account": (
         "broker",

@@ -150,14 +150,20 @@ def deadlines(core, now, end):
 class ManualBroker:
     """A broker core whose owner is the test; options are BrokerOptions' keywords."""
 
-    def __init__(self, access=None, **options):
+    def __init__(self, access=None, about=None, **options):
         self.now = START
-        self.core = BrokerCore(BrokerOptions(heartbeat_interval=INTERVAL, **options), NONCE, START, access=access)
+        chosen = BrokerOptions(heartbeat_interval=INTERVAL, **options)
+        self.core = BrokerCore(chosen, NONCE, START, about=about, access=access)
         #: All that was sent: (when, peer, frames without the routing id).
         self.log = []
         #: All events, in order.
         self.events = []
         self._waiting = {}
+
+    @property
+    def state(self):
+        """What the parts of the core share."""
+        return self.core._state
 
     @property
     def workers(self):
@@ -232,7 +238,7 @@ class ManualBroker:
 
 def is_probe(mdp, action):
     """True if `action` sends the probe for gmdp's extension."""
-    return isinstance(action, Send) and action.frames == mdp.client_request(b"mmi.gmdp", b"")
+    return isinstance(action, Send) and action.frames[:-1] == mdp.client_request(b"mmi.gmdp")
 
 
 class ManualWorker:

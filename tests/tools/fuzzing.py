@@ -52,7 +52,7 @@ from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.protocol import extension, token, wire
 from gmdp.protocol.dialects import EXTENDED, MAJORTOMO, RFC7, RFC18, Command
-from gmdp.protocol.extension import CALL_MAGIC, SESSION_MAGIC, Offer, Status
+from gmdp.protocol.extension import CALL_MAGICS, SESSION_MAGICS, Feature, Offer, Status
 
 
 class Source:
@@ -123,8 +123,30 @@ def command(dialect, which, *rest):
     return [*LAYOUT[dialect][5], CODE_OF[dialect.version][which], *rest]
 
 
-def is_frame_of(magic, sizes, frame):
-    return frame[:5] == magic and len(frame) in sizes
+def is_call_foretold(frame):
+    """True if `frame` is a call frame, by the table in `gmdp.protocol.extension`."""
+    if frame[:5] == b"\x89MDC\x02":
+        return len(frame) >= 39 and len(frame) == 39 + frame[37] * 256 + frame[38]
+    return frame[:5] == b"\x89MDC\x01" and len(frame) in (37, 92)
+
+
+def is_session_foretold(frame):
+    """True if `frame` is a session frame, by the same table."""
+    if frame[:5] == b"\x89MDW\x02":
+        return len(frame) >= 12 and len(frame) == 12 + frame[10] * 256 + frame[11]
+    return frame[:5] == b"\x89MDW\x01" and len(frame) == 10
+
+
+def fields_foretold(rest):
+    """The optional fields in the bytes after a frame's length of them, by type."""
+    fields = {}
+    while len(rest) >= 3:
+        size = rest[1] * 256 + rest[2]
+        if len(rest) < 3 + size:
+            break
+        fields[rest[0]] = rest[3 : 3 + size]
+        rest = rest[3 + size :]
+    return fields
 
 
 def message_foretold(frames):
@@ -138,9 +160,9 @@ def message_foretold(frames):
         at = frames.index(b"", 1)
         chain, rest = frames[1:at], frames[at + 1 :]
         kinds = _DELIMITED
-        if chain and is_frame_of(b"\x89MDC\x01", (37, 92), chain[-1]):
+        if chain and is_call_foretold(chain[-1]):
             kinds, extra = _BEHIND_CALL, chain.pop()
-        elif chain and is_frame_of(b"\x89MDW\x01", (10,), chain[-1]):
+        elif chain and is_session_foretold(chain[-1]):
             kinds, extra = _BEHIND_SESSION, chain.pop()
     if any(len(frame) > 255 for frame in chain) or not rest or rest[0] not in kinds:
         return None
@@ -217,7 +239,12 @@ SERVICES = (b"alpha", b"beta", b"gamma", b"delta", b"\xff\x00", b"omega")
 REPORTS = tuple(
     b"mmi." + name for name in (b"service", b"services", b"workers", b"statistics", b"broker", b"gmdp", b"none")
 )
-SESSIONS = tuple(extension.session_frame(number, flags) for number in (1, 2, 3, 0xFFFFFFFF) for flags in (0, 1, 2, 3))
+SESSIONS = tuple(
+    extension.session_frame(number, flags, version=1 + number % 2)
+    for number in (1, 2, 3, 0xFFFFFFFF)
+    for flags in (0, 1, 2, 3)
+)
+FIELDS = ((), (), ((9, b"later"),), ((2, b"why"), (9, b""), (2, b"not")))
 WORDS = (
     *(b"", C01, C02, W01, W02, b"", b"", C01, C02, W01, W02),
     *(bytes((code,)) for code in range(8)),
@@ -225,7 +252,7 @@ WORDS = (
     *REPORTS,
     *(SESSIONS[0], SESSIONS[4], SESSIONS[6]),
     extension.call_frame(IDENTITIES[0]),
-    extension.call_frame(IDENTITIES[1], flags=extension.CANCEL, traceparent=TRACE),
+    extension.call_frame(IDENTITIES[1], flags=extension.CANCEL, traceparent=TRACE, version=1),
     token.prefix(token.start(NONCE), 1) + token.tail(1),
 )
 
@@ -258,6 +285,8 @@ def a_call(source: Source) -> bytes:
         attempt=1 + more // 5 % 3,
         time_left=left,
         traceparent=TRACE if more >= 200 else b"",
+        fields=FIELDS[more // 15 % 4],
+        version=1 + terms // 8 % 2,
     )
     if terms >= 240:
         at = source.byte() % len(frame)
@@ -269,8 +298,9 @@ def a_session(source: Source) -> bytes:
     kind = source.byte()
     if kind < 240:
         number, flags = 1 + kind % 8, (0, 0, 0, 0, 0, 0, 1, 2)[kind // 8 % 8]
-        return extension.session_frame(number, flags)
-    return SESSION_MAGIC + source.take(5)
+        fields = extension.field_bytes(FIELDS[kind // 64])
+        return extension.session_frame(number, flags, fields=fields, version=1 + kind % 2)
+    return SESSION_MAGICS[1 + kind % 2] + source.take(5 + kind % 2 * 8)
 
 
 def changed(source: Source, frames: list[bytes]) -> list[bytes]:
@@ -375,14 +405,18 @@ def is_traceparent(value: bytes) -> bool:
 
 def check_frame(frame: bytes) -> None:
     """One frame of a peer, which may hold any bytes."""
-    assert extension.is_call(frame) is is_frame_of(b"\x89MDC\x01", (37, 92), frame)
-    assert extension.is_session(frame) is is_frame_of(b"\x89MDW\x01", (10,), frame)
+    assert extension.is_call(frame) is is_call_foretold(frame)
+    assert extension.is_session(frame) is is_session_foretold(frame)
     assert extension.is_traceparent(frame) is is_traceparent(frame)
     if extension.is_call(frame):
         check_call(frame)
     if extension.is_session(frame):
         flags, number = extension.read_session(frame)
-        assert extension.session_frame(number, flags) == frame
+        version = extension.version_of(frame)
+        assert extension.session_frame(number, flags, fields=frame[10:], version=version) == frame
+        assert extension.mark_session(frame, flags, frame[10:]) == frame
+        assert extension.mark_session(frame, 7) == extension.session_frame(number, 7, version=version)
+        assert extension.session_fields(frame) == (fields_foretold(frame[12:]) if version == 2 else {})
     check_token(frame)
 
 
@@ -397,9 +431,19 @@ def check_call(frame: bytes) -> None:
         priority=frame[7],
         attempt=call.attempt,
         time_left=call.time_left,
-        traceparent=call.traceparent,
+        traceparent=call.traceparent if frame[4] == 1 else b"",
+        version=frame[4],
     )
-    assert again[:5] + frame[5:6] + again[6:33] + again[37:] == frame[:33] + frame[37:]
+    assert again[:5] + frame[5:6] + again[6:33] == frame[:33]
+    if frame[4] == 1:
+        assert (again[37:], call.fields) == (frame[37:], {})
+    else:
+        assert call.fields == fields_foretold(frame[39:])
+        trace = call.fields.get(1, b"")
+        assert call.traceparent == (trace if len(trace) == 55 else b"")
+        told = extension.field_bytes(call.fields.items())
+        assert fields_foretold(told[2:]) == call.fields
+        assert len(told) == 2 + int.from_bytes(told[:2], "big")
     assert call.priority == min(frame[7], 3)
     left = int.from_bytes(frame[33:37], "big")
     again_left = int.from_bytes(again[33:37], "big")
@@ -409,10 +453,15 @@ def check_call(frame: bytes) -> None:
         number = extension.call_number(call.id, nonce)
         assert number == (int.from_bytes(call.id[16:], "big") if call.id[:16] == nonce else None)
         assert number is None or extension.request_id(nonce, number) == call.id
+    bare = extension.bare_call(frame)
+    assert bare == (frame if frame[4] == 1 else frame[:37] + b"\0\0")
+    call = extension.read_call(bare)
     for status in Status:
-        answer = extension.answer_frame(frame, status, 7, 300)
+        answer = extension.answer_frame(bare, status, 7, 300)
         assert extension.is_call(answer)
         assert extension.read_call(answer) == call._replace(status=status, flags=7, attempt=255)
+        answer = extension.with_fields(answer, extension.field_bytes([(2, b"why")]))
+        assert extension.read_call(answer).fields == ({2: b"why"} if frame[4] == 2 else {})
 
 
 def check_token(frame: bytes) -> None:
@@ -438,20 +487,29 @@ def check_offer(body: list[bytes]) -> None:
     assert body[0] == b"200"
     assert all(type(value) is int and value >= 1 for value in offer[:4])
     assert offer.heartbeat_interval > 0
+    assert offer.version >= 1
     assert extension.read_offer(extension.offer_body(offer)) == offer
 
 
-_NAMES = ("extension", *Offer._fields)
+def check_probe(frame: bytes) -> None:
+    features = extension.read_probe([frame])
+    assert 0 <= features <= sum(Feature)
+    assert extension.read_probe(extension.probe_body(2, features)) == features
+    assert extension.read_probe(extension.probe_body(1, features)) == 0
+
+
+_NAMES = ("extension", *Offer._fields[:5], "features")
+_FEATURES = ("[]", '["credits"]', '["credits","later","not-run",1,"credits"]', "null", '"credits"', '{"credits":1}')
 _VALUES = ("1", "2", "0", "-1", "1.5", "true", "null", '"1"', "[1]", "{}", "1e999", "-0.0", "NaN", "9" * 30, "1000")
 
 
 def some_json(source: Source) -> bytes:
     """JSON that is, or nearly is, an offer."""
     shape = source.byte()
-    values = ["1", "10", "500", "1000", "16777216", "2.5"]
+    values = [source.of(("1", "2", "3")), "10", "500", "1000", "16777216", "2.5", source.of(_FEATURES)]
     for _ in range(shape % 4):
         values[source.byte() % 6] = source.of(_VALUES)
-    names = _NAMES[: 6 - shape // 4 % 2]
+    names = _NAMES[: (7, 5, 6, 7)[shape // 4 % 4]]
     text = ",".join(f'"{name}":{value}' for name, value in zip(names, values, strict=False)).encode()
     text = b"{" + text + b"}"
     if shape >= 128:
@@ -478,19 +536,33 @@ def fuzz_extension(data: bytes) -> None:
     if kind == 0:
         check_frame(source.rest())
     elif kind == 1:
-        check_frame(CALL_MAGIC + source.rest())
+        check_frame(CALL_MAGICS[1 + source.byte() % 2] + source.rest())
     elif kind == 2:
-        check_frame(CALL_MAGIC + source.take(32).ljust(32, b"\0") + (TRACE if source.byte() % 2 else b""))
+        frame = CALL_MAGICS[1] + source.take(32).ljust(32, b"\0")
+        if source.byte() % 2:
+            check_frame(frame + TRACE)
+        else:
+            rest = source.rest()
+            check_frame(CALL_MAGICS[2] + frame[5:] + len(rest).to_bytes(2, "big") + rest)
     elif kind == 3:
-        check_frame(SESSION_MAGIC + source.take(source.byte() % 8))
+        size = source.byte()
+        frame = source.take(size % 8)
+        if size < 128:
+            check_frame(SESSION_MAGICS[1] + frame)
+        else:
+            rest = source.rest()
+            check_frame(SESSION_MAGICS[2] + frame + len(rest).to_bytes(2, "big") + rest)
     elif kind == 4:
         check_frame(token.MAGIC + b"\x01" + source.rest())
     elif kind == 5:
         check_frame(a_traceparent(source))
     elif kind == 6:
-        check_offer([b"200", source.rest()])
+        rest = source.rest()
+        check_offer([b"200", rest])
+        check_probe(rest)
     else:
         body = [(b"200", b"200", b"200", b"501")[source.byte() % 4], some_json(source)]
+        check_probe(body[1])
         check_offer(body[: source.byte() % 4] if source.byte() == 255 else body)
 
 
@@ -665,7 +737,7 @@ class BrokerRun:
             elif odd == 2:
                 peer, _ = self.speaker()
             elif odd == 3 and session:
-                session = extension.session_frame(extension.read_session(session)[1], self.source.byte() % 4)
+                session = extension.mark_session(session, self.source.byte() % 4)
             elif odd == 4:
                 body = [*body, b"more" * (shape % 64)]
             else:
@@ -681,7 +753,7 @@ class BrokerRun:
         if not sessions:
             return
         assignment = sessions[-1 - shape // 2 % len(sessions)]
-        session = extension.session_frame(extension.read_session(assignment.session)[1], extension.LAST)
+        session = extension.mark_session(assignment.session, extension.LAST)
         said = command(assignment.dialect, Command.DISCONNECT)
         if shape % 2:
             said = command(assignment.dialect, Command.FINAL, assignment.token, b"", *assignment.body)
@@ -695,7 +767,8 @@ class BrokerRun:
         name = SERVICES[shape % 3]
         for number in range(1, 2 + shape // 6 % 6):
             if shape // 3 % 2 == 0:
-                session = [extension.session_frame(shape // 36 + number)] if dialect.extended else []
+                version = 1 + shape // 18 % 2
+                session = [extension.session_frame(shape // 36 + number, version=version)] if dialect.extended else []
                 self.feed([peer, *session, *command(dialect, Command.READY, name)])
             elif dialect.extended:
                 call = extension.call_frame(IDENTITIES[number % 4], priority=number % 4)
@@ -1054,7 +1127,10 @@ PENDING = (Phase.CONNECTING, Phase.PROBING)
 _LIMITS = ((2, 2, 16), (1, 1, 8), (10**9, 2**40, 8))
 _OFFERS = (
     [b"501"],
-    *(extension.offer_body(Offer(calls, sessions, frames, 300, 1.0)) for calls, sessions, frames in _LIMITS),
+    *(
+        extension.offer_body(Offer(calls, sessions, frames, 300, 1.0, version, sum(Feature)))
+        for version, (calls, sessions, frames) in enumerate(_LIMITS, 1)
+    ),
     [b"200"],
     [b"200", b"{"],
 )
@@ -1225,7 +1301,7 @@ class WorkerRun(PeerRun):
             sessions = list(connection.sessions) or [SESSIONS[0]]
             session = sessions[kind // 16 % len(sessions)]
             flags = source.byte() % 4 if which is Command.HEARTBEAT else 0
-            frames.append(extension.session_frame(extension.read_session(session)[1], flags))
+            frames.append(extension.mark_session(session, flags))
             if kind // 4 % 4 == 3 and which is Command.DISCONNECT:
                 frames = [a_session(source)]
         elif extended:

@@ -281,6 +281,33 @@ MUTATIONS = {
         "failed = self.undecided",
         tests="unit/io/test_census.py protocol/test_zmtp.py",
     ),
+    # The extension's version 2
+    "a client speaks version 2 to a broker of version 1": Mutation(
+        "core.peer.client",
+        "                version=connection.version,\n            )\n            frames",
+        "            )\n            frames",
+    ),
+    "a session speaks version 2 to a broker of version 1": Mutation(
+        "core.peer.worker",
+        "extension.session_frame(connection.last_number, version=connection.version)",
+        "extension.session_frame(connection.last_number)",
+    ),
+    "what is said to a session is in another version": Mutation(
+        "protocol.extension",
+        "return head if session[_VERSION] == 1 else head + fields",
+        "return SESSION_MAGICS[2] + head[MAGIC_SIZE:] + fields",
+    ),
+    "a cancel is in another version than its call": Mutation(
+        "core.peer.client",
+        "call.identity, flags=extension.CANCEL, attempt=call.tries, version=connection.version",
+        "call.identity, flags=extension.CANCEL, attempt=call.tries, version=2",
+    ),
+    "features are kept after the connection": Mutation(
+        "core.broker.core",
+        "        self._state.users.pop(routing_id, None)\n        self._state.features.pop((routing_id,), None)",
+        "        self._state.users.pop(routing_id, None)",
+        tests="unit/core/broker/test_state.py",
+    ),
 }
 
 

@@ -115,7 +115,7 @@ class StrictBroker(Peer):
 
     def recv(self, timeout: float = DEADLINE) -> list[bytes]:
         """The next message that is not a probe."""
-        while (message := super().recv(timeout))[-2:] == [b"mmi.gmdp", b""]:
+        while (message := super().recv(timeout))[-2:-1] == [b"mmi.gmdp"]:
             sender, *question = message
             head = [b"MDPC02", b"\x03"] if question[0] == b"MDPC02" else [b"", b"MDPC01"]
             self.send(sender, *head, b"mmi.gmdp", b"501")

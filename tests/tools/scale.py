@@ -47,14 +47,14 @@ MIB = 1024 * 1024
 PEER_STACKS = Path(__file__).parents[2] / "bench" / "peer_stacks.py"
 
 
-def call(number: int, service: bytes, body: bytes) -> list[bytes]:
-    """The frames of a gmdp client's request."""
-    frame = b"\x89MDC\x01" + struct.pack(">BBBB16sQI", 0, 0, 1, 1, b"n" * 16, number, 0xFFFFFFFF)
-    return [frame, b"", b"MDPC02", b"\x01", service, body]
+def call(number: int, service: bytes, body: bytes, version: int = 2) -> list[bytes]:
+    """The frames of a gmdp client's request; `version` of the extension."""
+    frame = b"\x89MDC" + struct.pack(">BBBBB16sQI", version, 0, 0, 1, 1, b"n" * 16, number, 0xFFFFFFFF)
+    return [frame + (b"\0\0" if version == 2 else b""), b"", b"MDPC02", b"\x01", service, body]
 
 
-def session(number: int) -> bytes:
-    return b"\x89MDW\x01\x00" + struct.pack(">I", number)
+def session(number: int, version: int = 2) -> bytes:
+    return b"\x89MDW" + struct.pack(">BBI", version, 0, number) + (b"\0\0" if version == 2 else b"")
 
 
 def dealer(endpoint: str) -> Any:
@@ -358,7 +358,12 @@ def flood(endpoint: str) -> None:
 def core() -> dict[str, tuple[float, float]]:
     """By version: runs of a reference loop, and bytecode instructions, per request."""
     found = {}
-    for name, bench in (("0.1", CoreBench(1)), ("0.2", CoreBench(2)), ("extension", CoreBench(3))):
+    for name, bench in (
+        ("0.1", CoreBench(1)),
+        ("0.2", CoreBench(2)),
+        ("extension 1", CoreBench(3)),
+        ("extension", CoreBench(4)),
+    ):
         bench.run(2_000)
         pairs = []
         for _ in range(40):
@@ -408,13 +413,13 @@ class CoreBench:
         self.now = 0.0
         self.core = BrokerCore(BrokerOptions(), b"12345678", 0.0, socket_checks_size=True)
         self.numbers = itertools.count()
-        self.extension = kind == 3
+        self.extension = max(0, kind - 2)
         empty, version = ([b""], b"01") if kind == 1 else ([], b"02")
         self.worker, self.client = [*empty, b"MDPW" + version], [*empty, b"MDPC" + version]
         self.client += [] if kind == 1 else [b"\x01"]
         self.final = b"\x03" if kind == 1 else b"\x04"
         for number in range(64 if self.extension else 16):
-            head = [b"\0w000", session(number + 1), b""] if self.extension else [b"\0w%03d" % number]
+            head = [b"\0w000", session(number + 1, self.extension), b""] if self.extension else [b"\0w%03d" % number]
             self.core.feed([*head, *self.worker, b"\x01", b"echo"], 0.0)
         self._sent()
         self.waiting = [self._request(client % 8) for client in range(128)]
@@ -422,7 +427,7 @@ class CoreBench:
     def _request(self, client: int) -> list[bytes]:
         number = next(self.numbers)
         if self.extension:
-            return [b"\0c000", *call(number, b"echo", b"x" * 64)]
+            return [b"\0c000", *call(number, b"echo", b"x" * 64, self.extension)]
         return [b"\0c%03d" % client, *self.client, b"echo", b"x" * 64]
 
     def _sent(self) -> list[list[bytes]]:

@@ -154,10 +154,9 @@ class Accounts:
         worker = request.worker
         if worker is not None and worker.connection.dialect.extended:
             connection = worker.connection
-            _, number = extension.read_session(worker.session)
             frames = [
                 *connection.address,
-                extension.session_frame(number, CALLER_GONE),
+                extension.mark_session(worker.session, CALLER_GONE),
                 *connection.dialect.worker_command(Command.HEARTBEAT),
             ]
             connection.pulse.on_heartbeat_sent(now)

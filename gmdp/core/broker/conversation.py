@@ -46,7 +46,7 @@ from .replies import Replies
 from .state import BrokerState
 
 # Bound once, since each reply needs them: in Python 3.11 a member of an Enum is slow to look up.
-_FINAL = Command.FINAL
+_FINAL, _PARTIAL = Command.FINAL, Command.PARTIAL
 _OK = Status.OK
 
 
@@ -81,10 +81,20 @@ class Conversation:
             self._on_unregistered_session(connection, message, now)
         elif command is _FINAL:
             self._on_final(worker, message, now)
-        elif command is Command.HEARTBEAT:
-            self._on_heartbeat(connection, now)
-        elif command is Command.PARTIAL:
+        elif command is _PARTIAL:
             self._on_partial(worker, message, now)
+        else:
+            self._on_command(worker, message, now)
+
+    def _on_command(self, worker: Worker, message: Message, now: float) -> None:
+        """Handle any message of a registered worker."""
+        command = message.command
+        if command is _FINAL:
+            self._on_final(worker, message, now)
+        elif command is _PARTIAL:
+            self._on_partial(worker, message, now)
+        elif command is Command.HEARTBEAT:
+            self._on_heartbeat(worker.connection, now)
         elif command is Command.DISCONNECT:
             # "When the broker receives DISCONNECT from a worker it MUST send no
             # further commands to that worker."
@@ -130,10 +140,14 @@ class Conversation:
             self._registry.lose_connection(connection, LossReason.OTHER_DIALECT, now, disconnect=True)
 
     def _on_unregistered_session(self, connection: Connection, message: Message, now: float) -> None:
-        """Handle a message whose session frame is not that of a registered session."""
+        """Handle a message whose session frame is not that of a registered session, byte for byte."""
         flags, number = extension.read_session(message.extra)
-        # Workers are known by frames without flags, so look this one up without the flag LAST.
-        worker = connection.workers.get(extension.session_frame(number)) if flags == extension.LAST else None
+        # Workers are known by frames without flags and optional fields, so look this one up without them.
+        bare = extension.mark_session(message.extra, 0)
+        worker = connection.workers.get(bare) if flags in (0, extension.LAST) else None
+        if worker is not None and not flags:
+            self._on_command(worker, message, now)
+            return
         if worker is not None and message.command is Command.FINAL:
             # The session answers and ends in one message.
             self._on_final(worker, message, now, last=True)
@@ -158,7 +172,7 @@ class Conversation:
         connection.highest_session = number
         self._state.counters.count_drop(DropReason.UNREGISTERED)
         if message.command is not Command.DISCONNECT:
-            self._registry.send_disconnect((*connection.address, message.extra), connection.dialect)
+            self._registry.send_disconnect((*connection.address, bare), connection.dialect)
 
     # Messages of registered workers
 

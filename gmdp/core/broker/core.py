@@ -206,6 +206,7 @@ class BrokerCore:
         self._registry.forget_routing_id(routing_id, LossReason.UNREACHABLE, now)
         self._replies.forget_routing_id(routing_id, DropReason.CLIENT_GONE, now)
         self._state.users.pop(routing_id, None)
+        self._state.features.pop((routing_id,), None)
 
     def reconsider(self, now: float, revoked: Collection[str] = ()) -> None:
         """End all work that is not allowed any more, because the policy's answers may have changed.
@@ -226,6 +227,7 @@ class BrokerCore:
             # Rights go with the user; any peer may choose a routing id that another had.
             self._registry.forget_routing_id(routing_id, LossReason.OTHER_USER, now)
             self._replies.forget_routing_id(routing_id, DropReason.OTHER_USER, now)
+            self._state.features.pop((routing_id,), None)
         elif len(users) >= self._sweep_at and not self._state.outbox:
             # Forget the routing ids that hold nothing.  The outbox is empty: no message is on its way to them.
             workers = {connection.address[0] for connection in self._registry.connections.values()}

@@ -87,6 +87,8 @@ class Intake:
             # Answered at once and never queued: management works while the broker is full or draining.
             state.counters.management += 1
             body = list(map(bytes, body))
+            if name == extension.PROBE_SERVICE:
+                state.note_features(address, extension.read_probe(body) & self._reports.features)
             self._reply(address, message, self._reports.answer(name, body, now), Status.OK, now)
             return
         if call is not None and call.time_left == 0:
@@ -118,6 +120,8 @@ class Intake:
             request.size += envelope_bytes(address)
         if call is not None:
             fail = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
+            if call.fields:
+                frame = extension.bare_call(frame)
             request.terms = new_tuple(CallTerms, (frame, identity, fail, call.traceparent, call.attempt))
             request.priority = call.priority
             if call.time_left is not None:
@@ -191,7 +195,8 @@ class Intake:
         reply = message.dialect.reply(message.subject, body)
         if message.extra:
             attempt = extension.read_call(message.extra).attempt
-            self._replies.send([*address, extension.answer_frame(message.extra, status, attempt, 0), *reply], now)
+            frame = extension.answer_frame(extension.bare_call(message.extra), status, attempt, 0)
+            self._replies.send([*address, frame, *reply], now)
         else:
             self._replies.send([*address, *reply], now)
 
@@ -213,7 +218,7 @@ class Intake:
             self._accounts.abandon(request, EndReason.CLIENT_GONE, now)
             return False
         self._state.counters.joins += 1
-        request.terms = request.terms._replace(frame=message.extra)
+        request.terms = request.terms._replace(frame=extension.bare_call(message.extra))
         self._accounts.redirect(request, address, self._accounts.client_of(address[0], identity[0]))
         request.deadline = math.inf if call.time_left is None else now + call.time_left
         if request.place is Place.QUEUED:

@@ -284,6 +284,7 @@ class Connection(Target):
         "address",
         "base_dialect",
         "dialect",
+        "features",
         "heartbeat_while_busy",
         "highest_session",
         "key",
@@ -304,6 +305,8 @@ class Connection(Target):
         self.dialect = dialect
         #: The dialect of messages that concern the connection itself and none of its sessions.
         self.base_dialect = base_dialect
+        #: The :class:`~gmdp.protocol.extension.Feature` flags that it has named; 0 in version 1.
+        self.features = 0
         #: By session frame; the frame of a strict connection's one worker is empty.
         self.workers: dict[bytes, Worker] = {}
         self.pulse = Pulse(now)

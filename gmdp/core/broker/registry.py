@@ -72,7 +72,7 @@ class Registry:
             if connection is not None:
                 # The session's number is used up; the connection stays.
                 connection.highest_session = extension.read_session(message.extra)[1]
-                self.send_disconnect((*address, message.extra), connection.dialect)
+                self.send_disconnect((*address, extension.mark_session(message.extra, 0)), connection.dialect)
             else:
                 self.send_disconnect(address, _BASE_DIALECTS.get(message.dialect, message.dialect))
                 self._note_refused(key, now)
@@ -81,12 +81,15 @@ class Registry:
             self._refused.pop(key, None)
             dialect = message.dialect
             connection = Connection(key, address, dialect, _BASE_DIALECTS.get(dialect, dialect), now, user)
+            connection.features = state.features_of(address, message.extra)
             self.connections[key] = connection
             state.timers.arm(connection, now + state.options.heartbeat_interval)
-        if message.extra:
-            connection.highest_session = extension.read_session(message.extra)[1]
-        worker = Worker(connection, message.extra, service, now)
-        connection.workers[message.extra] = worker
+        session = message.extra
+        if session:
+            connection.highest_session = extension.read_session(session)[1]
+            session = extension.mark_session(session, 0)
+        worker = Worker(connection, session, service, now)
+        connection.workers[session] = worker
         self.count += 1
         if user:
             self._workers_by_user[user] = self._workers_by_user.get(user, 0) + 1

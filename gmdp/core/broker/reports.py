@@ -8,8 +8,9 @@ service             request               reply
 ``mmi.workers``     a name, or empty      ``200``, JSON: the workers
 ``mmi.statistics``  anything              ``200``, JSON: the broker's counters
 ``mmi.broker``      anything              ``200``, JSON: its name, state and limits
-``mmi.gmdp``        anything              ``200``, JSON: what the broker offers to
-                                          gmdp peers (:mod:`gmdp.protocol.extension`)
+``mmi.gmdp``        JSON: what a gmdp     ``200``, JSON: what the broker offers to
+                    peer speaks; or       gmdp peers (:mod:`gmdp.protocol.extension`)
+                    anything
 any other           anything              ``501``
 any but mmi.gmdp    from a user whom the  ``403``; a gmdp client hears the status
                     policy does not       *not allowed*
@@ -29,7 +30,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from ...protocol.extension import PROBE_SERVICE, Offer, offer_body
+from ...protocol.extension import PROBE_SERVICE, SUPPORTED, VERSION, Offer, offer_body
 from .options import BrokerOptions
 from .records import Service, Worker
 from .statistics import BrokerStatistics
@@ -54,6 +55,9 @@ class About:
     version: str = ""
     #: Messages its socket holds for a peer.
     hwm: int = 1_000
+    #: The version of gmdp's extension that it speaks, and the features; version 1 has none.
+    extension: int = VERSION
+    features: int = SUPPORTED
 
     @property
     def max_sessions(self) -> int:
@@ -110,6 +114,8 @@ class Reports:
 
     def __init__(self, view: BrokerView) -> None:
         self._view = view
+        #: The features that the broker offers.
+        self.features = view.about.features if view.about.extension > 1 else 0
         #: The costly reports made a moment ago, by service: (when, JSON).
         self._recent: dict[bytes, tuple[float, bytes]] = {}
 
@@ -130,6 +136,8 @@ class Reports:
                     options.max_frames,
                     options.max_frame_size,
                     options.heartbeat_interval,
+                    view.about.extension,
+                    self.features,
                 )
             )
         report = _REPORTS.get(service)

@@ -299,6 +299,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                 attempt=call.tries,
                 time_left=time_left,
                 traceparent=call.traceparent,
+                version=connection.version,
             )
             frames = [frame, *self.extended.request(call.service, call.body)]
             if not connection.accepts(frames):
@@ -370,7 +371,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         if connection is None:
             return
         if connection.phase is Phase.EXTENDED:
-            frame = extension.call_frame(call.identity, flags=extension.CANCEL, attempt=call.tries)
+            frame = extension.call_frame(
+                call.identity, flags=extension.CANCEL, attempt=call.tries, version=connection.version
+            )
             self.actions.append(Send(connection, [frame, *self.extended.request(call.service, [EMPTY])]))
             self._detach(call)
         else:

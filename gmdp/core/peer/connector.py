@@ -17,6 +17,8 @@ The rules of this module:
 * The probe may be sent before the connection stands, once its transport is connected.  A broker that
   makes no report of its handshake (ZMTP 2.0) shows by taking the probe that the connection stands.
   Further connections to that broker stand as soon as their transport is connected.
+* The probe says what this peer speaks.  An extended connection speaks the lower version
+  of the two peers', and has the features that both have named.
 
   ===========  =================================  ==============================
   phase        left when                          for
@@ -41,8 +43,8 @@ import enum
 import math
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ...protocol.dialects import EMPTY, EXTENDED, Dialect
-from ...protocol.extension import PROBE_SERVICE, Offer, read_offer
+from ...protocol.dialects import EXTENDED, Dialect
+from ...protocol.extension import PROBE_SERVICE, SUPPORTED, VERSION, Offer, probe_body, read_offer
 from ..timers import Timers
 from .reasons import CloseReason
 from .reconnect import Reconnect
@@ -94,7 +96,7 @@ USABLE = frozenset({Phase.STRICT, Phase.EXTENDED})
 class Connection:
     """One socket to one broker, as the core knows it."""
 
-    __slots__ = ("endpoint", "epoch", "handle", "offer", "phase", "probed", "timer")
+    __slots__ = ("endpoint", "epoch", "features", "handle", "offer", "phase", "probed", "timer", "version")
 
     def __init__(self, endpoint: str, epoch: int) -> None:
         self.endpoint = endpoint
@@ -104,6 +106,10 @@ class Connection:
         self.offer: Offer | None = None
         #: True once the probe is sent.
         self.probed = False
+        #: The version of the extension that is spoken; 0 before, and on a strict connection.
+        self.version = 0
+        #: The :class:`~gmdp.protocol.extension.Feature` flags that both peers have named.
+        self.features = 0
         self.timer: list[Any] | None = None
         #: The shell's socket: a :class:`gmdp.io.dealers.SendQueue`, or a wire of the
         #: simulator.  The core keeps it for its shell.
@@ -169,6 +175,9 @@ class Connector(abc.ABC, Generic[C, E]):
     from 0 to 1.
     """
 
+    #: The version of the extension that this peer speaks, and the features that it names.
+    extension_version = VERSION
+    features: int = SUPPORTED
     #: Seconds until a connection that does not stand yet is closed.
     connect_timeout = 5.0
     #: Seconds until a broker that does not answer the probe counts as strict.
@@ -308,8 +317,10 @@ class Connector(abc.ABC, Generic[C, E]):
         if connection.phase is Phase.PROBING and (body := self._probe_answer(frames)) is not None:
             if self.probe_suffices:
                 self._note_broker_heard(connection, now)
-            connection.offer = read_offer(body)
-            if connection.offer is not None:
+            connection.offer = offer = read_offer(body)
+            if offer is not None:
+                connection.version = min(offer.version, self.extension_version)
+                connection.features = offer.features & self.features if connection.version > 1 else 0
                 self._enter(connection, Phase.EXTENDED, now)
             else:
                 self._settle_for_strict(connection, now, jitter)
@@ -334,7 +345,8 @@ class Connector(abc.ABC, Generic[C, E]):
 
     def _send_probe(self, connection: C) -> None:
         connection.probed = True
-        self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, [EMPTY])))
+        probe = probe_body(self.extension_version, self.features)
+        self.actions.append(Send(connection, self.dialect.request(PROBE_SERVICE, probe)))
 
     def _open_connection(self, now: float) -> None:
         """Open one more connection."""

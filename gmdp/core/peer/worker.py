@@ -255,8 +255,11 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
     def _on_message(self, connection: WorkerConnection, frames: list[bytes], now: float, jitter: float) -> None:
         extended = connection.phase is Phase.EXTENDED
         if extended and frames and extension.is_session(frames[0]):
-            flags, number = extension.read_session(frames[0])
-            frame = extension.session_frame(number)
+            frame = frames[0]
+            flags = 0
+            if frame not in connection.sessions:
+                flags, _ = extension.read_session(frame)
+                frame = extension.mark_session(frame, 0)
             parsed = self.extended.parse_for_worker(frames, 1)
         else:
             flags, frame = 0, EMPTY
@@ -352,7 +355,9 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
     def _attach(self, session: Session, connection: WorkerConnection, now: float) -> None:
         """Register a session on a connection."""
         connection.last_number += 1
-        session.frame = extension.session_frame(connection.last_number) if connection.phase is Phase.EXTENDED else EMPTY
+        session.frame = EMPTY
+        if connection.phase is Phase.EXTENDED:
+            session.frame = extension.session_frame(connection.last_number, version=connection.version)
         session.connection = connection
         connection.sessions[session.frame] = session
         session.become(SessionState.IDLE)
@@ -404,7 +409,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
     @staticmethod
     def _last_frame(session: Session) -> bytes:
         """Return a session's frame with the flag LAST: no message of the session follows."""
-        return extension.session_frame(extension.read_session(session.frame)[1], extension.LAST)
+        return extension.mark_session(session.frame, extension.LAST)
 
     def _end_session(self, session: Session, now: float) -> None:
         """Close a session for good; a connection that has none left is closed with it."""

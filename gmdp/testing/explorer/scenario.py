@@ -19,7 +19,7 @@ from typing import Any
 from ...core.outcomes import Outcome
 from ...core.peer.calls import Part
 from ...protocol.dialects import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
-from ...protocol.extension import FAIL_WITHOUT_WORKER, PRIORITIES, call_frame, request_id, session_frame
+from ...protocol.extension import FAIL_WITHOUT_WORKER, PRIORITIES, VERSION, call_frame, request_id, session_frame
 from ...worker.request import Request
 from ..simulator import internals
 from ..simulator.broker import BrokerNode
@@ -109,7 +109,10 @@ class Scenario:
         }
         self.hwm = random.choice([3, 8]) if self.kind == "slow clients" else random.choice([20, 1000])
         self.endpoints = ["one", "two"][: random.choice([1, 1, 2])]
-        self.brokers = [simulation.broker(name, hwm=self.hwm, **self.options) for name in self.endpoints]
+        self.brokers = [
+            simulation.broker(name, hwm=self.hwm, extension=self._draw_version(), **self.options)
+            for name in self.endpoints
+        ]
         for _ in range(random.randint(2, 4)):
             self._new_worker()
         for _ in range(random.randint(2, 3)):
@@ -148,6 +151,10 @@ class Scenario:
             raise self.simulation.failed(error) from error
 
     # Nodes and calls
+
+    def _draw_version(self) -> int:
+        """Draw the version of gmdp's extension that a peer speaks: some are of an earlier release."""
+        return self.random.choice([1, VERSION, VERSION, VERSION])
 
     def _handler(self, endpoints: list[str], request: Request) -> Any:
         """Answer with parts that name the request, the run of its handler, and the part."""
@@ -194,6 +201,7 @@ class Scenario:
             heartbeat_interval=random.choice([INTERVAL, INTERVAL, INTERVAL, INTERVAL, 0.2, 3.0]),
             liveness=LIVENESS + 1,
             enforce_deadline=random.random() < 0.2,
+            extension=self._draw_version(),
         )
 
     def _new_client(self) -> ClientNode:
@@ -205,6 +213,7 @@ class Scenario:
             strict=strict and self.random.choice([True, True, "silent"]),
             max_connections=self.random.choice([1, 3]),
             max_in_flight=self.random.choice([2, 30]),
+            extension=self._draw_version(),
         )
         client.on_part = self._on_part
         return client
@@ -273,11 +282,13 @@ class Scenario:
     def _kill_broker(self) -> None:
         broker = self.random.choice(self.brokers)
         broker.kill()
+        broker.extension = self._draw_version()  # an upgrade, or a step back
         self.simulation.after(self.random.uniform(0, 5), broker.start)
 
     def _stop_broker(self) -> None:
         broker = self.random.choice(self.brokers)
         broker.stop(self.random.uniform(0, 3))
+        broker.extension = self._draw_version()
         self.simulation.after(self.random.uniform(3, 6), broker.start)
 
     def _block_broker(self) -> None:
@@ -331,18 +342,23 @@ class Scenario:
         peers = [peer for peer in broker.peers if peer != tokens.get(token)]
         stranger = self.simulation.network.routing_id()
         for _ in range(random.randint(1, 5)):
-            frames = self._hostile_frames(token + b"\0" * random.choice([0, 7]))
-            broker.post(self._attack, broker, [random.choice([stranger, stranger, *peers[:3]]), *frames])
+            sender = random.choice([stranger, stranger, *peers[:3]])
+            version = broker.core.about.extension
+            if sender is not stranger:
+                # An answer must be in a version that the peer understands.
+                version = min(version, broker.peers[sender].node.extension)
+            frames = self._hostile_frames(token + b"\0" * random.choice([0, 7]), version)
+            broker.post(self._attack, broker, [sender, *frames])
 
     def _attack(self, broker: BrokerNode, frames: list[bytes]) -> None:
         if broker.up:
             self.simulation.schedule.record("an attack:", frames)
             broker.on_message(frames)
 
-    def _hostile_frames(self, token: bytes) -> list[bytes]:
+    def _hostile_frames(self, token: bytes, version: int) -> list[bytes]:
         random = self.random
-        session = session_frame(random.randint(0, 5), random.choice([0, 0, 1]))
-        call = call_frame(request_id(b"n" * 16, next(self._uids)), flags=random.randint(0, 3))
+        session = session_frame(random.randint(0, 5), random.choice([0, 0, 1]), version=version)
+        call = call_frame(request_id(b"n" * 16, next(self._uids)), flags=random.randint(0, 3), version=version)
         pieces = [
             EMPTY,
             b"MDPC01",

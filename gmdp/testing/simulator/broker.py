@@ -10,6 +10,7 @@ from ...core.broker.decisions import DeadLetter
 from ...core.broker.options import BrokerOptions
 from ...core.broker.reports import About
 from ...core.broker.statistics import BrokerCounters
+from ...protocol.extension import VERSION
 from ...protocol.token import NONCE_SIZE
 from . import internals
 from .network import Network, Wire
@@ -22,6 +23,7 @@ class BrokerNode(Node):
     Attributes:
         options: The :class:`~gmdp.core.broker.options.BrokerOptions` of each start.
         hwm: Messages that may wait for a peer that does not read.
+        extension: The version of gmdp's extension that the broker speaks from its next start on.
         up: False while the broker is down.
         generation: Counts the broker's starts and ends.
         core: The core of the latest start.
@@ -33,10 +35,13 @@ class BrokerNode(Node):
             its worker waited unread.
     """
 
-    def __init__(self, network: Network, endpoint: str, options: BrokerOptions, hwm: int = 1000) -> None:
+    def __init__(
+        self, network: Network, endpoint: str, options: BrokerOptions, hwm: int = 1000, extension: int = VERSION
+    ) -> None:
         super().__init__(network, endpoint)
         self.options = options
         self.hwm = hwm
+        self.extension = extension
         self.generation = 0
         self.up = False
         self.peers: dict[bytes, Wire] = {}
@@ -59,7 +64,7 @@ class BrokerNode(Node):
         self.inbox.clear()
         self.counters = BrokerCounters()
         nonce = self.schedule.random.randbytes(NONCE_SIZE)
-        about = About(hwm=self.hwm)
+        about = About(hwm=self.hwm, extension=self.extension)
         self.core = BrokerCore(self.options, nonce, self.schedule.now, self.counters, about)
         # Where there is room for few messages, even a short backlog then takes several batches.
         internals.limit_batch(self.core, self.hwm)

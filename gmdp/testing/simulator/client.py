@@ -12,6 +12,7 @@ from ...core.peer.client import ClientCore
 from ...core.peer.reconnect import Reconnect
 from ...core.peer.statistics import ClientCounters
 from ...protocol.dialects import Dialect
+from ...protocol.extension import VERSION
 from ...validation import check_body
 from .network import Network
 from .peer import PeerNode
@@ -72,8 +73,9 @@ class ClientNode(PeerNode[ClientCore]):
         max_connections: int = 3,
         max_in_flight: int = 100,
         strict: bool | str = False,
+        extension: int = VERSION,
     ) -> None:
-        super().__init__(network, name, strict)
+        super().__init__(network, name, strict, extension)
         self.counters = ClientCounters()
         self.core = ClientCore(
             dialect,
@@ -83,6 +85,7 @@ class ClientNode(PeerNode[ClientCore]):
             nonce=self.schedule.random.randbytes(16),
             max_in_flight=max_in_flight,
         )
+        self.core.extension_version = extension
         self.calls: list[SimulatedCall] = []
         self._simulated: dict[Call, SimulatedCall] = {}
         self.open_calls: dict[SimulatedCall, None] = {}

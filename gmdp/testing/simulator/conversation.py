@@ -21,6 +21,8 @@ class Origin(NamedTuple):
     service: bytes
     peer: _Address
     when: float
+    #: The version of its call frame.
+    version: int
 
 
 class Conversation:
@@ -68,7 +70,7 @@ class Conversation:
             if message.command is Command.DISCONNECT:
                 session = EMPTY
                 if message.extra:
-                    session = extension.session_frame(extension.read_session(message.extra)[1])
+                    session = extension.mark_session(message.extra, 0)
                 self._disconnected[(peer, session)] = self._disconnects_received[(peer, session)] = now
         elif message.extra:
             call = extension.read_call(message.extra)
@@ -87,7 +89,9 @@ class Conversation:
                 or answered_since
                 or (call.attempt >= origin.attempt and origin.service == message.subject)
             ):
-                self._origins[call.id] = Origin(call.attempt, message.subject, peer, now)
+                self._origins[call.id] = Origin(
+                    call.attempt, message.subject, peer, now, extension.version_of(message.extra)
+                )
         else:
             self._open[peer] += 1
 
@@ -95,7 +99,7 @@ class Conversation:
         """Check a message whose peer was gone; `slow`: whether the peer had messages unread."""
         at, extra, _, _ = parse_outgoing(frames)
         if extension.is_call(extra):
-            self._check_origin(extension.read_call(extra).id, tuple(frames[: at - 1]), slow)
+            self._check_origin(extra, tuple(frames[: at - 1]), slow)
 
     def on_sent(self, frames: list[bytes], slow: bool) -> None:
         """Check a message that the broker sent; `slow`: whether the peer had messages unread."""
@@ -105,7 +109,7 @@ class Conversation:
             return
         peer, session = tuple(frames[:at]), EMPTY
         if extension.is_session(extra):
-            peer, session = peer[:-1], extension.session_frame(extension.read_session(extra)[1])
+            peer, session = peer[:-1], extension.mark_session(extra, 0)
         disconnected = self._disconnected
         for key in ((peer, EMPTY), (peer, session)):
             # The broker may have decided on this message before the worker's DISCONNECT came.
@@ -120,7 +124,7 @@ class Conversation:
             call = extension.read_call(extra)
             require((call.status == extension.Status.PARTIAL) is not final, "status and command differ")
             require(self._calls[call.id] > 0, "a message to a client follows a FINAL, or answers no request:", frames)
-            self._check_origin(call.id, tuple(frames[: at - 1]), slow)
+            self._check_origin(extra, tuple(frames[: at - 1]), slow)
             if final:
                 self._calls[call.id] -= 1
                 self._answered[call.id] = self.now
@@ -132,12 +136,14 @@ class Conversation:
         if final:
             self._open[key] -= 1
 
-    def _check_origin(self, identity: bytes, peer: _Address, slow: bool) -> None:
-        """Check that an answer goes to the address of the call's last request."""
-        origin = self._origins[identity]
+    def _check_origin(self, extra: bytes, peer: _Address, slow: bool) -> None:
+        """Check that an answer goes to the address of the call's last request, in the version of that request."""
+        origin = self._origins[extension.read_call(extra).id]
         # The broker may have decided on this answer before the retry came.
         settled = origin.when < self.now and not slow
         require(not settled or origin.peer == peer, "an answer goes to", peer, "and not to", origin.peer)
+        version = extension.version_of(extra)
+        require(not settled or origin.version == version, "an answer of version", version, "to", origin.version)
 
 
 def is_request(frames: list[bytes]) -> bool:

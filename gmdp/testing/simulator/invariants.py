@@ -43,6 +43,7 @@ class Invariants:
         if conversation is None or conversation.generation != node.generation:
             conversation = self._conversations[node] = Conversation(node.generation)
         if direction == "received":
+            check_version(node.core.about.extension, frames[1:])
             conversation.on_received(frames, node.schedule.now, node.options.expiry)
         elif direction == "unsent":
             conversation.now = node.schedule.now
@@ -231,6 +232,21 @@ class Invariants:
             set(identities) == set(internals.joinable_calls(core)),
             "the calls that may be joined are not the open ones",
         )
+
+
+def check_version(version: int, frames: list[bytes]) -> None:
+    """Check that a peer that speaks this version of the extension gets no frame of a later one."""
+    extra = frames[0] if frames else EMPTY
+    if extension.is_call(extra) or extension.is_session(extra):
+        require(extension.version_of(extra) <= version, "a frame of a version that its reader does not speak:", frames)
+
+
+def check_peer_traffic(node: WorkerNode | ClientNode, direction: str, wire: Wire, frames: list[bytes]) -> None:
+    """Check a message of a client or worker."""
+    if direction == "received":
+        check_version(node.extension, frames)
+    if isinstance(node, ClientNode):
+        on_client_traffic(direction, wire, frames)
 
 
 def _check_worker(node: WorkerNode) -> None:

@@ -54,6 +54,8 @@ class PeerEnd(Protocol):
     #: True if brokers appear to the node as speaking an RFC only; "silent" if they do not
     #: even answer its probe.
     strict: bool | str
+    #: The version of gmdp's extension that the node speaks.
+    extension: int
     dead: bool
 
     @property

@@ -8,12 +8,13 @@ from typing import Any
 
 from ...core.broker.options import BrokerOptions
 from ...protocol.dialects import VERSIONS, Dialect
+from ...protocol.extension import VERSION
 from ...validation import check_service
 from ...worker.handlers import Handler
 from .broker import BrokerNode
 from .client import ClientNode
 from .failures import SimulationFailed
-from .invariants import Invariants, on_client_traffic
+from .invariants import Invariants, check_peer_traffic
 from .network import Network
 from .node import Node
 from .schedule import Schedule
@@ -74,18 +75,19 @@ class Simulation:
         """Seconds since the beginning."""
         return self.schedule.now
 
-    def broker(self, endpoint: str = "one", *, hwm: int = 1000, **options: Any) -> BrokerNode:
+    def broker(self, endpoint: str = "one", *, hwm: int = 1000, extension: int = VERSION, **options: Any) -> BrokerNode:
         """Return a new broker, started.
 
         Args:
             endpoint: The name under which workers and clients find the broker.
             hwm: Messages that may wait for a peer that does not read.
+            extension: The version of gmdp's extension that it speaks.
             options: Those of :class:`gmdp.Broker` that :class:`gmdp.BrokerOptions` has.
 
         Raises:
             ConfigurationError: An option has a wrong value.
         """
-        broker = BrokerNode(self.network, endpoint, BrokerOptions(**options), hwm)
+        broker = BrokerNode(self.network, endpoint, BrokerOptions(**options), hwm, extension)
         broker.on_traffic = self.invariants.on_traffic
         self.brokers.append(broker)
         return broker
@@ -104,12 +106,14 @@ class Simulation:
                 ``every``, seconds before each part of an answer;
                 ``concurrency``, ``heartbeat_interval``, ``liveness``, ``enforce_deadline`` as for :class:`gmdp.Worker`;
                 ``strict``, True if brokers appear to the worker as speaking an RFC only,
-                "silent" if they do not even answer its probe.
+                "silent" if they do not even answer its probe;
+                ``extension``, the version of gmdp's extension that it speaks.
         """
         name, endpoints = self._name("worker"), options.pop("endpoints", ["one"])
         worker = WorkerNode(
             self.network, name, endpoints, check_service(service), handler, _dialect(version), **options
         )
+        worker.on_traffic = functools.partial(check_peer_traffic, worker)
         self.workers.append(worker)
         return worker
 
@@ -122,10 +126,10 @@ class Simulation:
             version: Of MDP: "0.1" or "0.2", or a dialect.
             endpoints: Those of its brokers.
             options: ``max_connections`` and ``max_in_flight`` as for :class:`gmdp.Client`;
-                ``strict`` as for a worker.
+                ``strict`` and ``extension`` as for a worker.
         """
         client = ClientNode(self.network, self._name("client"), endpoints, _dialect(version), **options)
-        client.on_traffic = on_client_traffic
+        client.on_traffic = functools.partial(check_peer_traffic, client)
         self.clients.append(client)
         return client
 

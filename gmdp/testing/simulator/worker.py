@@ -9,6 +9,7 @@ from ...core.peer.sessions import CallerGone, Failure, Session, Work
 from ...core.peer.statistics import WorkerCounters
 from ...core.peer.worker import WorkerCore
 from ...protocol.dialects import Dialect
+from ...protocol.extension import VERSION
 from ...validation import check_body
 from ...worker.handlers import Handler
 from ...worker.request import Request, make_request
@@ -57,8 +58,9 @@ class WorkerNode(PeerNode[WorkerCore]):
         liveness: float = 3,
         strict: bool | str = False,
         enforce_deadline: bool = False,
+        extension: int = VERSION,
     ) -> None:
-        super().__init__(network, name, strict)
+        super().__init__(network, name, strict, extension)
         self.handler = handler
         self.takes = takes
         self.every = every
@@ -80,6 +82,7 @@ class WorkerNode(PeerNode[WorkerCore]):
             enforce_deadline=enforce_deadline,
             now=self.schedule.now,
         )
+        self.core.extension_version = extension
         self.core.start(self.schedule.now)
         self.run()
 

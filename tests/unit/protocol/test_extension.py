@@ -20,9 +20,26 @@ identities = st.binary(min_size=24, max_size=24)
 traces = st.sampled_from([b"", TRACEPARENT, b"x" * 55])
 
 
+versions = st.sampled_from([1, 2])
+
+
+fields = st.dictionaries(st.integers(2, 255), st.binary(max_size=20), max_size=3)
+
+
+sessions = st.builds(
+    extension.session_frame,
+    st.integers(0, extension.MAX_SESSION),
+    st.integers(0, 255),
+    fields=fields.map(lambda further: extension.field_bytes(further.items())),
+    version=versions,
+)
+
+
 calls = st.builds(
     extension.call_frame,
     identities,
+    version=versions,
+    fields=fields.map(dict.items),
     flags=st.integers(0, 255),
     priority=st.integers(0, 255),
     attempt=st.integers(1, 1000),
@@ -40,18 +57,34 @@ calls = st.builds(
     st.integers(1, 1000),
     st.one_of(st.none(), st.floats(0, 1e9)),
     traces,
+    versions,
+    fields,
 )
-def test_a_call_frame_says_what_was_written(nonce, number, flags, priority, attempt, time_left, trace):
+def test_a_call_frame_says_what_was_written(
+    nonce, number, flags, priority, attempt, time_left, trace, version, further
+):
     identity = extension.request_id(nonce, number)
     frame = extension.call_frame(
-        identity, flags=flags, priority=priority, attempt=attempt, time_left=time_left, traceparent=trace
+        identity,
+        flags=flags,
+        priority=priority,
+        attempt=attempt,
+        time_left=time_left,
+        traceparent=trace,
+        version=version,
+        fields=further.items(),
     )
     assert extension.is_call(frame)
     assert not extension.is_session(frame)
+    assert extension.version_of(frame) == version
     reading = extension.read_call(frame)
     assert (reading.status, reading.flags, reading.id, reading.traceparent) == (0, flags, identity, trace)
     assert reading.priority == min(priority, 3)
     assert reading.attempt == min(attempt, 255)
+    if version == 1:
+        assert reading.fields == {}
+    else:
+        assert reading.fields == ({1: trace} if trace else {}) | further
     if time_left is None:
         assert reading.time_left is None
     else:
@@ -61,36 +94,113 @@ def test_a_call_frame_says_what_was_written(nonce, number, flags, priority, atte
 
 
 @STEADY
-@given(calls, st.sampled_from(extension.Status), st.integers(0, 255), st.integers(0, 1000))
-def test_an_answer_carries_its_request_s_frame(frame, status, taken, attempts):
-    answered = extension.answer_frame(frame, status, taken, attempts)
+@given(calls, st.sampled_from(extension.Status), st.integers(0, 255), st.integers(0, 1000), fields)
+def test_an_answer_carries_its_request_s_frame(frame, status, taken, attempts, further):
+    bare = extension.bare_call(frame)
+    answered = extension.answer_frame(bare, status, taken, attempts)
     before, after = extension.read_call(frame), extension.read_call(answered)
-    assert after == before._replace(status=status, flags=taken, attempt=min(attempts, 255))
-    assert len(answered) == len(frame)
+    old = extension.version_of(frame) == 1
+    trace = before.traceparent if old else b""
+    expected = before._replace(status=status, flags=taken, attempt=min(attempts, 255), traceparent=trace, fields={})
+    assert after == expected
+    assert len(answered) == (len(frame) if old else 39)
+    told = extension.read_call(extension.with_fields(answered, extension.field_bytes(further.items())))
+    assert told == (expected if old else expected._replace(fields=further))
 
 
 @STEADY
-@given(st.integers(0, extension.MAX_SESSION), st.integers(0, 255))
-def test_a_session_frame_says_what_was_written(number, flags):
-    frame = extension.session_frame(number, flags)
+@given(st.integers(0, extension.MAX_SESSION), st.integers(0, 255), st.integers(0, 255), versions, fields)
+def test_a_session_frame_says_what_was_written(number, flags, other_flags, version, further):
+    further_bytes = extension.field_bytes(further.items())
+    frame = extension.session_frame(number, flags, version=version, fields=further_bytes)
     assert extension.is_session(frame)
     assert not extension.is_call(frame)
     assert extension.read_session(frame) == (flags, number)
+    assert extension.session_fields(frame) == ({} if version == 1 else further)
+    assert extension.mark_session(frame, other_flags) == extension.session_frame(number, other_flags, version=version)
+    assert extension.mark_session(frame, flags, further_bytes) == frame
 
 
 @STEADY
-@given(st.one_of(st.binary(max_size=100), st.builds(bytes.__add__, st.just(b"\x89MDC\x01"), st.binary(max_size=100))))
+@given(
+    st.one_of(
+        st.binary(max_size=100),
+        st.builds(
+            bytes.__add__,
+            st.sampled_from([b"\x89MDC\x01", b"\x89MDC\x02", b"\x89MDW\x01", b"\x89MDW\x02"]),
+            st.binary(max_size=100),
+        ),
+        calls,
+        sessions,
+    )
+)
 def test_only_what_has_magic_version_and_length_is_one(frame):
+    def says(at):
+        """True if the two bytes at `at` say how many follow."""
+        return len(frame) >= at + 2 and frame[at] * 256 + frame[at + 1] == len(frame) - at - 2
+
     right = frame[:5] == b"\x89MDC\x01" and len(frame) in (37, 92)
+    right = right or (frame[:5] == b"\x89MDC\x02" and says(37))
     assert extension.is_call(frame) is right
     if right:
         extension.read_call(frame)
-    assert extension.is_session(frame) is (frame[:5] == b"\x89MDW\x01" and len(frame) == 10)
+    right = frame[:5] == b"\x89MDW\x01" and len(frame) == 10
+    right = right or (frame[:5] == b"\x89MDW\x02" and says(10))
+    assert extension.is_session(frame) is right
+    if right:
+        extension.session_fields(frame)
 
 
-def test_an_offer_is_read_as_it_was_written():
-    offer = extension.Offer(5, 6, 7, 8, 2.5)
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        (b"", {}),
+        (b"\x09", {}),
+        (b"\x09\x00", {}),
+        (b"\x09\x00\x00", {9: b""}),
+        (b"\x09\x00\x02a", {}),
+        (b"\x09\x00\x01a\x0a\x00\x01", {9: b"a"}),
+        (b"\x09\x00\x01a\x09\x00\x01b", {9: b"b"}),
+        (b"\x09\xff\xff" + b"a" * 100, {}),
+        (b"\x00\x00\x01z\xff\x00\x02yy", {0: b"z", 255: b"yy"}),
+    ],
+)
+def test_optional_fields_are_read_as_far_as_they_make_sense(rest, expected):
+    length = len(rest).to_bytes(2, "big")
+    call = extension.call_frame(bytes(24))[:37] + length + rest
+    session = extension.session_frame(1)[:10] + length + rest
+    assert extension.read_call(call).fields == extension.session_fields(session) == expected
+
+
+def test_a_traceparent_of_another_length_is_none():
+    frame = extension.call_frame(bytes(24), fields=[(extension.Field.TRACEPARENT, b"short")])
+    assert extension.read_call(frame).traceparent == b""
+
+
+@pytest.mark.parametrize("features", [0, extension.Feature.CREDITS, sum(extension.Feature)])
+def test_an_offer_is_read_as_it_was_written(features):
+    offer = extension.Offer(5, 6, 7, 8, 2.5, features=features)
     assert extension.read_offer(extension.offer_body(offer)) == offer
+    old = offer._replace(version=1, features=0)
+    assert extension.read_offer(extension.offer_body(old)) == old
+    assert extension.read_probe(extension.probe_body(2, features)) == features
+    assert extension.read_probe(extension.probe_body(1, features)) == 0
+
+
+def test_the_names_of_the_features_on_the_wire():
+    names = ["credits", "begun", "not-run", "leaving", "reasons", "stated"]
+    probe = json.loads(extension.probe_body(2, sum(extension.Feature))[0])
+    assert probe == {"extension": 2, "features": names}
+
+
+def test_features_that_are_not_known_are_skipped():
+    limits = {"max_in_flight": 1, "max_sessions": 2, "max_frames": 3, "max_frame_size": 4, "heartbeat_interval": 5}
+    for names in (["telepathy", "credits", 1, None], ["credits", "credits"]):
+        offer = json.dumps({"extension": 2, "features": names, **limits}).encode()
+        assert extension.read_offer([b"200", offer]) == extension.Offer(1, 2, 3, 4, 5, 2, extension.Feature.CREDITS)
+    for version, names in ((2, "credits"), (2, None), (2, {"credits": 1}), (1, ["credits"])):
+        offer = json.dumps({"extension": version, "features": names, **limits}).encode()
+        assert extension.read_offer([b"200", offer]) == extension.Offer(1, 2, 3, 4, 5, version, 0)
 
 
 json_values = st.recursive(
@@ -105,7 +215,7 @@ json_values = st.recursive(
     st.one_of(
         st.lists(st.binary(max_size=20), max_size=3),
         st.tuples(st.just(b"200"), st.binary(max_size=50)).map(list),
-        st.dictionaries(st.sampled_from(["extension", *extension.Offer._fields]), json_values).map(
+        st.dictionaries(st.sampled_from(["extension", *extension.Offer._fields[:5], "features"]), json_values).map(
             lambda offer: [b"200", json.dumps(offer).encode()]
         ),
     )
@@ -113,7 +223,7 @@ json_values = st.recursive(
 def test_any_answer_to_a_probe_is_an_offer_or_none(body):
     offer = extension.read_offer(body)
     if offer is not None:
-        assert all(type(value) is int and value >= 1 for value in offer[:-1])
+        assert all(type(value) is int and value >= 1 for value in offer[:4])
         assert offer.heartbeat_interval > 0
 
 

@@ -146,10 +146,18 @@ calls = st.builds(
     attempt=st.integers(1, 1000),
     time_left=st.one_of(st.none(), st.floats(0, 1e9)),
     traceparent=traces,
+    version=st.sampled_from([1, 2]),
+    fields=st.sampled_from([(), ((9, b"later"),)]),
 )
 
 
-sessions = st.builds(extension.session_frame, st.integers(0, extension.MAX_SESSION), st.integers(0, 255))
+sessions = st.builds(
+    extension.session_frame,
+    st.integers(0, extension.MAX_SESSION),
+    st.integers(0, 255),
+    version=st.sampled_from([1, 2]),
+    fields=st.sampled_from([extension.NO_FIELDS, extension.field_bytes([(9, b"later")])]),
+)
 
 
 hops = st.lists(st.binary(min_size=1, max_size=8), max_size=7).filter(

@@ -10,7 +10,7 @@ from gmdp.core.outcomes import Outcome
 from gmdp.core.peer.calls import Call, CallState
 from gmdp.core.peer.connector import REFUSALS, TRANSITIONS, Close, Connection, Open, Phase, Send
 from gmdp.core.peer.reasons import CloseReason
-from gmdp.protocol.extension import Offer, offer_body
+from gmdp.protocol.extension import Feature, Offer, offer_body
 
 FINAL = [b"MDPC02", b"\x03", b"it", b"end"]
 
@@ -253,3 +253,29 @@ def test_all_brokers_are_tried_before_none_can_be_reached():
     assert bench.core.unreachable == ""
     bench.act()
     assert call.state is CallState.SENT
+
+
+@pytest.mark.parametrize(
+    ("own_version", "offered", "expected"),
+    [
+        (2, (2, Feature.CREDITS | Feature.BEGUN), (2, Feature.CREDITS)),
+        (2, (1, 0), (1, 0)),
+        (2, (7, Feature.CREDITS), (2, Feature.CREDITS)),
+        (1, (2, Feature.CREDITS), (1, 0)),
+    ],
+)
+def test_a_connection_speaks_the_lower_version_and_has_the_features_of_both(own_version, offered, expected):
+    core = client_core(["one"])
+    core.extension_version = own_version
+    core.features = Feature.CREDITS | Feature.LEAVING
+    core.submit(Call(b"s", [b"body"], timeout=60.0), 0.0)
+    (opened,) = core.take()[0]
+    core.on_connected(opened.connection, 0.0)
+    (probe,) = core.take()[0]
+    names = b'{"extension":2,"features":["credits","leaving"]}'
+    assert probe.frames == MDP02.client_request(b"mmi.gmdp", names if own_version == 2 else b"")
+    offer = Offer(10, 10, 100, 1000, 2.5, *offered)
+    core.feed(opened.connection, MDP02.client_final(b"mmi.gmdp", *offer_body(offer)), 0.0, 0.5)
+    assert (opened.connection.version, opened.connection.features) == expected
+    (request,) = core.take()[0]
+    assert request.frames[0][:5] == b"\x89MDC" + bytes([expected[0]])

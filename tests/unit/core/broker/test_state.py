@@ -1,0 +1,82 @@
+"""What a broker knows of its peers: the features that their probes named."""
+
+import dataclasses
+
+import pytest
+from brokers import GmdpBroker
+from cores import MDP02
+
+from gmdp.core.broker import state
+from gmdp.core.broker.access import Access, Rules
+from gmdp.core.broker.reports import About
+from gmdp.protocol import extension
+from gmdp.protocol.extension import Feature
+
+EVERYTHING = sum(Feature)
+
+
+def broker_with_features(features=EVERYTHING, version=2):
+    return GmdpBroker(about=About(extension=version, features=features))
+
+
+def probe(broker, peer, features, user=""):
+    broker.feed(peer, MDP02.client_request(b"mmi.gmdp", *extension.probe_body(2, features)), user)
+    broker.take(peer)
+
+
+def test_the_features_of_a_peer_are_those_that_both_sides_name():
+    broker = broker_with_features(Feature.CREDITS | Feature.BEGUN)
+    probe(broker, b"w", Feature.CREDITS | Feature.LEAVING)
+    frame, old_frame = extension.session_frame(1), extension.session_frame(1, version=1)
+    assert broker.state.features_of((b"w",), frame) == Feature.CREDITS
+    # A frame of version 1, or a strict message, comes from a peer without features.
+    assert broker.state.features_of((b"w",), old_frame) == 0
+    assert broker.state.features_of((b"w",), b"") == 0
+    assert broker.state.features_of((b"w", b"hop"), frame) == 0
+    # A probe that names none takes the features back.
+    probe(broker, b"w", 0)
+    assert broker.state.features == {}
+
+
+def test_a_broker_of_version_1_has_no_features():
+    broker = broker_with_features(version=1)
+    probe(broker, b"w", EVERYTHING)
+    assert broker.state.features == {}
+
+
+@pytest.mark.parametrize(("version", "features"), [(2, Feature.BEGUN), (1, 0)])
+def test_a_worker_s_connection_knows_its_features(version, features):
+    broker = broker_with_features()
+    probe(broker, b"w", Feature.BEGUN)
+    broker.feed(b"w", [extension.session_frame(1, version=version), b"", b"MDPW02", b"\x01", b"echo"])
+    (worker,) = broker.core.workers
+    assert worker.connection.features == features
+
+
+def test_the_features_go_with_the_connection():
+    broker = broker_with_features()
+    for peer in (b"one", b"two"):
+        probe(broker, peer, EVERYTHING)
+    broker.core.on_connection_closed(b"one", broker.now)
+    assert list(broker.state.features) == [(b"two",)]
+
+
+def test_the_features_go_with_the_user():
+    broker = GmdpBroker(about=About(features=EVERYTHING), access=Access(Rules([]), 1000.0))
+    probe(broker, b"one", EVERYTHING, user="ann")
+    broker.feed(b"one", MDP02.client_request(b"mmi.service", b"echo"), user="bob")
+    assert broker.state.features == {}
+
+
+def test_features_are_bounded(monkeypatch):
+    """The oldest are forgotten; a peer that probes again is the youngest."""
+    monkeypatch.setattr(state, "MAX_FEATURES", 2)
+    broker = broker_with_features()
+    for peer in (b"one", b"two", b"one", b"three"):
+        probe(broker, peer, EVERYTHING)
+    assert list(broker.state.features) == [(b"one",), (b"three",)]
+
+
+def test_about_says_what_a_broker_speaks_by_default():
+    fields = {field.name: field.default for field in dataclasses.fields(About)}
+    assert (fields["extension"], fields["features"]) == (extension.VERSION, extension.SUPPORTED)
