@@ -14,8 +14,12 @@ gunicorn's gevent worker, with and without ``--preload``::
 
     GMDP_SERVICES='upper,report.*' gunicorn -k gevent 'gmdp.wsgi:gateway_from_environment()'
 
-``gmdp gateway`` is the same as a command.  A server that uses threads needs a client with
-``threaded=True``.
+``gmdp gateway`` is the same as a command: gunicorn, set up by gmdp's own options (extra
+``gateway``).  A server that uses threads needs a client with ``threaded=True``.
+
+On gunicorn's gevent worker the gateway gives up HTTP clients that stop in the middle of their body
+(status 408) or stop reading their answer, ``client_timeout`` after their last progress.  Each 10,000
+bytes give them one second more.  Other servers have limits of their own.
 
 **A call.**  ``POST /services/NAME``: the service gets the body, and its reply comes back with
 status 200.  NAME is the rest of the path, percent-decoded; it may be any bytes.
@@ -49,7 +53,7 @@ has gone when it writes the next part.  It then cancels the call, and where the 
 * ``traceparent``, of W3C Trace Context: passed on if it is valid, otherwise ignored.
 
 **Errors** have a JSON body, ``{"error": NAME, "message": TEXT}``.  NAME is the class of the
-error in :mod:`gmdp`, or BadRequest, NotFound, MethodNotAllowed or InternalError:
+error in :mod:`gmdp`, or BadRequest, NotFound, MethodNotAllowed, BodyTimeout or InternalError:
 
 ======  =====================================================================
 status  error
@@ -58,6 +62,7 @@ status  error
 403     NotAllowed
 404     NotFound: an unknown path, or a service that is not exposed
 405     MethodNotAllowed
+408     BodyTimeout: the body stopped, or came too slowly
 413     MessageTooLarge; also a body of more than ``max_body`` bytes
 429     Overloaded; with ``Retry-After: 1``
 500     MDPError and its subclasses that are not listed here;

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import click
 
-from ..client.client import Client
 from ..exceptions import ConfigurationError
+from ..http.environment import make_gateway
 from ..http.gateway import MEBIBYTE, Gateway
-from .http_server import GatewayServer
-from .options import broker_option, security_keywords, security_options, split_endpoints, verbose_option
-from .serving import configure_logging, serve
+from ..validation import check_number
+from .options import (
+    broker_option,
+    security_keywords,
+    security_options,
+    split_endpoints,
+    stop_timeout_option,
+    verbose_option,
+)
+from .serving import configure_logging
+
+#: The oldest gunicorn whose parser leaves no doubt about the end of a request.
+_OLDEST_GUNICORN = (27,)
 
 _ADDRESS = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
 
@@ -22,6 +34,23 @@ def _parse_address(bind: str) -> tuple[str, int]:
     if match is None or int(match["port"]) > 65535:
         raise ConfigurationError(f"bad address {bind!r}: it must look like HOST:PORT")
     return match["ipv6"] or match["host"], int(match["port"])
+
+
+def _import_prefork() -> ModuleType:
+    """Import what needs gunicorn; ConfigurationError if it is missing, or too old, or gevent is."""
+    needed = "gmdp gateway needs gunicorn 27 and gevent 24.10.1: pip install 'gmdp[gateway]'"
+    try:
+        import gunicorn
+
+        if gunicorn.version_info < _OLDEST_GUNICORN:
+            raise ConfigurationError(f"{needed} (gunicorn {gunicorn.__version__} is installed)")
+        return import_module(".prefork", __package__)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("gunicorn", "packaging"):
+            raise
+        raise ConfigurationError(needed) from None
+    except RuntimeError as error:  # gunicorn raises it for a gevent that is too old
+        raise ConfigurationError(f"{needed} ({error})") from None
 
 
 @click.command()
@@ -37,9 +66,7 @@ def _parse_address(bind: str) -> tuple[str, int]:
 )
 @broker_option
 @click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="Time of a call in all.")
-@click.option(
-    "--retries", default=0, show_default=True, help="Further tries, each with its share of the time (at least 0.1 s)."
-)
+@click.option("--retries", default=0, show_default=True, help="Further tries, each with its share of the time.")
 @click.option(
     "--max-body", default=16 * MEBIBYTE, show_default=True, metavar="BYTES", help="Size of a request's body at most."
 )
@@ -51,6 +78,33 @@ def _parse_address(bind: str) -> tuple[str, int]:
     metavar="NAME",
     help="A service that must have a worker for /readyz; may be given several times.",
 )
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes that serve."
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Connections of each process at a time; further ones wait.",
+)
+@click.option(
+    "--keep-alive",
+    default=75.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time that a connection may wait for a request and its header.",
+)
+@click.option(
+    "--client-timeout",
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for an HTTP client that does not send its body, or does not read.",
+)
+@click.option("--access-log", metavar="FILE", help="Log each request to a file; '-': to standard output.")
+@stop_timeout_option
 @security_options
 @verbose_option
 def gateway(
@@ -62,28 +116,51 @@ def gateway(
     max_body: int,
     when_no_worker: str,
     ready_services: tuple[str, ...],
+    workers: int,
+    max_connections: int,
+    keep_alive: float,
+    client_timeout: float,
+    access_log: str | None,
+    stop_timeout: float,
     verbose: int,
     **security: Any,
 ) -> None:
     """Expose services over HTTP.
 
     POST /services/NAME sends the body to the service NAME and returns its reply; /healthz and
-    /readyz are for load balancers.  The module gmdp.wsgi describes all of it.  Prints
-    "listening on http://HOST:PORT" when it is ready.  SIGTERM and SIGINT let running requests
-    end (10 seconds), then exit 0; a second signal ends at once.  The gateway has no TLS and does
-    not tell users apart: the proxy in front of it does both.
+    /readyz are for load balancers.  The module gmdp.wsgi describes all of it.  gunicorn serves, with
+    --workers processes.  Prints "listening on http://HOST:PORT" when it is ready.  SIGTERM and SIGINT
+    let running requests end (--stop-timeout), then exit 0; a second signal ends at once.  SIGHUP
+    replaces the processes without losing a request, and reads files with keys and passwords again.
+    The gateway has no TLS and does not tell users apart: the proxy in front of it does both.
     """
     configure_logging(verbose)
     address = _parse_address(bind)
+    check_number("--keep-alive", keep_alive, above=0)
     if not services:
         raise ConfigurationError("name the services to expose with --service PATTERN")
-    client = Client(split_endpoints(endpoint), timeout=timeout, retries=retries, **security_keywords(security))
-    application = Gateway(
-        client,
-        services,
-        timeout=timeout,
-        max_body=max_body,
-        when_no_worker=when_no_worker,
-        ready_services=ready_services,
+
+    def make() -> Gateway:
+        return make_gateway(
+            split_endpoints(endpoint),
+            services,
+            timeout=timeout,
+            retries=retries,
+            credentials={"password": None, **security_keywords(dict(security))},
+            max_body=max_body,
+            when_no_worker=when_no_worker,
+            ready_services=ready_services,
+            client_timeout=client_timeout,
+        )
+
+    make()  # for its errors
+    prefork = _import_prefork()
+    prefork.run(
+        prefork.listen(*address),
+        make,
+        workers=workers,
+        stop_timeout=stop_timeout,
+        keep_alive=keep_alive,
+        max_connections=max_connections,
+        access_log=access_log,
     )
-    serve(GatewayServer(address, application), lambda server: f"listening on {server.url}")

@@ -17,8 +17,8 @@ from importlib import import_module
 from typing import NamedTuple
 
 import click
-import gevent
 from click.core import ParameterSource
+from gevent.hub import Hub
 
 from ..exceptions import ConfigurationError, MDPError, RequestTimeout
 from ..version import __version__
@@ -127,8 +127,9 @@ def run(arguments: Sequence[str], command: click.Command = cli, program: str = "
     # Commands that keep running configure logging.
     logging.getLogger("gmdp.connections").addHandler(logging.NullHandler())
     # An interrupt ends the command; the hub must not print a traceback for it.
-    hub = gevent.get_hub()
-    hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
+    # A gateway's parent process has no hub, so the class is told.
+    if KeyboardInterrupt not in Hub.NOT_ERROR:
+        Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
     try:
         status = command.main(args=list(arguments), prog_name=program, standalone_mode=False)
         return status if isinstance(status, int) else 0

@@ -1,4 +1,4 @@
-"""Run a broker, worker or gateway in a process of its own."""
+"""Run a broker or a worker in a process of its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def configure_logging(verbosity: int) -> None:
 
 
 class Server(Protocol):
-    """What gevent's servers, brokers and workers have in common."""
+    """What brokers and workers have in common."""
 
     def start(self) -> None:
         """Begin to listen."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..client import Client
@@ -11,6 +11,39 @@ from ..exceptions import ConfigurationError
 from ..security.credentials import make_credentials
 from ..validation import DEFAULT_ENDPOINT, check_endpoints, check_number
 from .gateway import MEBIBYTE, Gateway
+
+
+def make_gateway(
+    endpoints: Sequence[str],
+    services: Sequence[str],
+    *,
+    timeout: float,
+    retries: int,
+    credentials: Mapping[str, Any],
+    **options: Any,
+) -> Gateway:
+    """Make a gateway whose client is made at the first use of :attr:`~.gateway.Gateway.client`.
+
+    Args:
+        endpoints: The brokers' endpoints.
+        services: The exposed services.
+        timeout: Seconds that a call may take in all.
+        retries: Further tries of a call.
+        credentials: The keywords of :func:`~gmdp.security.credentials.make_credentials`.
+        options: Further options of the gateway.
+
+    Raises:
+        ConfigurationError: A value is wrong, the client's included.
+    """
+    check_number("timeout", timeout, above=0)
+    check_number("retries", retries, at_least=0, whole=True)
+    checked = check_endpoints(endpoints)
+    make_credentials(checked, **credentials)  # raises now, not at the first request
+
+    def make_client() -> Client:
+        return Client(checked, timeout=timeout, retries=retries, **credentials)
+
+    return Gateway(make_client, services, timeout=timeout, **options)
 
 
 def gateway_from_environment(environment: Mapping[str, str] | None = None) -> Gateway:
@@ -28,6 +61,7 @@ def gateway_from_environment(environment: Mapping[str, str] | None = None) -> Ga
     ``GMDP_MAX_BODY``          bytes of a request's body; 16 MiB by default
     ``GMDP_WHEN_NO_WORKER``    ``fail`` (the default) or ``wait``
     ``GMDP_READY_SERVICES``    services that ``/readyz`` looks for, with commas between
+    ``GMDP_CLIENT_TIMEOUT``    seconds for an HTTP client that sends or reads nothing; 60 by default
     ``GMDP_SERVER_KEY``        the broker's public key, as the command line takes it
     ``GMDP_CURVE_KEY``         the gateway's secret key, as the command line takes it
     ``GMDP_USERNAME``          a user's name; goes with ``GMDP_PASSWORD``
@@ -48,28 +82,22 @@ def gateway_from_environment(environment: Mapping[str, str] | None = None) -> Ga
     services = _read_list(environment, "GMDP_SERVICES")
     if not services:
         raise ConfigurationError("$GMDP_SERVICES must name the services to expose")
-    timeout = check_number("timeout", _read_number(environment, "GMDP_TIMEOUT", 30.0), above=0)
-    retries = check_number("retries", _read_number(environment, "GMDP_RETRIES", 0), at_least=0, whole=True)
-    endpoints = check_endpoints(_read_list(environment, "GMDP_BROKER") or [DEFAULT_ENDPOINT])
     username = environment.get("GMDP_USERNAME") or None
-    keywords: dict[str, Any] = {
-        "curve_key": environment.get("GMDP_CURVE_KEY") or None,
-        "server_key": environment.get("GMDP_SERVER_KEY") or None,
-        "username": username,
-        "password": None if username is None else environment.get("GMDP_PASSWORD"),
-    }
-    make_credentials(endpoints, **keywords)  # raises now, not at the first request
-
-    def make_client() -> Client:
-        return Client(endpoints, timeout=timeout, retries=retries, **keywords)
-
-    return Gateway(
-        make_client,
+    return make_gateway(
+        _read_list(environment, "GMDP_BROKER") or [DEFAULT_ENDPOINT],
         services,
-        timeout=timeout,
+        timeout=_read_number(environment, "GMDP_TIMEOUT", 30.0),
+        retries=_read_number(environment, "GMDP_RETRIES", 0),
+        credentials={
+            "curve_key": environment.get("GMDP_CURVE_KEY") or None,
+            "server_key": environment.get("GMDP_SERVER_KEY") or None,
+            "username": username,
+            "password": None if username is None else environment.get("GMDP_PASSWORD"),
+        },
         max_body=_read_number(environment, "GMDP_MAX_BODY", 16 * MEBIBYTE),
         when_no_worker=environment.get("GMDP_WHEN_NO_WORKER") or "fail",
         ready_services=_read_list(environment, "GMDP_READY_SERVICES"),
+        client_timeout=_read_number(environment, "GMDP_CLIENT_TIMEOUT", 60.0),
     )
 
 

@@ -16,6 +16,7 @@ from ..client.options import check_when_no_worker
 from ..exceptions import ConfigurationError, MDPError, NotAllowed
 from ..protocol.dialects import MAX_SERVICE_NAME
 from ..validation import check_number, check_service
+from . import slow_clients
 from .answers import Answer, RequestRefused, error_answer
 from .bodies import frames_answer, read_frames, stream_answer, text_answer
 from .requests import (
@@ -54,6 +55,9 @@ class Gateway:
         max_body: Bytes of the longest request body.
         when_no_worker: What a call does where no worker is registered: "fail" at once, or "wait".
         ready_services: Names of the services that must have a worker for ``/readyz``.
+        client_timeout: Seconds without progress after which an HTTP client is given up that does not
+            send the rest of a body or does not read an answer.  Holds on gunicorn's gevent worker;
+            other servers have limits of their own.
 
     Raises:
         ConfigurationError: A value is wrong.
@@ -64,6 +68,7 @@ class Gateway:
         max_body: Bytes of the longest request body.
         when_no_worker: "fail" or "wait".
         ready_services: The names of the services for ``/readyz``, as bytes.
+        client_timeout: Seconds for an HTTP client that sends or reads nothing.
         ready_timeout: Seconds in which the broker must answer for ``/readyz``.
     """
 
@@ -79,6 +84,7 @@ class Gateway:
         max_body: int = 16 * MEBIBYTE,
         when_no_worker: str = "fail",
         ready_services: Sequence[str | bytes] = (),
+        client_timeout: float = 60.0,
     ) -> None:
         if not callable(client) and not all(hasattr(client, name) for name in ("request", "stream")):
             raise ConfigurationError(f"client must be a gmdp.Client, or a callable that makes one, not {client!r}")
@@ -95,6 +101,7 @@ class Gateway:
         self.max_body: int = check_number("max_body", max_body, at_least=0, whole=True)
         self.when_no_worker = check_when_no_worker(when_no_worker)
         self.ready_services = tuple(check_service(name) for name in _check_names("ready_services", ready_services))
+        self.client_timeout: float = check_number("client_timeout", client_timeout, above=0)
 
     @property
     def client(self) -> Client:
@@ -119,6 +126,9 @@ class Gateway:
         Returns:
             The body.
         """
+        return slow_clients.serve(self._respond, environ, start_response, self.client_timeout)
+
+    def _respond(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
             answer = self._answer(environ)
         except InputError as error:

@@ -111,6 +111,8 @@ def read_body(environ: WSGIEnvironment, max_body: int) -> bytes:
     while missing > 0:
         try:
             piece = environ["wsgi.input"].read(min(missing, _PIECE))
+        except RequestRefused:
+            raise
         except Exception as error:
             raise InputError from error
         if not piece:

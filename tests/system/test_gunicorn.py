@@ -11,15 +11,13 @@ from collections import Counter
 import gevent
 import gevent.socket
 import pytest
+from gateways import needs_gunicorn
 from processes import HANDLERS, Process
 from waiting import wait_until
 
 from gmdp import Client
 
-try:
-    import gunicorn.workers.ggevent  # noqa: F401
-except RuntimeError as too_old:  # gunicorn raises it for a gevent that is too old
-    pytest.skip(str(too_old), allow_module_level=True)
+needs_gunicorn()
 
 #: The processes of a fixture of the module are replaced in the tests; so are the pipes from them.
 pytestmark = pytest.mark.gmdp_allow_leaks("descriptors")

@@ -70,6 +70,7 @@ def test_a_package_without_a_floor_is_found(planted):
         ("gmdp/testing/leaks.py", "from zmq import DEALER"),
         ("gmdp/admin/page.py", "import click"),
         ("gmdp/http/gateway.py", "from rich.table import Table"),
+        ("gmdp/cli/serving.py", "import gunicorn"),
         ("gmdp/client/calls.py", "import msgspec"),
         ("gmdp/titanic/owner.py", "import psycopg"),
         ("gmdp/io/owner.py", "from .._pump import receive"),

@@ -3,7 +3,10 @@
 import http.client
 import io
 import json
+import os
 import re
+import signal
+import socket
 from typing import Any
 from wsgiref.validate import validator
 
@@ -155,6 +158,74 @@ def first_part(connection, go):
     answer = connection.getresponse()
     assert answer.read(1) == b"0"
     return answer
+
+
+def head(*header, target="/services/work", version="1.1", method="POST"):
+    """The first line and the header of a request."""
+    return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: x", *header, "", ""]).encode()
+
+
+# Servers
+
+
+def needs_gunicorn():
+    """Skip the module that calls it if gunicorn refuses this gevent."""
+    try:
+        import gunicorn.workers.ggevent  # noqa: F401
+    except RuntimeError as too_old:
+        pytest.skip(str(too_old), allow_module_level=True)
+
+
+class WorkerHere:
+    """The worker process of ``gmdp gateway``, but in this process: a greenlet runs what its main greenlet would."""
+
+    def __init__(self, make_gateway, *, keep_alive=30.0, stop_timeout=10.0, connections=100):
+        from gmdp.cli.prefork import Application, GatewayWorker
+
+        settings = {"worker_connections": connections}
+        application = Application(settings, make_gateway, stop_timeout, keep_alive)
+        logger = application.cfg.logger_class(application.cfg)
+        listener = gevent.socket.socket()
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        self.port = listener.getsockname()[1]
+        self.worker = GatewayWorker(1, os.getppid(), [listener], application, 30, application.cfg, logger)
+        self.worker.prepare()
+        self.worker.wsgi = self.gateway = application.load()
+        self._running = gevent.spawn(self.worker.run)
+
+    def begin_stop(self):
+        """Do what SIGTERM does."""
+        self.worker.handle_exit(signal.SIGTERM, None)
+
+    def ended(self, timeout=10):
+        """Wait until the worker has ended."""
+        self._running.get(timeout=timeout)
+
+    def close(self):
+        """End the worker at once."""
+        self.worker.app.stop_timeout = 0
+        self.begin_stop()
+        self.ended()
+        self.worker.tmp.close()
+
+    def dial(self):
+        """A connection to the worker."""
+        connection = gevent.socket.create_connection(("127.0.0.1", self.port))
+        connection.settimeout(30)
+        return connection
+
+    def reply_to(self, request):
+        """Send a request on a new connection, and return all bytes until its end."""
+        with self.dial() as connection:
+            connection.sendall(request)
+            return read_to_end(connection)
+
+
+def read_to_end(connection):
+    """All bytes of a connection until the other side closes it."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 # In place of a client

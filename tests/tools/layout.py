@@ -67,6 +67,7 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "zmq": ("gmdp.io", "gmdp.security", "gmdp.zerorpc"),
     "click": ("gmdp.cli",),
     "rich": ("gmdp.cli",),
+    "gunicorn": ("gmdp.cli.gateway", "gmdp.cli.prefork"),
     "msgspec": ("gmdp.rpc", "gmdp.zerorpc"),
     "psycopg": ("gmdp.titanic.stores", "gmdp.discovery.postgresql"),
     "psycopg2": ("gmdp.titanic.stores", "gmdp.discovery.postgresql"),

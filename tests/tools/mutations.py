@@ -38,6 +38,38 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = {
+    # HTTP
+    "an HTTP client that does not read is waited for": Mutation(
+        "http.slow_clients",
+        "seconds = self._patience + size / PACE",
+        "seconds = 1e6",
+        tests="unit/http/test_slow_clients.py::test_X3_a_client_that_does_not_read_a_stream_is_cut_off",
+    ),
+    "an HTTP client that stops in its body is waited for": Mutation(
+        "http.slow_clients",
+        "with gevent.Timeout(self._patience + size / PACE, late):",
+        "with gevent.Timeout(None, late):",
+        tests="unit/http/test_slow_clients.py::"
+        "test_X3_a_client_that_stops_in_its_body_gets_408_and_the_connection_ends[length]",
+    ),
+    "the time to read a large piece is that of a small one": Mutation(
+        "http.slow_clients",
+        "seconds = self._patience + size / PACE",
+        "seconds = self._patience",
+        tests="unit/http/test_slow_clients.py::test_a_slow_reader_gets_all_of_a_large_reply",
+    ),
+    "a connection whose body was not read is used again": Mutation(
+        "http.slow_clients",
+        "return self._failed or not self._ended",
+        "return self._failed",
+        tests="unit/cli/test_prefork.py::test_X3_chunks_whose_end_others_may_see_elsewhere_are_refused[plus]",
+    ),
+    "a gateway that stops keeps connections": Mutation(
+        "cli.prefork",
+        "request.force_close()",
+        "pass",
+        tests="unit/cli/test_prefork.py::test_the_last_answer_of_a_connection_says_close_once",
+    ),
     # The broker: delivery
     "a lost worker's request goes to the end of its line": Mutation(
         "core.broker.delivery", "queue.push_front(request)", "request.suspect = False; queue.push(request)"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import gevent.socket
+from gevent.hub import Hub
 from gevent.select import select
 
 from gmdp.cli import main
@@ -214,8 +215,8 @@ def _standard_streams(stdin):
 def _undone(cwd):
     """At the end of the block, undo the changes that a command makes in its process."""
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    hub, logger = gevent.get_hub(), logging.getLogger("gmdp.connections")
-    not_error, handlers = hub.NOT_ERROR, logger.handlers[:]
+    logger = logging.getLogger("gmdp.connections")
+    not_error, handlers = Hub.NOT_ERROR, logger.handlers[:]
     argv, path, modules, folder = sys.argv, sys.path[:], set(sys.modules), os.getcwd()
     os.chdir(cwd or folder)
     importlib.invalidate_caches()
@@ -232,7 +233,7 @@ def _undone(cwd):
         for name in set(sys.modules) - modules:
             if cwd and (getattr(sys.modules[name], "__file__", None) or "").startswith(f"{cwd}{os.sep}"):
                 del sys.modules[name]
-        hub.NOT_ERROR, logger.handlers[:] = not_error, handlers
+        Hub.NOT_ERROR, logger.handlers[:] = not_error, handlers
         for number, handler in signals.items():
             signal.signal(number, handler)
 
