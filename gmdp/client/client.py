@@ -7,10 +7,13 @@ its answer to the :class:`~gmdp.client.answers.Answer` on which the caller waits
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from zope.interface import implementer
@@ -50,7 +53,8 @@ class Client(Lifecycle):
             client.request("echo", b"hello")  # -> [b"hello"]
 
     Life: a client starts by itself at its first call, in the thread that made it.  After
-    :meth:`close` it stays closed until :meth:`start`.  ``stop`` is the same as ``close``.
+    :meth:`close` it stays closed until :meth:`start`.  ``stop`` is the same as ``close``.  An open
+    client that is garbage-collected gives a ResourceWarning, and closes once its calls have ended.
 
     Threads: a client is safe for any number of greenlets, and for threads.  Calls from
     other threads are served by the hub of the thread that made or started the client, which
@@ -325,6 +329,12 @@ class Client(Lifecycle):
         if thread is not None and get_hub_if_exists() is not self._home:
             thread.join()
 
+    def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
+        owner = getattr(self, "_owner", None)
+        if owner is not None:
+            warn(f"unclosed {type(self).__name__} of {self.endpoints[0]}", ResourceWarning, source=self)
+            owner.post(self._engine.close_when_idle)
+
     def __repr__(self) -> str:
         now = self._core.statistics()
         return (
@@ -346,8 +356,9 @@ class Client(Lifecycle):
     def _open(self) -> tuple[Owner, State, str]:
         self._home = get_hub()
         self._core = self._new_core()
+        on_ended = functools.partial(_end_client, weakref.ref(self))
         engine = self._engine = ClientEngine(
-            self._core, self._context, self.heartbeat_interval, self._credentials, self._on_owner_ended
+            self._core, self._context, self.heartbeat_interval, self._credentials, on_ended
         )
         engine.owner = Owner(engine, f"client of {self.endpoints[0]}")
         return engine.owner, State.RUNNING, ""
@@ -427,3 +438,10 @@ class Client(Lifecycle):
             slot.set(None)
         except Exception as error:
             slot.fail(error)
+
+
+def _end_client(reference: weakref.ref[Client], death: BaseException | None) -> None:
+    """A client's owner has ended: tell the client, if it still exists."""
+    client = reference()
+    if client is not None:
+        client._on_owner_ended(death)

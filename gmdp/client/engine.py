@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
+import gevent
+
 from ..core.outcomes import Outcome
 from ..core.peer.calls import Call, Ended, Part, Sink
 from ..core.peer.client import ClientCore
@@ -19,7 +21,7 @@ from .errors import error_of
 class ClientEngine(ConnectorEngine[ClientCore]):
     """Feeds a client's core, and gives each decision to a socket or to an answer.
 
-    All methods but the constructor run in the owner.
+    All methods but the constructor run in the owner.  An engine does not keep its client alive.
 
     Args:
         core: the client's decisions.
@@ -29,6 +31,9 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         on_closed: called once, after every socket is closed, with the exception that ended
             the owner; None: the client was closed.
     """
+
+    #: Seconds between two looks for open calls of a client that was garbage-collected.
+    idle_interval = 1.0
 
     def __init__(
         self,
@@ -79,6 +84,16 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         """End `call`, whose caller has stopped waiting."""
         if self._error is None:
             self.core.cancel(call, Outcome.CANCELLED, monotonic())
+
+    def close_when_idle(self) -> None:
+        """Close as soon as no call is open, because nobody holds the client any more."""
+        if self._error is not None:
+            return
+        now = self.core.statistics()
+        if now.in_flight or now.waiting:
+            gevent.spawn_later(self.idle_interval, self.owner.post, self.close_when_idle)
+        else:
+            self.close(ClosedError("the client was garbage-collected"))
 
     def close(self, error: MDPError, death: BaseException | None = None) -> None:
         """End every call with `error` and close every socket; `death`: what ended the owner, if a bug did."""

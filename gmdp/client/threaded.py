@@ -33,12 +33,15 @@ class Closable(Protocol):
 
 
 _closed_at_exit: weakref.WeakSet[Closable] = weakref.WeakSet()
+_threads: weakref.WeakSet[ClientThread] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_at_exit() -> None:
     for client in list(_closed_at_exit):
         client.close()
+    for thread in list(_threads):  # of clients that were garbage-collected
+        thread.join()
 
 
 class ClientThread:
@@ -87,7 +90,9 @@ class ClientThread:
             first = len(self._starters) == 1
         if first:
             _closed_at_exit.add(client)
-            start_thread(self._run, (open_owner,))
+            _threads.add(self)
+            # In a list: the arguments of a thread live as long as it does, and would keep the client alive.
+            start_thread(self._run, ([open_owner],))
         # Without a timeout, a caller whose hub has nothing else to wait for would get LoopExit.
         if not slot.wait(self._patience):
             raise StateError(f"the client's own thread did not start within {self._patience:g} seconds")
@@ -98,17 +103,17 @@ class ClientThread:
         if self._alive.acquire(True, self._patience):
             self._alive.release()
 
-    def _run(self, open_owner: Callable[[], Owner | None]) -> None:
+    def _run(self, open_owner: list[Callable[[], Owner | None]]) -> None:
         with self._alive:
             self._serve(open_owner)
 
-    def _serve(self, open_owner: Callable[[], Owner | None]) -> None:
+    def _serve(self, open_owner: list[Callable[[], Owner | None]]) -> None:
         hub: Any = None
         owner: Owner | None = None
         error: BaseException | None = None
         try:
             hub = get_hub()
-            owner = open_owner()
+            owner = open_owner.pop()()
         except BaseException as failure:
             error = failure
         with self._starters_lock:

@@ -5,7 +5,9 @@ The packages above this one refer to ZeroMQ through this module, and do not impo
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import inspect
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,9 @@ _DESCRIPTORS = 16
 _DESCRIPTORS_OF_SOCKET = 4
 #: The value of MAX_SOCKETS in a context for which nobody has chosen one.
 _USUAL_MAX_SOCKETS = 1023
+
+#: False for pyzmq 24: a context makes sockets of its own class only.
+_CONTEXTS_TAKE_A_CLASS = "socket_class" in inspect.signature(zmq.Context.socket).parameters
 
 #: Contexts in which a socket was opened, so that ZeroMQ's threads have their descriptors.
 _begun: weakref.WeakSet[Context] = weakref.WeakSet()
@@ -70,6 +75,22 @@ def require_descriptors(count: int) -> None:
         raise LimitReached(number, shortage_text(number))
 
 
+def explained(error: SocketError) -> SocketError:
+    """Return the error of a socket that could not be opened; LimitReached where a limit was the cause."""
+    if error.errno != errno.EMFILE or isinstance(error, LimitReached):
+        return error
+    number = shortage(_DESCRIPTORS_OF_SOCKET)
+    if number:
+        return LimitReached(number, shortage_text(number))
+    return LimitReached(error.errno, "the ZeroMQ context has as many sockets as its MAX_SOCKETS allows")
+
+
+def find_shortage() -> str:
+    """Return the words for a lack of descriptors, because of which ZeroMQ may have failed; empty if there are some."""
+    number = shortage(1)
+    return shortage_text(number) if number else ""
+
+
 def shared_context() -> Context:
     """Return the green context that the whole process shares.
 
@@ -104,16 +125,23 @@ def open_socket(context: Context | None, kind: int) -> GreenSocket:
             context = shared_context()
         if context not in _begun:
             require_descriptors(_DESCRIPTORS)  # libzmq ends the process if its threads find none
-        opened: GreenSocket = context.socket(kind, socket_class=_Socket)
-    except LimitReached:
-        raise
+        opened = _make_socket(context, kind)
     except SocketError as error:
-        if error.errno != errno.EMFILE:
-            raise
-        require_descriptors(_DESCRIPTORS_OF_SOCKET)
-        raise LimitReached(error.errno, "the ZeroMQ context has as many sockets as its MAX_SOCKETS allows") from None
+        raise explained(error) from None
     _begun.add(context)
     return opened
+
+
+def _make_socket(context: Context, kind: int) -> GreenSocket:
+    if _CONTEXTS_TAKE_A_CLASS:
+        opened: GreenSocket = context.socket(kind, socket_class=_Socket)
+        return opened
+    made = _Socket(context, kind)
+    for option, value in context.sockopts.items():
+        with contextlib.suppress(SocketError):  # not for sockets of this type
+            made.set(option, value)
+    context._add_socket(made)
+    return made
 
 
 def open_lazy_descriptors() -> None:

@@ -22,7 +22,7 @@ from ..core.peer.connector import Close, Connection, Connector, Open, Phase, Sen
 from ..core.peer.reasons import CloseReason
 from ..security.credentials import Credentials
 from ..validation import MAX_FRAMES
-from .contexts import Context, SocketError, error_text, open_socket
+from .contexts import Context, SocketError, error_text, find_shortage, open_socket
 from .link import Link, milliseconds
 from .owner import Owner
 from .slots import Slot
@@ -177,7 +177,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         assert connection is not None  # each link of this engine has a connection
         if connection.handle.closing:
             self._close(connection)
-        self.core.on_disconnected(connection, reason, now, random.random())
+        shortage = find_shortage() if reason is CloseReason.NOT_MADE else ""
+        self.core.on_disconnected(connection, reason, now, random.random(), shortage)
 
     def tick(self, now: float) -> None:
         """Do what is due."""

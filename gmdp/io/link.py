@@ -65,7 +65,6 @@ class Link(MessageSocket):
     patience = 1.0
 
     __slots__ = (
-        "_loop",
         "_monitor",
         "_narrow",
         "_on_closed",
@@ -73,7 +72,7 @@ class Link(MessageSocket):
         "_ready",
         "_temporary",
         "_wake",
-        "_watchers",
+        "_watcher",
         "awaits_room",
         "closed",
         "connection",
@@ -109,23 +108,17 @@ class Link(MessageSocket):
         self._narrow = False
         #: Why the connection ended, once it has.
         self.loss: CloseReason | None = None
-        self._loop = loop
         self._ready = ready
         self._wake = wake
         self._on_closed = on_closed
         self._monitor: Monitor | None = None
         #: When to read the monitor even if its descriptor has not become readable.
         self._poll_at = 0.0
-        self._watchers: list[Any] = []
         #: What ``ipc://*`` stands for: removed when the link is closed.
         self._temporary: list[TemporaryEndpoint] = []
         stop_green_watcher(socket)
-        self._watch(socket, self._on_readable)
-
-    def _watch(self, socket: zmq.green.Socket[bytes], callback: Callable[[], None]) -> None:
-        watcher = self._loop.io(get_option(socket, zmq.FD), 1)
-        watcher.start(callback)
-        self._watchers.append(watcher)
+        self._watcher = loop.io(get_option(socket, zmq.FD), 1)
+        self._watcher.start(self._on_readable)
 
     def _on_readable(self) -> None:
         self._ready.add(self)
@@ -139,9 +132,8 @@ class Link(MessageSocket):
 
     def watch_peers(self, census: PeerCensus) -> None:
         """Before the socket is bound: tell `census` of every connection.  ZMQError if that is impossible."""
-        self._monitor = PeerMonitor(self.socket, census)
+        self._monitor = PeerMonitor(self.socket, census, self._on_report)
         self.watches_peers = True
-        self._watch(self._monitor.socket, self._on_report)
 
     def listen(self, endpoint: str) -> str:
         """Bind to `endpoint`; returns it with wildcards resolved.  ZMQError if that is impossible."""
@@ -187,8 +179,7 @@ class Link(MessageSocket):
             if sends_ahead:
                 self._narrow = True
                 self.socket.set(zmq.SNDHWM, 1)
-            self._monitor = ConnectionMonitor(self.socket, self.patience)
-            self._watch(self._monitor.socket, self._on_report)
+            self._monitor = ConnectionMonitor(self.socket, self.patience, self._on_report)
         self.socket.connect(endpoint)
 
     def poll_connection(self, now: float) -> tuple[bool, bool]:
@@ -270,19 +261,19 @@ class Link(MessageSocket):
         until = monotonic() + self.patience
         try:
             while listeners > 0 and monotonic() < until:
-                closed = sum(1 for _ in monitor.read())
+                closed = len(monitor.read())
                 listeners -= closed
                 if not closed:
                     gevent.sleep(0.0005)
         finally:
-            monitor.socket.close(0)
+            monitor.close()
 
     def close(self, linger: float = 0) -> None:
         """Close the socket; ZeroMQ has `linger` seconds for unsent messages, in the background."""
         if self.closed:
             return
         self.closed = True
-        self._stop_watchers()
+        self._stop_watcher()
         self._on_closed(self)
         self._stop_monitor()
         # What was sent ahead on a connection that was never established waits for nobody.
@@ -293,15 +284,16 @@ class Link(MessageSocket):
     def abandon(self) -> None:
         """In the child of a fork: let go of the parent's socket.  Any use of it would never return."""
         self.closed = True
-        self._stop_watchers()
-        _inherited.append((self.socket, self._monitor))
-        self._monitor = None
+        self._stop_watcher()
+        _inherited.append(self.socket)
+        if self._monitor is not None:
+            self._monitor.abandon()
+            self._monitor = None
         del self.socket
 
-    def _stop_watchers(self) -> None:
-        for watcher in self._watchers:
-            watcher.stop()
-            watcher.close()
+    def _stop_watcher(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
 
     def _stop_monitor(self) -> None:
         monitor, self._monitor = self._monitor, None

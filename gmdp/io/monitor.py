@@ -2,8 +2,7 @@
 
 The rules of this module:
 
-* A monitor is a PAIR socket of its own, without a bound: an undrained monitor that is full
-  stops all traffic of the socket it watches.
+* All monitors report to one socket (:mod:`~.reports`).
 * A monitor is disabled before the socket that reads it is closed.
 * A connecting socket has one connection at most.  Its end may be reported before the last
   message can be read.  When a further attempt is reported as planned, everything can be read.
@@ -15,10 +14,8 @@ from __future__ import annotations
 
 import errno
 import functools
-import itertools
 import operator
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from time import monotonic
 
 import zmq
@@ -26,8 +23,8 @@ import zmq.green
 
 from ..core.peer.reasons import CloseReason
 from .census import PeerCensus
-from .contexts import open_socket
-from .frames import DONTWAIT, EVENTS, POLLIN, get_option, receive_frame, stop_green_watcher
+from .contexts import explained
+from .reports import Reports
 
 _HANDSHAKE_SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
@@ -58,43 +55,37 @@ _BOUND_EVENTS = _ACCEPTED | _DISCONNECTED | _HANDSHAKE_SUCCEEDED | _HUNG_UP | _F
 
 LISTENER_CLOSED = int(zmq.EVENT_CLOSED)
 
-_names = itertools.count(1)
+
+def _do_nothing() -> None:
+    """Nobody is told: the reports are looked for."""
 
 
 class Monitor:
-    """A socket that receives the `events` of the connections of `watched`.
+    """Receives the `events` of the connections of the socket `watched`.
 
-    ZMQError if there are no descriptors left.
+    `on_report`: called in the hub when something was reported that is not yet read.  ZMQError if a limit
+    does not allow another socket.
     """
 
-    def __init__(self, watched: zmq.green.Socket[bytes], events: int) -> None:
-        name = f"inproc://gmdp-monitor-{os.getpid()}-{next(_names)}"
+    def __init__(
+        self, watched: zmq.green.Socket[bytes], events: int, on_report: Callable[[], None] = _do_nothing
+    ) -> None:
         self._watched = watched
-        self.socket: zmq.green.Socket[bytes] = open_socket(watched.context, zmq.PAIR)
-        stop_green_watcher(self.socket)
-        self.socket.set(zmq.RCVHWM, 0)
-        self.socket.set(zmq.LINGER, 0)
+        self._reports = Reports(watched.context, on_report)
         try:
-            watched.monitor(name, events)
-            self.socket.connect(name)
-        except zmq.ZMQError:
-            watched.disable_monitor()  # otherwise it would wait for a reader
-            self.socket.close(0)
-            raise
+            watched.monitor(self._reports.endpoint, events)
+            self._reports.begin()
+        except zmq.ZMQError as error:
+            self.close()  # otherwise the monitor would wait for a reader
+            raise explained(error) from None
 
-    def read(self) -> Iterator[tuple[int, int]]:
-        """Yield everything that was reported since the last call, as (event, value)."""
-        while True:
-            try:
-                report = receive_frame(self.socket, DONTWAIT)
-                receive_frame(self.socket, DONTWAIT)  # the endpoint
-            except zmq.ZMQError:
-                return
-            yield int.from_bytes(report[:2], "little"), int.from_bytes(report[2:6], "little")
+    def read(self) -> list[tuple[int, int]]:
+        """Return everything that was reported since the last call, as (event, value)."""
+        return self._reports.take()
 
     def has_reports(self) -> bool:
         """Return whether there is something to be read."""
-        return bool(int(get_option(self.socket, EVENTS)) & POLLIN)
+        return self._reports.waiting
 
     def close(self) -> None:
         """End the reports, and close."""
@@ -102,7 +93,11 @@ class Monitor:
             self._watched.disable_monitor()
         except zmq.ZMQError:
             pass
-        self.socket.close(0)
+        self._reports.close()
+
+    def abandon(self) -> None:
+        """In the child of a fork: leave the parent's sockets alone."""
+        self._reports.abandon()
 
 
 class ConnectionMonitor(Monitor):
@@ -111,8 +106,10 @@ class ConnectionMonitor(Monitor):
     `patience`: seconds that ZeroMQ's thread may take to report all about a lost connection.
     """
 
-    def __init__(self, watched: zmq.green.Socket[bytes], patience: float) -> None:
-        super().__init__(watched, _CONNECTING_EVENTS)
+    def __init__(
+        self, watched: zmq.green.Socket[bytes], patience: float, on_report: Callable[[], None] = _do_nothing
+    ) -> None:
+        super().__init__(watched, _CONNECTING_EVENTS, on_report)
         self._patience = patience
         #: True once the transport is connected: the handshake goes on, or is over.
         self.transport_connected = False
@@ -156,8 +153,10 @@ class ConnectionMonitor(Monitor):
 class PeerMonitor(Monitor):
     """Watches the connections of a bound socket for a census."""
 
-    def __init__(self, watched: zmq.green.Socket[bytes], census: PeerCensus) -> None:
-        super().__init__(watched, _BOUND_EVENTS)
+    def __init__(
+        self, watched: zmq.green.Socket[bytes], census: PeerCensus, on_report: Callable[[], None] = _do_nothing
+    ) -> None:
+        super().__init__(watched, _BOUND_EVENTS, on_report)
         self.census = census
 
     def poll(self, now: float) -> None:

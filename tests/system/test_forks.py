@@ -17,6 +17,7 @@ SCRIPT = """
 import gc, os, sys, time
 import gevent
 import gmdp
+from gmdp.io import reports
 
 broker = gmdp.Broker("tcp://127.0.0.1:*")
 broker.start()
@@ -41,9 +42,8 @@ while not ticks:
     gevent.sleep(0.001)
 pid = os.getpid()
 owners = [shell._owner.greenlet for shell in (broker, worker, client)]
-watchers = [
-    watcher for shell in (broker, worker, client) for link in shell._owner._links for watcher in link._watchers
-]
+watchers = [link._watcher for shell in (broker, worker, client) for link in shell._owner._links]
+watchers += [socket._watcher for socket in reports._sockets.values()]
 assert all(watcher.active for watcher in watchers)
 
 

@@ -291,6 +291,18 @@ MUTATIONS = {
         "if not os.lstat(path).st_mode:",
         tests="unit/io/test_ipc.py",
     ),
+    "a monitor's report is told to nobody": Mutation(
+        "io.reports",
+        "        self._read()\n        self._tell()\n",
+        "        self._read()\n",
+        tests="unit/io/test_reports.py",
+    ),
+    "a report socket's edge is lost when one more monitor reports to it": Mutation(
+        "io.reports",
+        "only an empty socket has another.\n        self.read()\n",
+        "only an empty socket has another.\n",
+        tests="unit/io/test_reports.py",
+    ),
     "nobody looks for descriptors before a context's first socket": Mutation(
         "io.contexts", "if context not in _begun:", "if False:", tests="unit/io/test_descriptors.py"
     ),

@@ -1,5 +1,6 @@
 """A client with real sockets: calls and what ends them, threads, many calls at once."""
 
+import gc
 import json
 import logging
 import threading
@@ -31,6 +32,7 @@ from gmdp import (
     Worker,
     WorkerLost,
 )
+from gmdp.client.engine import ClientEngine
 
 VERSIONS = ["0.1", "0.2"]
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -572,3 +574,50 @@ def test_a_client_s_default_can_be_read_and_set(name, value):
     with pytest.raises(ConfigurationError, match=name):
         setattr(other, name, -1)
     assert getattr(other, name) == value
+
+
+@pytest.fixture
+def forgotten(monkeypatch):
+    """The warnings of clients that were garbage-collected while they were open."""
+    warned = []
+    monkeypatch.setattr(Client.__del__, "__defaults__", (lambda *args, **_: warned.append(args),))
+    return warned
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_G9_a_forgotten_client_gives_a_warning_and_closes(broker, forgotten, threaded):
+    """The test's own census finds its socket, its greenlet or its thread if it does not close."""
+    client = Client(broker.endpoint, timeout=20, threaded=threaded)
+    assert client.request("mmi.service", b"x") == [b"404"]
+    owner = client._owner
+    del client
+    gc.collect()
+    assert forgotten == [(f"unclosed Client of {broker.endpoint}", ResourceWarning)]
+    wait_until(lambda: owner._ended)
+
+
+def test_G9_clients_that_are_closed_or_never_opened_give_no_warning(broker, forgotten):
+    client = Client(broker.endpoint, timeout=20)
+    client.request("mmi.service", b"x")
+    client.close()
+    never = Client(broker.endpoint)
+    del client, never
+    gc.collect()
+    assert forgotten == []
+
+
+def test_G9_the_calls_of_a_forgotten_client_end_before_it_closes(broker, forgotten, monkeypatch):
+    monkeypatch.setattr(ClientEngine, "idle_interval", 0.01)
+    answer = Event()
+    with Worker(broker.endpoint, "it", lambda request: answer.wait() and request.body):
+        client = AsyncClient(broker.endpoint, timeout=20)
+        future = client.submit("it", b"x")
+        owner = client._owner
+        del client
+        gc.collect()
+        assert len(forgotten) == 1
+        wait_until(lambda: broker.statistics().assigned == 1)
+        assert not owner._ended
+        answer.set()
+        assert future.get(timeout=20) == [b"x"]
+        wait_until(lambda: owner._ended)

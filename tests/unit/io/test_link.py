@@ -109,7 +109,7 @@ def test_a_closed_link_is_none_of_its_owners_any_more(owner):
     link.close()
     link.close()  # no effect
     assert (owner._links, owner.ready, owner.used) == ([], set(), set())
-    assert not any(watcher.active for watcher in link._watchers)
+    assert not link._watcher.active
 
 
 def test_an_abandoned_link_keeps_its_socket_and_never_closes_it(owner):
@@ -117,6 +117,6 @@ def test_an_abandoned_link_keeps_its_socket_and_never_closes_it(owner):
     socket = link.socket
     owner.abandon()
     assert (link.closed, socket.closed, owner._links) == (True, False, [])
-    assert module._inherited.pop()[0] is socket
-    assert not any(watcher.active for watcher in link._watchers)
+    assert module._inherited.pop() is socket
+    assert not link._watcher.active
     socket.close(0)

@@ -152,8 +152,7 @@ def test_an_owner_wakes_for_its_engines_deadline(owner, engine):
 def test_an_owner_looks_at_its_sockets_in_any_case_after_the_safety_interval(owner, monkeypatch):
     monkeypatch.setattr(owner, "safety_interval", 0.02)
     link = owner.add_link(zmq.green.Context.instance().socket(zmq.ROUTER), 10)
-    for watcher in link._watchers:
-        watcher.stop()  # its descriptor misses every edge
+    link._watcher.stop()  # its descriptor misses every edge
     owner.post(int)
     with zmq.green.Context.instance().socket(zmq.DEALER) as dealer:
         dealer.connect(link.listen("tcp://127.0.0.1:*"))
