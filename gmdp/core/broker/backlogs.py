@@ -5,7 +5,8 @@ The rules of this module:
 * Nobody waits for a client that does not read.  Once a message finds no room in the client's
   socket, that message and all later ones wait in the client's *backlog*, in order.
 * The messages of a backlog are tried again after 2 ms, doubled up to 128 ms while none goes
-  through.
+  through.  A try begins with one message and doubles that, so a client that does not read costs
+  one message a try.  Backlogs with the longest delay are tried together, in one pass.
 * An answer that the client's account has no room for is dropped.  A gmdp client hears that
   its call ended as overloaded; for that message it may hold twice as many bytes as are free.
 * An answer with a gap is worse than none: when one message of an answer is dropped, the rest
@@ -29,7 +30,7 @@ from .state import BrokerState
 #: Seconds until a message is tried again: the first time, and after many failures.
 FIRST_RETRY = 0.002
 LAST_RETRY = 0.128
-#: Messages of one backlog that are tried at a time, unless another number is set.
+#: Messages of one backlog that are tried at a time at most, unless another number is set.
 BATCH = 100
 
 _NOTHING = [EMPTY]
@@ -43,7 +44,7 @@ class Backlogs:
         self._accounts = accounts
         #: Clients that do not read.
         self.count = 0
-        #: Messages of one backlog that are tried at a time.
+        #: Messages of one backlog that are tried at a time at most.
         self.batch = BATCH
 
     def append(self, backlog: Backlog, outgoing: Outgoing, now: float) -> None:
@@ -81,7 +82,10 @@ class Backlogs:
                 self.count += 1
                 self._state.counters.slow_clients += 1
             backlog.blocked = True
-            self._state.timers.arm(backlog, now + backlog.delay)
+            again = now + backlog.delay
+            if backlog.delay == LAST_RETRY:
+                again = max(round(again / LAST_RETRY) * LAST_RETRY, now + LAST_RETRY / 2)
+            self._state.timers.arm(backlog, again)
             self._hold(backlog, outgoing, backlog.front, now)
             return
         self._drop(outgoing, EndReason.CLIENT_GONE, DropReason.CLIENT_GONE, now)
@@ -92,10 +96,13 @@ class Backlogs:
     def on_timer(self, backlog: Backlog, now: float) -> None:
         """Try again to send some of the messages."""
         waiting, front = backlog.waiting, backlog.front
-        if backlog.blocked and len(front) >= backlog.last_batch:
+        sent = backlog.last_batch - len(front) if backlog.blocked else backlog.last_batch
+        if sent <= 0:
             backlog.delay = min(2 * backlog.delay, LAST_RETRY)
+            backlog.last_batch = 1
         else:
-            backlog.delay = FIRST_RETRY  # some went through
+            backlog.delay = FIRST_RETRY
+            backlog.last_batch = min(max(1, sent if backlog.blocked else 2 * sent), self.batch)
         backlog.blocked = False
         waiting.extendleft(reversed(front))
         front.clear()
@@ -103,7 +110,7 @@ class Backlogs:
             self._close(backlog)
             self._accounts.forget_if_unused(backlog.client)
             return
-        backlog.last_batch = min(len(waiting), self.batch)
+        backlog.last_batch = min(len(waiting), backlog.last_batch)
         for _ in range(backlog.last_batch):
             outgoing = waiting.popleft()
             self._accounts.charge(backlog.client, -charged_bytes(outgoing.frames))

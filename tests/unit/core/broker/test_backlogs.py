@@ -220,3 +220,43 @@ def test_a_revoked_users_backlog_is_dropped():
     broker.advance(1.0)
     assert broker.take(b"c") == []
     assert (broker.core.held_bytes, broker.core._accounts.clients) == (0, {})
+
+
+def test_X5_clients_that_do_not_read_cost_an_idle_broker_next_to_nothing():
+    """Each costs a try of one message now and then, and all are tried in one pass."""
+    clients, answers = 45, 150
+    broker = SlowBroker()
+    for number in range(clients):
+        client = b"slow%d" % number
+        broker.socket.room[client] = 0
+        for at in range(answers):
+            broker.ask(MDP02, client, b"%d" % at, service=b"mmi.nothing")
+        broker.advance(0.001)
+    broker.advance(2.0)
+    assert broker.core.statistics(broker.now).backlogs == clients
+    handled, times = [], []
+    core, send_failed, hold_back = broker.core, broker.core.send_failed, broker.core.backlogs.hold_back
+
+    def failed(outgoing, full, now):
+        times.append(now)
+        send_failed(outgoing, full, now)
+
+    def asked(outgoing, now):
+        handled.append(outgoing)
+        return hold_back(outgoing, now)
+
+    core.send_failed, core.backlogs.hold_back = failed, asked
+    broker.advance(1.0)
+    assert len(times) == len(handled) <= 9 * clients
+    assert len(set(times)) <= 9
+
+
+def test_X5_a_client_that_reads_again_gets_more_at_each_try():
+    broker = SlowBroker()
+    broker.socket.room[b"slow"] = 0
+    for at in range(500):
+        broker.ask(MDP02, b"slow", b"%d" % at, service=b"mmi.nothing")
+    broker.advance(2.0)
+    del broker.socket.room[b"slow"]
+    broker.advance(LAST_RETRY + 12 * FIRST_RETRY)
+    assert len(broker.socket.bodies(b"slow")) == 500
