@@ -19,8 +19,8 @@ class Rates:
         #: When each key's bucket will be full again.
         self._full_at: dict[Hashable, float] = {}
 
-    def take(self, key: Hashable, now: float) -> bool:
-        """Take one token out of this key's bucket; False if it is empty."""
+    def take(self, key: Hashable, now: float, tokens: int = 1) -> bool:
+        """Take tokens out of this key's bucket; False if it is empty.  The last ones may be more than it holds."""
         full_at = self._full_at.get(key, now)
         if full_at < now:
             full_at = now
@@ -30,5 +30,5 @@ class Rates:
             self._full_at = {other: when for other, when in self._full_at.items() if when > now}
             if len(self._full_at) >= MAX_REMEMBERED:
                 self._full_at.clear()
-        self._full_at[key] = full_at + self._step
+        self._full_at[key] = full_at + self._step * tokens
         return True

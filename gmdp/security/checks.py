@@ -1,9 +1,10 @@
-"""Checks of connections that take time: a few run at once, and addresses take turns.
+"""Checks of connections that take time: a few run at once, and lanes take turns.
 
 The rules of this module:
 
-* A check waits in the lane of its address, and lanes take turns.  Many connections from one
-  address thus delay a connection from another by one round.
+* A check waits in its lane, and lanes take turns.  An address is a lane, and so is each known user
+  at an address.  Many connections from one address thus delay a connection from another by one
+  round, and so do strangers a known user.
 * When too many checks wait, the newest check of the longest lane is refused.
 """
 
@@ -31,12 +32,12 @@ class Checks:
         self._waiting = 0
         self._running = gevent.pool.Group()
 
-    def submit(self, address: str, check: Callable[[], None], refuse: Callable[[], None]) -> None:
+    def submit(self, lane: str, check: Callable[[], None], refuse: Callable[[], None]) -> None:
         """Have `check` run in its turn.  If too many checks wait, `refuse` may be called instead."""
-        self._lanes.setdefault(address, deque()).append((check, refuse))
+        self._lanes.setdefault(lane, deque()).append((check, refuse))
         self._waiting += 1
         if self._waiting > self._max_waiting:
-            longest = max(self._lanes, key=lambda lane: len(self._lanes[lane]))
+            longest = max(self._lanes, key=lambda key: len(self._lanes[key]))
             _, refuse_newest = self._lanes[longest].pop()
             self._on_removed(longest)
             refuse_newest()
@@ -48,16 +49,16 @@ class Checks:
         self._lanes.clear()
         self._running.kill(block=False)
 
-    def _on_removed(self, address: str) -> None:
-        """One check was removed from the lane of `address`."""
+    def _on_removed(self, lane: str) -> None:
+        """One check was removed from a lane."""
         self._waiting -= 1
-        if not self._lanes[address]:
-            del self._lanes[address]
+        if not self._lanes[lane]:
+            del self._lanes[lane]
 
     def _run_waiting(self) -> None:
         while self._lanes:
-            address, lane = next(iter(self._lanes.items()))
-            check, _ = lane.popleft()
-            self._lanes.move_to_end(address)
-            self._on_removed(address)
+            lane, waiting = next(iter(self._lanes.items()))
+            check, _ = waiting.popleft()
+            self._lanes.move_to_end(lane)
+            self._on_removed(lane)
             check()

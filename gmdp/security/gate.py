@@ -338,9 +338,8 @@ class Gate:
         if self._password_check is not None:
             return _user_named_by(self._password_check(username, password), username)
         password_hash = self._hashes.get(username)
-        digest = hashlib.blake2b(password.encode(), key=self._digest_key).digest()
-        verified = self._verified.get(username)
-        if verified is None or verified[0] is not password_hash or not hmac.compare_digest(verified[1], digest):
+        credential = self._remembered_credential(username, password)
+        if not credential:
             # An unknown name takes as long as a known one.
             matches = (password_hash or NOBODY).matches
             is_right = self._pool("passwords", self.max_password_checks).apply(matches, (password,))
@@ -348,8 +347,20 @@ class Gate:
                 return ""
             if len(self._verified) >= self.max_verified:
                 self._verified.clear()
-            self._verified[username] = (password_hash, digest)
-        return password_credential(username, password_hash) if password_hash is not None else ""
+            self._verified[username] = (password_hash, self._digest(password))
+            credential = password_credential(username, password_hash)
+        return credential
+
+    def _remembered_credential(self, username: str, password: str) -> str:
+        """Return the credential of a name whose password was right before; empty if it was not, or has changed."""
+        password_hash, verified = self._hashes.get(username), self._verified.get(username)
+        if password_hash is None or verified is None or verified[0] is not password_hash:
+            return ""
+        is_right = hmac.compare_digest(verified[1], self._digest(password))
+        return password_credential(username, password_hash) if is_right else ""
+
+    def _digest(self, password: str) -> bytes:
+        return hashlib.blake2b(password.encode("utf-8", "surrogatepass"), key=self._digest_key).digest()
 
     def _start_key_check(self, request: ZapRequest, checks: Checks) -> None:
         key = zap.read_key(request.credentials)
@@ -367,9 +378,14 @@ class Gate:
             self._refuse(request, RefusalReason.MALFORMED)
         else:
             username, password = name_and_password
+            if self._password_check is None and (credential := self._remembered_credential(username, password)):
+                self._allow(request, credential)  # it need not wait behind strangers
+                return
             find_credential = partial(self.password_credential, username, password)
             check = partial(self._check, request, username[:_SHOWN], find_credential, RefusalReason.PASSWORD)
-            checks.submit(request.address, check, partial(self._refuse, request, RefusalReason.BUSY))
+            # A user of the list does not wait behind the strangers of an address.
+            lane = f"{request.address} {username}" if username in self._hashes else request.address
+            checks.submit(lane, check, partial(self._refuse, request, RefusalReason.BUSY))
 
     def _check(
         self, request: ZapRequest, claimed_user: str, find_credential: Callable[[], str], refusal: RefusalReason

@@ -230,9 +230,8 @@ class BrokerCore:
             self._state.features.pop((routing_id,), None)
         elif len(users) >= self._sweep_at and not self._state.outbox:
             # Forget the routing ids that hold nothing.  The outbox is empty: no message is on its way to them.
-            workers = {connection.address[0] for connection in self._registry.connections.values()}
-            held = self._accounts.clients.keys() | workers
-            self._state.users = users = {key: name for key, name in users.items() if key in held}
+            clients, is_worker = self._accounts.clients, self._registry.has_routing_id
+            self._state.users = users = {key: name for key, name in users.items() if key in clients or is_worker(key)}
             self._sweep_at = 2 * len(users) + SWEEP_AT
         users[routing_id] = user
 

@@ -33,7 +33,7 @@ from .delivery import Delivery
 from .reasons import DropReason
 from .records import CallTerms, Place, Request, envelope_bytes
 from .replies import Replies
-from .reports import FORBIDDEN, Reports
+from .reports import FORBIDDEN, OVERLOADED, Reports
 from .services import Services
 from .state import BrokerState
 
@@ -89,7 +89,11 @@ class Intake:
             body = list(map(bytes, body))
             if name == extension.PROBE_SERVICE:
                 state.note_features(address, extension.read_probe(body) & self._reports.features)
-            self._reply(address, message, self._reports.answer(name, body, now), Status.OK, now)
+            answer = self._reports.answer(name, body, now, user or routing_id)
+            if call is not None and answer == [OVERLOADED]:
+                self.refuse(address, message, DropReason.REPORTS_FULL, Status.OVERLOADED, now)
+            else:
+                self._reply(address, message, answer, Status.OK, now)
             return
         if call is not None and call.time_left == 0:
             # The caller has given up: an answer would come too late, and so would a refusal.

@@ -63,6 +63,7 @@ class DropReason(_Reason):
     DRAINING = "draining", "the broker was stopping"
     SERVICES_FULL = "services_full", "there were max_services services"
     USER_SERVICES_FULL = "user_services_full", "the user had opened max_user_services services"
+    REPORTS_FULL = "reports_full", "it had asked for too many reports a second"
     RATE_FULL = "rate_full", "the user sent more than max_user_rate requests a second"
     NOT_ALLOWED = "not_allowed", "the policy did not allow it"
     REVOKED = "revoked", "the user was revoked"

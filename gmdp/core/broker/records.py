@@ -50,6 +50,8 @@ REQUEST_COST = 1_000
 #: Bytes that each frame of a return address, and each frame of a body beyond the first, counts in
 #: addition to its own: even an empty frame takes memory.
 FRAME_COST = 64
+#: Seconds for which the age of a service's oldest request is believed.
+OLDEST_FRESH = 0.1
 
 
 def charged_bytes(body: list[bytes]) -> int:
@@ -68,6 +70,8 @@ class Service:
     """A name, its workers and the requests that wait for one."""
 
     __slots__ = (
+        "_oldest_at",
+        "_oldest_until",
         "failing_without_worker",
         "idle",
         "members",
@@ -93,6 +97,8 @@ class Service:
         self.failing_without_worker = 0
         self.requests = 0
         self.replies = 0
+        #: When the oldest queued request was accepted, and until when that is believed.
+        self._oldest_at, self._oldest_until = math.inf, 0.0
 
     @property
     def workers(self) -> int:
@@ -100,7 +106,13 @@ class Service:
         return len(self.members)
 
     def statistics(self, now: float) -> ServiceStatistics:
-        """The service as it is now."""
+        """The service as it is now; the age of its oldest request may be :data:`OLDEST_FRESH` seconds old."""
+        if not self.queue.length:
+            self._oldest_at, self._oldest_until = math.inf, 0.0
+        elif now >= self._oldest_until:
+            # Every client that waits is looked at: not for each report.
+            self._oldest_at = min((request.accepted_at for request in self.queue.heads()), default=math.inf)
+            self._oldest_until = now + OLDEST_FRESH
         return ServiceStatistics(
             workers=self.workers,
             idle=len(self.idle),
@@ -108,7 +120,7 @@ class Service:
             queued=len(self.queue),
             requests=self.requests,
             replies=self.replies,
-            oldest=max((now - request.accepted_at for request in self.queue.heads()), default=0.0),
+            oldest=max(0.0, now - self._oldest_at),
         )
 
 

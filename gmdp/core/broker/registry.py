@@ -46,6 +46,8 @@ class Registry:
         self._services = services
         self._delivery = delivery
         self.connections: dict[Hashable, Connection] = {}
+        #: The same by routing id; behind a proxy, several have one.
+        self._by_routing_id: dict[bytes, dict[Connection, None]] = {}
         #: How many workers are registered.
         self.count = 0
         self._workers_by_user: dict[str, int] = {}
@@ -59,6 +61,10 @@ class Registry:
     def workers(self) -> Iterable[Worker]:
         """All registered workers."""
         return (worker for connection in self.connections.values() for worker in connection.workers.values())
+
+    def has_routing_id(self, routing_id: bytes) -> bool:
+        """True if a connection of workers has this routing id."""
+        return routing_id in self._by_routing_id
 
     # Registering
 
@@ -83,6 +89,7 @@ class Registry:
             connection = Connection(key, address, dialect, _BASE_DIALECTS.get(dialect, dialect), now, user)
             connection.features = state.features_of(address, message.extra)
             self.connections[key] = connection
+            self._by_routing_id.setdefault(address[0], {})[connection] = None
             state.timers.arm(connection, now + state.options.heartbeat_interval)
         session = message.extra
         if session:
@@ -177,6 +184,11 @@ class Registry:
     def lose_connection(self, connection: Connection, reason: LossReason, now: float, disconnect: bool = False) -> None:
         """Lose a connection, with all its workers."""
         del self.connections[connection.key]
+        routing_id = connection.address[0]
+        sharing = self._by_routing_id[routing_id]
+        del sharing[connection]
+        if not sharing:
+            del self._by_routing_id[routing_id]
         unsent = self.unreachable.pop(connection, _NO_REQUESTS)
         self._state.timers.disarm(connection)
         workers = list(connection.workers.values())
@@ -229,9 +241,8 @@ class Registry:
 
     def forget_routing_id(self, routing_id: bytes, reason: LossReason, now: float) -> None:
         """Lose the connections of this routing id; its next peer is a stranger."""
-        for connection in list(self.connections.values()):
-            if connection.address[0] == routing_id:
-                self.lose_connection(connection, reason, now)
+        for connection in list(self._by_routing_id.get(routing_id, ())):
+            self.lose_connection(connection, reason, now)
         self._refused.pop(routing_id, None)
 
     def reconsider(self, rights: access.Access, revoked: Collection[str], now: float) -> None:

@@ -12,25 +12,28 @@ service             request               reply
                     peer speaks; or       gmdp peers (:mod:`gmdp.protocol.extension`)
                     anything
 any other           anything              ``501``
+any of the JSON     beyond the asker's    ``503``; a gmdp client hears the status
+                    :data:`REPORT_RATE`   *overloaded*
 any but mmi.gmdp    from a user whom the  ``403``; a gmdp client hears the status
                     policy does not       *not allowed*
                     allow to inspect it
 ==================  ====================  ====================================
 
-A list holds at most :data:`MAX_ROWS` rows; ``total`` says how many there are.  A long report
-about everything costs more to make than a request, so it is made anew only after
-:data:`FRESH` seconds.  No report contains a routing id.
+A list holds at most :data:`MAX_ROWS` rows; ``total`` says how many there are.  A report costs what
+its rows cost, and is charged to its asker: its user, or its connection.  A long report
+about everything is made anew only after :data:`FRESH` seconds.  No report contains a routing id.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ...protocol.extension import PROBE_SERVICE, SUPPORTED, VERSION, Offer, offer_body
+from ..rates import Rates
 from .options import BrokerOptions
 from .records import Service, Worker
 from .statistics import BrokerStatistics
@@ -39,12 +42,17 @@ FOUND = b"200"
 FORBIDDEN = b"403"
 NOT_FOUND = b"404"
 NOT_IMPLEMENTED = b"501"
+OVERLOADED = b"503"
 
 #: The most rows of a list, which bound the cost of a reply.
 MAX_ROWS = 1_000
 #: A report of more bytes than this is kept, and sent again for FRESH seconds.
 COSTLY = 10_000
 FRESH = 0.1
+#: Rows a second that one asker may have in its reports.
+REPORT_RATE = 10_000.0
+#: What a report costs besides its rows, in rows.
+REPORT_COST = 10
 
 
 @dataclass(frozen=True)
@@ -118,9 +126,11 @@ class Reports:
         self.features = view.about.features if view.about.extension > 1 else 0
         #: The costly reports made a moment ago, by service: (when, JSON).
         self._recent: dict[bytes, tuple[float, bytes]] = {}
+        #: What each asker may still ask for.
+        self._rates = Rates(REPORT_RATE)
 
-    def answer(self, service: bytes, body: list[bytes], now: float) -> list[bytes]:
-        """The body of the reply to a request for an ``mmi.`` service."""
+    def answer(self, service: bytes, body: list[bytes], now: float, asker: Hashable) -> list[bytes]:
+        """The body of the reply to a request of `asker` for an ``mmi.`` service."""
         view = self._view
         if service == b"mmi.service":
             # RFC 8: "responds with "200" (Found) if there is at least one worker
@@ -145,12 +155,16 @@ class Reports:
             # RFC 8: "Any unimplemented services in the "mmi." namespace MUST result in
             # a reply "501" (Not implemented)."
             return [NOT_IMPLEMENTED]
+        if not self._rates.take(asker, now, REPORT_COST):
+            return [OVERLOADED]
         name = body[0]
         if not name and service in self._recent:
             made_at, encoded = self._recent[service]
             if now < made_at + FRESH:
                 return [FOUND, encoded]
-        encoded = json.dumps(report(view, name, now), separators=(",", ":")).encode()
+        made = report(view, name, now)
+        self._rates.take(asker, now, sum(len(rows) for rows in made.values() if isinstance(rows, list)))
+        encoded = json.dumps(made, separators=(",", ":")).encode()
         if not name and len(encoded) > COSTLY:
             self._recent[service] = (now, encoded)
         return [FOUND, encoded]
@@ -162,8 +176,7 @@ def _services(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
     if name:
         chosen = [view.services[name]] if name in view.services else []
     rows = [
-        {"name": text(service.name), **asdict(service.statistics(now))}
-        for service in itertools.islice(chosen, MAX_ROWS)
+        {"name": text(service.name), **vars(service.statistics(now))} for service in itertools.islice(chosen, MAX_ROWS)
     ]
     return {"total": len(chosen), "services": rows}
 

@@ -364,6 +364,67 @@ def test_names_and_passwords_of_a_file_are_checked(users_file, opened, monkeypat
     assert host.ask(*HEAD, b"PLAIN", b"carol", b"lorac") == ("400", "password")
 
 
+class Threads:
+    """In place of a gate's threads: each check waits for `go`, and is noted when it begins."""
+
+    def __init__(self):
+        self.go = gevent.event.Event()
+        self.begun = []
+
+    def apply(self, function, arguments):
+        self.begun.append(arguments)
+        self.go.wait()
+        return arguments == ("right",)
+
+    def kill(self):
+        pass
+
+
+def in_threads(host):
+    """Have the gate of `host` check passwords in `Threads`, which are returned."""
+    pools, threads = host.gate._pools, Threads()
+    if "passwords" in pools:
+        pools["passwords"].kill()
+    pools["passwords"] = threads
+    return threads
+
+
+def crowd(host, count=150):
+    """Ask with `count` wrong passwords; the gate's replies are to come."""
+    for number in range(count):
+        host.gate.on_zap_request([b"route", b"", *HEAD, b"PLAIN", b"stranger%d" % number, b"wrong"], 0.0)
+
+
+def test_X6_whose_password_was_right_before_does_not_wait_behind_strangers(users_file, opened):
+    replace_file(users_file, f"alice:{hash_password('right')}\n")
+    host = opened(plain_users=users_file)
+    assert host.ask(*HEAD, b"PLAIN", b"alice", b"right") == ("200", "")
+    threads = in_threads(host)
+    crowd(host)
+    wait_until(lambda: len(threads.begun) == host.gate.max_password_checks)
+    replies = len(host.replies)
+    host.gate.on_zap_request([b"route", b"", *HEAD, b"PLAIN", b"alice", b"right"], 0.0)
+    assert [reply[4] for reply in host.replies[replies:]] == [b"200"]  # without a turn of the hub
+    host.gate.on_zap_request([b"route", b"", *HEAD, b"PLAIN", b"alice", b"wrong"], 0.0)
+    assert len(host.replies) == replies + 1
+    # What was right once is wrong when the password has changed.
+    host.gate._hashes = {"alice": read_hash(hash_password("new"))}
+    host.gate.on_zap_request([b"route", b"", *HEAD, b"PLAIN", b"alice", b"right"], 0.0)
+    assert len(host.replies) == replies + 1
+
+
+def test_X6_a_user_of_the_list_comes_before_the_strangers_of_its_address(users_file, opened):
+    replace_file(users_file, f"alice:{hash_password('right')}\n")
+    host = opened(plain_users=users_file)
+    threads = in_threads(host)
+    crowd(host)
+    wait_until(lambda: len(threads.begun) == host.gate.max_password_checks)
+    host.gate.on_zap_request([b"route", b"", *HEAD, b"PLAIN", b"alice", b"right"], 0.0)
+    threads.go.set()
+    wait_until(lambda: ("right",) in threads.begun)
+    assert threads.begun.index(("right",)) <= host.gate.max_password_checks + 1
+
+
 @pytest.mark.parametrize("end", [Gate.close, Gate.abandon], ids=["close", "abandon"])
 def test_a_gate_that_has_ended_sends_no_replies(folder, opened, end):
     host = opened(curve_key=SECRET, curve_clients=folder.path)

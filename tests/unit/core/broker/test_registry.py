@@ -1,5 +1,7 @@
 """Which workers are registered, and when they are lost."""
 
+import sys
+
 import pytest
 from brokers import GmdpBroker, SecuredBroker, busy_worker, counters, every_dialect, lost_heartbeat
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, START, ManualBroker
@@ -319,3 +321,42 @@ def test_a_connection_has_no_more_sessions_than_were_offered():
         broker.feed(b"w", [extension.session_frame(number), b"", b"MDPW02", b"\x01", b"echo"])
     assert len(broker.workers) == most
     assert broker.core.counters.drops == {"sessions_full": 2}
+
+
+def test_X8_a_connection_that_closes_costs_the_same_among_any_number():
+    """The same number of lines run, for a worker's connection, a client's and a stranger's."""
+
+    def lines(workers):
+        broker = SecuredBroker(rate=1e6, max_workers=100_000)
+        for number in range(workers):
+            broker.feed(b"W%d" % number, MDP02.ready(b"echo"), "worker1")
+        broker.feed(b"client", MDP02.client_request(b"echo", b"x"), "client")
+        count = 0
+
+        def trace(frame, event, argument):
+            nonlocal count
+            count += event == "line"
+            return trace
+
+        sys.settrace(trace)
+        try:
+            for routing_id in (b"W1", b"client", b"stranger"):
+                broker.core.on_connection_closed(routing_id, broker.now)
+        finally:
+            sys.settrace(None)
+        broker.core.take()
+        assert len(broker.workers) == workers - 1
+        return count
+
+    assert lines(2000) == lines(4)
+
+
+def test_X8_all_connections_of_a_routing_id_close_with_it():
+    broker = SecuredBroker()
+    for stack in ([], [b"behind"], [b"a", b"proxy"]):
+        broker.feed(b"proxy", [*stack, b"", *MDP02.ready(b"echo")] if stack else MDP02.ready(b"echo"), "worker1")
+    broker.feed(b"other", MDP02.ready(b"echo"), "worker1")
+    assert len(broker.workers) == 4
+    broker.core.on_connection_closed(b"proxy", broker.now)
+    assert list(broker.workers) == [b"other"]
+    assert not broker.core._registry.has_routing_id(b"proxy")

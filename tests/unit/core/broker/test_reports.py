@@ -1,10 +1,17 @@
 """The management interface."""
 
 import json
+from unittest import mock
 
+import pytest
+from brokers import GmdpBroker
 from cores import MDP01, MDP02, ManualBroker
 
-from gmdp.core.broker.records import Service
+from gmdp.core.broker import reports
+from gmdp.core.broker.fairqueue import FairQueue
+from gmdp.core.broker.records import OLDEST_FRESH, Service
+from gmdp.core.broker.reports import FRESH
+from gmdp.protocol.extension import Status
 
 
 def test_the_reports_of_the_management_interface():
@@ -73,3 +80,70 @@ def test_reports_cost_little_however_often_they_are_asked_for(monkeypatch):
     (second,) = broker.take(b"c")
     assert len(first) == 1
     assert second[4] not in first
+
+
+def test_X7_reports_do_not_look_at_every_client_that_waits():
+    broker = ManualBroker()
+    for number in range(500):
+        broker.ask(MDP02, b"c%d" % number, b"x")
+    looked = []
+    queue = broker.core.services[b"echo"].queue
+    heads = FairQueue.heads
+
+    def counted(self):
+        looked.append(self)
+        return heads(self)
+
+    with mock.patch.object(FairQueue, "heads", counted):
+        broker.advance(1.0)
+        for _ in range(20):
+            for name in (b"", b"echo"):
+                broker.ask(MDP02, b"asker", name, service=b"mmi.services")
+        answers = broker.answers(MDP02, b"asker", service=b"mmi.services")
+        assert len(answers) == 40
+        assert {json.loads(report)["services"][0]["oldest"] for _, report in answers} == {1.0}
+        assert looked == [queue]
+        broker.advance(OLDEST_FRESH)
+        broker.ask(MDP02, b"asker", b"echo", service=b"mmi.services")
+        ((_, report),) = broker.answers(MDP02, b"asker", service=b"mmi.services")
+    assert json.loads(report)["services"][0]["oldest"] == pytest.approx(1.0 + OLDEST_FRESH)
+    assert len(looked) == 2
+
+
+def test_X7_an_asker_pays_for_the_rows_it_asks_for():
+    broker = ManualBroker()
+    for number in range(500):
+        broker.ready(MDP02, b"w%d" % number, service=b"service %d" % number)
+    for _ in range(30):
+        broker.ask(MDP02, b"greedy", b"", service=b"mmi.services")
+    codes = [code for code, *_ in broker.answers(MDP02, b"greedy", service=b"mmi.services")]
+    # The first is made anew; the others are the same text again, which costs next to nothing.
+    assert codes == [b"200"] * 30
+    for _ in range(30):
+        broker.advance(FRESH / 10)
+        broker.core._intake._reports._recent.clear()
+        broker.ask(MDP02, b"greedy", b"", service=b"mmi.services")
+    codes = [code for code, *_ in broker.answers(MDP02, b"greedy", service=b"mmi.services")]
+    assert (codes[0], codes[-1]) == (b"200", b"503")
+    # Nobody else pays, management of the RFC is free, and a second later all is well.
+    broker.ask(MDP02, b"other", b"", service=b"mmi.services")
+    assert broker.answers(MDP02, b"other", service=b"mmi.services")[0][0] == b"200"
+    broker.ask(MDP02, b"greedy", b"service 7", service=b"mmi.service")
+    assert broker.answers(MDP02, b"greedy", service=b"mmi.service") == [[b"200"]]
+    broker.advance(1.0)
+    broker.ask(MDP02, b"greedy", b"", service=b"mmi.services")
+    assert broker.answers(MDP02, b"greedy", service=b"mmi.services")[0][0] == b"200"
+
+
+def test_X7_a_gmdp_client_hears_that_it_asks_too_much(monkeypatch):
+    monkeypatch.setattr(reports, "REPORT_RATE", 2.0 * reports.REPORT_COST)
+    broker = GmdpBroker()
+    for number in range(4):
+        broker.call(b"client", number, b"", service=b"mmi.broker")
+    assert [status for _, status, _, _ in broker.answered(b"client")] == [
+        Status.OK,
+        Status.OK,
+        Status.OVERLOADED,
+        Status.OVERLOADED,
+    ]
+    assert broker.core.counters.drops == {"reports_full": 2}
