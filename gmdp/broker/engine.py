@@ -189,8 +189,10 @@ class BrokerEngine:
             self._count_connections(now)
         core.tick(now)
         if self._drain_until is not None and (core.drained or now >= self._drain_until):
-            core.finish(now)
+            finished = core.finish(now)
             self.flush(now)
+            if not finished:
+                return  # the next pass goes on: others have their turn between
             self.link.close_bound(self.endpoints, self.linger)
             self.close()
             self.owner.finish()

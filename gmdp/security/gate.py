@@ -142,6 +142,8 @@ class Gate:
     max_calls = 20
     #: Checks that may wait for their turn.
     max_waiting = 200
+    #: Seconds that :meth:`close` waits for threads.
+    close_timeout = 1.0
     #: Passwords that are remembered as right.
     max_verified = 10_000
     #: Seconds that reading a list may take; after that, nobody is allowed.
@@ -276,9 +278,12 @@ class Gate:
             self._checks.close()
         if self._watcher is not None:
             self._watcher.kill(block=False)
-        for pool in self._pools.values():
-            pool.kill()
+        killers = [gevent.spawn(pool.kill) for pool in self._pools.values()]
         self._pools.clear()
+        gevent.joinall(killers, timeout=self.close_timeout)
+        if not all(killer.ready() for killer in killers):
+            # A disk that hangs holds its thread for as long as it likes.
+            _log.warning("%r is closed; a thread still reads its list or checks a password", self)
 
     def abandon(self) -> None:
         """In the child of a fork: end.  The parent replies to the requests that were read before the fork."""

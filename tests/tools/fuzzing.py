@@ -871,7 +871,8 @@ class BrokerRun:
             core.drain()
             assert core.draining
         else:
-            core.finish(self.now)
+            while not core.finish(self.now):
+                pass
             assert (core.queued, core.assigned, core.worker_count) == (0, 0, 0)
 
     def feed(self, frames: list[bytes]) -> None:
@@ -1085,7 +1086,8 @@ class BrokerRun:
         statistics = core.statistics(self.now)
         assert isinstance(statistics, BrokerStatistics)
         assert statistics.busy + statistics.idle == statistics.workers == core.worker_count
-        core.finish(self.now)
+        while not core.finish(self.now):
+            pass
         self.flush()
         self.check()
         assert (core.queued, core.assigned, core.worker_count) == (0, 0, 0)

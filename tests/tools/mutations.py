@@ -126,6 +126,31 @@ MUTATIONS = {
         "if client.open >= options.max_in_flight:",
         tests="unit/core/broker/test_intake.py::test_F1_a_strict_client_cannot_be_told_so_only_queue_and_bytes_bound_its_open_requests",
     ),
+    # What things cost
+    "a blocked backlog is tried with all it has": Mutation(
+        "core.broker.backlogs",
+        "            backlog.last_batch = 1\n",
+        "            backlog.last_batch = self.batch\n",
+        "unit/core/broker/test_backlogs.py",
+    ),
+    "all that is due is done in one tick": Mutation(
+        "core.broker.core",
+        "for _ in range(BURST):",
+        "while True:",
+        "unit/core/broker/test_services.py",
+    ),
+    "a broker that stops forgets the workers beyond the first burst": Mutation(
+        "core.broker.core",
+        "return not self._services.queued and not connections",
+        "return not self._services.queued",
+        "unit/core/broker/test_services.py",
+    ),
+    "a known password waits behind strangers": Mutation(
+        "security.gate",
+        "if self._password_check is None and (credential :=",
+        "if False and (credential :=",
+        "unit/security/test_gate.py",
+    ),
     # The broker: registry and conversation
     "the token is not compared": Mutation(
         "core.broker.conversation",

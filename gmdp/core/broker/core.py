@@ -39,7 +39,7 @@ from .records import Backlog, Connection, Request, Service, Worker
 from .registry import Registry
 from .replies import Replies
 from .reports import About, Reports
-from .services import Services
+from .services import BURST, Services
 from .state import BrokerState
 from .statistics import BrokerCounters, BrokerStatistics
 
@@ -156,9 +156,14 @@ class BrokerCore:
             self._registry.send_failed(outgoing, full, now)
 
     def tick(self, now: float) -> None:
-        """Do everything that is due by `now`."""
+        """Do what is due by `now`, up to :data:`~.services.BURST` things; the rest stays due."""
         timers = self._state.timers
-        while (item := timers.pop_due(now)) is not None:
+        if self._services.failing:
+            self._services.fail_some(now)
+        for _ in range(BURST):
+            item = timers.pop_due(now)
+            if item is None:
+                break
             if isinstance(item, Connection):
                 self._registry.on_timer(item, now)
             elif isinstance(item, Request):
@@ -170,9 +175,10 @@ class BrokerCore:
     def deadline(self) -> float:
         """Return when the owner's next pass is needed; infinity if never.
 
-        0 while a connection is unreachable: that connection is lost once everything is read.
+        0 while a connection is unreachable: that connection is lost once everything is read.  0 while
+        requests are ended in bursts.
         """
-        return self._state.timers.next_due() if not self._registry.unreachable else 0.0
+        return 0.0 if self._registry.unreachable or self._services.failing else self._state.timers.next_due()
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own; False if it has no room, or the broker stops."""
@@ -192,14 +198,21 @@ class BrokerCore:
         """True when no worker has a request; requests still queued then have no worker."""
         return not self._delivery.assigned
 
-    def finish(self, now: float) -> None:
-        """End all requests, and send every worker DISCONNECT."""
-        self._services.end_all_queues(now)
-        for worker in list(self._registry.workers()):
-            if worker.request is not None:
-                self._delivery.abort(worker, now)
-        for connection in list(self._registry.connections.values()):
+    def finish(self, now: float) -> bool:
+        """End all requests, and send every worker DISCONNECT: up to :data:`~.services.BURST` of them in a call.
+
+        Returns True once nothing is left.
+        """
+        left = BURST - self._services.end_queues(now)
+        connections = self._registry.connections
+        while left > 0 and connections:
+            connection = next(iter(connections.values()))
+            left -= 1 + len(connection.workers)
+            for worker in list(connection.workers.values()):
+                if worker.request is not None:
+                    self._delivery.abort(worker, now)
             self._registry.lose_connection(connection, LossReason.STOPPED, now, disconnect=True)
+        return not self._services.queued and not connections
 
     def on_connection_closed(self, routing_id: bytes, now: float) -> None:
         """The connection of this routing id is closed, and every message from it was read."""

@@ -39,12 +39,17 @@ The rules of this module:
 
 from __future__ import annotations
 
+import itertools
+
 from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
 from .accounts import Accounts
 from .decisions import DeadLetter
 from .records import Place, Request, Service
 from .replies import Replies
 from .state import BrokerState
+
+#: Requests that end at once.  More end in bursts, between which others have their turn.
+BURST = 500
 
 
 class Services:
@@ -61,6 +66,8 @@ class Services:
         self._opened_by_user: dict[str, int] = {}
         #: Requests that wait for a worker.
         self.queued = 0
+        #: Services that have lost their last worker, and have requests that are to fail then.
+        self.failing: dict[Service, None] = {}
 
     # Services
 
@@ -123,10 +130,22 @@ class Services:
         self._state.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))
 
     def fail_those_without_worker(self, service: Service, now: float) -> None:
-        """If the service has no worker left, end the requests that are to fail then."""
+        """If the service has no worker left, end the requests that are to fail then: many of them in bursts."""
         if service.failing_without_worker and not service.members:
-            for request in [request for request in service.queue if request.terms.fail_without_worker]:
-                self.withdraw(request, EndReason.NO_WORKER, now)
+            self.failing[service] = None
+            self.fail_some(now)
+
+    def fail_some(self, now: float, limit: int = BURST) -> None:
+        """End up to `limit` requests that are to fail because no worker is left."""
+        while self.failing and limit > 0:
+            service = next(iter(self.failing))
+            if not service.members:  # else a worker has come meanwhile
+                doomed = (request for request in service.queue if request.terms.fail_without_worker)
+                for request in list(itertools.islice(doomed, limit)):
+                    self.withdraw(request, EndReason.NO_WORKER, now)
+                    limit -= 1
+            if service.members or not service.failing_without_worker:
+                del self.failing[service]
 
     def end_queue(self, service: Service, reason: EndReason, now: float) -> None:
         """End all requests queued for a service."""
@@ -135,10 +154,18 @@ class Services:
             self.end_request(request, reason, now)
         self.forget_if_unused(service)
 
-    def end_all_queues(self, now: float) -> None:
-        """End all queued requests, because the broker stops."""
-        for service in list(self.by_name.values()):
-            self.end_queue(service, EndReason.STOPPED, now)
+    def end_queues(self, now: float, limit: int = BURST) -> int:
+        """End up to `limit` queued requests, because the broker stops; returns how many."""
+        ended = 0
+        for service in list(self.by_name.values()) if self.queued else ():
+            while ended < limit and (request := service.queue.pop()) is not None:
+                self.unqueue(request, now)
+                self.end_request(request, EndReason.STOPPED, now)
+                ended += 1
+            self.forget_if_unused(service)
+            if ended >= limit:
+                break
+        return ended
 
     # The end
 

@@ -130,8 +130,10 @@ class BrokerNode(Node):
             for key in unread - internals.worker_connections(self.core).keys():
                 self.on_traffic(self, "lost", [key])
         if self._drain_until is not None and (self.core.drained or now >= self._drain_until):
-            self.core.finish(now)
+            finished = self.core.finish(now)
             self.flush(now)
+            if not finished:
+                return  # the next pass goes on
             self.schedule.record(self, "has stopped")
             self._go_down()
 

@@ -14,6 +14,7 @@ from gevent.event import Event
 from waiting import wait_until
 
 from gmdp import AsyncClient, AuthenticationFailed, Broker, Client, HandlerFailed, MessageTooLarge, NotAllowed, Worker
+from gmdp.core.broker.services import BURST
 
 
 def echo(request):
@@ -398,3 +399,32 @@ def test_a_closed_connection_s_peer_is_gone_at_once_where_messages_tell_their_co
         client.close()
         wait_until(lambda: broker.statistics().queued == 0)
         hold.set()
+
+
+@pytest.mark.parametrize("end", ["expiry", "close"])
+def test_G19_others_have_their_turn_while_many_requests_end(end):
+    """Between any two bursts; before, there was one turn or two."""
+    broker = Broker("tcp://127.0.0.1:*", request_ttl=0.05 if end == "expiry" else 30.0)
+    broker.start()
+    try:
+        count = 20 * BURST
+        for _ in range(count):
+            broker.enqueue("nobody", b"x")
+        turns, ended = [], Event()
+
+        def live():
+            while not ended.is_set():
+                turns.append(broker._core.queued)
+                gevent.sleep(0)
+
+        living = gevent.spawn(live)
+        if end == "close":
+            broker.close()
+        else:
+            wait_until(lambda: broker.statistics().queued == 0)
+        ended.set()
+        living.join()
+        between = {queued for queued in turns if 0 < queued < count}
+        assert len(between) >= count // BURST // 2
+    finally:
+        broker.close()

@@ -1,6 +1,7 @@
 """A gate: its options, its replies to ZAP requests, and the users of keys and passwords."""
 
 import gevent
+import gevent.event
 import pytest
 import zmq
 import zmq.auth
@@ -20,6 +21,7 @@ from waiting import wait_until
 
 from gmdp import Broker
 from gmdp.core.broker.access import REVOKED
+from gmdp.io.slots import allocate_lock
 from gmdp.security import generate_keys, hash_password
 from gmdp.security.gate import Gate, RefusalReason, credential_owner
 from gmdp.security.lists import password_credential
@@ -454,6 +456,29 @@ def test_a_gate_that_is_closed_as_its_watcher_wakes_starts_no_thread(folder, ope
     monkeypatch.setattr("gmdp.security.gate.gevent.sleep", sleep)
     gate._watch_list(gate._list, 0.5)
     assert (pauses, gate._pools) == ([0.5], {})
+
+
+def test_G20_a_disk_that_hangs_does_not_hold_up_the_end(folder, opened, monkeypatch, caplog):
+    """Its thread is left behind; here it ends when the disk goes on."""
+    monkeypatch.setattr(Gate, "close_timeout", 0.05)
+    disk, hanging = allocate_lock(), gevent.event.Event()
+    disk.acquire()
+    host = opened(curve_key=SECRET, curve_clients=folder.path)
+    loop = gevent.get_hub().loop
+
+    def poll():
+        loop.run_callback_threadsafe(hanging.set)
+        with disk:
+            return False
+
+    monkeypatch.setattr(host.gate._list, "poll", poll)
+    monkeypatch.setattr(Gate, "read_timeout", 60.0)
+    hanging.wait()
+    (pool,) = host.gate._pools.values()
+    host.gate.close()
+    assert "a thread still reads its list" in caplog.text
+    disk.release()
+    wait_until(lambda: pool.size == 0 and not len(pool))
 
 
 @pytest.mark.parametrize("mechanism", HOSTS)

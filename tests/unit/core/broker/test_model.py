@@ -560,7 +560,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self.model.draining = True
 
     def teardown(self):
-        self.core.finish(self.now)
+        while not self.core.finish(self.now):
+            pass
         if self.exact:
             self.model.finish(self.now)
             assert len(self.core._state.outbox) == len(self.model.outbox)

@@ -6,7 +6,9 @@ from cores import MDP02, ManualBroker
 
 from gmdp.core.broker.decisions import DeadLetter
 from gmdp.core.broker.reasons import DropReason
-from gmdp.protocol.extension import CANCEL, Status
+from gmdp.core.broker.services import BURST
+from gmdp.protocol import extension
+from gmdp.protocol.extension import CANCEL, FAIL_WITHOUT_WORKER, Status
 
 
 def test_C1_a_request_without_a_worker_waits_expires_and_is_counted():
@@ -115,3 +117,77 @@ def test_a_user_may_open_so_many_services():
     assert set(broker.core.services) == {b"a", b"c"}
     broker.call(b"c", "one", 4, service=b"e")
     assert b"e" in broker.core.services
+
+
+# G19: many requests end in bursts
+
+
+def fill(broker, count, **call):
+    """Queue `count` requests of gmdp clients."""
+    for number in range(count):
+        broker.call(b"c%d" % (number % 7), number, **call)
+    broker.take(b"c0")
+    assert broker.core.queued == count
+
+
+def bursts(broker, step):
+    """Call `step` until nothing is queued; returns how many requests each call ended."""
+    ended = []
+    while broker.core.queued:
+        before = broker.core.queued
+        step()
+        ended.append(before - broker.core.queued)
+        assert ended[-1], "no progress"
+    return ended
+
+
+def test_G19_many_requests_expire_in_bursts():
+    broker = GmdpBroker(request_ttl=5.0)
+    fill(broker, 3 * BURST + 1)
+    broker.now += 6.0
+    ended = bursts(broker, lambda: (broker.core.deadline() <= broker.now) and broker.core.tick(broker.now))
+    assert ended == [BURST, BURST, BURST, 1]
+    assert counters(broker).ended == {"expired": 3 * BURST + 1}
+
+
+def test_G19_a_broker_that_stops_ends_its_requests_in_bursts():
+    broker = GmdpBroker()
+    fill(broker, 2 * BURST + 1)
+    broker.core.drain()
+    assert bursts(broker, lambda: broker.core.finish(broker.now)) == [BURST, BURST, 1]
+    assert broker.core.finish(broker.now)
+    assert counters(broker).ended == {"stopped": 2 * BURST + 1}
+
+
+def test_G19_workers_are_told_of_the_end_in_bursts():
+    broker = GmdpBroker(max_workers=10_000)
+    for number in range(BURST):
+        broker.feed(b"W%d" % number, MDP02.ready(b"echo"))
+    broker.core.drain()
+    calls = 0
+    while not broker.core.finish(broker.now):
+        calls += 1
+    assert (calls, broker.core.worker_count) == (1, 0)
+    assert sum(outgoing.frames[-1] == b"\x06" for outgoing in broker.decided()) == BURST
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_G19_requests_that_fail_without_a_worker_fail_in_bursts(comes_back):
+    broker = GmdpBroker()
+    broker.register(b"W", 1)
+    broker.call(b"c", 99_999)  # the worker has it
+    fill_count = 2 * BURST + 1
+    for number in range(fill_count):
+        broker.call(b"c%d" % (number % 7), number, flags=FAIL_WITHOUT_WORKER)
+    broker.core.feed([b"W", extension.session_frame(1), b"", *MDP02.disconnect], broker.now)
+    assert counters(broker).ended == {"no_worker": BURST}
+    assert broker.core.deadline() == 0.0
+    if comes_back:  # the rest has a worker again, and waits for it
+        broker.register(b"W", 2)
+        broker.core.tick(broker.now)
+        assert counters(broker).ended == {"no_worker": BURST}
+    else:
+        broker.core.tick(broker.now)
+        broker.core.tick(broker.now)
+        assert counters(broker).ended == {"no_worker": fill_count}
+    assert broker.core.deadline() > broker.now
