@@ -30,7 +30,7 @@ status 200.  NAME is the rest of the path, percent-decoded; it may be any bytes.
 * A reply of one frame is ``application/octet-stream``; a reply of several frames is
   ``multipart/mixed``.  A reply in parts is joined, unless the request asks for a stream.
 
-**A stream** is asked for in one of two ways; the second takes precedence:
+**A stream** is asked for in one of three ways; the second takes precedence over the first:
 
 * ``?stream=1`` gives ``application/octet-stream``.  The frames of each part are written as they
   come, with nothing between them.  An error breaks the body off: the connection ends without
@@ -41,9 +41,19 @@ status 200.  NAME is the rest of the path, percent-decoded; it may be any bytes.
   frame is an event ``base64``, whose one ``data:`` line is the frame in Base64.  An error is the
   last event, ``error``; its data is the JSON of an error, as below.
 
-In both, an error before the first byte has its own status.  The gateway notices that a client
+* ``GET /services/NAME`` with that header is for a browser's ``EventSource``, which can do nothing else.
+  It calls the services that ``safe`` names; others are 405, and a GET without the header is 406.  Each
+  query parameter ``body`` is a frame; without any, the body is one empty frame.  The last event is
+  ``end``.  A browser asks again after any other end of the connection, with a new call.
+
+In all of them, an error before the first byte has its own status.  The gateway notices that a client
 has gone when it writes the next part.  It then cancels the call, and where the worker has
 ``enforce_deadline`` its handler is stopped.
+
+**Web pages of other origins** may read answers if ``cors_origins`` has their origin or ``*``:
+answers have the headers of the Fetch Standard, and preflights are answered for the methods of the
+path.  ``Allow`` and ``Retry-After`` can be read, and credentials are never allowed.  Without
+``cors_origins`` there are no such headers, and a browser keeps the answers from other pages.
 
 **Headers of a request** are all optional:
 
@@ -53,7 +63,7 @@ has gone when it writes the next part.  It then cancels the call, and where the 
 * ``traceparent``, of W3C Trace Context: passed on if it is valid, otherwise ignored.
 
 **Errors** have a JSON body, ``{"error": NAME, "message": TEXT}``.  NAME is the class of the
-error in :mod:`gmdp`, or BadRequest, NotFound, MethodNotAllowed, BodyTimeout or InternalError:
+error in :mod:`gmdp`, or BadRequest, NotFound, MethodNotAllowed, NotAcceptable, BodyTimeout or InternalError:
 
 ======  =====================================================================
 status  error
@@ -62,6 +72,7 @@ status  error
 403     NotAllowed
 404     NotFound: an unknown path, or a service that is not exposed
 405     MethodNotAllowed
+406     NotAcceptable: a GET that does not ask for server-sent events
 408     BodyTimeout: the body stopped, or came too slowly
 413     MessageTooLarge; also a body of more than ``max_body`` bytes
 429     Overloaded; with ``Retry-After: 1``

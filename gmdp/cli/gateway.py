@@ -64,6 +64,19 @@ def _import_prefork() -> ModuleType:
     metavar="PATTERN",
     help="A service to expose, or a shell-style pattern; may be given several times.",
 )
+@click.option(
+    "--safe",
+    multiple=True,
+    metavar="PATTERN",
+    help="Exposed services that a browser's EventSource may call by GET; may be given several times.",
+)
+@click.option(
+    "--cors-origin",
+    "cors_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Whose web pages may read answers, like https://app.example; '*': all; may be given several times.",
+)
 @broker_option
 @click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="Time of a call in all.")
 @click.option("--retries", default=0, show_default=True, help="Further tries, each with its share of the time.")
@@ -110,6 +123,8 @@ def _import_prefork() -> ModuleType:
 def gateway(
     bind: str,
     services: tuple[str, ...],
+    safe: tuple[str, ...],
+    cors_origins: tuple[str, ...],
     endpoint: str,
     timeout: float,
     retries: int,
@@ -147,6 +162,8 @@ def gateway(
             timeout=timeout,
             retries=retries,
             credentials={"password": None, **security_keywords(dict(security))},
+            safe=safe,
+            cors_origins=cors_origins,
             max_body=max_body,
             when_no_worker=when_no_worker,
             ready_services=ready_services,

@@ -10,6 +10,9 @@ from . import multipart
 from .answers import Answer, RequestRefused, bad_request, content_headers, error_answer
 from .requests import media_type
 
+#: The id of the last event for an ``EventSource``.
+LAST_EVENT_ID = "end"
+
 
 def read_frames(body: bytes, content_type: str) -> list[bytes]:
     """Return the frames in the body of a request; raises RequestRefused for bad multipart."""
@@ -36,15 +39,19 @@ def frames_answer(frames: list[bytes]) -> Answer:
     return Answer(200, content_headers(content_type, len(body)), [body])
 
 
-def stream_answer(first: list[bytes], parts: Iterator[list[bytes]], events: bool) -> Answer:
+def stream_answer(
+    first: list[bytes], parts: Iterator[list[bytes]], events: bool, is_event_source: bool = False
+) -> Answer:
     """Return the answer that writes the parts of a reply as they come.
 
     Args:
         first: The first part.
         parts: The other parts; closing the body closes this iterator.
         events: Whether the body has server-sent events instead of chunks.
+        is_event_source: Whether a browser's ``EventSource`` reads the events.
     """
-    body = Events(first, parts) if events else Chunks(first, parts)
+    kind = EventSourceEvents if is_event_source else Events if events else Chunks
+    body = kind(first, parts)
     # Without this header, some proxies keep the body back until it is complete.
     return Answer(200, [("Content-Type", body.content_type), ("X-Accel-Buffering", "no")], body)
 
@@ -92,6 +99,24 @@ class Events(Chunks):
 
     def _write(self, part: list[bytes]) -> bytes:
         return b"".join(map(_event, part))
+
+
+class EventSourceEvents(Events):
+    """Events for a browser's ``EventSource``, which asks again when an answer has ended.
+
+    The last event is ``end``.  With its id the browser asks again, and gets 204, which ends it.
+    """
+
+    _ended = False
+
+    def __next__(self) -> bytes:
+        if self._ended:
+            raise StopIteration
+        try:
+            return super().__next__()
+        except StopIteration:
+            self._ended = True
+            return b"event: end\nid: %b\ndata:\n\n" % LAST_EVENT_ID.encode()
 
 
 def _event(frame: bytes) -> bytes:

@@ -55,6 +55,8 @@ def gateway_from_environment(environment: Mapping[str, str] | None = None) -> Ga
     variable                   value
     =========================  ======================================================================
     ``GMDP_SERVICES``          names and patterns of services, with commas between; needed
+    ``GMDP_SAFE``              those that a browser's ``EventSource`` may call, with commas between
+    ``GMDP_CORS_ORIGINS``      origins whose pages may read answers, with commas between; ``*``: all
     ``GMDP_BROKER``            endpoints, with commas between; ``tcp://127.0.0.1:5555`` by default
     ``GMDP_TIMEOUT``           seconds of a call; 30 by default
     ``GMDP_RETRIES``           further tries of a call; 0 by default
@@ -94,6 +96,8 @@ def gateway_from_environment(environment: Mapping[str, str] | None = None) -> Ga
             "username": username,
             "password": None if username is None else environment.get("GMDP_PASSWORD"),
         },
+        safe=_read_list(environment, "GMDP_SAFE"),
+        cors_origins=_read_list(environment, "GMDP_CORS_ORIGINS"),
         max_body=_read_number(environment, "GMDP_MAX_BODY", 16 * MEBIBYTE),
         when_no_worker=environment.get("GMDP_WHEN_NO_WORKER") or "fail",
         ready_services=_read_list(environment, "GMDP_READY_SERVICES"),

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
+from functools import partial
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,14 @@ from ..protocol.dialects import MAX_SERVICE_NAME
 from ..validation import check_number, check_service
 from . import slow_clients
 from .answers import Answer, RequestRefused, error_answer
-from .bodies import frames_answer, read_frames, stream_answer, text_answer
+from .bodies import LAST_EVENT_ID, frames_answer, read_frames, stream_answer, text_answer
+from .cors import CrossOrigin, preflight_answer
 from .requests import (
     InputError,
     check_method,
     read_body,
     read_priority,
+    read_query_body,
     read_time_limit,
     read_traceparent,
     wants_chunks,
@@ -51,6 +54,10 @@ class Gateway:
         services: The exposed services: names, or shell-style patterns like ``report.*``, which
             are matched with the name as UTF-8.  Without any, nothing is exposed.  Only patterns
             that begin with ``mmi.`` expose such names.
+        safe: Those of the exposed services that change nothing, as names and patterns like `services`.
+            A browser's ``EventSource`` may call them, by GET.  Any web page can make a browser do that.
+        cors_origins: Origins like ``https://app.example`` whose web pages may read the gateway's answers;
+            ``*`` for all pages.  Without any, a browser keeps the answers from pages of other origins.
         timeout: Seconds that a call may take in all.
         max_body: Bytes of the longest request body.
         when_no_worker: What a call does where no worker is registered: "fail" at once, or "wait".
@@ -64,6 +71,8 @@ class Gateway:
 
     Attributes:
         services: The names and patterns of the exposed services.
+        safe: The names and patterns of the services that may be called by GET.
+        cors_origins: The origins whose pages may read answers.
         timeout: Seconds that a call may take in all.
         max_body: Bytes of the longest request body.
         when_no_worker: "fail" or "wait".
@@ -80,6 +89,8 @@ class Gateway:
         client: Client | Callable[[], Client],
         services: Sequence[str] = (),
         *,
+        safe: Sequence[str] = (),
+        cors_origins: Sequence[str] = (),
         timeout: float = 30.0,
         max_body: int = 16 * MEBIBYTE,
         when_no_worker: str = "fail",
@@ -93,10 +104,11 @@ class Gateway:
         #: Never held while anything may switch.
         self._lock = threading.Lock()
         self.services = _check_names("services", services)
-        #: For each pattern: whether it may expose management services, and the compiled pattern.
-        self._patterns = [
-            (pattern.startswith(_MANAGEMENT), re.compile(translate(pattern))) for pattern in self.services
-        ]
+        self.safe = _check_names("safe", safe)
+        self._exposed = _Patterns(self.services)
+        self._safe = _Patterns(self.safe)
+        self._cross_origin = CrossOrigin(cors_origins)
+        self.cors_origins = self._cross_origin.origins
         self.timeout: float = check_number("timeout", timeout, above=0)
         self.max_body: int = check_number("max_body", max_body, at_least=0, whole=True)
         self.when_no_worker = check_when_no_worker(when_no_worker)
@@ -137,7 +149,8 @@ class Gateway:
         except Exception as error:
             answer = error_answer(error)
         phrase = HTTPStatus(answer.status).phrase
-        start_response(f"{answer.status} {phrase}", [*answer.headers, ("Cache-Control", "no-store")])
+        more_headers = [("Cache-Control", "no-store"), *self._cross_origin.headers(environ)]
+        start_response(f"{answer.status} {phrase}", [*answer.headers, *more_headers])
         return () if environ["REQUEST_METHOD"] == "HEAD" else answer.body
 
     def __repr__(self) -> str:
@@ -146,29 +159,24 @@ class Gateway:
     def _answer(self, environ: WSGIEnvironment) -> Answer:
         # PEP 3333: the bytes of the path, decoded as Latin-1.
         path = environ.get("PATH_INFO", "").encode("latin-1")
-        method = environ["REQUEST_METHOD"]
+        methods, answer = self._find(path, environ)
+        if self._cross_origin.is_preflight(environ):
+            return preflight_answer(methods)
+        check_method(environ["REQUEST_METHOD"], *methods)
+        return answer()
+
+    def _find(self, path: bytes, environ: WSGIEnvironment) -> tuple[Sequence[str], Callable[[], Answer]]:
+        """Return the methods that `path` takes, and what answers the request."""
         if path.startswith(_SERVICES):
             name = path[len(_SERVICES) :]
-            if not self._exposes(name):
+            if not self._exposed.match(name):
                 raise RequestRefused(404, "NotFound", "no such service")
-            check_method(method, "POST")
-            return self._call(name, environ)
+            return ("GET", "POST") if self._safe.match(name) else ("POST",), partial(self._call, name, environ)
         if path == b"/healthz":
-            check_method(method, "GET", "HEAD")
-            return text_answer("ok\n")
+            return ("GET", "HEAD"), partial(text_answer, "ok\n")
         if path == b"/readyz":
-            check_method(method, "GET", "HEAD")
-            return self._answer_readiness()
+            return ("GET", "HEAD"), self._answer_readiness
         raise RequestRefused(404, "NotFound", "no such path")
-
-    def _exposes(self, name: bytes) -> bool:
-        if not 0 < len(name) <= MAX_SERVICE_NAME:
-            return False
-        text = name.decode("utf-8", "surrogateescape")
-        is_management = text.startswith(_MANAGEMENT)
-        return any(
-            pattern.match(text) for for_management, pattern in self._patterns if for_management or not is_management
-        )
 
     def _call(self, name: bytes, environ: WSGIEnvironment) -> Answer:
         timeout = read_time_limit(environ.get("HTTP_X_REQUEST_TIMEOUT"), self.timeout)
@@ -179,8 +187,17 @@ class Gateway:
             "traceparent": read_traceparent(environ.get("HTTP_TRACEPARENT", "")),
         }
         events = wants_events(environ.get("HTTP_ACCEPT", ""))
-        chunks = wants_chunks(environ.get("QUERY_STRING", ""))
-        frames = read_frames(read_body(environ, self.max_body), environ.get("CONTENT_TYPE", ""))
+        query = environ.get("QUERY_STRING", "")
+        is_event_source = environ["REQUEST_METHOD"] == "GET"
+        if is_event_source:
+            if not events:
+                raise RequestRefused(406, "NotAcceptable", "a GET needs Accept: text/event-stream")
+            if environ.get("HTTP_LAST_EVENT_ID") == LAST_EVENT_ID:
+                return Answer(204, [], ())  # the browser does not ask again
+            chunks, frames = False, read_query_body(query)
+        else:
+            chunks = wants_chunks(query)
+            frames = read_frames(read_body(environ, self.max_body), environ.get("CONTENT_TYPE", ""))
         if not events and not chunks:
             return frames_answer(self.client.request(name, frames, **options))
         # The answer begins with the first part: an error before that has a status of its own.
@@ -192,7 +209,7 @@ class Gateway:
             if following is None:
                 break
             first = following
-        return stream_answer(first, parts, events)
+        return stream_answer(first, parts, events, is_event_source)
 
     # Readiness
 
@@ -231,12 +248,30 @@ class Gateway:
         return self.client.request(service, body, timeout=timeout, retries=0)
 
 
+class _Patterns:
+    """Shell-style patterns of service names."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        #: For each pattern: whether it may match management services, and the compiled pattern.
+        self._patterns = [(pattern.startswith(_MANAGEMENT), re.compile(translate(pattern))) for pattern in patterns]
+
+    def match(self, name: bytes) -> bool:
+        """Return whether one of the patterns matches `name`."""
+        if not 0 < len(name) <= MAX_SERVICE_NAME:
+            return False
+        text = name.decode("utf-8", "surrogateescape")
+        is_management = text.startswith(_MANAGEMENT)
+        return any(
+            pattern.match(text) for for_management, pattern in self._patterns if for_management or not is_management
+        )
+
+
 def _check_names(option: str, names: Sequence[Any]) -> tuple[Any, ...]:
     # A name that was not put into a list would be one pattern for each of its letters.
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         raise ConfigurationError(f"{option} must be a sequence of names, not {names!r}")
     checked = tuple(names)
-    types = str if option == "services" else (str, bytes)
+    types = (str, bytes) if option == "ready_services" else str
     for name in checked:
         if not isinstance(name, types) or not name:
             raise ConfigurationError(f"{option} must be names, not {name!r}")

@@ -80,6 +80,13 @@ def wants_chunks(query: str) -> bool:
     return values == ["1"]
 
 
+def read_query_body(query: str) -> list[bytes]:
+    """Return the frames in a query: the values of ``body``, or one empty frame."""
+    # Latin-1 gives each byte, however it was written.
+    values = parse_qs(query, keep_blank_values=True, encoding="latin-1").get("body", [""])
+    return [value.encode("latin-1") for value in values]
+
+
 def media_type(header: str) -> str:
     """Return the media type in a header, in lower case and without its parameters."""
     return header.partition(";")[0].strip().lower()

@@ -70,6 +70,18 @@ MUTATIONS = {
         "pass",
         tests="unit/cli/test_prefork.py::test_the_last_answer_of_a_connection_says_close_once",
     ),
+    "any service may be called by GET": Mutation(
+        "http.gateway",
+        'return ("GET", "POST") if self._safe.match(name) else ("POST",), partial',
+        'return ("GET", "POST"), partial',
+        tests="unit/http/test_gateway.py::test_a_get_needs_a_service_that_is_exposed_and_safe",
+    ),
+    "an origin that only begins like a listed one may read answers": Mutation(
+        "http.cors",
+        "in self.origins or origin in self.origins",
+        "in self.origins or origin.startswith(self.origins)",
+        tests="unit/http/test_cors.py::test_no_other_page_may",
+    ),
     # The broker: delivery
     "a lost worker's request goes to the end of its line": Mutation(
         "core.broker.delivery", "queue.push_front(request)", "request.suspect = False; queue.push(request)"

@@ -16,6 +16,7 @@ def test_the_command_passes_its_options_on(monkeypatch):
     options = ["--service", "a", "--service", "b", "--timeout", "7.5", "--retries", "3", "--max-body", "5"]
     options += ["--when-no-worker", "wait", "--ready-service", "r", "--broker", "tcp://127.0.0.1:1"]
     options += ["--workers", "2", "--max-connections", "7", "--keep-alive", "1.5", "--client-timeout", "2.5"]
+    options += ["--safe", "a", "--safe", "b*", "--cors-origin", "https://x", "--cors-origin", "http://y:81"]
     options += ["--access-log", "-", "--stop-timeout", "3", "--bind", "[::1]:5"]
     gmdp.cli.gateway.gateway.main(options, standalone_mode=False)
     prefork.listen.assert_called_once_with("::1", 5)
@@ -32,6 +33,7 @@ def test_the_command_passes_its_options_on(monkeypatch):
     assert (application.services, application.ready_services) == (("a", "b"), (b"r",))
     assert (application.timeout, application.max_body, application.when_no_worker) == (7.5, 5, "wait")
     assert application.client_timeout == 2.5
+    assert (application.safe, application.cors_origins) == (("a", "b*"), ("https://x", "http://y:81"))
     client = application.client
     assert (client.endpoints, client.timeout, client.retries) == (("tcp://127.0.0.1:1",), 7.5, 3)
 
@@ -81,6 +83,8 @@ REFUSALS = [
     (["--client-timeout", "0"], "client_timeout must be a number greater than 0, not 0.*", 2),
     (["--stop-timeout", "-1"], "--stop-timeout must be.*", 2),
     (["--workers", "0"], ".*--workers.*", 2),
+    (["--cors-origin", "https://x/"], "cors_origins must be.*, not 'https://x/'.*", 2),
+    (["--safe", ""], "safe must be names, not ''", 2),
     (["--max-body", "-1"], "max_body must be a whole number of at least 0, not -1.*", 2),
     (["--retries", "x"], ".*--retries.*'x' is not a valid integer.*", 2),
     (["--when-no-worker", "never"], ".*--when-no-worker.*never.*", 2),

@@ -45,7 +45,14 @@ def test_the_documentation_names_every_error_whose_status_is_not_500():
     assert {status for _, status in all_errors()} == {403, 413, 429, 500, 502, 503, 504}
     named = {name for _, name in documented()}
     ours = {name for name in named if hasattr(exceptions, name)}
-    assert named - ours == {"BadRequest", "NotFound", "MethodNotAllowed", "BodyTimeout", "InternalError"}
+    assert named - ours == {
+        "BadRequest",
+        "NotFound",
+        "MethodNotAllowed",
+        "NotAcceptable",
+        "BodyTimeout",
+        "InternalError",
+    }
     other = {kind.__name__ for kind, (status, _) in gmdp.http.answers.STATUS.items() if status != 500}
     assert ours == other | {"MDPError", "HubNotRunning"}
 

@@ -19,10 +19,15 @@ def test_variables_set_up_a_gateway(stack, unused_endpoint):
             "GMDP_MAX_BODY": "5",
             "GMDP_WHEN_NO_WORKER": "wait",
             "GMDP_READY_SERVICES": "work",
+            "GMDP_CLIENT_TIMEOUT": "2.5",
+            "GMDP_SAFE": "work",
+            "GMDP_CORS_ORIGINS": "https://x,https://y",
         }
     )
     assert (gateway.services, gateway.timeout, gateway.max_body) == (("work", "naïve"), 7.5, 5)
     assert (gateway.when_no_worker, gateway.ready_services) == ("wait", (b"work",))
+    assert (gateway.client_timeout, gateway.safe) == (2.5, ("work",))
+    assert gateway.cors_origins == ("https://x", "https://y")
     assert "client=None" in repr(gateway)
     with gateway.client as client:
         assert (client.endpoints[1], client.timeout, client.retries) == (stack.endpoint, 7.5, 3)

@@ -403,3 +403,83 @@ def test_any_number_of_threads_with_a_client_for_threads(stack):
             assert pool.map(many, range(40)) == [True] * 40
         finally:
             pool.kill()
+
+
+# A browser's EventSource
+
+
+EVENTS = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+def safe_gateway(client):
+    """A gateway that exposes all services, of which "work" may be called by GET."""
+    return Gateway(client, ["*"], safe=["work"], timeout=10)
+
+
+def test_F12_an_event_source_gets_a_stream_of_a_safe_service(safe_gateway):
+    answer = ask(safe_gateway, "GET", "/services/work?body=parts&body=one&body=two", headers=EVENTS)
+    assert answer.status == 200
+    assert answer.events == [("message", text) for text in ("one", "two", "last", "two")] + [("end", "")]
+    assert answer.body.endswith(b"event: end\nid: end\ndata:\n\n")
+    # One frame is a stream, too.
+    answer = ask(safe_gateway, "GET", "/services/work?body=hello", headers=EVENTS)
+    assert answer.events == [("message", "hello"), ("end", "")]
+
+
+def test_an_error_is_the_last_event_but_one(safe_gateway):
+    answer = ask(safe_gateway, "GET", "/services/work?body=half", headers=EVENTS)
+    assert [name for name, _ in answer.events] == ["message", "error", "end"]
+
+
+def test_an_event_source_that_asks_again_after_the_end_is_told_to_stop():
+    """A browser does that 3 seconds after an answer has ended, whatever the reason."""
+    client = RecordingClient()
+    gateway = Gateway(client, ["*"], safe=["*"])
+    answer = ask(gateway, "GET", "/services/x", headers={**EVENTS, "Last-Event-ID": "end"})
+    assert (answer.status, answer.body, client.options) == (204, b"", {})
+    assert ask(gateway, "GET", "/services/x", headers={**EVENTS, "Last-Event-ID": "5"}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "frames"),
+    [
+        *(("", [b""]), ("?x=1", [b""]), ("?body", [b""]), ("?body=", [b""]), ("?body=a+b%20c", [b"a b c"])),
+        *(("?body=%FF%00%C3%A4", [b"\xff\x00\xc3\xa4"]), ("?body=\xc3\xa4", [b"\xc3\xa4"])),
+        *(("?body=1&x=2&body=3", [b"1", b"3"]), ("?stream=7&body=1", [b"1"])),
+    ],
+)
+def test_the_frames_of_a_get_are_in_its_query(query, frames):
+    bodies = []
+
+    class Client(RecordingClient):
+        def stream(self, service, body, **options):
+            bodies.append(body)
+            return iter([[b"done"]])
+
+    assert ask(Gateway(Client(), ["*"], safe=["*"]), "GET", f"/services/x{query}", headers=EVENTS).status == 200
+    assert bodies == [frames]
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "text/*", "text/event-stream;q=0"])
+def test_a_get_that_asks_for_no_events_is_406(accept):
+    """An image's or a link's request, for instance."""
+    client = RecordingClient()
+    headers = {} if accept is None else {"Accept": accept}
+    answer = ask(Gateway(client, ["*"], safe=["*"]), "GET", "/services/x", headers=headers)
+    assert (answer.status, answer.error, client.options) == (406, "NotAcceptable", {})
+
+
+@pytest.mark.parametrize(
+    ("exposed", "safe", "name", "status"),
+    [
+        *((["*"], [], "x", 405), (["*"], ["y"], "x", 405), (["*"], ["x*"], "xy", 200), (["x"], ["*"], "y", 404)),
+        *((["*", "mmi.*"], ["*"], "mmi.service", 405), (["mmi.*"], ["mmi.s*"], "mmi.service", 200)),
+    ],
+)
+def test_a_get_needs_a_service_that_is_exposed_and_safe(exposed, safe, name, status):
+    gateway = Gateway(RecordingClient(), exposed, safe=safe)
+    answer = ask(gateway, "GET", f"/services/{name}", headers=EVENTS)
+    assert answer.status == status
+    if status == 405:
+        assert answer.headers["Allow"] == "POST"
