@@ -8,6 +8,8 @@ The rules of this module:
   which connections are allowed.
 * Draining ends when the core has nothing left to do, or when its time is up.  Until then the
   socket stays bound: unbinding would cut the peers off.
+* A graceful stop then waits until the last messages have arrived, for what is left of its time, and for
+  :attr:`BrokerEngine.linger` at least.  An abrupt one waits only until its endpoints are free.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class BrokerEngine:
         on_ended: called once every socket is closed, with the bug that ended the owner, or None.
     """
 
-    #: Seconds that ZeroMQ has for the last messages, in the background.
+    #: Seconds that the last messages have at least.
     linger = 1.0
 
     owner: Owner
@@ -71,6 +73,8 @@ class BrokerEngine:
         self._census = PeerCensus(core.options.handshake_timeout)
         #: When draining ends at the latest; None while not draining.
         self._drain_until: float | None = None
+        #: True if the last messages are not waited for.
+        self._abrupt = False
         if can_trace():
             core.trace()
         self._links: list[Link] = []
@@ -174,32 +178,22 @@ class BrokerEngine:
 
     def deadline(self) -> float:
         """When `tick` is needed next."""
-        if self._census.undecided:
-            return 0.0
-        deadline = self._core.deadline()
-        if self._drain_until is not None:
-            return 0.0 if self._core.drained else min(deadline, self._drain_until)
-        return deadline
+        return 0.0 if self._census.undecided else self._core.deadline()
 
     def tick(self, now: float) -> None:
         """Do what is due."""
-        core, census = self._core, self._census
+        census = self._census
         if census.undecided and not self.owner.ready:
             census.judge()
             self._count_connections(now)
-        core.tick(now)
-        if self._drain_until is not None and (core.drained or now >= self._drain_until):
-            finished = core.finish(now)
-            self.flush(now)
-            if not finished:
-                return  # the next pass goes on: others have their turn between
-            self.link.close_bound(self.endpoints, self.linger)
-            self.close()
-            self.owner.finish()
-            self._on_ended(None)
+        self._core.tick(now)
 
     def flush(self, now: float) -> None:
         """Carry out what the core decided."""
+        if self._drain_until is not None and self.link.closed:
+            if not self.owner.lingers:
+                self._end()
+            return
         core = self._core
         send = self.link.send
         # A message that cannot be sent may lead to further messages, and so may a hook.
@@ -207,7 +201,7 @@ class BrokerEngine:
         while True:
             outbox, events = core.take()
             if not outbox and not events:
-                return
+                break
             for outgoing in outbox:
                 if hold_back(outgoing, now):
                     continue
@@ -226,11 +220,29 @@ class BrokerEngine:
                         logging.DEBUG if event.kind == "registered" or self._drain_until is not None else logging.INFO
                     )
                     _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)
+        if self._drain_until is not None and core.drained:
+            self._close_socket(now)
 
     def drain(self, until: float) -> None:
         """Take no new requests, and end when none is left, at `until` (monotonic seconds) at the latest."""
-        self._core.drain()
+        self._abrupt = self._abrupt or until <= monotonic()
         self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
+        self._core.drain(self._drain_until)
+        self.owner.limit_lingering(self._drain_until)
+
+    def _close_socket(self, now: float) -> None:
+        """Close the broker's socket, and have the owner wait until its endpoints are free, or its messages arrived."""
+        assert self._drain_until is not None  # the core was told to drain
+        left = max(self.linger, self._drain_until - now)
+        until = now + (Link.patience if self._abrupt else left)
+        listeners = self.link.unbind_inproc(self.endpoints)
+        self.owner.linger(self.link, self.linger if self._abrupt else left, until, listeners, not self._abrupt)
+
+    def _end(self) -> None:
+        """End with this pass."""
+        self.close()
+        self.owner.finish()
+        self._on_ended(None)
 
     def on_owner_died(self, error: BaseException) -> None:
         """A bug ends the owner."""

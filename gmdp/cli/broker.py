@@ -13,7 +13,7 @@ from ..core.broker.options import BrokerOptions
 from ..exceptions import ConfigurationError
 from ..validation import DEFAULT_ENDPOINT
 from .options import F, stop_timeout_option, verbose_option
-from .serving import configure_logging, let_last_messages_leave, serve
+from .serving import configure_logging, serve
 
 
 def _broker_options(command: F) -> F:
@@ -89,4 +89,3 @@ def broker(
     server = Broker(**keywords)
     server.stop_timeout = stop_timeout
     serve(server, lambda broker: f"listening on {' '.join(broker.endpoints)}")
-    let_last_messages_leave()

@@ -12,9 +12,6 @@ from typing import Any, Protocol, TypeVar
 import gevent
 
 from ..core.states import State
-from ..io.contexts import shared_context, terminate
-from ..io.dealers import ConnectorEngine
-from ..io.link import Link
 from ..worker.worker import Worker
 from .printing import PrintableFormatter, printable
 
@@ -59,16 +56,6 @@ def print_when_registered(worker: Worker, line: str) -> None:
         print(line, flush=True)
 
     gevent.spawn(wait_and_print)
-
-
-def let_last_messages_leave() -> None:
-    """Wait until ZeroMQ has sent what closed sockets left to it, a worker's last answer for instance.
-
-    To be called once, as the last thing in a process: the end of the interpreter would cut the
-    messages off, and the context that the process shares cannot be used afterwards.
-    """
-    # A handler's own sockets in this context would keep it from ending: hence the limit.
-    terminate(shared_context(), ConnectorEngine.linger + Link.patience)
 
 
 def serve(server: S, describe: Callable[[S], str], announce: Callable[[S, str], None] | None = None) -> None:

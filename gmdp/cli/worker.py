@@ -19,7 +19,7 @@ from .options import (
     stop_timeout_option,
     verbose_option,
 )
-from .serving import configure_logging, let_last_messages_leave, print_when_registered, serve
+from .serving import configure_logging, print_when_registered, serve
 
 
 @click.command()
@@ -104,5 +104,4 @@ def worker(
         lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
         parent.announce if parent is not None else print_when_registered,
     )
-    let_last_messages_leave()
     return 0

@@ -19,7 +19,9 @@ The rules of this module:
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 
 #: Seconds by which ZeroMQ may be late to end a handshake that takes too long.
 GRACE = 1.0
@@ -61,6 +63,10 @@ class PeerCensus:
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
+
+    def __iter__(self) -> Iterator[int]:
+        """The descriptors of the connections."""
+        return itertools.chain(self._young, self._old)
 
     def established(self, now: float) -> int:
         """Return an upper bound of the number of established connections."""

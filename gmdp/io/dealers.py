@@ -14,6 +14,7 @@ import abc
 import logging
 import random
 from collections import deque
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 import zmq
@@ -107,13 +108,12 @@ class SendQueue:
             self.waiters.pop().set(True)
         return True
 
-    def close(self, linger: float) -> None:
-        """Close the socket, and drop the messages that are unsent."""
+    def drop_unsent(self) -> None:
+        """Drop the messages that are unsent: the socket is about to be closed."""
         self.closing = False
         self.unsent.clear()
         while self.waiters:
             self.waiters.pop().set(False)
-        self.link.close(linger)
 
 
 K = TypeVar("K", bound=Connector[Any, Any])
@@ -130,8 +130,10 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         credentials: the keys or the password to show; None: none.
     """
 
-    #: Seconds that ZeroMQ has for the last messages, in the background.
+    #: Seconds that the last messages of a socket have: in the background, unless `linger_until` is set.
     linger = 1.0
+    #: While the owner waits until the last messages have arrived: when that ends (monotonic seconds).
+    linger_until: float | None = None
 
     owner: Owner
 
@@ -223,7 +225,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     def close_unsent_queues(self) -> None:
         """Close every socket that is kept open for its unsent messages."""
         for queue in list(self._unsent_queues):
-            queue.close(self.linger)
+            self._close_queue(queue)
         self._unsent_queues.clear()
 
     # For subclasses
@@ -252,12 +254,21 @@ class ConnectorEngine(abc.ABC, Generic[K]):
             return
         self._unsent_queues.pop(queue, None)
         if queue.closing:
-            queue.close(self.linger)
+            self._close_queue(queue)
 
     def _close(self, connection: Connection) -> None:
         queue: SendQueue = connection.handle
         self._unsent_queues.pop(queue, None)
-        queue.close(self.linger)
+        self._close_queue(queue)
+
+    def _close_queue(self, queue: SendQueue) -> None:
+        """Close the socket of a queue, and drop the messages that are unsent."""
+        queue.drop_unsent()
+        link = queue.link
+        if self.linger_until is None or link.inproc:  # on inproc the messages are in the peer's hands at once
+            link.close(self.linger)
+        else:
+            self.owner.linger(link, self.linger_until - monotonic(), self.linger_until)
 
     def _open(self, connection: Connection, now: float) -> None:
         try:

@@ -4,7 +4,7 @@ The rules of this module:
 
 * Unlike gevent's servers, ``with`` starts, ``start`` after ``stop`` works, and ``stop`` from the
   object's own handler or hook begins the stop and returns at once.
-* ``stop`` drains: running work is finished first, for a bounded time.
+* ``stop`` drains: running work is finished first, and the last messages arrive, for a bounded time.
 * In the child of a fork an object is as if it had just been made: a client connects anew, a broker or
   worker may be started.  The parent's objects go on.
 * A caller that waited for an answer during the fork is the parent's.  Its copy in the child goes on
@@ -144,8 +144,9 @@ class Lifecycle(abc.ABC):
         the method returns at once.  Any thread.
 
         Args:
-            timeout: seconds that running work may take; None: :attr:`stop_timeout`.  Work that
-                takes longer is abandoned.
+            timeout: seconds that running work and the last messages may take; None:
+                :attr:`stop_timeout`.  Work that takes longer is abandoned; those who wait for it are told,
+                for which there is one more second.
 
         Raises:
             StateError: the call is from another thread, and the object's hub does not run.

@@ -14,11 +14,10 @@ The rules of this module:
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Callable, Sequence
-from time import monotonic
 from typing import Any
 
-import gevent
 import zmq
 import zmq.green
 
@@ -29,7 +28,8 @@ from .census import PeerCensus
 from .contexts import require_descriptors
 from .frames import POLLOUT, MessageSocket, get_option, stop_green_watcher
 from .ipc import TemporaryEndpoint, refusal
-from .monitor import LISTENER_CLOSED, ConnectionMonitor, Monitor, PeerMonitor
+from .lingering import MAX_LINGER, Lingering, copy_connections
+from .monitor import ConnectionMonitor, Monitor, PeerMonitor
 
 #: Descriptors that ZeroMQ takes to bind an endpoint.
 _DESCRIPTORS_TO_BIND = 4
@@ -60,11 +60,12 @@ class Link(MessageSocket):
         on_closed: called with the link when it is closed.
     """
 
-    #: Seconds that ZeroMQ's thread may take for what usually takes it milliseconds: to free
-    #: a bound endpoint, or to report all about a lost connection.
+    #: Seconds that ZeroMQ's thread may take for what usually takes it milliseconds: to report
+    #: all about a lost connection.
     patience = 1.0
 
     __slots__ = (
+        "_loop",
         "_monitor",
         "_narrow",
         "_on_closed",
@@ -117,6 +118,7 @@ class Link(MessageSocket):
         #: What ``ipc://*`` stands for: removed when the link is closed.
         self._temporary: list[TemporaryEndpoint] = []
         stop_green_watcher(socket)
+        self._loop = loop
         self._watcher = loop.io(get_option(socket, zmq.FD), 1)
         self._watcher.start(self._on_readable)
 
@@ -238,46 +240,66 @@ class Link(MessageSocket):
 
     # Closing
 
-    def close_bound(self, endpoints: Sequence[str], linger: float) -> None:
-        """Close a socket that is bound to `endpoints`, and wait until they are free.
+    def linger(self, linger: float, until: float, listeners: int = 0, messages: bool = True) -> Lingering | None:
+        """Close the socket, and return what says when its last messages have arrived and its endpoints are free.
 
-        ZeroMQ closes in another thread, so binding again at once would find the address in use.
+        None if the socket was closed before, or no descriptors are left: then ZeroMQ sends the last
+        messages in the background.
+
+        Args:
+            linger: seconds that ZeroMQ has for the last messages.
+            until: when to wait no longer (monotonic seconds).
+            listeners: how many endpoints must be free before the wait ends.
+            messages: False if the last messages are not waited for.
         """
-        self._stop_monitor()
+        if self.closed:
+            return None
+        connections: list[socket.socket] | None = None
+        if messages:
+            monitor = self._monitor
+            connections = copy_connections(monitor.descriptors(), monitor.read_ended) if monitor is not None else []
+        if self._narrow:
+            linger = 0.0  # what was sent ahead on a connection that was never established waits for nobody
+        self._end_use()
         try:
-            # For this event alone: reports that nobody reads would stop ZeroMQ's
-            # thread, which carries all the messages of the context.
-            monitor = Monitor(self.socket, LISTENER_CLOSED)
-        except zmq.ZMQError:  # no descriptors left: nothing can report when they are free
-            self.close(linger)
-            return
-        listeners = 0
+            return Lingering(self.socket, connections, listeners, linger, until, loop=self._loop, wake=self._wake)
+        except zmq.ZMQError:
+            self.socket.close(int(min(linger, MAX_LINGER) * 1000))
+            return None
+        finally:
+            self._remove_temporary()
+
+    def unbind_inproc(self, endpoints: Sequence[str]) -> int:
+        """Free those of the `endpoints` that are names in this process.  Returns how many others there are.
+
+        Its peers are left alone.  ZeroMQ frees the other endpoints, in its own thread, when the socket is closed.
+        """
+        others = 0
         for endpoint in endpoints:
             if endpoint.startswith("inproc:"):
-                self.socket.unbind(endpoint)  # frees the name, and leaves the peers alone
+                self.socket.unbind(endpoint)
             else:
-                listeners += 1
-        self.close(linger)
-        until = monotonic() + self.patience
-        try:
-            while listeners > 0 and monotonic() < until:
-                closed = len(monitor.read())
-                listeners -= closed
-                if not closed:
-                    gevent.sleep(0.0005)
-        finally:
-            monitor.close()
+                others += 1
+        return others
 
     def close(self, linger: float = 0) -> None:
         """Close the socket; ZeroMQ has `linger` seconds for unsent messages, in the background."""
         if self.closed:
             return
+        self._end_use()
+        # What was sent ahead on a connection that was never established waits for nobody.
+        self.socket.close(0 if self._narrow else int(linger * 1000))
+        self._remove_temporary()
+
+    def _end_use(self) -> None:
+        """End everything but the socket itself, which is about to be closed."""
         self.closed = True
         self._stop_watcher()
         self._on_closed(self)
         self._stop_monitor()
-        # What was sent ahead on a connection that was never established waits for nobody.
-        self.socket.close(0 if self._narrow else int(linger * 1000))
+
+    def _remove_temporary(self) -> None:
+        """Remove the directories of temporary endpoints: the socket is closed."""
         for temporary in self._temporary:
             temporary.remove()
 

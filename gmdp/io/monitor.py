@@ -54,6 +54,8 @@ _FAILED_PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _BOUND_EVENTS = _ACCEPTED | _DISCONNECTED | _HANDSHAKE_SUCCEEDED | _HUNG_UP | _FAILED_PROTOCOL
 
 LISTENER_CLOSED = int(zmq.EVENT_CLOSED)
+#: The socket's last report: everything was given to the operating system, or the linger time is over.
+SOCKET_CLOSED = int(zmq.EVENT_MONITOR_STOPPED)
 
 
 def _do_nothing() -> None:
@@ -86,6 +88,14 @@ class Monitor:
     def has_reports(self) -> bool:
         """Return whether there is something to be read."""
         return self._reports.waiting
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of the connections that have not ended, as far as it is reported."""
+        return []
+
+    def read_ended(self) -> set[int]:
+        """Return the descriptors of the connections that have ended since :meth:`descriptors`."""
+        return set()
 
     def close(self) -> None:
         """End the reports, and close."""
@@ -121,6 +131,8 @@ class ConnectionMonitor(Monitor):
         self._new_until = monotonic() + patience
         #: Why the connection ended, once it has; it may still have messages to be read.
         self.loss: CloseReason | None = None
+        #: The descriptor of the connection; -1 before it is made.
+        self.descriptor = -1
         self._lost_at = 0.0
 
     def poll(self, now: float) -> tuple[bool, bool]:
@@ -132,6 +144,7 @@ class ConnectionMonitor(Monitor):
         for event, value in self.read():
             if event == _CONNECTED:
                 self.transport_connected = True
+                self.descriptor = value
             elif event == _HANDSHAKE_SUCCEEDED:
                 established = self.established = self.handshake_reported = True
             elif event == _HUNG_UP and self.established:
@@ -148,6 +161,16 @@ class ConnectionMonitor(Monitor):
             # Past this time no further attempt is planned, and none will be reported.
             gone = monotonic() > self._lost_at + self._patience
         return established, gone
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptor of the connection, unless it is known to have ended."""
+        self.poll(monotonic())
+        return [self.descriptor] if self.descriptor >= 0 and self.loss is None else []
+
+    def read_ended(self) -> set[int]:
+        """Return the descriptor of the connection if it has ended since."""
+        self.poll(monotonic())
+        return set() if self.loss is None else {self.descriptor}
 
 
 class PeerMonitor(Monitor):
@@ -174,3 +197,12 @@ class PeerMonitor(Monitor):
                 census.on_broken_off()
             elif event == _FAILED_PROTOCOL:
                 census.on_handshake_failed("protocol")
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors of the connections that are not known to have ended."""
+        self.poll(monotonic())
+        return list(self.census)
+
+    def read_ended(self) -> set[int]:
+        """Return the descriptors that have been freed since, even if another connection has got them."""
+        return {value for event, value in self.read() if event in (_ACCEPTED, _DISCONNECTED)}

@@ -29,6 +29,7 @@ from ..core.peer.reasons import CloseReason
 from ..exceptions import OwnerDied
 from .descriptors import get_hub
 from .frames import POLLIN, POLLOUT
+from .lingering import Lingering
 from .link import Link
 from .slots import Slot, get_hub_if_exists
 
@@ -101,6 +102,8 @@ class Owner:
         self._engine = engine
         self._mailbox: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._links: list[Link] = []
+        #: Closed sockets whose last messages are on their way.
+        self._lingering: list[Lingering] = []
         #: Links that may have something to read.
         self.ready: set[Link] = set()
         #: Links that were used: their EVENTS are read before the next wait.
@@ -189,6 +192,22 @@ class Owner:
         self.ready.discard(link)
         self.used.discard(link)
 
+    def linger(self, link: Link, linger: float, until: float, listeners: int = 0, messages: bool = True) -> None:
+        """Close `link` as :meth:`Link.linger` does; :attr:`lingers` is True until that has ended."""
+        lingering = link.linger(linger, until, listeners, messages)
+        if lingering is not None:
+            self._lingering.append(lingering)
+
+    def limit_lingering(self, until: float) -> None:
+        """Wait for closed links until `until` at the latest."""
+        for lingering in self._lingering:
+            lingering.limit(until)
+
+    @property
+    def lingers(self) -> bool:
+        """True while closed links are waited for."""
+        return bool(self._lingering)
+
     def finish(self) -> None:
         """End after this pass, and close every link that is still open."""
         self._finished = True
@@ -206,6 +225,9 @@ class Owner:
         for link in self._links:
             link.abandon()
         self._links.clear()
+        for lingering in self._lingering:
+            lingering.abandon()
+        self._lingering.clear()
         self.ready.clear()
         self.used.clear()
 
@@ -239,6 +261,8 @@ class Owner:
                     steps += self._read(link, now)
                 if not self.ready:
                     engine.on_caught_up(now)
+                if self._lingering:
+                    self._lingering = [lingering for lingering in self._lingering if not lingering.poll(now)]
                 if due:
                     engine.tick(now)
                 engine.flush(now)
@@ -246,6 +270,8 @@ class Owner:
                 if self._finished or self.abandoned:
                     break
                 self._due_at = engine.deadline()
+                for lingering in self._lingering:
+                    self._due_at = min(self._due_at, lingering.due_at)
                 if not self.ready and not self._mailbox:
                     steps = 0
                     self._wait(self._due_at)
@@ -380,3 +406,6 @@ class Owner:
     def _close_links(self) -> None:
         for link in self._links[:]:
             link.close()
+        for lingering in self._lingering:
+            lingering.close()
+        self._lingering.clear()

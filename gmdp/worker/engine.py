@@ -4,7 +4,8 @@ The rules of this module:
 
 * The core decides; the engine sends, has handlers run and logs.
 * The engine knows no :class:`gmdp.Worker`: it is given values and two callbacks.
-* Draining ends when the core is closed, nothing is unsent and no handler runs, or when its time is up.
+* Draining ends when the core is closed, no handler runs and the last messages have arrived, or when its
+  time is up.  After that time the last messages, DISCONNECT among them, have :attr:`WorkerEngine.linger` seconds.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         self._drain_until: float | None = None
         #: True once the time for draining is up.
         self._time_up = False
+        #: True if the last messages are not waited for.
+        self._abrupt = False
         #: Why a connection was closed last.
         self._close_reason = ""
         #: True while every broker refuses the worker.
@@ -118,13 +121,15 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
     def deadline(self) -> float:
         """When `tick` is needed next (monotonic seconds)."""
         deadline = self.core.deadline()
-        return deadline if self._drain_until is None else min(deadline, self._drain_until)
+        return deadline if self._drain_until is None or self._time_up else min(deadline, self._drain_until)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
         super().tick(now)
-        if self._drain_until is not None and now >= self._drain_until:
+        if self._drain_until is not None and now >= self._drain_until and not self._time_up:
             self._time_up = True
+            self.linger_until = None if self._abrupt else now + self.linger
+            self._kill_handlers()
             self._close_connections(now)
 
     def flush(self, now: float) -> None:
@@ -190,8 +195,12 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
 
     def drain(self, until: float) -> None:
         """Take no new requests, and end when none is left, at `until` (monotonic seconds) at the latest."""
+        now = monotonic()
+        self._abrupt = self._abrupt or until <= now
         self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
-        self.core.drain(monotonic())
+        self.linger_until = None if self._abrupt else self._drain_until
+        self.owner.limit_lingering(self._drain_until)
+        self.core.drain(now)
 
     # Carrying out
 
@@ -240,13 +249,16 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         self.close_unsent_queues()
 
     def _is_drained(self) -> bool:
-        if not self.core.closed or self._unsent_queues:
+        if not self.core.closed or self._unsent_queues or self.owner.lingers:
             return False
         # A handler whose connection was lost counts, too.
         return self._time_up or all(dispatcher.running is None for dispatcher in self._dispatchers)
 
-    def _finish(self, death: BaseException | None = None) -> None:
+    def _kill_handlers(self) -> None:
         for dispatcher in self._dispatchers:
             dispatcher.kill(self.spared_task)
+
+    def _finish(self, death: BaseException | None = None) -> None:
+        self._kill_handlers()
         self.owner.finish()
         self._on_ended(death)

@@ -951,7 +951,7 @@ class BrokerRun:
         assert len(core.services) <= OPTIONS.max_services
         assert 0 <= core.worker_count <= OPTIONS.max_workers
         assert type(core.deadline()) is float
-        assert core.drained is (assigned == 0)
+        assert not (core.drained and assigned)
 
     def check_tables(self) -> None:
         """Each request and worker is in one place, and counted there."""

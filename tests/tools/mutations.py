@@ -152,9 +152,9 @@ MUTATIONS = {
         "unit/core/broker/test_services.py",
     ),
     "a broker that stops forgets the workers beyond the first burst": Mutation(
-        "core.broker.core",
-        "return not self._services.queued and not connections",
-        "return not self._services.queued",
+        "core.broker.draining",
+        "self._finished = not self._services.queued and not connections",
+        "self._finished = not self._services.queued",
         "unit/core/broker/test_services.py",
     ),
     "a known password waits behind strangers": Mutation(
@@ -388,6 +388,31 @@ MUTATIONS = {
         "        self._state.users.pop(routing_id, None)\n        self._state.features.pop((routing_id,), None)",
         "        self._state.users.pop(routing_id, None)",
         tests="unit/core/broker/test_state.py",
+    ),
+    # Drain
+    "a try may last no time": Mutation(
+        "core.peer.calls",
+        "LEAST_TRY = 0.1",
+        "LEAST_TRY = 0.01",
+        "unit/core/peer/test_client.py::test_X1_a_try_lasts_at_least_a_tenth_of_a_second",
+    ),
+    "a broker that stops leaves what waits for slow readers": Mutation(
+        "core.broker.draining", "time_up or not self._backlogs.count", "True"
+    ),
+    "a closed socket's connections are not kept": Mutation(
+        "io.lingering",
+        "return list(copies.values())",
+        "return []",
+        "unit/broker/test_broker.py::test_L7_a_graceful_stop_waits_until_slow_readers_have_got_their_answers",
+    ),
+    "a connection is closed as soon as ZeroMQ has sent everything": Mutation(
+        "io.lingering",
+        "            _shut_down(connection, socket.SHUT_WR)",
+        "            _shut_down(connection, socket.SHUT_RDWR)",
+        "unit/worker/test_engine.py::test_L7_a_stopped_workers_last_answer_arrives_over_a_slow_link",
+    ),
+    "a descriptor that was freed is taken for its connection": Mutation(
+        "io.lingering", "for descriptor in closed():", "for descriptor in ():", "unit/io/test_lingering.py"
     ),
 }
 

@@ -11,11 +11,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from socket import SHUT_WR, SO_RCVBUF, SOL_SOCKET
 from time import monotonic
 
 import gevent
+import gevent.socket
 import zmq
 import zmq.green
+from gevent.event import Event
+from gevent.server import StreamServer
 from gevent.socket import timeout as socket_timeout
 from gevent.socket import wait_read
 
@@ -203,6 +207,65 @@ class Proxy:
     def __exit__(self, *exc_info: object) -> None:
         self._context.term()
         self._thread.join()
+
+
+class Relay:
+    """Forwards TCP connections to the endpoint `backend`, which does not notice; it can hold back what comes.
+
+    It has little room of its own, so that what is held back stays with its sender.
+    """
+
+    def __init__(self, backend: str) -> None:
+        host, _, port = backend.removeprefix("tcp://").rpartition(":")
+        self._backend = (host, int(port))
+        self._may_pass = Event()
+        self._may_pass.set()
+        #: Bytes that came from `backend`.
+        self.passed_back = 0
+        self._server = StreamServer(self._listener(), self._serve)
+        self._server.start()
+        self.endpoint = f"tcp://127.0.0.1:{self._server.server_port}"
+
+    @staticmethod
+    def _listener() -> gevent.socket.socket:
+        listener = gevent.socket.socket()
+        listener.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        return listener
+
+    def hold(self) -> None:
+        """Let nothing pass from a peer to `backend` until :meth:`release`."""
+        self._may_pass.clear()
+
+    def release(self) -> None:
+        """Let everything pass again."""
+        self._may_pass.set()
+
+    def _serve(self, peer: gevent.socket.socket, _: object) -> None:
+        with gevent.socket.create_connection(self._backend) as backend:
+            other = gevent.spawn(self._forward, backend, peer, back=True)
+            self._forward(peer, backend, back=False)
+            other.join()
+
+    def _forward(self, source: gevent.socket.socket, target: gevent.socket.socket, back: bool) -> None:
+        try:
+            while data := source.recv(4096):
+                if back:
+                    self.passed_back += len(data)
+                else:
+                    self._may_pass.wait()
+                target.sendall(data)
+            target.shutdown(SHUT_WR)
+        except OSError:
+            pass  # one of the two has gone
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+        self._server.stop()
 
 
 class Script:

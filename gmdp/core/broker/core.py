@@ -14,6 +14,7 @@ module                decides
 :mod:`~.conversation` how a worker's message is handled
 :mod:`~.reports`      what the management interface answers
 :mod:`~.intake`       how a client's message is handled
+:mod:`~.draining`     how the broker stops
 ====================  ===========================================================
 
 Decisions collect in the core until the owner of the socket takes them.
@@ -21,6 +22,7 @@ Decisions collect in the core until the owner of the socket takes them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 from ...protocol.extension import Status
@@ -32,6 +34,7 @@ from .backlogs import Backlogs
 from .conversation import Conversation
 from .decisions import DeadLetter, Event, Outgoing, QueueWait, Refusal
 from .delivery import Delivery
+from .draining import Draining
 from .intake import Intake
 from .options import BrokerOptions
 from .reasons import DropReason, LossReason
@@ -88,6 +91,7 @@ class BrokerCore:
         self._registry = Registry(state, self._services, self._delivery, self.about.max_sessions)
         self._conversation = Conversation(state, self._accounts, self._replies, self._delivery, self._registry)
         self._intake = Intake(state, self._accounts, self._replies, self._services, self._delivery, Reports(self))
+        self._draining = Draining(state, self.backlogs, self._services, self._delivery, self._registry)
         self._sweep_at = SWEEP_AT
         # Needed for each message, so bound here.
         self._checks_size = not socket_checks_size
@@ -171,6 +175,8 @@ class BrokerCore:
             else:
                 assert isinstance(item, Backlog)  # nothing else is armed here
                 self.backlogs.on_timer(item, now)
+        if self._state.draining:
+            self._draining.proceed(now)
 
     def deadline(self) -> float:
         """Return when the owner's next pass is needed; infinity if never.
@@ -178,15 +184,18 @@ class BrokerCore:
         0 while a connection is unreachable: that connection is lost once everything is read.  0 while
         requests are ended in bursts.
         """
-        return 0.0 if self._registry.unreachable or self._services.failing else self._state.timers.next_due()
+        if self._registry.unreachable or self._services.failing:
+            return 0.0
+        due_at = self._state.timers.next_due()
+        return due_at if not self._state.draining else min(due_at, self._draining.deadline())
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own; False if it has no room, or the broker stops."""
         return self._intake.inject(service, body, now)
 
-    def drain(self) -> None:
-        """Take no new work from now on."""
-        self._state.draining = True
+    def drain(self, until: float = math.inf) -> None:
+        """Take no new work from now on, and end by `until`; a second call may shorten the time."""
+        self._draining.begin(until)
 
     @property
     def draining(self) -> bool:
@@ -195,24 +204,15 @@ class BrokerCore:
 
     @property
     def drained(self) -> bool:
-        """True when no worker has a request; requests still queued then have no worker."""
-        return not self._delivery.assigned
+        """True once a drain has ended: the owner may close the socket, and let the last messages arrive."""
+        return self._draining.ended
 
     def finish(self, now: float) -> bool:
         """End all requests, and send every worker DISCONNECT: up to :data:`~.services.BURST` of them in a call.
 
         Returns True once nothing is left.
         """
-        left = BURST - self._services.end_queues(now)
-        connections = self._registry.connections
-        while left > 0 and connections:
-            connection = next(iter(connections.values()))
-            left -= 1 + len(connection.workers)
-            for worker in list(connection.workers.values()):
-                if worker.request is not None:
-                    self._delivery.abort(worker, now)
-            self._registry.lose_connection(connection, LossReason.STOPPED, now, disconnect=True)
-        return not self._services.queued and not connections
+        return self._draining.finish(now)
 
     def on_connection_closed(self, routing_id: bytes, now: float) -> None:
         """The connection of this routing id is closed, and every message from it was read."""

@@ -75,7 +75,7 @@ KINDS: dict[str, dict[str, int]] = {
     },
     "callers": {"freeze_client": 6, "crash_client": 1, "crash_worker": 6, "cut": 2},
     "poison": {"poison": 1},
-    "slow clients": {"freeze_client": 6, "cancel": 2, "cut": 1},
+    "slow clients": {"freeze_client": 6, "cancel": 2, "cut": 1, "stop_broker": 2},
     "brokers": {"kill_broker": 4, "stop_broker": 2, "block_broker": 4},
     "hostile": {"hostile": 1},
     "flood": {"freeze_worker": 1, "cancel": 2},

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from ...core.broker.core import BrokerCore
 from ...core.broker.decisions import DeadLetter
 from ...core.broker.options import BrokerOptions
+from ...core.broker.reasons import LossReason
 from ...core.broker.reports import About
 from ...core.broker.statistics import BrokerCounters
 from ...protocol.extension import VERSION
 from ...protocol.token import NONCE_SIZE
 from . import internals
+from .failures import require
 from .network import Network, Wire
 from .node import Node
 
@@ -47,8 +49,8 @@ class BrokerNode(Node):
         self.peers: dict[bytes, Wire] = {}
         self.letters: list[DeadLetter] = []
         self.on_traffic: Callable[[BrokerNode, str, list[bytes]], None] | None = None
-        #: When a drain ends; None if none is going on.
-        self._drain_until: float | None = None
+        #: When a drain ends at the latest.
+        self._drain_until = math.inf
         network.brokers[endpoint] = self
         self.start()
 
@@ -59,7 +61,6 @@ class BrokerNode(Node):
         self.schedule.record(self, "starts")
         self.generation += 1
         self.up = True
-        self._drain_until = None
         self.peers = {}
         self.inbox.clear()
         self.counters = BrokerCounters()
@@ -79,17 +80,20 @@ class BrokerNode(Node):
 
     def stop(self, timeout: float) -> None:
         """Drain for up to `timeout` seconds, then end."""
-        if self.up and self._drain_until is None:
+        if self.up and not self.core.draining:
             self.schedule.record(self, "drains")
-            self.core.drain()
             self._drain_until = self.schedule.now + timeout
+            self.core.drain(self._drain_until)
             self.run()
 
-    def _go_down(self) -> None:
+    def _go_down(self, gracefully: bool = False) -> None:
         self.up = False
         self.generation += 1
         for wire in list(self.peers.values()):
-            wire.cut()
+            if gracefully:
+                wire.end()
+            else:
+                wire.cut()
         self.peers = {}
         self.inbox.clear()
 
@@ -110,10 +114,7 @@ class BrokerNode(Node):
         """Return when `tick` is needed next."""
         if not self.up:
             return math.inf
-        when = self.core.deadline()
-        if self._drain_until is not None:
-            return 0.0 if self.core.drained else min(when, self._drain_until)
-        return when
+        return self.core.deadline()
 
     def on_message(self, frames: list[bytes]) -> None:
         """Take one message, routing id first."""
@@ -126,16 +127,10 @@ class BrokerNode(Node):
         senders = {args[0][0] for function, args in self.inbox if function == self.on_message}
         unread = senders & internals.worker_connections(self.core).keys()
         self.core.tick(now)
-        if self.on_traffic is not None:
+        stopped = LossReason.STOPPED.value in self.counters.lost_workers
+        if self.on_traffic is not None and not stopped:
             for key in unread - internals.worker_connections(self.core).keys():
                 self.on_traffic(self, "lost", [key])
-        if self._drain_until is not None and (self.core.drained or now >= self._drain_until):
-            finished = self.core.finish(now)
-            self.flush(now)
-            if not finished:
-                return  # the next pass goes on
-            self.schedule.record(self, "has stopped")
-            self._go_down()
 
     def flush(self, now: float) -> None:
         """Send the messages that the core decided on, and collect dead letters."""
@@ -143,7 +138,7 @@ class BrokerNode(Node):
         while True:
             outbox, events = core.take()
             if not outbox and not events:
-                return
+                break
             for outgoing in outbox:
                 if core.backlogs.hold_back(outgoing, now):
                     continue
@@ -157,3 +152,8 @@ class BrokerNode(Node):
                 elif self.on_traffic is not None:
                     self.on_traffic(self, "sent", outgoing.frames)
             self.letters += [event for event in events if isinstance(event, DeadLetter)]
+        if core.drained:
+            in_time = now < self._drain_until
+            self.schedule.record(self, "has stopped", "in time" if in_time else "since its time is up")
+            require(not (in_time and core.backlogs.count), "a stop has left messages though there was time")
+            self._go_down(gracefully=in_time)

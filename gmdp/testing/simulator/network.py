@@ -244,6 +244,14 @@ class Wire:
         self._deliver_in_order(True, self._detach)
         self._deliver_in_order(False, self._report_lost)
 
+    def end(self) -> None:
+        """Close the wire at the broker's end; all messages that the broker sent still arrive."""
+        if not self.broken:
+            self.broken = True
+            self._last_to_arrive = {True: self._arrived[True], False: self._sent[False]}
+            self._detach()
+            self._deliver_in_order(False, self._report_lost)
+
     def cut_silently(self, noticed_after: float) -> None:
         """Let nothing pass any more; both ends notice after `noticed_after` seconds, if not before."""
         if self.silent or self.broken:

@@ -7,12 +7,14 @@ import json
 import math
 import socket
 import threading
+from time import monotonic
 
 import gevent
 import pytest
 import zmq
 import zmq.green
 from gevent.event import Event
+from peers import Peer
 from waiting import wait_until
 
 from gmdp import AsyncClient, BindError, Broker, BrokerOptions, Client, ConfigurationError, NotAllowed, State, Worker
@@ -155,6 +157,60 @@ def test_B2_a_graceful_stop_finishes_running_work_and_takes_no_new(broker):
         now = broker.statistics()
         assert (now.replies, dict(now.ended), dict(now.lost_workers)) == (2, {"stopped": 1}, {"stopped": 1})
         wait_until(lambda: worker.state is State.CONNECTING)  # it was told DISCONNECT
+
+
+class SlowReader(Peer):
+    """A client that has room for little, and whose ZMTP heartbeats go on while it does not read."""
+
+    def prepare(self, socket):
+        socket.set(zmq.RCVHWM, 10)
+        socket.set(zmq.RCVBUF, 4096)
+        socket.set(zmq.HEARTBEAT_IVL, 20)
+        socket.set(zmq.HEARTBEAT_TIMEOUT, 60_000)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_L7_a_graceful_stop_waits_until_slow_readers_have_got_their_answers(tmp_path, transport):
+    """Some answers wait in the broker's backlog, some in ZeroMQ, some in the system, some at the reader."""
+    count, answer = 1_000, b"a" * 8_000
+    endpoint = {"tcp": "tcp://127.0.0.1:*", "ipc": f"ipc://{tmp_path}/it"}[transport]
+    with Broker(endpoint, hwm=200) as broker, Worker(broker.endpoint, "it", lambda r: answer, concurrency=50) as worker:
+        with SlowReader(zmq.DEALER, broker.endpoint) as reader:
+            reader.send_all([[b"MDPC02", b"\x01", b"it", b""]] * count)
+            wait_until(lambda: broker.statistics().replies == count)
+            assert broker.statistics().backlogs == 1
+            stopper = gevent.spawn(broker.stop, 60)
+            wait_until(lambda: broker.state is State.DRAINING)
+            answers = []
+            for _ in range(count):
+                assert not stopper.ready()
+                answers.append(reader.recv())
+            assert answers == [[b"MDPC02", b"\x03", b"it", answer]] * count
+            stopper.get(timeout=5)
+        assert not broker.statistics().drops
+        worker.close()
+
+
+def test_L7_peers_that_have_everything_are_not_waited_for(broker):
+    """A process that is stopped does not close its end; here it is a socket that nobody reads."""
+    with socket.create_connection(("127.0.0.1", int(broker.endpoint.rpartition(":")[2]))):
+        wait_until(lambda: broker.statistics().connections == 1)
+        began = monotonic()
+        broker.stop(60)
+        assert monotonic() - began < 5
+
+
+def test_L7_closing_does_not_wait_for_slow_readers_even_during_a_stop(broker):
+    with Worker(broker.endpoint, "it", lambda r: b"a" * 2_000), SlowReader(zmq.DEALER, broker.endpoint) as reader:
+        reader.send_all([[b"MDPC02", b"\x01", b"it", b""]] * 300)
+        wait_until(lambda: broker.statistics().replies == 300)
+        stopper = gevent.spawn(broker.stop, 60)
+        wait_until(lambda: broker._engine.link.closed)
+        assert not stopper.ready()
+        began = monotonic()
+        broker.close()
+        stopper.get(timeout=1)
+        assert monotonic() - began < 1
 
 
 def test_B2_past_the_timeout_what_runs_is_let_go_and_counted(broker):

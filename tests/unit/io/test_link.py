@@ -1,5 +1,6 @@
 """Links: bound, connected, closed and abandoned."""
 
+import functools
 import socket
 from time import monotonic
 
@@ -99,8 +100,10 @@ def test_an_endpoint_is_free_when_its_socket_was_closed(owner, tmp_path, unused_
     endpoint = {"tcp": unused_endpoint, "ipc": f"ipc://{tmp_path}/it", "inproc": "inproc://test-link"}[transport]
     for _ in range(10):
         router = add_link(owner, zmq.ROUTER)
-        router.close_bound([router.listen(endpoint)], linger=0)
+        listeners = router.unbind_inproc([router.listen(endpoint)])
+        lingering = router.linger(0, monotonic() + 5, listeners, messages=False)
         assert router.closed
+        wait_until(functools.partial(lingering.poll, 0.0), 5)
 
 
 def test_a_closed_link_is_none_of_its_owners_any_more(owner):

@@ -6,6 +6,7 @@ from time import monotonic
 import gevent
 import pytest
 from gevent.event import Event
+from peers import Relay
 from waiting import wait_until
 
 from gmdp import AsyncClient, Broker, BrokerShuttingDown, Client, HandlerFailed, State, Worker
@@ -258,3 +259,42 @@ def test_a_handler_whose_broker_has_gone_may_finish(unused_endpoint):
         go_on.set()
         stopping.get()
     assert len(ended) == 1
+
+
+def test_L7_a_stopped_workers_last_answer_arrives_over_a_slow_link():
+    """ZMTP heartbeats come meanwhile: on a socket that was closed, they make the system drop what it has."""
+    answer, runs = bytes(3_000_000), []
+    with (
+        Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1, liveness=100) as broker,
+        AsyncClient(broker.endpoint) as client,
+        Relay(broker.endpoint) as relay,
+    ):
+
+        def handler(request):
+            runs.append(request.attempt)
+            relay.hold()
+            return answer
+
+        worker = Worker(relay.endpoint, "it", handler)
+        worker.start()
+        future = client.submit("it", b"")
+        wait_until(lambda: worker.statistics().replies == 1)
+        stopper = gevent.spawn(worker.stop, 60)
+        wait_until(lambda: worker.statistics().sockets == 0)
+        pings = relay.passed_back
+        wait_until(lambda: relay.passed_back > pings)
+        assert not stopper.ready()
+        relay.release()
+        assert future.get(timeout=60) == [answer]
+        stopper.get(timeout=5)
+        assert runs == [1]
+        wait_until(lambda: broker.statistics().lost_workers == {"disconnect": 1})
+
+
+def test_L7_an_idle_worker_stops_at_once(broker):
+    worker = Worker(broker.endpoint, "it", echo)
+    worker.start()
+    wait_until(lambda: worker.state is State.RUNNING)
+    began = monotonic()
+    worker.stop(60)
+    assert monotonic() - began < 0.5
