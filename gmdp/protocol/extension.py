@@ -39,7 +39,9 @@ to join that request.
 
 A status that is neither *ok* nor *partial* belongs to a FINAL that says why there is
 no answer.  That FINAL's body is one empty frame, or for *handler failed* the
-error's type name and message.
+error's type name and message.  *Not run*, from a broker that stops, says that no worker has had the
+request: its client may send the request elsewhere.  A client that did not name the feature
+``not-run`` hears *shutting down* in its place.
 
 A request id is a secret of its client: any peer that knows the id can cancel the call.
 A *cancel* is a REQUEST with that flag and any body.
@@ -84,6 +86,11 @@ what the peer speaks, ``{"extension": 2, "features": ["credits", ...]}``
 the broker's version and features under the same names, and its limits (:class:`Offer`).
 A peer uses the lower of the two versions.  It sends what belongs to a :class:`Feature` only to a
 peer that has named the feature, and skips the names that it does not know.
+
+A peer that has named the feature ``leaving`` may get the answer to its probe again at any time, as the
+broker's offer then is.  ``"leaving": true`` in an offer says that the broker drains: no call and no session is to
+begin there any more, and the connection is to be closed once those that have begun have ended.  A broker also
+sends its offer again to a client that waits for an answer for long, to learn whether the client is still there.
 """
 
 from __future__ import annotations
@@ -159,7 +166,7 @@ class Feature(enum.IntFlag):
     BEGUN = 2
     #: A refusal says that the request never reached a worker.
     NOT_RUN = 4
-    #: A broker that drains says so to every peer.
+    #: The answer to the probe may come again; it says whether the broker drains.
     LEAVING = 8
     #: An answer's field REASON tells people why there is none.
     REASONS = 16
@@ -168,7 +175,7 @@ class Feature(enum.IntFlag):
 
 
 #: The features that this release speaks, on either side.
-SUPPORTED = Feature(0)
+SUPPORTED = Feature.NOT_RUN | Feature.LEAVING
 _FEATURE_NAMES = {feature: str(feature.name).lower().replace("_", "-") for feature in Feature}
 _FEATURES = {name: feature for feature, name in _FEATURE_NAMES.items()}
 
@@ -197,6 +204,7 @@ class Status(enum.IntEnum):
     NOT_ALLOWED = 7
     TOO_LARGE = 8
     SHUTTING_DOWN = 9
+    NOT_RUN = 10
 
 
 _TRACEPARENT_FIELD = int(Field.TRACEPARENT)
@@ -420,6 +428,8 @@ class Offer(NamedTuple):
     version: int = VERSION
     #: The :class:`Feature` flags of the broker; 0 in version 1.
     features: int = 0
+    #: True if the broker drains.
+    leaving: bool = False
 
 
 _LIMITS = Offer._fields[:5]
@@ -445,6 +455,8 @@ def read_probe(body: list[bytes]) -> int:
 def offer_body(offer: Offer) -> list[bytes]:
     """Return the body of the answer to a probe."""
     limits = {name: getattr(offer, name) for name in _LIMITS}
+    if offer.leaving:
+        limits["leaving"] = True
     return [b"200", _to_json(offer.version, offer.features, limits)]
 
 
@@ -464,7 +476,9 @@ def read_offer(body: list[bytes]) -> Offer | None:
         return None
     if type(values[-1]) not in (int, float) or not values[-1] > 0:
         return None
-    return Offer._make([*values, version, _read_features(offer) if version >= 2 else 0])
+    if version == 1:
+        return Offer._make([*values, version, 0, False])
+    return Offer._make([*values, version, _read_features(offer), offer.get("leaving") is True])
 
 
 def _to_json(version: int, features: int, limits: Mapping[str, float] = MappingProxyType({})) -> bytes:

@@ -38,7 +38,7 @@ UNKNOWN = b"\xff\xff\xff\xff"
 
 
 #: What a peer of version 2 says about itself in its probe.
-PROBE = b'{"extension":2,"features":[]}'
+PROBE = b'{"extension":2,"features":["not-run","leaving"]}'
 
 
 class Spoken:
@@ -117,7 +117,7 @@ def test_the_probe_is_answered_with_an_offer(broker, question, head):
         assert (answered, code) == (head, b"200")
         assert json.loads(offer) == {
             "extension": 2,
-            "features": [],
+            "features": ["not-run", "leaving"],
             "max_in_flight": 10_000,
             "max_sessions": 500,
             "max_frames": 1_000,
@@ -487,7 +487,7 @@ def test_any_probe_is_answered(broker, body):
 
 OFFER = {
     "extension": 2,
-    "features": [],
+    "features": ["not-run", "leaving"],
     "max_in_flight": 2,
     "max_sessions": 2,
     "max_frames": 20,

@@ -304,7 +304,9 @@ MUTATIONS = {
         "call.timer = None",
     ),
     "a connection to a broker that stops is used on": Mutation(
-        "core.peer.client", "            self._stop_using(connection, now, jitter)\n", "            pass\n"
+        "core.peer.client",
+        "takes no more calls.\n            self._stop_using(connection, now, jitter)\n",
+        "takes no more calls.\n            pass\n",
     ),
     "after a loss no connection is opened again": Mutation(
         "core.peer.connector", "        self._open_at = open_at\n", "        self._open_at = 1e9\n"
@@ -385,8 +387,8 @@ MUTATIONS = {
     ),
     "features are kept after the connection": Mutation(
         "core.broker.core",
-        "        self._state.users.pop(routing_id, None)\n        self._state.features.pop((routing_id,), None)",
-        "        self._state.users.pop(routing_id, None)",
+        "        self._state.forget_features((routing_id,))",
+        "        pass",
         tests="unit/core/broker/test_state.py",
     ),
     # Drain
@@ -397,7 +399,31 @@ MUTATIONS = {
         "unit/core/peer/test_client.py::test_X1_a_try_lasts_at_least_a_tenth_of_a_second",
     ),
     "a broker that stops leaves what waits for slow readers": Mutation(
-        "core.broker.draining", "time_up or not self._backlogs.count", "True"
+        "core.broker.draining", "(quiet and not self._backlogs.count)", "quiet"
+    ),
+    "idle workers stay while the broker drains": Mutation(
+        "core.broker.draining",
+        "idle = [worker for worker in connection.workers.values() if self._is_idle(worker)]",
+        "idle = [worker for worker in connection.workers.values() if False]",
+        "unit/core/broker/test_draining.py",
+    ),
+    "what no worker has had is refused as shutting down": Mutation(
+        "core.broker.intake",
+        "Status.NOT_RUN if not_run else Status.SHUTTING_DOWN",
+        "Status.SHUTTING_DOWN",
+        "unit/core/broker/test_draining.py",
+    ),
+    "a request that was not run ends its call": Mutation(
+        "core.peer.client",
+        "if reading.status == Status.NOT_RUN and final",
+        "if False and final",
+        "unit/client/test_client.py::test_L8_a_call_to_a_broker_that_stops_goes_to_the_next_or_waits_for_its_return",
+    ),
+    "the queue of a client that is gone runs": Mutation(
+        "core.broker.core",
+        "            self._services.drop_requests_of(client, now)",
+        "            pass",
+        "unit/core/broker/test_draining.py",
     ),
     "a closed socket's connections are not kept": Mutation(
         "io.lingering",
@@ -409,7 +435,7 @@ MUTATIONS = {
         "io.lingering",
         "            _shut_down(connection, socket.SHUT_WR)",
         "            _shut_down(connection, socket.SHUT_RDWR)",
-        "unit/worker/test_engine.py::test_L7_a_stopped_workers_last_answer_arrives_over_a_slow_link",
+        "unit/io/test_lingering.py",
     ),
     "a descriptor that was freed is taken for its connection": Mutation(
         "io.lingering", "for descriptor in closed():", "for descriptor in ():", "unit/io/test_lingering.py"

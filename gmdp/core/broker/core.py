@@ -14,6 +14,7 @@ module                decides
 :mod:`~.conversation` how a worker's message is handled
 :mod:`~.reports`      what the management interface answers
 :mod:`~.intake`       how a client's message is handled
+:mod:`~.notices`      what gmdp peers are told unasked
 :mod:`~.draining`     how the broker stops
 ====================  ===========================================================
 
@@ -36,6 +37,7 @@ from .decisions import DeadLetter, Event, Outgoing, QueueWait, Refusal
 from .delivery import Delivery
 from .draining import Draining
 from .intake import Intake
+from .notices import Notices
 from .options import BrokerOptions
 from .reasons import DropReason, LossReason
 from .records import Backlog, Connection, Request, Service, Worker
@@ -90,8 +92,10 @@ class BrokerCore:
         self._delivery = Delivery(state, self._replies, self._services, nonce)
         self._registry = Registry(state, self._services, self._delivery, self.about.max_sessions)
         self._conversation = Conversation(state, self._accounts, self._replies, self._delivery, self._registry)
-        self._intake = Intake(state, self._accounts, self._replies, self._services, self._delivery, Reports(self))
-        self._draining = Draining(state, self.backlogs, self._services, self._delivery, self._registry)
+        reports = Reports(self)
+        self._intake = Intake(state, self._accounts, self._replies, self._services, self._delivery, reports)
+        self._notices = Notices(state, self._accounts, self._replies, reports, now)
+        self._draining = Draining(state, self.backlogs, self._services, self._delivery, self._registry, self._notices)
         self._sweep_at = SWEEP_AT
         # Needed for each message, so bound here.
         self._checks_size = not socket_checks_size
@@ -156,6 +160,8 @@ class BrokerCore:
         """`outgoing` could not be sent: its peer's socket is `full`, or the connection is closed."""
         if outgoing.essential and not isinstance(outgoing.target, Worker):
             self.backlogs.send_failed(outgoing, full, now)
+            if not full:
+                self._forget_client(outgoing.frames[0], DropReason.CLIENT_GONE, now)
         else:
             self._registry.send_failed(outgoing, full, now)
 
@@ -175,8 +181,10 @@ class BrokerCore:
             else:
                 assert isinstance(item, Backlog)  # nothing else is armed here
                 self.backlogs.on_timer(item, now)
+        if now >= self._notices.check_at:
+            self._notices.check_clients(now)
         if self._state.draining:
-            self._draining.proceed(now)
+            self._draining.proceed(now, self.connections)
 
     def deadline(self) -> float:
         """Return when the owner's next pass is needed; infinity if never.
@@ -187,7 +195,9 @@ class BrokerCore:
         if self._registry.unreachable or self._services.failing:
             return 0.0
         due_at = self._state.timers.next_due()
-        return due_at if not self._state.draining else min(due_at, self._draining.deadline())
+        if self._accounts.clients and self._notices.check_at < due_at:
+            due_at = self._notices.check_at
+        return due_at if not self._state.draining else min(due_at, self._draining.deadline(self.connections))
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own; False if it has no room, or the broker stops."""
@@ -217,9 +227,8 @@ class BrokerCore:
     def on_connection_closed(self, routing_id: bytes, now: float) -> None:
         """The connection of this routing id is closed, and every message from it was read."""
         self._registry.forget_routing_id(routing_id, LossReason.UNREACHABLE, now)
-        self._replies.forget_routing_id(routing_id, DropReason.CLIENT_GONE, now)
+        self._forget_client(routing_id, DropReason.CLIENT_GONE, now)
         self._state.users.pop(routing_id, None)
-        self._state.features.pop((routing_id,), None)
 
     def reconsider(self, now: float, revoked: Collection[str] = ()) -> None:
         """End all work that is not allowed any more, because the policy's answers may have changed.
@@ -239,14 +248,21 @@ class BrokerCore:
         if routing_id in users:
             # Rights go with the user; any peer may choose a routing id that another had.
             self._registry.forget_routing_id(routing_id, LossReason.OTHER_USER, now)
-            self._replies.forget_routing_id(routing_id, DropReason.OTHER_USER, now)
-            self._state.features.pop((routing_id,), None)
+            self._forget_client(routing_id, DropReason.OTHER_USER, now)
         elif len(users) >= self._sweep_at and not self._state.outbox:
             # Forget the routing ids that hold nothing.  The outbox is empty: no message is on its way to them.
             clients, is_worker = self._accounts.clients, self._registry.has_routing_id
             self._state.users = users = {key: name for key, name in users.items() if key in clients or is_worker(key)}
             self._sweep_at = 2 * len(users) + SWEEP_AT
         users[routing_id] = user
+
+    def _forget_client(self, routing_id: bytes, counted_as: DropReason, now: float) -> None:
+        """Drop what a client that is gone has queued, and what is on its way to it."""
+        client = self._accounts.clients.get(routing_id)
+        self._replies.forget_routing_id(routing_id, counted_as, now)
+        if client is not None and client.open:
+            self._services.drop_requests_of(client, now)
+        self._state.forget_features((routing_id,))
 
     def _on_malformed(self, frames: list[bytes], reason: DropReason, now: float) -> None:
         """Drop a message that is not MDP, or too large.  A gmdp client hears why; a worker is lost."""

@@ -2,38 +2,71 @@
 
 The rules of this module:
 
-* From the beginning of a drain on, new requests and registrations are refused.
-* Once no worker has a request, the requests that are left are ended, and every worker is sent DISCONNECT.
-* Then clients that read too slowly get what waits for them (:mod:`~.backlogs`).
-* The drain ends when nothing of that is left, or when its time is up.
+* From the beginning of a drain on, new requests and registrations are refused.  Each gmdp peer is told once
+  that the broker leaves (:mod:`~.notices`).
+* A queued request that no worker has had is ended at once, if its client knows the status *not run*: the client
+  sends it elsewhere.  Other queued requests go on to the workers as these become free.
+* A worker that is idle, and for whose service nothing waits, is let go with DISCONNECT.  An extended connection's
+  sessions are let go one by one if the worker knows that the broker leaves, else all together, as
+  a worker of version 1 would register each of them again.
+* Once no worker has a request, the requests that are left are ended.
+* Then clients that read too slowly get what waits for them (:mod:`~.backlogs`), and requests that are on their way
+  are refused: the drain ends when none has come for :data:`LAME_DUCK`, or no peer is connected any more.
+* When its time is up, a drain ends at once.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
+from ...protocol.extension import Feature
+from ..outcomes import EndReason
 from .backlogs import Backlogs
 from .delivery import Delivery
+from .notices import Notices
 from .reasons import LossReason
+from .records import Request, Worker
 from .registry import Registry
 from .services import BURST, Services
 from .state import BrokerState
+
+#: Seconds without a request after which none is on its way any more.
+LAME_DUCK = 0.5
+#: Seconds at least between two searches for workers that have become idle.
+RELEASE_INTERVAL = 0.02
 
 
 class Draining:
     """One broker's last work."""
 
     def __init__(
-        self, state: BrokerState, backlogs: Backlogs, services: Services, delivery: Delivery, registry: Registry
+        self,
+        state: BrokerState,
+        backlogs: Backlogs,
+        services: Services,
+        delivery: Delivery,
+        registry: Registry,
+        notices: Notices,
     ) -> None:
         self._state = state
         self._backlogs = backlogs
         self._services = services
         self._delivery = delivery
         self._registry = registry
+        self._notices = notices
         #: When the drain ends at the latest.
         self._until = math.inf
-        #: True from the first request on that is ended; true once all requests have ended.
+        #: The peers that are still to be told that the broker leaves; None before the first step.
+        self._to_tell: list[tuple[bytes, ...]] | None = None
+        #: True once no request is queued that may run elsewhere.
+        self._sent_elsewhere = False
+        #: How many workers, requests with workers and replies there were when idle workers were last let go.
+        self._released_counts = (-1, -1, -1)
+        #: When idle workers may be let go next.
+        self._release_at = -math.inf
+        #: True from the first request on that is ended for good; true once all requests have ended.
         self._finishing = self._finished = False
         #: True once nothing is left to send.
         self.ended = False
@@ -43,28 +76,41 @@ class Draining:
         self._state.draining = True
         self._until = min(self._until, until)
 
-    def deadline(self) -> float:
-        """When :meth:`proceed` is needed next."""
+    def deadline(self, connections: int) -> float:
+        """When :meth:`proceed` is needed next; `connections`: those to the broker's socket."""
         if self.ended or not self._state.draining:
             return math.inf
-        busy = self._backlogs.count if self._finished else self._delivery.assigned and not self._finishing
-        return self._until if busy else 0.0
+        if not self._sent_elsewhere:
+            return 0.0
+        if not self._finished:
+            if self._finishing or not self._delivery.assigned:
+                return 0.0
+            return min(self._until, self._release_at) if self._released_counts != self._counts() else self._until
+        if self._backlogs.count:
+            return self._until
+        return min(self._until, self._state.refused_at + LAME_DUCK) if connections else 0.0
 
-    def proceed(self, now: float) -> None:
+    def proceed(self, now: float, connections: int) -> None:
         """Take the next steps, if it is time for them."""
-        time_up = now >= self._until
         if self._finished:
             # Not in the step that ended the last request: what it decided has not been sent yet.
-            self.ended = time_up or not self._backlogs.count
-        elif self._finishing or time_up or not self._delivery.assigned:
+            quiet = not connections or now >= self._state.refused_at + LAME_DUCK
+            self.ended = now >= self._until or (quiet and not self._backlogs.count)
+        elif self._finishing or now >= self._until:
             self.finish(now)
+        elif not self._sent_elsewhere:
+            self._announce(now)
+        elif not self._delivery.assigned:
+            self.finish(now)
+        elif now >= self._release_at and self._released_counts != self._counts():
+            self._release_idle_workers(now)
 
     def finish(self, now: float) -> bool:
         """End all requests, and send every worker DISCONNECT: up to :data:`~.services.BURST` of them in a call.
 
         Returns True once nothing is left.
         """
-        self._finishing = True
+        self._sent_elsewhere = self._finishing = True
         left = BURST - self._services.end_queues(now)
         connections = self._registry.connections
         while left > 0 and connections:
@@ -76,3 +122,45 @@ class Draining:
             self._registry.lose_connection(connection, LossReason.STOPPED, now, disconnect=True)
         self._finished = not self._services.queued and not connections
         return self._finished
+
+    def _announce(self, now: float) -> None:
+        """Tell some peers that the broker leaves; then end some of the requests that may run elsewhere."""
+        if self._to_tell is None:
+            self._state.refused_at = now
+            self._to_tell = self._notices.peers_to_tell()
+        if self._to_tell:
+            some, self._to_tell = self._to_tell[:BURST], self._to_tell[BURST:]
+            self._notices.tell_leaving(some, self._registry.connections.values(), now)
+            return
+        some_requests = list(itertools.islice(self._requests_for_elsewhere(), BURST))
+        for request in some_requests:
+            self._services.withdraw(request, EndReason.STOPPED, now)
+        self._sent_elsewhere = len(some_requests) < BURST
+
+    def _requests_for_elsewhere(self) -> Iterator[Request]:
+        """Return the queued requests that no worker has had, of clients that know what to do with them."""
+        for service in list(self._services.by_name.values()):
+            for request in service.queue:
+                features = self._state.features_of(request.address, request.terms.frame)
+                if features & Feature.NOT_RUN and not request.attempts:
+                    yield request
+
+    def _counts(self) -> tuple[int, int, int]:
+        """Numbers of which one changes whenever a worker becomes idle."""
+        return self._registry.count, self._delivery.assigned, self._state.counters.replies
+
+    def _release_idle_workers(self, now: float) -> None:
+        """Let the workers go that will get no request any more."""
+        for connection in list(self._registry.connections.values()):
+            idle = [worker for worker in connection.workers.values() if self._is_idle(worker)]
+            if len(idle) == len(connection.workers):
+                self._registry.lose_connection(connection, LossReason.STOPPED, now, disconnect=True)
+            elif connection.features & Feature.LEAVING:
+                for worker in idle:
+                    self._registry.lose_worker(worker, LossReason.STOPPED, now, disconnect=True)
+        self._released_counts = self._counts()
+        self._release_at = now + RELEASE_INTERVAL
+
+    @staticmethod
+    def _is_idle(worker: Worker) -> bool:
+        return worker.request is None and not worker.service.queue

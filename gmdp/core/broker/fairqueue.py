@@ -129,6 +129,10 @@ class FairQueue(Generic[Q]):
             for lane in lanes.values():
                 yield from lane
 
+    def items_of(self, lane: Hashable) -> list[Q]:
+        """Return the items of one client."""
+        return [item for lanes in self._lanes if lane in lanes for item in lanes[lane]]
+
     def heads(self) -> Iterator[Q]:
         """The first item of each lane."""
         return (next(iter(lane)) for lanes in self._lanes for lane in lanes.values())

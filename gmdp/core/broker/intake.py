@@ -23,7 +23,7 @@ import math
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, MMI_PREFIX, RFC18
-from ...protocol.extension import CallFrame, Status
+from ...protocol.extension import CallFrame, Feature, Status
 from ...protocol.wire import Message
 from ..outcomes import EndReason
 from . import access
@@ -88,7 +88,7 @@ class Intake:
             state.counters.management += 1
             body = list(map(bytes, body))
             if name == extension.PROBE_SERVICE:
-                state.note_features(address, extension.read_probe(body) & self._reports.features)
+                state.note_features(address, extension.read_probe(body) & self._reports.features, dialect)
             answer = self._reports.answer(name, body, now, user or routing_id)
             if call is not None and answer == [OVERLOADED]:
                 self.refuse(address, message, DropReason.REPORTS_FULL, Status.OVERLOADED, now)
@@ -101,7 +101,9 @@ class Intake:
             return
         if state.draining:
             # Queued requests may still be worked on; a new one would only be ended.
-            self.refuse(address, message, DropReason.DRAINING, Status.SHUTTING_DOWN, now)
+            state.refused_at = now
+            not_run = state.features_of(address, frame) & Feature.NOT_RUN
+            self.refuse(address, message, DropReason.DRAINING, Status.NOT_RUN if not_run else Status.SHUTTING_DOWN, now)
             return
         options = state.options
         client = accounts.clients.get(routing_id) or accounts.client_of(routing_id, user)

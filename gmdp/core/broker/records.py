@@ -127,7 +127,7 @@ class Service:
 class Client:
     """One connection from which requests come; known while it has open requests or a backlog."""
 
-    __slots__ = ("account", "backlog", "bytes", "gone", "key", "open", "user")
+    __slots__ = ("account", "backlog", "bytes", "gone", "key", "open", "user", "waits")
 
     def __init__(self, key: Hashable, user: str, account: Client | None = None) -> None:
         #: The connection's routing id; the user, for a user's account.
@@ -142,6 +142,8 @@ class Client:
         self.backlog: Backlog | None = None
         #: True once the connection is closed, or another user spoke under its routing id.
         self.gone = False
+        #: True once it had open requests at the end of a heartbeat interval.
+        self.waits = False
 
 
 class Backlog:

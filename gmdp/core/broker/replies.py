@@ -22,7 +22,7 @@ from .accounts import Accounts
 from .backlogs import Backlogs
 from .decisions import Outgoing, new_tuple
 from .reasons import DropReason
-from .records import FRAME_COST, Request, charged_bytes
+from .records import FRAME_COST, Connection, Request, Worker, charged_bytes
 from .state import BrokerState
 
 _NOTHING = [EMPTY]
@@ -104,9 +104,14 @@ class Replies:
     # Clients that may hear nothing more
 
     def forget_routing_id(self, routing_id: bytes, counted_as: DropReason, now: float) -> None:
-        """Drop all messages on their way to this routing id: its client is gone."""
+        """Drop all messages on their way to the client of this routing id, which is gone."""
         outbox = self._state.outbox
-        kept = [outgoing for outgoing in outbox if outgoing.frames[0] != routing_id]
+        # The same connection may have workers.
+        kept = [
+            outgoing
+            for outgoing in outbox
+            if outgoing.frames[0] != routing_id or isinstance(outgoing.target, (Worker, Connection))
+        ]
         for _ in range(len(outbox) - len(kept)):
             self._state.counters.count_drop(counted_as)
         outbox[:] = kept

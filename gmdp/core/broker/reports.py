@@ -32,7 +32,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...protocol.extension import PROBE_SERVICE, SUPPORTED, VERSION, Offer, offer_body
+from ...protocol.extension import PROBE_SERVICE, SUPPORTED, VERSION, Feature, Offer, offer_body
 from ..rates import Rates
 from .options import BrokerOptions
 from .records import Service, Worker
@@ -138,18 +138,7 @@ class Reports:
             found = view.services.get(body[0])
             return [FOUND] if found is not None and found.workers else [NOT_FOUND]
         if service == PROBE_SERVICE:
-            options = view.options
-            return offer_body(
-                Offer(
-                    options.max_in_flight,
-                    view.about.max_sessions,
-                    options.max_frames,
-                    options.max_frame_size,
-                    options.heartbeat_interval,
-                    view.about.extension,
-                    self.features,
-                )
-            )
+            return self.offer()
         report = _REPORTS.get(service)
         if report is None:
             # RFC 8: "Any unimplemented services in the "mmi." namespace MUST result in
@@ -168,6 +157,23 @@ class Reports:
         if not name and len(encoded) > COSTLY:
             self._recent[service] = (now, encoded)
         return [FOUND, encoded]
+
+    def offer(self) -> list[bytes]:
+        """The body of the answer to a probe."""
+        view = self._view
+        options = view.options
+        return offer_body(
+            Offer(
+                options.max_in_flight,
+                view.about.max_sessions,
+                options.max_frames,
+                options.max_frame_size,
+                options.heartbeat_interval,
+                view.about.extension,
+                self.features,
+                leaving=view.draining and bool(self.features & Feature.LEAVING),
+            )
+        )
 
 
 def _services(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:

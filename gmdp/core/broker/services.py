@@ -33,7 +33,9 @@ The rules of this module:
   ``worker_lost``   its worker was lost after a PARTIAL      worker lost
   ``not_allowed``   its user may not call any more, or was   not allowed
                     revoked
-  ``stopped``       the broker stops                         shutting down
+  ``stopped``       the broker stops                         shutting down; not
+                                                             run, if no worker
+                                                             has had the request
   ================  =======================================  ===================
 """
 
@@ -41,10 +43,11 @@ from __future__ import annotations
 
 import itertools
 
+from ...protocol.extension import Feature, Status
 from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
 from .accounts import Accounts
 from .decisions import DeadLetter
-from .records import Place, Request, Service
+from .records import Client, Place, Request, Service
 from .replies import Replies
 from .state import BrokerState
 
@@ -154,6 +157,15 @@ class Services:
             self.end_request(request, reason, now)
         self.forget_if_unused(service)
 
+    def drop_requests_of(self, client: Client, now: float) -> None:
+        """End the queued requests of a client that is gone."""
+        lane = client.user or client.key
+        for service in list(self.by_name.values()):
+            if service.queue:
+                for request in service.queue.items_of(lane):
+                    if request.client is client:
+                        self.withdraw(request, EndReason.CLIENT_GONE, now)
+
     def end_queues(self, now: float, limit: int = BURST) -> int:
         """End up to `limit` queued requests, because the broker stops; returns how many."""
         ended = 0
@@ -181,6 +193,9 @@ class Services:
             age = now - request.accepted_at
             state.events.append(DeadLetter(name, body, request.attempts, reason.value, age, request.user))
         status = STATUS_OF_REASON[reason]
+        if reason is EndReason.STOPPED and not request.attempts:  # no worker has had it
+            features = state.features_of(request.address, request.terms.frame)
+            status = Status.NOT_RUN if features & Feature.NOT_RUN else status
         if status is not None:
             self._replies.send_status(request, status, now)
         self._accounts.release(request)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from ...protocol import extension
+from ...protocol.dialects import Dialect
 from ..liveness import Gap
 from ..timers import Timers
 from .access import Access
@@ -28,7 +31,9 @@ class BrokerState:
         "held_bytes",
         "options",
         "outbox",
+        "probe_dialects",
         "refusals",
+        "refused_at",
         "timers",
         "trace_waits",
         "users",
@@ -45,6 +50,8 @@ class BrokerState:
         self.refusals: list[Refusal] = []
         #: By peer, routing id and return address: the features that its probe named.
         self.features: dict[tuple[bytes, ...], int] = {}
+        #: By the same peers: the dialect of that probe.
+        self.probe_dialects: dict[tuple[bytes, ...], Dialect] = {}
         self.timers = Timers()
         self.gap = Gap(options.heartbeat_interval, options.expiry, now)
         #: Messages to send that the owner has not taken yet, in order.
@@ -57,15 +64,22 @@ class BrokerState:
         #: that wait for slow clients.
         self.held_bytes = 0
         self.draining = False
+        #: While draining: when the last request was refused for that reason.
+        self.refused_at = -math.inf
 
-    def note_features(self, address: tuple[bytes, ...], features: int) -> None:
-        """Remember the features that a peer's probe named."""
-        known = self.features
-        known.pop(address, None)  # the latest is last
+    def note_features(self, address: tuple[bytes, ...], features: int, dialect: Dialect) -> None:
+        """Remember the features that a peer's probe named, and the dialect of that probe."""
+        self.forget_features(address)  # the latest is last
         if features:
-            known[address] = features
-            if len(known) > MAX_FEATURES:
-                del known[next(iter(known))]
+            self.features[address] = features
+            self.probe_dialects[address] = dialect
+            if len(self.features) > MAX_FEATURES:
+                self.forget_features(next(iter(self.features)))
+
+    def forget_features(self, address: tuple[bytes, ...]) -> None:
+        """Forget a peer's features."""
+        self.features.pop(address, None)
+        self.probe_dialects.pop(address, None)
 
     def features_of(self, address: tuple[bytes, ...], frame: bytes) -> int:
         """Return the :class:`~gmdp.protocol.extension.Feature` flags of the peer at `address`.

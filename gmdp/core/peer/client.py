@@ -14,7 +14,9 @@ The rules of this module:
 * A call moves through the states of :class:`~.calls.CallState`.
 * A broker's decision about a request (no worker, overloaded, worker lost, …)
   ends the call, with one exception: when the broker is shutting down, a call that
-  has a try left goes to the next broker.
+  has a try left goes to the next broker.  So does a call without one if the broker says that no worker has had
+  it; where there is no other broker, the call waits for this one's return, until its time is up.
+* A broker that leaves gets no new call.  Further tries of the calls it has go there, to join them.
 * All parts of an answer are from one run of the request.  A call that has parts from
   one try, and then gets parts from another, ends.
 * Until a broker has answered, one connection is tried at a time.
@@ -37,6 +39,9 @@ from .connector import Connector, Phase, Send
 from .reasons import CloseReason
 from .reconnect import Reconnect
 from .statistics import ClientCounters, ClientStatistics
+
+#: What a broker says that takes no more calls.
+_STOPPING = frozenset({Status.SHUTTING_DOWN, Status.NOT_RUN})
 
 
 class ClientCore(Connector[ClientConnection, Part | Ended]):
@@ -187,12 +192,18 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         frame = frames[0]
         parsed = self.extended.parse_reply(frames, 1) if extension.is_call(frame) else None
         if parsed is None:
-            self.counters.malformed += 1
+            if self._is_leaving(frames):
+                self._stop_using(connection, now, jitter)
+                if connection in self._draining and not connection.calls:
+                    self._retire(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
+                self._assign_waiting(now)
+            elif self._probe_answer(frames) is None:
+                self.counters.malformed += 1
             return
         reading = extension.read_call(frame)
         number = extension.call_number(reading.id, self._nonce)
         call = connection.calls.get(number) if number is not None else None
-        if reading.status == Status.SHUTTING_DOWN and number is not None:
+        if reading.status in _STOPPING and number is not None:
             # Even the answer to a call that has ended shows that the broker takes no more calls.
             self._stop_using(connection, now, jitter)
         if call is None:
@@ -202,6 +213,13 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             return
         command, service, body = parsed
         final = command is Command.FINAL
+        if reading.status == Status.NOT_RUN and final and service == call.service and not call.parts:
+            # No worker has had the request: that costs no try.
+            self._detach(call)
+            call.become(CallState.WAITING)
+            self._waiting[call] = None
+            self._assign_waiting(now)
+            return
         outcome = OUTCOME_OF_STATUS.get(reading.status)
         valid = reading.status in (Status.OK, Status.PARTIAL) or (final and outcome is not None)
         if service != call.service or not valid or (reading.status == Status.PARTIAL) is final:
@@ -329,7 +347,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                 self._leave_if_silent(connection, now, jitter)
         elif connection is None:
             self._begin_try(call, now)
-        elif connection is self._shared:
+        elif connection.phase is Phase.EXTENDED:
             # Under the same id, so that the retry joins a request that is still queued or running.
             self.counters.retries += 1
             self._begin_try(call, now)

@@ -17,6 +17,7 @@ The rules of this module:
 * The probe may be sent before the connection stands, once its transport is connected.  A broker that
   makes no report of its handshake (ZMTP 2.0) shows by taking the probe that the connection stands.
   Further connections to that broker stand as soon as their transport is connected.
+* A broker whose offer says that it drains is left for the next one.
 * The probe says what this peer speaks.  An extended connection speaks the lower version
   of the two peers', and has the features that both have named.
 
@@ -318,7 +319,10 @@ class Connector(abc.ABC, Generic[C, E]):
             if self.probe_suffices:
                 self._note_broker_heard(connection, now)
             connection.offer = offer = read_offer(body)
-            if offer is not None:
+            if offer is not None and offer.leaving:
+                self._lose_connection(connection, CloseReason.SHUTTING_DOWN, now, jitter)
+                self._assign_waiting(now)
+            elif offer is not None:
                 connection.version = min(offer.version, self.extension_version)
                 connection.features = offer.features & self.features if connection.version > 1 else 0
                 self._enter(connection, Phase.EXTENDED, now)
@@ -360,6 +364,12 @@ class Connector(abc.ABC, Generic[C, E]):
         """Return the body of a broker's answer to a probe; None for any other message."""
         parsed = self.dialect.parse_reply(frames)
         return parsed[2] if parsed is not None and parsed[1] == PROBE_SERVICE else None
+
+    def _is_leaving(self, frames: list[bytes]) -> bool:
+        """True if this message is a broker's offer, sent again, that says that the broker drains."""
+        body = self._probe_answer(frames)
+        offer = read_offer(body) if body is not None else None
+        return offer is not None and offer.leaving
 
     def _note_broker_heard(self, connection: C, now: float) -> None:
         """Note that the broker has sent a valid message."""

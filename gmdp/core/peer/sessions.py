@@ -154,7 +154,7 @@ class Session:
 class WorkerConnection(Connection):
     """A worker's connection and its sessions."""
 
-    __slots__ = ("last_number", "pulse", "sessions")
+    __slots__ = ("last_number", "leaving", "pulse", "sessions")
 
     def __init__(self, endpoint: str, epoch: int) -> None:
         super().__init__(endpoint, epoch)
@@ -163,9 +163,13 @@ class WorkerConnection(Connection):
         #: The session number used last; none is used twice.
         self.last_number = 0
         self.pulse = Pulse(0.0)
+        #: True once the broker has said that it drains.
+        self.leaving = False
 
     @property
     def room(self) -> int:
         """How many further sessions the connection can have."""
+        if self.leaving:
+            return 0
         most = 1 if self.offer is None else min(self.offer.max_sessions, extension.MAX_SESSION - self.last_number)
         return most - len(self.sessions)

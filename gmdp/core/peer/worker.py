@@ -8,6 +8,8 @@ The rules of this module:
 * A session of an extended connection has a number, which is never used again on that
   connection.  DISCONNECT retires the number.  The session registers again under a new
   one, after a delay that doubles for as long as it gets no request.
+* When a broker says that it drains, the sessions that it lets go register at the next one at once; those
+  that are busy stay until they have answered.
 * A connection is lost when its broker is silent, sends a message that is no command, or
   says DISCONNECT to the connection.  :mod:`~.connector` has the other rules of connections.
 """
@@ -267,7 +269,9 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             if parsed is not None and extended and parsed[0] is Command.REQUEST:
                 parsed = None  # a request without a session
         if parsed is None:
-            if self._probe_answer(frames) is None:
+            if self._is_leaving(frames):
+                self._on_leaving(connection, now, jitter)
+            elif self._probe_answer(frames) is None:
                 self._leave_broker(connection, CloseReason.NOT_A_COMMAND, now, jitter)
             return
         connection.pulse.heard_at = now
@@ -325,6 +329,13 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self.counters.malformed += 1
         self.actions.append(Send(connection, self.dialect.worker_command(Command.DISCONNECT)))
         self._lose_connection(connection, reason, now, jitter)
+        self._assign_waiting(now)
+
+    def _on_leaving(self, connection: WorkerConnection, now: float, jitter: float) -> None:
+        """The broker drains: sessions stay until it lets them go, and then register at the next broker."""
+        connection.leaving = True
+        if connection.epoch == self._epoch:
+            self._end_epoch(connection, CloseReason.SHUTTING_DOWN, now + self._reconnect.on_lost(now, jitter))
         self._assign_waiting(now)
 
     def _on_disconnect(self, connection: WorkerConnection, now: float, jitter: float) -> None:
@@ -387,9 +398,15 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         """The broker said DISCONNECT to a session."""
         if session is None:
             return
+        connection = session.connection
         self._detach(session)
         if self.draining:
             self._close_session(session, now)
+            return
+        if connection is not None and connection.leaving:
+            if not connection.sessions:
+                self._hang_up(connection, CloseReason.SHUTTING_DOWN, now)
+            self._assign_waiting(now)
             return
         delay = backoff(self._reconnect.interval, session.refusals, jitter)
         session.refusals += 1

@@ -108,6 +108,7 @@ class BrokerNode(Node):
 
     def on_caught_up(self, now: float) -> None:
         """Take note that nothing is left to read."""
+        self.core.connections = len(self.peers)
         self.core.on_caught_up(now)
 
     def deadline(self) -> float:

@@ -49,6 +49,8 @@ class Conversation:
         self.cancelled: set[bytes] = set()
         #: Per strict client, the requests without a FINAL.
         self._open: Counter[_Address] = Counter()
+        #: The peers that may get the broker's offer unasked.
+        self._told: set[_Address] = set()
 
     def on_received(self, frames: list[bytes], now: float, expiry: float) -> None:
         """Take note of a message that the broker received, routing id first."""
@@ -93,6 +95,10 @@ class Conversation:
                     call.attempt, message.subject, peer, now, extension.version_of(message.extra)
                 )
         else:
+            if message.subject == extension.PROBE_SERVICE:
+                self._told.discard(peer)
+                if extension.read_probe(list(map(bytes, message.body))) & extension.Feature.LEAVING:
+                    self._told.add(peer)
             self._open[peer] += 1
 
     def on_unsent(self, frames: list[bytes], slow: bool) -> None:
@@ -132,6 +138,8 @@ class Conversation:
         key = tuple(frames[:at])
         if frames[at] == EMPTY and frames[at + 1] == CLIENT_02:
             final = frames[at + 2] != b"\x03"  # majortomo's codes
+        if extension.PROBE_SERVICE in frames and not self._open[key] and key in self._told:
+            return
         require(self._open[key] > 0, "a message to a client follows a FINAL, or answers no request:", frames)
         if final:
             self._open[key] -= 1

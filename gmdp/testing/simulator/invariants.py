@@ -274,13 +274,17 @@ def _check_worker(node: WorkerNode) -> None:
 
 
 def on_client_traffic(direction: str, wire: Wire, frames: list[bytes]) -> None:
-    """Check a message of a client: no call is sent to a broker that has said that it stops."""
+    """Check a message of a client: no call begins at a broker that has said that it stops."""
     if extension.is_call(frames[0]):
         call = extension.read_call(frames[0])
         if direction == "received":
-            wire.broker_stops = wire.broker_stops or call.status == extension.Status.SHUTTING_DOWN
+            stopping = (extension.Status.SHUTTING_DOWN, extension.Status.NOT_RUN)
+            wire.broker_stops = wire.broker_stops or call.status in stopping
         else:
-            require(call.flags & extension.CANCEL or not wire.broker_stops, "a call was sent to a broker that stops")
+            joins = call.attempt > 1
+            require(
+                call.flags & extension.CANCEL or joins or not wire.broker_stops, "a call begins at a broker that stops"
+            )
 
 
 def _check_client(node: ClientNode) -> None:

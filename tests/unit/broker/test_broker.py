@@ -142,18 +142,23 @@ def test_B2_a_graceful_stop_finishes_running_work_and_takes_no_new(broker):
     with worker, AsyncClient(broker.endpoint) as client, AsyncClient(broker.endpoint) as other:
         running = client.submit("held", b"running")
         wait_until(lambda: broker.statistics().assigned)
-        queued = [client.submit("held", b"queued"), client.submit("nobody", b"")]
+        queued = Peer(zmq.DEALER, broker.endpoint)  # a strict client cannot be told to go elsewhere
+        queued.send(b"MDPC02", b"\x01", b"held", b"queued")
+        waiting = client.submit("nobody", b"")
         wait_until(lambda: broker.statistics().queued == 2)
         other.request("mmi.broker", b"")
         stopper = gevent.spawn(broker.stop)
         wait_until(lambda: broker.state is State.DRAINING)
-        other.submit("held", b"new")
+        queued.send(b"MDPC02", b"\x01", b"held", b"new")
         wait_until(lambda: broker.statistics().drops == {"draining": 1})
-        assert json.loads(other.request("mmi.broker", b"")[1])["state"] == "draining"
+        queued.send(b"MDPC02", b"\x01", b"mmi.broker", b"")
+        assert json.loads(queued.recv()[4])["state"] == "draining"
         hold.set()
+        assert queued.recv()[3:] == [b"queued"]
+        queued.close()
         stopper.get()
         assert running.get() == [b"running"]
-        assert queued[0].get() == [b"queued"]
+        assert not waiting.ready()  # it waits for the broker's return
         now = broker.statistics()
         assert (now.replies, dict(now.ended), dict(now.lost_workers)) == (2, {"stopped": 1}, {"stopped": 1})
         wait_until(lambda: worker.state is State.CONNECTING)  # it was told DISCONNECT

@@ -1,5 +1,6 @@
 """How a broker's core stops."""
 
+import json
 import math
 
 from brokers import GmdpBroker, SlowBroker, failed
@@ -60,3 +61,104 @@ def test_L7_a_second_drain_may_shorten_the_time_and_not_lengthen_it():
     broker.advance(0.2)
     assert (broker.core.drained, broker.core.assigned) == (True, 0)
     assert broker.answered(b"client") == [failed(1, Status.SHUTTING_DOWN, 1)]
+
+
+PROBE = [b"MDPC02", b"\x01", b"mmi.gmdp", b'{"extension":2,"features":["not-run","leaving"]}']
+
+
+def is_leaving(frames):
+    """True if this is the broker's offer, and says that the broker drains; False if it does not say so."""
+    assert frames[:4] == [b"MDPC02", b"\x03", b"mmi.gmdp", b"200"]
+    return json.loads(frames[4]).get("leaving", False)
+
+
+def probed(broker, *peers):
+    for peer in peers:
+        broker.feed(peer, PROBE)
+        assert [is_leaving(frames) for frames in broker.take(peer)] == [False]
+
+
+def test_L8_each_gmdp_peer_is_told_once_and_idle_workers_are_let_go():
+    broker = GmdpBroker()
+    broker.core.connections = 3
+    probed(broker, b"W", b"client")
+    broker.register(b"W", 1, 2)
+    broker.register(b"V", 1)
+    broker.call(b"old", 1)
+    broker.call(b"old", 2)
+    requests = broker.requests(b"W")
+    assert set(requests) == {1, 2}
+    broker.core.drain(broker.now + 60)
+    broker.advance(0.1)
+    told, *rest = broker.take(b"W")
+    assert is_leaving(told)
+    assert [frames[-1] for frames in rest] == []  # both of its sessions are busy
+    assert [frames[-1] for frames in broker.take(b"V")] == [b"\x06"]
+    assert [is_leaving(frames) for frames in broker.take(b"client")] == [True]
+    assert broker.take(b"old") == []
+    for number, (address, body) in requests.items():
+        broker.session(b"W", number, b"\x04", address, b"", *body)
+    broker.advance(0.1)
+    assert broker.core.worker_count == 0
+    assert len(broker.answered(b"old")) == 2
+
+
+def test_L8_what_no_worker_has_had_is_refused_as_not_run():
+    broker = GmdpBroker()
+    broker.core.connections = 2
+    probed(broker, b"new")
+    broker.register(b"W", 1)
+    broker.call(b"new", 1)
+    ((address, body),) = broker.requests(b"W").values()
+    broker.call(b"new", 2)
+    broker.call(b"old", 1)
+    broker.core.drain(broker.now + 60)
+    broker.advance(0.1)
+    assert is_leaving(broker.take(b"new")[0])
+    broker.call(b"new", 3)
+    broker.call(b"old", 2)
+    assert broker.answered(b"new") == [failed(3, Status.NOT_RUN)]
+    assert broker.answered(b"old") == [failed(2, Status.SHUTTING_DOWN)]
+    # The queued request of the client that would not understand it goes on to the worker.
+    broker.session(b"W", 1, b"\x04", address, b"", *body)
+    ((address, body),) = broker.requests(b"W").values()
+    broker.session(b"W", 1, b"\x04", address, b"", *body)
+    assert [status for _, status, _, _ in broker.answered(b"old")] == [Status.OK]
+    # What comes within half a second is still refused; then the broker ends.
+    broker.advance(0.4)
+    broker.call(b"new", 4)
+    broker.advance(0.4)
+    assert not broker.core.drained
+    broker.advance(0.2)
+    assert broker.core.drained
+
+
+def test_L8_a_probe_of_a_broker_that_drains_is_told_so():
+    broker = GmdpBroker()
+    broker.core.drain(broker.now + 60)
+    broker.feed(b"client", PROBE)
+    assert is_leaving(broker.take(b"client")[0])
+
+
+def test_L9_the_queue_of_a_client_that_is_gone_is_dropped_and_runs_nowhere():
+    """At the second heartbeat interval the client gets the broker's offer again, which cannot be sent."""
+    broker = SlowBroker()
+    broker.feed(b"client", PROBE)
+    broker.register(b"W", *range(1, 5))
+    for number in range(50):
+        broker.call(b"client", number)
+    broker.call(b"other", 1)
+    assert broker.core.queued == 47
+    broker.socket.room[b"client"] = "gone"
+    broker.advance(5.1)
+    assert (broker.core.queued, broker.core.counters.ended["client_gone"]) == (1, 46)
+
+
+def test_L9_one_answer_that_cannot_be_sent_is_enough():
+    broker = SlowBroker()
+    broker.register(b"W", 1)
+    for number in range(5):
+        broker.call(b"client", number)
+    broker.socket.room[b"client"] = "gone"
+    broker.answer_all(b"W")
+    assert broker.core.queued == 0
