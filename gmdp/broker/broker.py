@@ -21,6 +21,7 @@ from ..core.numbers import unknown_name
 from ..core.states import State
 from ..exceptions import BindError, ConfigurationError
 from ..interfaces import IBroker
+from ..io import forks
 from ..io.contexts import Context, SocketError, error_text
 from ..io.lifecycle import Lifecycle
 from ..io.link import Link
@@ -210,6 +211,7 @@ class Broker(Lifecycle):
         Raises:
             StateError: the call is from another thread, and the broker's hub does not run.
         """
+        forks.notice()
         core = self._core
         return self._call_in_owner_thread(self._owner, lambda: core.statistics(monotonic()))
 
@@ -227,6 +229,7 @@ class Broker(Lifecycle):
         Raises:
             StateError: the call is from another thread, and the broker's hub does not run.
         """
+        forks.notice()
         if self._owner is not None:
             self._call_in_owner_thread(self._owner, self._reconsider)
 
@@ -254,6 +257,7 @@ class Broker(Lifecycle):
             StateError: the call is from another thread, and the broker's hub does not run.
         """
         name, frames = check_service(service), check_body(body)
+        forks.notice()
         owner = self._owner
         if owner is None:
             return False

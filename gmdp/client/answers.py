@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..core.peer.calls import Call, Part
 from ..exceptions import HubNotRunning, MDPError
+from ..io import forks
 from ..io.owner import Owner
 from ..io.slots import Slot
 
@@ -148,6 +149,7 @@ class Answer:
 
     def close(self) -> None:
         """End the call; no effect if it has ended."""
+        forks.notice()
         if not self._has_ended:
             self._has_ended = True
             self._parts.clear()

@@ -25,6 +25,7 @@ from ..core.peer.statistics import ClientCounters, ClientStatistics
 from ..core.states import State
 from ..exceptions import ClosedError, HubNotRunning, StateError
 from ..interfaces import IClient
+from ..io import forks
 from ..io.contexts import Context
 from ..io.dealers import EXTENSION_LABELS
 from ..io.descriptors import get_hub
@@ -289,6 +290,7 @@ class Client(Lifecycle):
         Raises:
             StateError: the call is from another thread, and the client's hub does not run.
         """
+        forks.notice()
         core = self._core
         statistics: ClientStatistics = self._call_in_owner_thread(self._owner, core.statistics)
         return statistics
@@ -385,6 +387,7 @@ class Client(Lifecycle):
         deadline: float,
     ) -> None:
         """Post a call to the owner; its answer goes to `answer`.  `deadline`: seconds in all."""
+        forks.notice()
         call = Call(
             check_service(service),
             check_body(body),

@@ -5,7 +5,9 @@ The rules of this module:
 * The parent's objects go on as if nothing had happened.
 * In the child every instance is reset: a broker or worker may be started, a client connects anew.
 * The child never touches the parent's sockets: any use of an inherited socket would never return.
-* The program needs to do nothing for that, provided that it forks in Python (``os.register_at_fork``).
+* The program needs to do nothing for that.  A fork in Python is heard of at once (``os.register_at_fork``).
+  A fork in C, as uWSGI forks, is noticed by the process id: each public method looks at it first
+  (:func:`notice`), and so does each owner when it wakes, before it touches a socket.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import weakref
 from typing import Protocol
 
 import gevent
+
+from .slots import allocate_rlock
 
 _log = logging.getLogger("gmdp")
 
@@ -36,6 +40,11 @@ class Instance(Protocol):
 
 
 _instances: weakref.WeakSet[Instance] = weakref.WeakSet()
+#: The process to which the instances belong.
+_process = os.getpid()
+#: Guards the reset in a child whose threads notice the fork at the same time.
+_reset_lock = allocate_rlock()
+_resetting = False
 
 
 def register(instance: Instance) -> None:
@@ -52,9 +61,26 @@ def instances() -> list[Instance]:
             continue
 
 
+def notice() -> None:
+    """Reset every instance if this process is the child of a fork that Python did not hear of.  Any thread."""
+    if os.getpid() != _process:
+        with _reset_lock:
+            if os.getpid() != _process and not _resetting:
+                _after_fork()
+
+
 def _after_fork() -> None:
-    if not _instances:
-        return
+    global _process, _resetting
+    _resetting = True
+    try:
+        if _instances:
+            _reset_instances()
+    finally:
+        _resetting = False
+        _process = os.getpid()
+
+
+def _reset_instances() -> None:
     # This must come first, before any watcher is touched: the hub's loop waits on a descriptor that is
     # the parent's, too.  (libev notices by itself that it was forked, libuv does not.)
     gevent.reinit()

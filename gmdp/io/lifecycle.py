@@ -101,16 +101,19 @@ class Lifecycle(abc.ABC):
     @property
     def state(self) -> State:
         """The present state (:class:`gmdp.State`); any thread, any time."""
+        forks.notice()
         return self._machine.state
 
     @property
     def started(self) -> bool:
         """True from :meth:`start` until stopping begins."""
+        forks.notice()
         return self._machine.state in STARTED
 
     @property
     def closed(self) -> bool:
         """True while no socket is held; before the first start, too."""
+        forks.notice()
         return self._machine.state in AT_REST
 
     def start(self) -> None:
@@ -151,6 +154,7 @@ class Lifecycle(abc.ABC):
         Raises:
             StateError: the call is from another thread, and the object's hub does not run.
         """
+        forks.notice()
         limit = self.stop_timeout if timeout is None else timeout
         owner = self._owner
         if owner is None:
@@ -213,6 +217,7 @@ class Lifecycle(abc.ABC):
         Returns:
             The queue; its items are :class:`gmdp.StateChange`.
         """
+        forks.notice()
         if queue is None:
             queue = Queue(self.subscriber_bound)
         self._subscribers.append(queue)

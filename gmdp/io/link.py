@@ -26,7 +26,7 @@ from ..core.peer.reasons import CloseReason
 from ..validation import MAX_INT
 from .census import PeerCensus
 from .contexts import require_descriptors
-from .frames import POLLOUT, MessageSocket, get_option, stop_green_watcher
+from .frames import POLLIN, POLLOUT, MessageSocket, get_option, stop_green_watcher
 from .ipc import TemporaryEndpoint, refusal
 from .lingering import MAX_LINGER, Lingering, copy_connections
 from .monitor import ConnectionMonitor, Monitor, PeerMonitor
@@ -183,6 +183,14 @@ class Link(MessageSocket):
                 self.socket.set(zmq.SNDHWM, 1)
             self._monitor = ConnectionMonitor(self.socket, self.patience, self._on_report)
         self.socket.connect(endpoint)
+
+    def has_news(self) -> bool:
+        """Return whether a message or a report can be read, or the peer on inproc has gone."""
+        if self._monitor is not None and self._monitor.has_reports():
+            self._poll_at = 0.0
+            return True
+        events = self.events()
+        return bool(events & POLLIN or (self.inproc and not events & POLLOUT))
 
     def poll_connection(self, now: float) -> tuple[bool, bool]:
         """Return what became of the connection since the last call: (it was established, it is gone).

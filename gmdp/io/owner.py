@@ -9,6 +9,8 @@ The rules of this module:
 * A pass reads before it judges: everything that waits is read before a peer can be late.
 * A pass is bounded.  After :attr:`Owner.burst` messages other greenlets get their turn.
 * A descriptor is edge-triggered: EVENTS are read before every wait.
+* The hub may not have run for a while.  What the sockets have to tell is read before anything that was posted.
+* After each wait an owner looks whether its process was forked in C.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from gevent.hub import Waiter
 from ..core.peer.connector import Connection
 from ..core.peer.reasons import CloseReason
 from ..exceptions import OwnerDied
+from . import forks
 from .descriptors import get_hub
 from .frames import POLLIN, POLLOUT
 from .lingering import Lingering
@@ -91,6 +94,8 @@ class Owner:
     burst = 50
     #: The longest wait in seconds, in case a descriptor misses an edge.
     safety_interval = 1.0
+    #: Seconds without a pass after which the hub may not have run.
+    idle_interval = 0.001
 
     #: The greenlet that runs the loop; set by `start`.
     greenlet: gevent.Greenlet
@@ -231,6 +236,11 @@ class Owner:
         self.ready.clear()
         self.used.clear()
 
+    def _is_abandoned(self) -> bool:
+        """Return whether this process is the child of a fork, where the owner owns nothing."""
+        forks.notice()
+        return self.abandoned
+
     def _planned_wake(self) -> None:
         self._wake_planned = False
         self.wake()
@@ -248,10 +258,14 @@ class Owner:
         engine = self._engine
         try:
             steps = 0  # passes, posted calls and messages since other greenlets last had a turn
+            passed_at = monotonic()
             while True:
                 now = monotonic()
                 engine.on_wake(now)
                 steps += 1
+                if self._mailbox and now > passed_at + self.idle_interval:
+                    self._read_news(now)
+                passed_at = now
                 if self._mailbox:
                     steps += self._empty_mailbox()
                 due = now >= self._due_at  # compared once a pass: the next pass is never far
@@ -278,6 +292,8 @@ class Owner:
                 elif steps >= self.burst:
                     steps = 0
                     gevent.sleep(0)
+                if self._is_abandoned():
+                    break
         except BaseException as error:
             if self.abandoned:
                 return
@@ -299,7 +315,8 @@ class Owner:
                 self._timer.close()
                 self._timer = None
             self._ended = True
-            self._empty_mailbox_for_good()
+            if not self.abandoned:
+                self._empty_mailbox_for_good()
 
     def _empty_mailbox_for_good(self) -> None:
         """Call everything that was posted: even after the owner's end, callers get their answer."""
@@ -317,6 +334,12 @@ class Owner:
             function, args = mailbox.popleft()
             function(*args)
         return count
+
+    def _read_news(self, now: float) -> None:
+        """Read what the sockets have to tell though their watchers may not have run."""
+        for link in self._links[:]:
+            if link.has_news():
+                self._read(link, now)
 
     def _read(self, link: Link, now: float) -> int:
         """Read a burst of messages; the link stays ready if there may be more.  Returns their number."""

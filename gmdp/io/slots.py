@@ -12,6 +12,7 @@ from gevent.hub import Waiter
 
 #: The functions of the standard library, even where gevent has patched it.
 allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
+allocate_rlock = gevent.monkey.get_original("_thread", "RLock")
 start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 
 

@@ -18,6 +18,7 @@ from ..core.snapshots import copy_counts
 from ..core.states import State
 from ..exceptions import ConfigurationError
 from ..interfaces import IWorker
+from ..io import forks
 from ..io.contexts import Context
 from ..io.dealers import EXTENSION_LABELS
 from ..io.lifecycle import Lifecycle, current_lifecycle
@@ -163,6 +164,7 @@ class Worker(Lifecycle):
         Raises:
             StateError: the call is from another thread, and the worker's hub does not run.
         """
+        forks.notice()
         return self._call_in_owner_thread(self._owner, self._statistics)
 
     def _statistics(self) -> WorkerStatistics:

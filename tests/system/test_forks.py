@@ -110,6 +110,9 @@ status = wait_for(child_pid)
 assert status == 0, status
 """
 
+#: A fork of which Python's hooks hear nothing.
+IN_C = "\nimport ctypes; os.fork = ctypes.PyDLL(None).fork\n"
+
 MULTIPROCESSING = """
 import multiprocessing
 process = multiprocessing.get_context("fork").Process(target=child)
@@ -155,6 +158,81 @@ def run(script, patch="", **variables):
 @pytest.mark.parametrize("fork", [FORK, MULTIPROCESSING], ids=["os.fork", "multiprocessing"])
 def test_P1_in_a_forked_child_everything_is_as_new_and_the_parent_notices_nothing(patch, fork):
     assert run(SCRIPT.format(fork=fork), patch) == ["the child is well", "the parent is well"]
+
+
+@pytest.mark.parametrize("patch", ["", PATCH], ids=["nothing patched", "everything patched"])
+def test_G6_a_child_that_was_forked_in_c_is_as_new_at_its_first_look(patch):
+    """uWSGI forks like this: Python's hooks hear nothing."""
+    assert run(SCRIPT.format(fork=IN_C + FORK), patch) == ["the child is well", "the parent is well"]
+
+
+def test_G6_whatever_a_child_that_was_forked_in_c_does_first():
+    """No inherited socket is used, and no inherited watcher keeps a core busy."""
+    script = """
+    import os, threading, time, traceback
+    import gmdp
+
+    def ask(client):
+        assert client.request("mmi.nothing", b"") == [b"501"]
+
+    def ask_in_threads():
+        answers = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(threaded.request("mmi.nothing", b""))) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        while len(answers) < 4:
+            gevent.sleep(0.001)
+        for thread in threads:
+            thread.join()
+
+    acts = {
+        "a call": lambda: ask(client),
+        "the hub runs": lambda: gevent.sleep(0.1),
+        "a stream is dropped": lambda: streams.clear(),
+        "another client": lambda: ask(gmdp.Client(parents, timeout=20)),
+        "close": lambda: client.close(),
+        "the broker starts": lambda: broker.start(),
+        "the client is looked at": lambda: client.state,
+        "threads call": ask_in_threads,
+    }
+    broker = gmdp.Broker("tcp://127.0.0.1:*")
+    broker.start()
+    parents = broker.endpoint
+    worker = gmdp.Worker(parents, "echo", lambda request: request.body)
+    worker.start()
+    client = gmdp.Client(parents, timeout=20)
+    assert client.request("echo", b"before") == [b"before"]
+    threaded = gmdp.Client(parents, timeout=20, threaded=True)
+    ask(threaded)
+    streams = [client.stream("nobody", b"x")]
+    for name, act in acts.items():
+        child_pid = os.fork()
+        if not child_pid:
+            status = 1
+            try:
+                act()
+                cpu = time.process_time()
+                gevent.sleep(0.1)
+                assert time.process_time() - cpu < 0.05, time.process_time() - cpu
+                if client.closed:
+                    client.start()
+                assert client.request("echo", b"child") == [b"child"]
+                status = 7
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        while True:
+            found, status = os.waitpid(child_pid, os.WNOHANG)
+            if found:
+                break
+            assert client.request("echo", b"meanwhile") == [b"meanwhile"]
+        assert os.waitstatus_to_exitcode(status) == 7, name
+    print("well")
+    """
+    assert run(IN_C + textwrap.dedent(script)) == ["well"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gevent.libuv._corecffi") is None, reason="gevent was built without it")

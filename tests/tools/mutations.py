@@ -346,6 +346,24 @@ MUTATIONS = {
         "io.contexts", "if context not in _begun:", "if False:", tests="unit/io/test_descriptors.py"
     ),
     # Connections
+    "a fork in C is not noticed by an owner": Mutation(
+        "io.owner",
+        "        forks.notice()\n",
+        "",
+        tests="system/test_forks.py::test_G6_whatever_a_child_that_was_forked_in_c_does_first",
+    ),
+    "a fork in C is not noticed by a call": Mutation(
+        "client.client",
+        "        forks.notice()\n        call = Call(",
+        "        call = Call(",
+        tests="system/test_forks.py::test_G6_whatever_a_child_that_was_forked_in_c_does_first",
+    ),
+    "a call is given to a connection whose loss was not read": Mutation(
+        "io.owner",
+        "            if link.has_news():\n",
+        "            if False:\n",
+        tests="unit/client/test_client.py::test_G7_a_broker_that_was_restarted_between_two_calls_is_connected_anew",
+    ),
     "only a reported handshake makes a connection": Mutation(
         "core.peer.connector",
         "            self._send_probe(connection)\n            return True\n",

@@ -627,3 +627,45 @@ def test_G9_the_calls_of_a_forgotten_client_end_before_it_closes(broker, forgott
         answer.set()
         assert future.get(timeout=20) == [b"x"]
         wait_until(lambda: owner._ended)
+
+
+# A program whose hub runs during calls only
+
+
+class BrokerThread:
+    """A broker in a thread and hub of its own, for a thread whose hub does not run."""
+
+    def __init__(self, endpoint):
+        self.endpoint = endpoint
+        self._ready, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    def _run(self):
+        with Broker(self.endpoint) as broker:
+            self.endpoint = broker.endpoint
+            self._ready.set()
+            wait_until(self._stop.is_set)
+            broker.close()
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    def close(self):
+        self._stop.set()
+        self._thread.join(20)
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_G7_a_broker_that_was_restarted_between_two_calls_is_connected_anew(version):
+    """The hub of this thread runs during the calls alone: the loss of the connection is read first."""
+    broker = BrokerThread("tcp://127.0.0.1:*")
+    try:
+        with Client(broker.endpoint, version=version, timeout=20) as client:
+            for _ in range(4):
+                assert client.request("mmi.nothing", b"") == [b"501"]
+                broker.close()
+                broker = BrokerThread(broker.endpoint)
+            assert client.statistics().retries == 0
+            assert client.statistics().disconnects in (3, 4)  # the last loss may have been read already
+    finally:
+        broker.close()
