@@ -170,6 +170,11 @@ class _Logger(Logger):  # type: ignore[misc]
                 handler.setFormatter(PrintableFormatter("%(message)s"))
             self.access_log.propagate = False
 
+    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """Log a warning; as information where it is a client's fault, for strangers may cause any number of them."""
+        log = self.info if msg.startswith("Invalid request from ") else super().warning
+        log(msg, *args, **kwargs)
+
     def _compute_access_log_enabled(self) -> bool:
         return self.cfg.accesslog is not None or self.access_log.isEnabledFor(INFO)
 

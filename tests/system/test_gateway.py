@@ -62,6 +62,22 @@ def test_the_command_serves_and_ends_with_idle_connections(command, connect):
     assert b"Traceback" not in ended.err, ended.err.decode()
 
 
+def test_what_strangers_do_is_no_warning(stack, connect):
+    with Gateway(stack) as process:
+        for request in (b"nonsense\r\n\r\n", b"GET /healthz HTTP/1.1\r\n : x\r\n\r\n"):
+            with gevent.socket.create_connection(("127.0.0.1", process.port)) as connection:
+                connection.sendall(request)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+        process.signal(signal.SIGTERM)
+        assert process.ended(timeout=8).err == b""
+
+
+def test_SIGUSR2_starts_no_second_arbiter(command, connect):
+    command.signal(signal.SIGUSR2)
+    command.log(b"SIGUSR2 is ignored")
+    assert exchange(connect(command.port), "GET", "/healthz")[0] == 200
+
+
 def test_more_connections_than_descriptors_wait(stack, connect):
     program = (sys.executable, "-m", "gmdp")
     command = ("sh", "-c", 'ulimit -n 60; exec "$@"', "sh", *program)

@@ -68,7 +68,7 @@ def test_a_command_loads_nothing_of_the_others(arguments):
     assert status == 2
     assert f"gmdp.cli.{arguments[0]}" in modules
     assert "gmdp.cli.bench" not in modules
-    assert {"rich", "matplotlib", "asyncio", "gevent.pywsgi"} & modules == set()
+    assert {"rich", "matplotlib", "asyncio", "gevent.pywsgi", "gunicorn"} & modules == set()
 
 
 def test_help_imports_no_command():
