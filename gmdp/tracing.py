@@ -10,7 +10,7 @@
   The other two spans are its children, in other processes.
 * The program sets the tracer provider, such as that of the SDK.  Until then no spans are made.
 * An error of the program's processors, samplers and exporters is logged, and harms nothing
-  but its span.
+  but its span.  What an owner calls here goes through :mod:`gmdp.io.guarded` besides.
 
 Logger: ``gmdp.tracing``.
 """
@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
+
+import gevent
 
 from .core.rates import Rates
 from .version import __version__
@@ -41,26 +43,31 @@ traceparent: ContextVar[str | None] = ContextVar("gmdp_traceparent", default=Non
 
 _FIELD = "traceparent"
 
-_log = logging.getLogger("gmdp.tracing")
+#: Where failures are logged; :mod:`gmdp.io.logs` replaces it by a logger that never waits.
+log: Any = logging.getLogger("gmdp.tracing")
 _log_rate = Rates(1.0)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _log_failure() -> None:
+def log_failure(error: BaseException) -> None:
+    """Log that a span could not be made or ended, once a second at most."""
     if _log_rate.take(None, time.monotonic()):
-        _log.exception("a span could not be made or ended")
+        log.error("a span could not be made or ended", exc_info=error)
 
 
 def _guarded(method: F) -> F:
-    """Return a version of `method` that logs an Exception and returns None instead."""
+    """Return a version of `method` that logs an Exception and returns None instead.
+
+    The ``gevent.Timeout`` that a caller began may fire in a processor that waits: it is the caller's.
+    """
 
     @functools.wraps(method)
     def call(*args: Any) -> Any:
         try:
             return method(*args)
-        except Exception:
-            _log_failure()
+        except Exception as error:
+            log_failure(error)
             return None
 
     return call  # type: ignore[return-value]
@@ -134,9 +141,13 @@ class Tracer:
         manager.__enter__()
         return manager
 
-    @_guarded
     def _exit(self, manager: Any, *error: Any) -> None:
-        manager.__exit__(*error)
+        try:
+            manager.__exit__(*error)
+        except (KeyboardInterrupt, SystemExit, gevent.GreenletExit):
+            raise
+        except BaseException as failure:  # a gevent.Timeout, too: the handler has returned
+            log_failure(failure)
 
 
 def _name(service: bytes) -> str:
@@ -154,11 +165,14 @@ _tracer: Tracer | None = None
 def tracer() -> Tracer | None:
     """Return the tracer if OpenTelemetry is installed and the program has set a provider; else None.
 
-    Without a provider every span would be empty, and would cost a quarter of its call.
+    Without a provider every span would be empty, and would cost a quarter of its call.  A provider that fails
+    is as none.
     """
     global _tracer
-    if _tracer is None:
-        if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            return None
-        _tracer = Tracer()
+    if _tracer is None and trace is not None:
+        try:
+            if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+                _tracer = Tracer()
+        except Exception as error:
+            log_failure(error)
     return _tracer

@@ -12,8 +12,9 @@ from zope.interface import implementer
 from ..core.broker.reports import text
 from ..core.rates import Rates
 from ..interfaces import IAuditHook
+from ..io import guarded, logs
 
-_log = logging.getLogger("gmdp.audit")
+_log = logs.QueuedLogger("gmdp.audit")
 
 CONNECTION_REFUSED = "connection_refused"
 REGISTRATION_REFUSED = "registration_refused"
@@ -95,7 +96,8 @@ class Auditor:
         self._left_out.clear()
 
     def _call_hook(self, record: AuditRecord) -> None:
-        try:
-            self._hook(record)
-        except Exception:
-            _log.exception("the audit hook failed")
+        guarded.call(self._hook, record, default=None, on_error=_log_failure)
+
+
+def _log_failure(error: BaseException) -> None:
+    _log.exception("the audit hook failed")

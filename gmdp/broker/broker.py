@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
@@ -21,7 +20,7 @@ from ..core.numbers import unknown_name
 from ..core.states import State
 from ..exceptions import BindError, ConfigurationError
 from ..interfaces import IBroker
-from ..io import forks
+from ..io import forks, guarded, logs
 from ..io.contexts import Context, SocketError, error_text
 from ..io.lifecycle import Lifecycle
 from ..io.link import Link
@@ -36,7 +35,7 @@ from .audit import AuditHook, LogAudit
 from .engine import BrokerEngine
 from .policy import make_dead_letter_hook, make_policy
 
-_log = logging.getLogger("gmdp.broker")
+_log = logs.QueuedLogger("gmdp.broker")
 
 DeadLetterHook = Callable[[DeadLetter, "Broker"], None]
 
@@ -186,6 +185,7 @@ class Broker(Lifecycle):
                 # A check must end before libzmq gives up the handshake.
                 check_timeout=0.8 * self.options.handshake_timeout,
             )
+            self._gate.log = logs.QueuedLogger("gmdp.security")
             if plain_users is not None:
                 warn_of_clear_passwords(self._bind)
         super().__init__(context)
@@ -315,10 +315,10 @@ class Broker(Lifecycle):
         self._core = self._new_core()
 
     def _call_dead_letter_hook(self, letter: DeadLetter) -> None:
-        try:
-            self.dead_letter(letter, self)
-        except Exception:
+        def log_failure(error: BaseException) -> None:
             _log.exception("the dead-letter hook failed for a request of %.100r", letter.service)
+
+        guarded.call(lambda: self.dead_letter(letter, self), default=None, on_error=log_failure)
 
     def _drain(self, until: float) -> None:
         self._engine.drain(until)

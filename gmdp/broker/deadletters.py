@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,10 +12,11 @@ from ..core.broker.decisions import DeadLetter
 from ..core.broker.reports import text
 from ..exceptions import ConfigurationError
 from ..interfaces import IDeadLetterHook
+from ..io import logs
 from ..protocol.dialects import MMI_PREFIX
 from ..validation import check_service
 
-_log = logging.getLogger("gmdp.broker")
+_log = logs.QueuedLogger("gmdp.broker")
 
 
 class Enqueuer(Protocol):

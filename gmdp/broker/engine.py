@@ -23,16 +23,17 @@ from ..core.broker.access import REVOKED, SERVE
 from ..core.broker.core import BrokerCore
 from ..core.broker.decisions import DeadLetter, QueueWait
 from ..core.peer.reasons import CloseReason
+from ..io import guarded, logs
 from ..io.census import PeerCensus
 from ..io.contexts import Context, new_context, terminate
 from ..io.link import Link
 from ..io.owner import Owner
 from ..io.router import open_router
 from ..security.gate import Gate, RefusedConnection, credential_owner
-from ..tracing import can_trace, tracer
+from ..tracing import can_trace, log_failure, tracer
 from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION_REFUSED, AuditHook, Auditor
 
-_log = logging.getLogger("gmdp.broker")
+_log = logs.QueuedLogger("gmdp.broker")
 
 #: Frames of a ZAP request that are received; libzmq sends eleven at most.
 _ZAP_FRAMES = 16
@@ -214,7 +215,7 @@ class BrokerEngine:
                 elif isinstance(event, QueueWait):
                     traced = tracer()
                     if traced is not None:
-                        traced.record_wait(*event)
+                        guarded.call(traced.record_wait, *event, default=None, on_error=log_failure)
                 else:
                     level = (
                         logging.DEBUG if event.kind == "registered" or self._drain_until is not None else logging.INFO
@@ -246,8 +247,10 @@ class BrokerEngine:
 
     def on_owner_died(self, error: BaseException) -> None:
         """A bug ends the owner."""
-        self.close()
-        self._on_ended(error)
+        try:
+            self.close()
+        finally:
+            self._on_ended(error)
 
     # What the gate calls
 

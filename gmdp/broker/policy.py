@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeVar
@@ -11,9 +10,10 @@ from typing import Any, TypeVar
 from ..core.broker.access import Policy, Rules
 from ..core.rates import Rates
 from ..exceptions import ConfigurationError
+from ..io import guarded, logs
 from .deadletters import ForwardDeadLetters, LogDeadLetters
 
-_log = logging.getLogger("gmdp.broker")
+_log = logs.QueuedLogger("gmdp.broker")
 
 H = TypeVar("H")
 
@@ -61,14 +61,16 @@ class GuardedPolicy:
         self._log_rate = Rates(1)
 
     def __call__(self, user: str, action: str, service: bytes) -> bool | None:
-        try:
-            answer: Any = self._policy(user, action, service)
-            if isinstance(answer, bool):
-                return answer
-            if inspect.iscoroutine(answer):
-                answer.close()
-            raise TypeError(f"a policy must return True or False, not {type(answer).__name__}")
-        except Exception:
+        def log_failure(error: BaseException) -> None:
             if self._log_rate.take("", monotonic()):
                 _log.exception("the access policy failed: %.100r may not %s %.100r", user, action, service)
-            return None
+
+        return guarded.call(self._ask, user, action, service, default=None, on_error=log_failure)
+
+    def _ask(self, user: str, action: str, service: bytes) -> bool:
+        answer: Any = self._policy(user, action, service)
+        if isinstance(answer, bool):
+            return answer
+        if inspect.iscoroutine(answer):
+            answer.close()
+        raise TypeError(f"a policy must return True or False, not {type(answer).__name__}")

@@ -10,9 +10,9 @@ from collections import deque
 from typing import Any, Protocol
 
 from ..core.peer.calls import Call, Part
-from ..exceptions import HubNotRunning, MDPError
+from ..exceptions import HubNotRunning, MDPError, StateError
 from ..io import forks
-from ..io.owner import Owner
+from ..io.owner import Owner, must_not_wait
 from ..io.slots import Slot
 
 
@@ -126,6 +126,8 @@ class Answer:
 
     def _next_part(self) -> Part | MDPError:
         while not self._parts:
+            if must_not_wait():
+                raise StateError("a hook, or a callback of the hub, must not wait for an answer")
             self._slot = slot = Slot()
             if self._parts:
                 self._slot = None

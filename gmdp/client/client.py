@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import gevent
 from zope.interface import implementer
 
 from ..core.peer.calls import Call
@@ -30,7 +31,7 @@ from ..io.contexts import Context
 from ..io.dealers import EXTENSION_LABELS
 from ..io.descriptors import get_hub
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
-from ..io.owner import Owner
+from ..io.owner import Owner, OwnerGreenlet, must_not_wait
 from ..io.slots import Slot, get_hub_if_exists
 from ..protocol.extension import CLIENT_NONCE_SIZE, NORMAL_PRIORITY
 from ..security.credentials import make_credentials
@@ -217,10 +218,13 @@ class Client(Lifecycle):
             RequestTimeout: no reply came in time.
             CallError: the call ended without its answer; the subclass says why.
             ClosedError: the client is closed, or was closed before the reply came.
-            StateError: the thread that made the client has ended.
+            StateError: the thread that made the client has ended, or the caller is a hook, which an
+                owner runs: an owner that waits would keep its peers waiting.
             ConfigurationError: an argument has a wrong value.
             TypeError: the service or the body has a wrong type.
         """
+        if type(gevent.getcurrent()) is OwnerGreenlet:
+            raise StateError("an owner runs this code, and must not wait: have another greenlet make the request")
         options = self._defaults.override(
             timeout=timeout,
             retries=retries,
@@ -319,7 +323,11 @@ class Client(Lifecycle):
 
         Args:
             timeout: ignored; supervisors may give one.
+
+        Raises:
+            ConfigurationError: `timeout` is no number of seconds.
         """
+        self._check_stop_timeout(timeout)
         self.close()
 
     def close(self) -> None:
@@ -328,7 +336,7 @@ class Client(Lifecycle):
         if thread is not None and thread.starting:
             self.start()  # the client is about to start, and has nothing to close yet
         super().stop(0)
-        if thread is not None and get_hub_if_exists() is not self._home:
+        if thread is not None and get_hub_if_exists() is not self._home and not must_not_wait():
             thread.join()
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:

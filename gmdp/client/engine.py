@@ -11,10 +11,11 @@ from ..core.outcomes import Outcome
 from ..core.peer.calls import Call, Ended, Part, Sink
 from ..core.peer.client import ClientCore
 from ..exceptions import ClosedError, MDPError
+from ..io import guarded
 from ..io.contexts import Context
 from ..io.dealers import ConnectorEngine
 from ..security.credentials import Credentials
-from ..tracing import tracer
+from ..tracing import log_failure, tracer
 from .errors import error_of
 
 
@@ -100,11 +101,20 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         if self._error is None:
             self._error = error
             now = monotonic()
-            self.core.close(now)
-            self.flush(now)
-            self.close_unsent_queues()
-            self.owner.finish()
-            self._on_closed(death)
+            try:
+                self.core.close(now)
+                self.flush(now)
+                self.close_unsent_queues()
+            finally:
+                self._answer_everybody()
+                self.owner.finish()
+                self._on_closed(death)
+
+    def _answer_everybody(self) -> None:
+        """End every call that a defect, or an interrupt, has kept the core from ending."""
+        core = self.core
+        for call in [*core.unfinished(), *(event.call for event in core.events)]:
+            guarded.call(call.sink.fail, self._closed_error(), default=None, on_error=_ignore)
 
     # Carrying out
 
@@ -123,7 +133,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
                     core.cancel(event.call, Outcome.OVERFLOW, now)
         except BaseException as error:
             # A bug here must not leave any caller waiting.
-            answer.fail(ClosedError(f"a bug in gmdp ended the client: {error!r}"))
+            answer.fail(ClosedError(f"a bug in gmdp ended the client: {guarded.repr_of(error)}"))
             core.events = [*rest, *core.events]
             raise
 
@@ -143,7 +153,8 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         span, answer.span = answer.span, None
         active_tracer = tracer()
         if active_tracer is not None:
-            active_tracer.end_call(span, event.outcome.value if isinstance(event, Ended) else "")
+            outcome = event.outcome.value if isinstance(event, Ended) else ""
+            guarded.call(active_tracer.end_call, span, outcome, default=None, on_error=log_failure)
 
     def _fail_call(self, ended: Ended, now: float) -> None:
         """Give an answer the error with which its call ended."""
@@ -151,3 +162,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
             return  # the caller waits for no answer
         answer = ended.call.sink
         answer.fail(self._closed_error() if ended.outcome is Outcome.CLOSED else error_of(ended, now))
+
+
+def _ignore(error: BaseException) -> None:
+    """Say nothing: a defect has ended the owner, which logs it."""

@@ -13,7 +13,10 @@ from gevent.hub import Waiter
 
 from ..core.peer.calls import Part
 from ..exceptions import CallCancelled, MDPError
+from ..io import guarded, logs
 from .answers import Answer
+
+_log = logs.QueuedLogger("gmdp")
 
 
 class FutureAnswer(Answer):
@@ -45,7 +48,11 @@ class FutureAnswer(Answer):
 
 
 def _call_in(context: Context, callback: Callable[[Any], Any], future: Future) -> None:
-    context.run(callback, future)
+    guarded.call(context.run, callback, future, default=None, on_error=_log_failure)
+
+
+def _log_failure(error: BaseException) -> None:
+    _log.exception("a callback of a future failed")
 
 
 class Future(AsyncResult):  # type: ignore[misc]
@@ -69,7 +76,7 @@ class Future(AsyncResult):  # type: ignore[misc]
         self._linked: list[tuple[Any, Any]] | None = None
 
     def rawlink(self, callback: Callable[[Any], Any]) -> None:
-        """Have the hub call a callback once the call has ended.
+        """Have the hub call a callback once the call has ended.  What it raises is logged.
 
         Args:
             callback: called with the future; it must not block.

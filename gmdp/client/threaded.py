@@ -20,9 +20,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..exceptions import StateError
+from ..io import guarded, logs
 from ..io.descriptors import get_hub
 from ..io.owner import Owner
 from ..io.slots import Slot, allocate_lock, start_thread
+
+_log = logs.QueuedLogger("gmdp.connections")
 
 
 class Closable(Protocol):
@@ -123,7 +126,11 @@ class ClientThread:
                 slot.set(None)
             else:
                 slot.fail(error)
-        if owner is not None:
-            owner.greenlet.join()
+        while owner is not None:
+            try:
+                owner.greenlet.join()
+                break
+            except guarded.INTERRUPTS as interrupt:  # of a span processor; no signal's handler runs in this thread
+                _log.warning("code that runs in the client's own thread raised %r: it goes on", interrupt)
         if hub is not None:
             hub.destroy(destroy_loop=True)

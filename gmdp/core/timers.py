@@ -55,6 +55,10 @@ class Timers:
             heapq.heapify(self._heap)
             self._stale = 0
 
+    def items(self) -> list[Any]:
+        """Return every item that is armed, in no order."""
+        return [entry[2] for entry in self._heap if entry[2] is not None]
+
     def next_due(self) -> float:
         """When the earliest item is due; infinity if there is none."""
         heap = self._heap

@@ -11,7 +11,6 @@ The rules of this module:
 from __future__ import annotations
 
 import abc
-import logging
 import random
 from collections import deque
 from time import monotonic
@@ -23,12 +22,13 @@ from ..core.peer.connector import Close, Connection, Connector, Open, Phase, Sen
 from ..core.peer.reasons import CloseReason
 from ..security.credentials import Credentials
 from ..validation import MAX_FRAMES
+from . import logs
 from .contexts import Context, SocketError, error_text, find_shortage, open_socket
 from .link import Link, milliseconds
 from .owner import Owner
 from .slots import Slot
 
-_log = logging.getLogger("gmdp.connections")
+_log = logs.QueuedLogger("gmdp.connections")
 
 #: Milliseconds after which libzmq would reconnect by itself: a socket is closed long before that.
 NEVER = 24 * 3600 * 1000

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import gevent
 
+from . import guarded
 from .slots import allocate_rlock
 
 _log = logging.getLogger("gmdp")
@@ -88,7 +89,16 @@ def _reset_instances() -> None:
         try:
             instance._on_fork()
         except Exception:
-            _log.exception("%s could not be reset in the child of a fork", type(instance).__name__)
+            # At once: the child's hub may not run soon.
+            guarded.call(_log_failure, instance, default=None, on_error=_ignore)
+
+
+def _log_failure(instance: Instance) -> None:
+    _log.exception("%s could not be reset in the child of a fork", type(instance).__name__)
+
+
+def _ignore(error: BaseException) -> None:
+    """Say nothing: it is the log that failed."""
 
 
 if hasattr(os, "register_at_fork"):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import abc
 import contextvars
-import logging
+import math
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,15 +27,16 @@ from gevent.queue import Full, Queue
 
 from ..core.states import AT_REST, STARTED, State, StateChange, StateMachine
 from ..exceptions import StateError
-from . import forks
+from ..validation import check_number
+from . import forks, guarded, logs
 from .contexts import Context, check_context
-from .owner import Owner
+from .owner import Owner, must_not_wait
 from .slots import Slot
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_log = logging.getLogger("gmdp")
+_log = logs.QueuedLogger("gmdp")
 
 #: The worker whose handler runs in this context; None if none does.
 current_lifecycle: contextvars.ContextVar[Any] = contextvars.ContextVar("gmdp_current_lifecycle", default=None)
@@ -75,7 +76,6 @@ class Lifecycle(abc.ABC):
     def _reset(self) -> None:
         self._machine = StateMachine(self._on_change)
         self._subscribers: list[Queue[StateChange]] = []
-        self._end_waiters: list[Slot] = []
         self._finished = Event()
         self._finished.set()
 
@@ -134,7 +134,7 @@ class Lifecycle(abc.ABC):
         try:
             self._owner, state, reason = self._open()
         except BaseException as error:
-            self._advance(State.CLOSED, str(error))
+            self._advance(State.CLOSED, guarded.text_of(error))
             raise
         self._finished.clear()
         self._owner.start()
@@ -143,8 +143,10 @@ class Lifecycle(abc.ABC):
     def stop(self, timeout: float | None = None) -> None:
         """Take no new work, finish the work in hand, close, and wait until all of this is done.
 
-        No effect if not started.  From the object's own handler or hook, the stop begins, and
-        the method returns at once.  Any thread.
+        No effect if not started.  From the object's own handler, from any hook and in the hub
+        (where a handler of ``signal.signal`` may run), the stop begins, and the method returns at
+        once.  Any thread.  What the object logged is written by then, unless a log handler takes
+        more than a second.
 
         Args:
             timeout: seconds that running work and the last messages may take; None:
@@ -152,22 +154,26 @@ class Lifecycle(abc.ABC):
                 for which there is one more second.
 
         Raises:
+            ConfigurationError: `timeout`, or :attr:`stop_timeout`, is no number of seconds.
             StateError: the call is from another thread, and the object's hub does not run.
         """
         forks.notice()
-        limit = self.stop_timeout if timeout is None else timeout
+        limit = self._check_stop_timeout(timeout)
         owner = self._owner
         if owner is None:
             return
+        if must_not_wait() and not owner.runs_here:
+            owner.post(self._begin_stop, owner, limit)
+            return
         self._call_in_owner_thread(owner, self._begin_stop, owner, limit)
-        if current_lifecycle.get() is self or gevent.getcurrent() is owner.greenlet:
+        if current_lifecycle.get() is self or must_not_wait():
             return
         if owner.runs_here:
             self._finished.wait()
             owner.greenlet.join()
         else:
             slot = Slot()
-            self._call_in_owner_thread(owner, self._set_when_ended, owner, slot)
+            self._call_in_owner_thread(owner, owner.set_when_gone, slot)
             if not slot.wait(limit + OWNER_TIMEOUT):
                 raise StateError(f"the hub of {owner.name} did not run: it is still stopping")
 
@@ -182,8 +188,10 @@ class Lifecycle(abc.ABC):
             stop_timeout: the argument of :meth:`stop` if an error ends this wait.
 
         Raises:
+            ConfigurationError: `stop_timeout` is no number of seconds.
             OwnerDied: a bug in gmdp ended the object; else what :meth:`start` raises.
         """
+        self._check_stop_timeout(stop_timeout, "stop_timeout")
         if not self.started:
             self.start()
         owner = self._owner
@@ -234,11 +242,20 @@ class Lifecycle(abc.ABC):
     def _on_change(self, change: StateChange) -> None:
         _log.debug("%r: %s -> %s %s", self, change.old.value, change.new.value, change.reason)
         for queue in self._subscribers:
-            try:
-                queue.put_nowait(change)
-            except Full:
-                _log.warning("%r: a subscriber's queue of state changes is full; it is dropped", self)
+            if not guarded.call(self._put, queue, change, default=False, on_error=self._log_broken_queue):
                 self.unsubscribe(queue)
+
+    def _put(self, queue: Queue[StateChange], change: StateChange) -> bool:
+        """Put a change into a subscriber's queue; False if there is no room."""
+        try:
+            queue.put_nowait(change)
+        except Full:
+            _log.warning("%r: a subscriber's queue of state changes is full; it is dropped", self)
+            return False
+        return True
+
+    def _log_broken_queue(self, error: BaseException) -> None:
+        _log.exception("%r: a subscriber's queue of state changes is broken; it is dropped", self)
 
     # For subclasses
 
@@ -253,6 +270,12 @@ class Lifecycle(abc.ABC):
     def _advance(self, state: State, reason: str = "") -> None:
         self._machine.advance(state, monotonic(), reason)
 
+    def _check_stop_timeout(self, timeout: float | None, name: str = "timeout") -> float:
+        """Return the seconds that a stop may take; ConfigurationError if that is no number of seconds."""
+        if timeout is None:
+            name, timeout = "stop_timeout", self.stop_timeout
+        return timeout if timeout == math.inf else check_number(name, timeout)
+
     def _begin_stop(self, owner: Owner, limit: float) -> None:
         if self._owner is not owner or self.closed:
             return
@@ -265,16 +288,10 @@ class Lifecycle(abc.ABC):
         if self._owner is not None:
             self._owner.death = death
         self._owner = None
-        self._advance(State.CLOSED, "" if death is None else str(death))
-        self._finished.set()
-        while self._end_waiters:
-            self._end_waiters.pop().set(None)
-
-    def _set_when_ended(self, owner: Owner, slot: Slot) -> None:
-        if self._owner is not owner:
-            slot.set(None)
-        else:
-            self._end_waiters.append(slot)
+        try:
+            self._advance(State.CLOSED, "" if death is None else str(death))
+        finally:
+            self._finished.set()
 
     def _call_in_owner_thread(self, owner: Owner | None, function: Callable[..., T], *args: Any) -> T:
         """Call `function` while the owner is between two passes, and return its result.

@@ -11,11 +11,15 @@ The rules of this module:
 * A descriptor is edge-triggered: EVENTS are read before every wait.
 * The hub may not have run for a while.  What the sockets have to tell is read before anything that was posted.
 * After each wait an owner looks whether its process was forked in C.
+* Nobody's code but gmdp's runs in an owner unguarded (:mod:`.guarded`, :mod:`.logs`).
+* An owner that ends, whatever ends it, answers everybody who waits for it.  Only then it logs, and is gone
+  when what it logged is written.  What is posted to it later is answered, too.
+* An error of a signal's handler (SystemExit, KeyboardInterrupt) that hits gmdp's own code cuts a decision in
+  half.  The owner ends in good order, and the hub gets the error.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -24,19 +28,19 @@ from typing import Any, Protocol, TypeVar
 import gevent
 import zmq
 import zmq.green
-from gevent.hub import Waiter
+from gevent.hub import Hub, Waiter
 
 from ..core.peer.connector import Connection
 from ..core.peer.reasons import CloseReason
 from ..exceptions import OwnerDied
-from . import forks
+from . import forks, guarded, logs
 from .descriptors import get_hub
 from .frames import POLLIN, POLLOUT
 from .lingering import Lingering
 from .link import Link
 from .slots import Slot, get_hub_if_exists
 
-_log = logging.getLogger("gmdp.owner")
+_log = logs.QueuedLogger("gmdp.owner")
 
 T = TypeVar("T")
 
@@ -78,6 +82,15 @@ class Engine(Protocol):
         """A bug ends the owner; its links are closed."""
 
 
+class OwnerGreenlet(gevent.Greenlet):  # type: ignore[misc]
+    """The greenlet of an owner: code that runs in one must not wait."""
+
+
+def must_not_wait() -> bool:
+    """Return True in an owner's greenlet, for a hook for instance, and in a hub: both would keep others waiting."""
+    return isinstance(gevent.getcurrent(), (OwnerGreenlet, Hub))
+
+
 class Owner:
     """One greenlet, its links, its mailbox and its timer.
 
@@ -103,6 +116,7 @@ class Owner:
     def __init__(self, engine: Engine, name: str) -> None:
         self.hub = get_hub()
         self.loop = self.hub.loop
+        logs.open_queue(self.hub)
         self.name = name
         self._engine = engine
         self._mailbox: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -122,6 +136,13 @@ class Owner:
         self._due_at = 0.0
         self._finished = False
         self._ended = False
+        #: What bugs raised: the one that ended the owner, and those that showed while it ended.
+        self._defects: list[BaseException] = []
+        #: True if an error of a signal's handler ended the owner.
+        self._interrupted = False
+        #: True once the owner's last act is done.
+        self._gone = False
+        self._end_waiters: deque[Slot] = deque()
         #: True in the child of a fork.
         self.abandoned = False
         #: The bug that ended the owner, if one did.
@@ -129,7 +150,7 @@ class Owner:
 
     def start(self) -> None:
         """Begin to run."""
-        self.greenlet = gevent.Greenlet(self._run)
+        self.greenlet = OwnerGreenlet(self._run)
         self.greenlet.name = f"gmdp-{self.name}"
         self.greenlet.start()
 
@@ -167,12 +188,26 @@ class Owner:
         result: T = slot.get()
         return result
 
-    @staticmethod
-    def _call_for(slot: Slot, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _call_for(self, slot: Slot, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         try:
-            slot.set(function(*args))
+            value = function(*args)
         except Exception as error:
             slot.fail(error)
+        except BaseException as error:
+            slot.fail(OwnerDied(f"the owner of {self.name} was interrupted: {guarded.repr_of(error)}"))
+            raise
+        else:
+            logs.after_flush(slot.set, value)
+
+    def set_when_gone(self, slot: Slot) -> None:
+        """Have `slot` set to None once the owner has ended, and what it logged is written."""
+        self._end_waiters.append(slot)
+        if self._gone:
+            self._set_end_waiters()
+
+    def _set_end_waiters(self) -> None:
+        while self._end_waiters:
+            self._end_waiters.popleft().set(None)
 
     # From the owner and its engine
 
@@ -255,37 +290,49 @@ class Owner:
     # The loop
 
     def _run(self) -> None:
-        engine = self._engine
+        death: BaseException | None = None
         try:
-            steps = 0  # passes, posted calls and messages since other greenlets last had a turn
-            passed_at = monotonic()
-            while True:
-                now = monotonic()
-                engine.on_wake(now)
-                steps += 1
-                if self._mailbox and now > passed_at + self.idle_interval:
-                    self._read_news(now)
-                passed_at = now
-                if self._mailbox:
-                    steps += self._empty_mailbox()
-                due = now >= self._due_at  # compared once a pass: the next pass is never far
-                if due:
-                    self.ready.update(self._links)  # everything that waits is read before a peer is judged
-                for link in list(self.ready):
-                    steps += self._read(link, now)
-                if not self.ready:
-                    engine.on_caught_up(now)
-                if self._lingering:
-                    self._lingering = [lingering for lingering in self._lingering if not lingering.poll(now)]
-                if due:
-                    engine.tick(now)
-                engine.flush(now)
-                self._recheck_used_links()
-                if self._finished or self.abandoned:
-                    break
-                self._due_at = engine.deadline()
-                for lingering in self._lingering:
-                    self._due_at = min(self._due_at, lingering.due_at)
+            self._loop()
+        except BaseException as error:
+            death = error
+        if not self.abandoned:
+            self._end(death)
+        # A signal's handler runs in the greenlet that happens to run: its error was not meant for this one.
+        if isinstance(death, guarded.INTERRUPTS):
+            raise death  # gevent raises it in the main greenlet
+
+    def _loop(self) -> None:
+        engine = self._engine
+        steps = 0  # passes, posted calls and messages since other greenlets last had a turn
+        passed_at = monotonic()
+        while True:
+            now = monotonic()
+            engine.on_wake(now)
+            steps += 1
+            if self._mailbox and now > passed_at + self.idle_interval:
+                self._read_news(now)
+            passed_at = now
+            if self._mailbox:
+                steps += self._empty_mailbox()
+            due = now >= self._due_at  # compared once a pass: the next pass is never far
+            if due:
+                self.ready.update(self._links)  # everything that waits is read before a peer is judged
+            for link in list(self.ready):
+                steps += self._read(link, now)
+            if not self.ready:
+                engine.on_caught_up(now)
+            if self._lingering:
+                self._lingering = [lingering for lingering in self._lingering if not lingering.poll(now)]
+            if due:
+                engine.tick(now)
+            engine.flush(now)
+            self._recheck_used_links()
+            if self._finished or self.abandoned:
+                return
+            self._due_at = engine.deadline()
+            for lingering in self._lingering:
+                self._due_at = min(self._due_at, lingering.due_at)
+            try:
                 if not self.ready and not self._mailbox:
                     steps = 0
                     self._wait(self._due_at)
@@ -293,46 +340,63 @@ class Owner:
                     steps = 0
                     gevent.sleep(0)
                 if self._is_abandoned():
-                    break
+                    return
+            except gevent.Timeout as timeout:
+                _log.warning("%s: a hook began a timeout in the owner, and never ended it: %s", self.name, timeout)
+
+    def _end(self, death: BaseException | None) -> None:
+        """Answer everybody, then log, and wait until that is written.  Each step is taken, whatever another raises."""
+        self._interrupted = isinstance(death, guarded.INTERRUPTS)
+        if death is not None and not self._interrupted and not isinstance(death, gevent.GreenletExit):
+            self._defects.append(death)
+        self._take_last_step(self._close_links)
+        if death is not None:
+            died = OwnerDied(f"the owner of {self.name} ended: {guarded.repr_of(death)}")
+            died.__cause__ = death
+            self._take_last_step(self._engine.on_owner_died, died)
+            self._take_last_step(self._close_links)
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        self._ended = True
+        self._empty_mailbox_for_good()
+        for defect in self._defects:
+            _log.critical("%s: a bug ended the owner", self.name, exc_info=defect)
+        self._take_last_step(logs.flush)
+        self._gone = True
+        self._set_end_waiters()
+
+    def _take_last_step(self, step: Callable[..., object], *args: Any) -> None:
+        """Call one of the steps of the owner's end, which all have to be taken."""
+        try:
+            step(*args)
+        except guarded.INTERRUPTS as interrupt:
+            if not self._interrupted:  # otherwise the program is about to end
+                guarded.give_to_hub(interrupt)
         except BaseException as error:
-            if self.abandoned:
-                return
-            self._close_links()
-            # A signal's handler runs in the greenlet that happens to run: its error was not
-            # meant for this one.
-            meant_for_main = isinstance(error, (KeyboardInterrupt, SystemExit))
-            if not meant_for_main and not isinstance(error, gevent.GreenletExit):
-                _log.critical("%s: a bug ended the owner", self.name, exc_info=True)
-            died = OwnerDied(f"the owner of {self.name} ended: {error!r}")
-            died.__cause__ = error
-            engine.on_owner_died(died)
-            if meant_for_main:
-                raise  # gevent raises it in the main greenlet
-        finally:
-            self._close_links()
-            if self._timer is not None:
-                self._timer.stop()
-                self._timer.close()
-                self._timer = None
-            self._ended = True
-            if not self.abandoned:
-                self._empty_mailbox_for_good()
+            self._defects.append(error)
 
     def _empty_mailbox_for_good(self) -> None:
-        """Call everything that was posted: even after the owner's end, callers get their answer."""
+        """Call everything that was posted: even after the owner's end, callers get their answer.
+
+        The first entry may have been called already: what ended the owner may have hit it.
+        """
         while True:
             try:
                 function, args = self._mailbox.popleft()
             except IndexError:
                 return
-            function(*args)
+            self._take_last_step(function, *args)
 
     def _empty_mailbox(self) -> int:
         mailbox = self._mailbox
         count = min(len(mailbox), self.burst)
         for _ in range(count):
-            function, args = mailbox.popleft()
+            function, args = mailbox[0]
             function(*args)
+            # Only now: what ends the owner in the middle of it leaves it to the owner's end, which answers.
+            mailbox.popleft()
         return count
 
     def _read_news(self, now: float) -> None:

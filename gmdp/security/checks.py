@@ -61,4 +61,9 @@ class Checks:
             check, _ = waiting.popleft()
             self._lanes.move_to_end(lane)
             self._on_removed(lane)
-            check()
+            try:
+                check()
+            except BaseException:
+                if self._lanes:  # what waits does not go with this greenlet
+                    self._running.spawn(self._run_waiting)
+                raise

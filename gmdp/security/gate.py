@@ -47,8 +47,6 @@ from .lists import KeyFolder, UserFile, UserList, is_user, password_credential
 from .passwords import NOBODY, Hash
 from .zap import ZapRequest
 
-_log = logging.getLogger("gmdp.security")
-
 #: ``(key) -> user, True or something false``, with the key in Z85.
 KeyCheck = Callable[[str], "str | bool | None"]
 #: ``(username, password) -> user, True or something false``.
@@ -136,6 +134,8 @@ class Gate:
         ConfigurationError: An option is wrong, or they do not go together.
     """
 
+    #: Where the gate logs.  A broker gives it a logger that never waits.
+    log: Any = logging.getLogger("gmdp.security")
     #: Password checks that run at once.
     max_password_checks = 2
     #: Calls of a callable that run at once.
@@ -283,7 +283,7 @@ class Gate:
         gevent.joinall(killers, timeout=self.close_timeout)
         if not all(killer.ready() for killer in killers):
             # A disk that hangs holds its thread for as long as it likes.
-            _log.warning("%r is closed; a thread still reads its list or checks a password", self)
+            self.log.warning("%r is closed; a thread still reads its list or checks a password", self)
 
     def abandon(self) -> None:
         """In the child of a fork: end.  The parent replies to the requests that were read before the fork."""
@@ -396,22 +396,25 @@ class Gate:
         self, request: ZapRequest, claimed_user: str, find_credential: Callable[[], str], refusal: RefusalReason
     ) -> None:
         """Check a key or password in a greenlet of its own, and have the owner reply."""
+        host = self._host
         credential = ""
         reason = RefusalReason.CHECK_FAILED
         try:
             with gevent.Timeout(self._check_timeout, False):
                 credential = find_credential()
                 reason = refusal
-        except gevent.GreenletExit:
-            raise
+        except (KeyboardInterrupt, SystemExit):
+            raise  # the hub gets it
         except BaseException as error:
-            if self._log_rate.take("", monotonic()):
+            # If the gate was closed, it has killed this greenlet.  Otherwise a callable raises what it likes.
+            if self._host is host is not None and self._log_rate.take("", monotonic()):
                 # An error of a password check may quote the password.
                 details = None if self._mechanism == zap.PLAIN else error
                 message = "checking a connection from %.100s failed with %s: the connection is refused"
-                _log.error(message, request.address, type(error).__name__, exc_info=details)
-        if self._host is not None:
-            self._host.post(self._decide, request, claimed_user, credential, reason)
+                self.log.error(message, request.address, type(error).__name__, exc_info=details)
+        finally:
+            if self._host is host is not None:
+                host.post(self._decide, request, claimed_user, credential, reason)
 
     # Replies; the owner calls these
 
@@ -451,18 +454,17 @@ class Gate:
                 with gevent.Timeout(self.read_timeout, False):
                     loaded = self._pool("lists", 1).apply(watched.poll)
             except Exception:
-                _log.exception("cannot read %s: nobody is allowed", watched.path)
+                self.log.exception("cannot read %s: nobody is allowed", watched.path)
             if loaded is None:  # it failed, or took too long
                 watched.clear()
             self._log_notes(watched)
             if watched.users is not self._users and self._host is not None:
                 self._host.post(self._adopt_list)
 
-    @staticmethod
-    def _log_notes(watched: UserList) -> None:
+    def _log_notes(self, watched: UserList) -> None:
         notes, watched.notes = watched.notes, []
         for note in notes:
-            _log.warning("%s", note)
+            self.log.warning("%s", note)
 
     def _copy_list(self) -> None:
         """Copy the list as it was last loaded."""

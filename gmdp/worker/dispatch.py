@@ -5,13 +5,13 @@ The rules of this module:
 * A session has one handler running at most, and its dispatcher knows which.
 * Where ``spawn`` may wait, the dispatcher calls it in a greenlet of its own: an owner must not wait.
 * A handler that is killed before it began still ends, as a failure.
+* What ``spawn`` returns is the program's: its methods are called through the gate (:mod:`gmdp.io.guarded`).
 * Results go through the owner's mailbox: handlers may run in any thread.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,14 +19,15 @@ import gevent
 import greenlet
 from gevent.queue import Queue
 
-from ..core.peer.sessions import CallerGone, Session, SessionState, Work
+from ..core.peer.sessions import CallerGone, Failure, Session, SessionState, Work
 from ..exceptions import RequestCancelled
+from ..io import guarded, logs
 from ..io.owner import Owner
 from ..io.slots import Slot
-from .handlers import HandlerOwner, Spawner, run
+from .handlers import HandlerGreenlet, HandlerOwner, Spawner, failure_of, run
 from .request import Request, make_request
 
-_log = logging.getLogger("gmdp.worker")
+_log = logs.QueuedLogger("gmdp.worker")
 
 
 class ResultReceiver(Protocol):
@@ -40,7 +41,7 @@ class ResultReceiver(Protocol):
         dispatcher: Dispatcher,
         work: Work,
         body: list[bytes] | None,
-        failure: BaseException | None,
+        failure: Failure | None,
         seconds: float,
     ) -> None:
         """A handler ended; see :meth:`.handlers.HandlerObserver.on_ended`."""
@@ -120,16 +121,16 @@ class Dispatcher:
         if self.running is not event.work or self.request is None:
             return
         self.request.give_up()
-        if kill and isinstance(self.task, greenlet.greenlet):
-            gevent.kill(self.task, RequestCancelled(f"nobody waits for the answer: {event.reason.value}"))
+        if kill:
+            error = RequestCancelled(f"nobody waits for the answer: {event.reason.value}")
+            guarded.call(_raise_in, self.task, error, default=None, on_error=self._log_broken_task)
 
     def kill(self, spared: object) -> None:
         """Stop the starter, and kill the running handler unless it is `spared`."""
         if self.starter is not None:
             self.starter.kill(block=False)
-        kill = getattr(self.task, "kill", None)
-        if kill is not None and self.task is not spared:
-            kill(block=False)
+        if self.task is not None and self.task is not spared:
+            guarded.call(_kill, self.task, default=None, on_error=self._log_broken_task)
 
     # In the starter, or in the owner where `spawn` does not wait
 
@@ -150,19 +151,29 @@ class Dispatcher:
         try:
             self.task = task = self._spawn(run, self._worker, request, work, self)
         except BaseException as error:
-            self.on_ended(work, None, error, 0.0)
-            if not isinstance(error, Exception):
+            self.on_ended(work, None, failure_of(error), 0.0)
+            if isinstance(error, (gevent.GreenletExit, *guarded.INTERRUPTS)):
                 raise
             _log.warning("the handler of %.100r could not be started", self._service, exc_info=True)
             return
         # A task that is killed before it began never calls on_ended itself.
-        link = getattr(task, "rawlink", None)
-        if link is not None:
+        if type(task) is HandlerGreenlet:
             self._on_task_ended = functools.partial(self._on_never_began, work)
-            link(self._on_task_ended)
+            task.rawlink(self._on_task_ended)
+        elif type(task) is not greenlet.greenlet:  # a raw greenlet links nothing
+            guarded.call(self._link, task, work, default=None, on_error=self._log_broken_task)
+
+    def _link(self, task: Any, work: Work) -> None:
+        """Learn when `task` ends, if it can tell."""
+        if hasattr(task, "rawlink"):
+            self._on_task_ended = functools.partial(self._on_never_began, work)
+            task.rawlink(self._on_task_ended)
 
     def _on_never_began(self, work: Work, _: object) -> None:
-        self.on_ended(work, None, gevent.GreenletExit("killed before it began"), 0.0)
+        self.on_ended(work, None, Failure("GreenletExit", "killed before it began"), 0.0)
+
+    def _log_broken_task(self, error: BaseException) -> None:
+        _log.warning("what spawn returned for the handler of %.100r is broken", self._service, exc_info=error)
 
     # What a running handler calls; any thread
 
@@ -179,6 +190,20 @@ class Dispatcher:
         """The handler yielded a part."""
         self._owner.post(self._receiver.on_part, self, work, body, slot)
 
-    def on_ended(self, work: Work, body: list[bytes] | None, failure: BaseException | None, seconds: float) -> None:
+    def on_ended(self, work: Work, body: list[bytes] | None, failure: Failure | None, seconds: float) -> None:
         """The handler ended."""
         self._owner.post(self._receiver.on_handler_ended, self, work, body, failure, seconds)
+
+
+def _kill(task: Any) -> None:
+    """Kill what runs a handler, if that can be done; raw greenlets have no method for it."""
+    if hasattr(task, "kill"):
+        task.kill(block=False)
+    elif isinstance(task, greenlet.greenlet):
+        gevent.kill(task)
+
+
+def _raise_in(task: Any, error: BaseException) -> None:
+    """Raise an error in what runs a handler, if that is a greenlet."""
+    if isinstance(task, greenlet.greenlet):
+        gevent.kill(task, error)

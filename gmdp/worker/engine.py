@@ -17,6 +17,7 @@ from time import monotonic
 from ..core.peer.connector import Close
 from ..core.peer.sessions import CallerGone, Failure, Work
 from ..core.peer.worker import WorkerCore
+from ..io import logs
 from ..io.contexts import Context
 from ..io.dealers import ConnectorEngine, SendQueue
 from ..io.owner import Owner
@@ -25,7 +26,7 @@ from ..security.credentials import Credentials
 from .dispatch import Dispatcher
 from .handlers import HandlerOwner, Spawner
 
-_log = logging.getLogger("gmdp.worker")
+_log = logs.QueuedLogger("gmdp.worker")
 
 #: Brief registrations in a row after which a warning is logged.
 LOGGED_BRIEF_REGISTRATIONS = 3
@@ -142,24 +143,28 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
 
     def on_owner_died(self, error: BaseException) -> None:
         """A bug ends the owner."""
-        self._close_connections(monotonic())
-        self._finish(error)
+        try:
+            self._close_connections(monotonic())
+        finally:
+            self._finish(error)
 
     # What is posted to the owner
 
     def on_part(self, dispatcher: Dispatcher, work: Work, body: list[bytes], slot: Slot | None) -> None:
         """A handler yielded a part.  `slot` is set once the part is sent, or is not wanted."""
         now = monotonic()
-        wanted = self.core.partial(work, body, now)
         if slot is None:
+            self.core.partial(work, body, now)
             return
-        if not wanted:
-            slot.set(False)
-            return
-        self.perform_actions(now)
-        connection = dispatcher.session.connection
+        connection = None
+        try:
+            if self.core.partial(work, body, now):
+                self.perform_actions(now)
+                connection = dispatcher.session.connection
+        finally:
+            if connection is None:  # nobody wants it, or a defect ends the owner
+                slot.set(False)
         if connection is None:
-            slot.set(False)
             return
         queue: SendQueue = connection.handle
         if queue.unsent:
@@ -172,19 +177,17 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         dispatcher: Dispatcher,
         work: Work,
         body: list[bytes] | None,
-        error: BaseException | None,
+        failure: Failure | None,
         seconds: float,
     ) -> None:
-        """A handler ended, with the body of the FINAL or with an error."""
+        """A handler ended, with the body of the FINAL or with a failure."""
         if dispatcher.running is not work:
             return  # it ended earlier
         dispatcher.running = dispatcher.request = dispatcher.task = None
         counters = self.core.counters
         counters.busy_time += seconds
-        failure = None
-        if error is not None:
+        if failure is not None:
             counters.errors += 1
-            failure = Failure(type(error).__name__, str(error))
         errors = counters.errors
         self.core.final(work, body, failure, monotonic())
         if counters.errors > errors:

@@ -3,8 +3,9 @@
 The rules of this module:
 
 * A handler runs in a context (:mod:`contextvars`) of its own, in the greenlet or thread that ``spawn`` made.
-* Whatever a handler raises is caught.  ``on_ended`` is called exactly once for each
-  ``on_started`` that returned True.
+* Whatever a handler raises is caught, and made text where the handler runs: its ``str()`` is the handler's code,
+  too.  ``on_ended`` is called exactly once for each ``on_started`` that returned True, before anything is logged.
+* SystemExit and KeyboardInterrupt end the program, as in any greenlet: a signal's handler may have raised them.
 * What a handler yields is sent at once.  A handler that is :data:`PARTS_AHEAD` parts ahead of its
   connection waits for it.
 """
@@ -22,15 +23,18 @@ from typing import Any, NamedTuple, Protocol
 import gevent
 from gevent.pool import Pool
 
-from ..core.peer.sessions import Work
+from ..core.peer.sessions import Failure, Work
 from ..exceptions import ConfigurationError, MDPError, RequestCancelled
+from ..io import guarded, logs
 from ..io.lifecycle import current_lifecycle
 from ..io.slots import Slot
 from ..tracing import traceparent, tracer
 from ..validation import Frame, check_body
 from .request import Request
 
-_log = logging.getLogger("gmdp.worker")
+_log = logs.QueuedLogger("gmdp.worker")
+
+_INTERRUPTED = Failure("Interrupted", "the program was told to end")
 
 #: The body of an answer: one frame, or a list or tuple of frames.
 Body = Frame | list[bytes] | tuple[bytes, ...]
@@ -61,7 +65,7 @@ class HandlerObserver(Protocol):
         `slot` is set to True once the part is sent, or to False if nobody wants it.
         """
 
-    def on_ended(self, work: Work, body: list[bytes] | None, failure: BaseException | None, seconds: float) -> None:
+    def on_ended(self, work: Work, body: list[bytes] | None, failure: Failure | None, seconds: float) -> None:
         """The handler ended after `seconds`, with the body of the FINAL or with a failure.
 
         With neither, the parts are the whole answer.
@@ -78,28 +82,38 @@ def _run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObs
         return
     began = monotonic()
     body: list[bytes] | None = None
-    failure: BaseException | None = None
-    current_lifecycle.set(owner)
-    parent = request.metadata.get("traceparent")
-    if parent is not None:
-        traceparent.set(parent)
-    active_tracer = tracer()
+    # What stands if an interrupt hits this function itself.
+    failure: Failure | None = _INTERRUPTED
+    raised: BaseException | None = None
     try:
+        current_lifecycle.set(owner)
+        parent = request.metadata.get("traceparent")
+        if parent is not None:
+            traceparent.set(parent)
+        active_tracer = tracer()
         if active_tracer is None:
             body = _answer(owner.handler, request, work, observer)
         else:
             with active_tracer.handler_span(request.service, parent, request.attempt):
                 body = _answer(owner.handler, request, work, observer)
+        failure = None
     except BaseException as error:
-        failure = error
-        # The text of gmdp's own errors suffices; any other error needs its traceback.
-        with_traceback = not isinstance(error, MDPError)
-        level = logging.INFO if isinstance(error, RequestCancelled) else logging.WARNING
-        _log.log(level, "the handler of %.100r failed: %r", request.service, error, exc_info=with_traceback)
+        raised = error
+        failure = failure_of(error)
     finally:
         observer.on_ended(work, body, failure, monotonic() - began)
-    if isinstance(failure, KeyboardInterrupt):
-        raise failure  # the user's Ctrl-C was not meant for the handler that it hit
+    if raised is not None:
+        # The text of gmdp's own errors suffices; any other error needs its traceback.
+        with_traceback = None if isinstance(raised, MDPError) else raised
+        level = logging.INFO if isinstance(raised, RequestCancelled) else logging.WARNING
+        _log.log(level, "the handler of %.100r failed: %r", request.service, raised, exc_info=with_traceback)
+        if isinstance(raised, guarded.INTERRUPTS):
+            raise raised
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return an error's type and text, whatever its class does when it is asked for them."""
+    return Failure(guarded.type_name(error), guarded.text_of(error))
 
 
 def _answer(handler: Handler, request: Request, work: Work, observer: HandlerObserver) -> list[bytes] | None:

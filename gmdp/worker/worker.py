@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
@@ -29,8 +28,6 @@ from ..security.keys import Key
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
 from .engine import WorkerEngine
 from .handlers import Handler, check_handler, make_spawner
-
-_log = logging.getLogger("gmdp.worker")
 
 
 @implementer(IWorker)

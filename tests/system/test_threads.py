@@ -60,17 +60,17 @@ def test_a_call_fails_when_the_hub_is_gone_before_the_client_s_start(broker):
 def test_stop_from_a_thread_does_not_wait_for_a_broker_that_was_started_again(monkeypatch):
     broker = Broker("tcp://127.0.0.1:*")
     broker.start()
-    set_when_ended = broker._set_when_ended
+    set_when_gone = broker._owner.set_when_gone
 
     def set_later(*arguments):
         # A stop from another thread posts two functions; the broker is started between them.
         wait_until(lambda: broker.closed)
         broker.start()
-        set_when_ended(*arguments)
+        set_when_gone(*arguments)
 
     # The second function may be called in the thread that posts it, if the owner has ended by then.
     spawn = functools.partial(gevent.get_hub().loop.run_callback_threadsafe, gevent.spawn, set_later)
-    monkeypatch.setattr(broker, "_set_when_ended", spawn)
+    monkeypatch.setattr(broker._owner, "set_when_gone", spawn)
     assert in_thread(broker.stop) is None
     assert broker.started
     monkeypatch.undo()

@@ -316,10 +316,10 @@ MUTATIONS = {
         "self._timers.arm(connection, now + self.probe_timeout)",
         "self._timers.disarm(connection)",
     ),
-    # Owners
+    # Gate
     "a defect that ends an owner is told to nobody": Mutation(
         "io.owner",
-        "            engine.on_owner_died(died)\n",
+        "            self._take_last_step(self._engine.on_owner_died, died)\n",
         "",
         tests="unit/io/test_owner.py",
     ),
@@ -457,6 +457,79 @@ MUTATIONS = {
     ),
     "a descriptor that was freed is taken for its connection": Mutation(
         "io.lingering", "for descriptor in closed():", "for descriptor in ():", "unit/io/test_lingering.py"
+    ),
+    # The gate
+    "an owner logs its defect before it answers": Mutation(
+        "io.owner",
+        "        self._take_last_step(self._close_links)\n        if death is not None:",
+        '        self._take_last_step(self._close_links)\n        _log.critical("%s", self.name, exc_info=death)\n'
+        "        if death is not None:",
+        tests="unit/io/test_owner.py::test_G3_an_owner_that_a_bug_ends_answers_everybody_before_it_logs",
+    ),
+    "what was posted is forgotten when an interrupt hits it": Mutation(
+        "io.owner",
+        "            function, args = mailbox[0]\n            function(*args)",
+        "            function, args = mailbox.popleft()\n            mailbox.appendleft((int, ()))\n"
+        "            function(*args)",
+        tests="unit/io/test_owner.py::"
+        "test_G4_an_interrupt_in_the_middle_of_what_was_posted_leaves_its_caller_an_answer",
+    ),
+    "only what is an Exception is caught of a stranger's code": Mutation(
+        "io.guarded",
+        "    except BaseException as error:\n        if not",
+        "    except Exception as error:\n        if not",
+        tests="unit/io/test_guarded.py system/test_strangers_code.py::"
+        "test_G2_whatever_a_hook_raises_the_default_is_decided_and_the_broker_lives",
+    ),
+    "an interrupt in a hook is swallowed": Mutation(
+        "io.guarded",
+        "            give_to_hub(error)",
+        "            pass",
+        tests="unit/io/test_guarded.py system/test_strangers_code.py::"
+        "test_G4_a_signal_whose_handler_raises_ends_the_program_wherever_it_hits",
+    ),
+    "a handler's SystemExit is a failure and nothing more": Mutation(
+        "worker.handlers",
+        "        if isinstance(raised, guarded.INTERRUPTS):",
+        "        if isinstance(raised, KeyboardInterrupt):",
+        tests="unit/worker/test_handlers.py::test_G4_an_interrupt_that_hits_a_handler_reaches_the_program",
+    ),
+    "a handler's error makes its own text": Mutation(
+        "worker.handlers",
+        "Failure(guarded.type_name(error), guarded.text_of(error))",
+        "Failure(type(error).__name__, str(error))",
+        tests="unit/worker/test_handlers.py::test_G1_an_error_that_cannot_be_shown_is_a_failure_like_any_other",
+    ),
+    "log handlers run where something is logged": Mutation(
+        "io.logs",
+        "        if queue is None or (queue.is_idle and",
+        "        if queue is not None or (queue.is_idle and",
+        tests="unit/io/test_logs.py::test_G3_a_log_handler_that_waits_delays_no_owner "
+        "unit/io/test_logs.py::test_G3_a_record_is_made_where_it_happens",
+    ),
+    "the queue of log records has no bound": Mutation(
+        "io.logs",
+        "if len(self.entries) >= self.bound and",
+        "if False and",
+        tests="unit/io/test_logs.py::test_G3_records_beyond_the_bound_are_dropped_and_counted",
+    ),
+    "the child of a fork writes the parent's records": Mutation(
+        "io.logs",
+        "    os.register_at_fork(after_in_child=_after_fork)",
+        "    pass",
+        tests="unit/io/test_logs.py::test_G3_the_child_of_a_fork_begins_with_an_empty_queue",
+    ),
+    "raw handlers go on after close": Mutation(
+        "worker.dispatch",
+        "    elif isinstance(task, greenlet.greenlet):\n        gevent.kill(task)\n",
+        "",
+        tests="unit/worker/test_dispatch.py::test_G18_close_ends_raw_handlers_as_it_ends_others",
+    ),
+    "a stop in the hub waits": Mutation(
+        "io.lifecycle",
+        "        if current_lifecycle.get() is self or must_not_wait():",
+        "        if current_lifecycle.get() is self or gevent.getcurrent() is owner.greenlet:",
+        tests="unit/io/test_lifecycle.py::test_G5_in_the_hub_a_stop_begins_and_returns",
     ),
 }
 

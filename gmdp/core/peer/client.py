@@ -126,6 +126,10 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         while self._waiting:
             self._end_call(self._waiting.popitem(last=False)[0], Outcome.CLOSED, "")
 
+    def unfinished(self) -> list[Call]:
+        """Return every call that has not ended, wherever a defect has left it: each has a timer until its end."""
+        return [item for item in self._timers.items() if isinstance(item, Call)]
+
     def statistics(self) -> ClientStatistics:
         """Return counters and sizes as they are now, as an immutable copy."""
         return ClientStatistics(

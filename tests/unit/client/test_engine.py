@@ -192,3 +192,22 @@ def test_a_failure_while_sending_leaves_no_caller_waiting(engine, monkeypatch, e
     engine.on_owner_died(OwnerDied("of a test"))
     with pytest.raises(RequestTimeout):
         future.get(block=False)
+
+
+@pytest.mark.parametrize("method", ["close", "take"])
+def test_G3_a_core_that_cannot_even_close_leaves_no_caller_waiting(engine, ended, monkeypatch, method):
+    """Each caller gets the error once, and the owner's end is reported."""
+
+    def fail(*args):
+        raise KeyError("a second bug")
+
+    futures = [begin(engine) for _ in range(3)]
+    monkeypatch.setattr(ClientCore, method, fail)
+    death = OwnerDied("of a test")
+    with pytest.raises(KeyError):
+        engine.on_owner_died(death)
+    assert [type(future.exception) for future in futures] == [OwnerDied] * 3
+    assert ended == [death]
+    late = begin(engine)
+    assert isinstance(late.exception, OwnerDied)
+    monkeypatch.undo()

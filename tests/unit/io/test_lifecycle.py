@@ -10,7 +10,7 @@ import zmq.green
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, Broker, ConfigurationError, OwnerDied, State, StateError, Worker
+from gmdp import AsyncClient, Broker, Client, ConfigurationError, OwnerDied, State, StateError, Worker
 
 
 def echo(request):
@@ -149,3 +149,56 @@ def test_serve_forever_does_not_stop_the_next_life(unused_endpoint):
     gevent.joinall([server, supervisor], timeout=30, raise_error=True)
     assert broker.started
     broker.stop()
+
+
+# Stopping from where nobody may wait, and with odd times
+
+
+@pytest.mark.parametrize("method", ["stop", "close"])
+def test_G5_in_the_hub_a_stop_begins_and_returns(broker, method):
+    """Brokers, workers and clients; what runs is finished."""
+    hold = Event()
+    worker = Worker(broker.endpoint, "held", lambda request: hold.wait() and b"done")
+    client = AsyncClient(broker.endpoint)
+    done = []
+    with worker, client:
+        future = client.submit("held", b"")
+        wait_until(lambda: worker.statistics().busy)
+
+        def stop_in_hub():
+            for stopped in (worker, client, broker) if method == "close" else (worker, broker):
+                getattr(stopped, method)()
+            done.append(True)
+
+        gevent.get_hub().loop.run_callback(stop_in_hub)
+        wait_until(lambda: done)
+        hold.set()
+        wait_until(lambda: worker.closed and broker.closed)
+        if method == "stop":
+            assert future.get(timeout=30) == [b"done"]
+
+
+def test_G5_in_the_hub_of_another_thread_a_stop_begins_and_returns(broker):
+    client = Client(broker.endpoint, threaded=True)
+    assert client.request("mmi.nothing", b"") == [b"501"]
+    gevent.get_hub().loop.run_callback(client.close)
+    wait_until(lambda: client.closed)
+    client.close()
+    client._thread.join()
+
+
+@pytest.mark.parametrize("wrong", ["5", float("nan"), -1, True, b"", [5]])
+def test_G13_a_wrong_time_to_stop_is_an_error_before_anything_changes(broker, wrong):
+    with Worker(broker.endpoint, "it", echo) as worker, AsyncClient(broker.endpoint) as client:
+        for stopped in (broker, worker, client):
+            before = stopped.state
+            with pytest.raises(ConfigurationError, match="timeout"):
+                stopped.stop(wrong)
+            with pytest.raises(ConfigurationError, match="stop_timeout"):
+                stopped.serve_forever(wrong)
+            assert stopped.state is before
+        broker.stop_timeout = wrong
+        with pytest.raises(ConfigurationError, match="stop_timeout"):
+            broker.stop()
+        del broker.stop_timeout
+        assert client.request("it", b"x") == [b"x"]

@@ -16,6 +16,7 @@ from waiting import wait_until
 from gmdp import AsyncClient
 from gmdp.exceptions import OwnerDied
 from gmdp.io.owner import Owner
+from gmdp.io.slots import Slot
 
 NEVER = float("inf")
 
@@ -213,6 +214,94 @@ def test_a_bug_ends_the_owner_closes_its_links_and_is_logged(engine, caplog, mon
     assert engine.death.__cause__ is engine.error
     assert link.closed
     assert any(record.exc_info and record.exc_info[1] is engine.error for record in caplog.records)
+
+
+@pytest.fixture
+def criticals(monkeypatch):
+    """What is logged of bugs that are bugs on purpose, in order with what a test adds."""
+    steps = []
+
+    class Log:
+        @staticmethod
+        def critical(text, *args, exc_info):
+            steps.append(exc_info)
+
+    monkeypatch.setattr("gmdp.io.owner._log", Log)
+    return steps
+
+
+def test_G3_an_owner_that_a_bug_ends_answers_everybody_before_it_logs(engine, criticals):
+    """Whoever has posted, and whoever posts later; and a second bug on the way changes nothing."""
+    owner = Owner(engine, "test")
+    owner.start()
+    wait_until(lambda: owner._waiter is not None)
+    second = KeyError("a second bug")
+
+    def on_owner_died(error):
+        criticals.append("everybody is told")
+        raise second
+
+    engine.on_owner_died = on_owner_died
+    engine.error = gevent.Timeout(5)
+    waiting = gevent.spawn(owner.call, lambda: criticals.append("answered") or 7, timeout=20)
+    owner.greenlet.join()
+    assert waiting.get() == 7
+    assert criticals == ["everybody is told", "answered", engine.error, second]
+    assert owner.call(divmod, 7, 2, timeout=0) == (3, 1)
+    owner.post(fail_with, ValueError("a late bug"))  # raises in nobody's face
+    slot = Slot()
+    owner.set_when_gone(slot)
+    assert slot.wait(0)
+
+
+def fail_with(error):
+    raise error
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_G4_an_interrupt_in_the_middle_of_what_was_posted_leaves_its_caller_an_answer(engine, criticals, interrupt):
+    owner = Owner(engine, "test")
+    owner.start()
+    begun, answers = [], []
+
+    def interrupted_once():
+        begun.append(True)
+        if len(begun) == 1:
+            raise interrupt
+        answers.append("answered")
+
+    owner.post(interrupted_once)
+    owner.post(answers.append, "the next")
+    with pytest.raises(interrupt):
+        gevent.sleep(60)
+    owner.greenlet.join()
+    assert answers == ["answered", "the next"]
+    assert isinstance(engine.death, OwnerDied)
+    assert criticals == []
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_G4_a_caller_whose_function_is_interrupted_gets_an_error(engine, interrupt):
+    owner = Owner(engine, "test")
+    owner.start()
+
+    def call():
+        with pytest.raises(OwnerDied):
+            owner.call(fail_with, interrupt(), timeout=20)
+
+    caller = gevent.spawn(call)
+    with pytest.raises(interrupt):
+        gevent.sleep(60)
+    caller.get()
+    owner.greenlet.join()
+
+
+def test_G2_a_timeout_that_somebody_left_in_the_owner_is_no_bug(owner, engine, caplog):
+    wait_until(lambda: owner._waiter is not None)
+    owner.loop.run_callback(owner.greenlet.throw, gevent.Timeout(5))
+    assert owner.call(divmod, 7, 2, timeout=20) == (3, 1)
+    assert "never ended it" in caplog.text
+    assert engine.death is None
 
 
 def test_an_abandoned_owner_never_runs_again(engine):

@@ -3,6 +3,7 @@
 import gevent
 import peers
 import pytest
+import strangers
 from gevent.event import Event
 from gevent.pool import Pool
 from waiting import wait_until
@@ -250,3 +251,62 @@ def test_a_handler_in_a_thread_is_not_stopped_and_may_ask_for_the_remaining_time
         wait_until(lambda: seen == [0.0])
         wait_until(lambda: worker.statistics().replies == 1)
         assert worker.statistics().errors == 0
+
+
+def test_G18_close_ends_raw_handlers_as_it_ends_others(broker, client):
+    ended = []
+    begun = Event()
+
+    def handler(request):
+        begun.set()
+        try:
+            gevent.sleep(60)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    for spawn in (None, "raw"):
+        begun.clear()
+        worker = Worker(broker.endpoint, "it", handler, spawn=spawn)
+        with worker:
+            client.submit("it", b"")
+            begun.wait(30)
+            worker.close()
+            wait_until(lambda: ended)
+        assert ended.pop() is gevent.GreenletExit
+
+
+@pytest.mark.parametrize("name", strangers.ERRORS)
+def test_G2_what_spawn_returns_may_fail_in_each_of_its_methods(broker, client, name):
+    class Broken:
+        def rawlink(self, callback):
+            strangers.throw(name)
+
+        def kill(self, *args, **keywords):
+            strangers.throw(name)
+
+    def spawn(function, *args):
+        gevent.spawn(function, *args)
+        return Broken()
+
+    hold = Event()
+    with Worker(broker.endpoint, "it", lambda request: hold.wait() and b"done", spawn=spawn) as worker:
+        future = client.submit("it", b"")
+        wait_until(lambda: worker.statistics().busy)
+        worker.close()
+        assert worker.closed
+        hold.set()
+        future.cancel()
+
+
+@pytest.mark.parametrize("name", [name for name in strangers.ERRORS if name != "exit"])
+def test_G2_whatever_spawn_raises_is_a_failure_of_the_handler(broker, client, name):
+    def spawn(function, *args):
+        if args[1].body == [b"bad"]:
+            strangers.throw(name)
+        return gevent.spawn(function, *args)
+
+    with Worker(broker.endpoint, "it", echo, spawn=spawn):
+        with pytest.raises(HandlerFailed):
+            client.request("it", b"bad")
+        assert client.request("it", b"fine") == [b"fine"]

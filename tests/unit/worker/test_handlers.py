@@ -1,10 +1,12 @@
 """What handlers return, how they fail, and what runs them."""
 
+import logging
 from time import monotonic
 
 import gevent
 import peers
 import pytest
+import strangers
 from gevent.event import Event
 from gevent.pool import Pool
 from waiting import wait_until
@@ -114,11 +116,7 @@ def killed(request):
     raise gevent.GreenletExit
 
 
-def leaving(request):
-    raise SystemExit(3)
-
-
-@pytest.mark.parametrize("handler", [broken, nonsense, text, killed, leaving, lambda request: iter([3])])
+@pytest.mark.parametrize("handler", [broken, nonsense, text, killed, lambda request: iter([3])])
 @pytest.mark.parametrize("version", ["0.1", "0.2"])
 def test_W6_a_handler_fails_and_the_worker_lives_on(broker, client, handler, version):
     """A gmdp client gets a typed error, a strict client the configured reply.  Neither learns the reason."""
@@ -192,3 +190,65 @@ def test_W7_a_computing_handler_off_the_hub_keeps_its_heartbeats(thread_pool):
             assert future.get() == [b"done"]
             assert worker.statistics().reconnects == 0
             assert broker.statistics().redeliveries == 0
+
+
+# What a handler's errors say of themselves, and interrupts
+
+
+@pytest.mark.parametrize("spawn", [None, "raw", "thread"])
+@pytest.mark.parametrize("name", strangers.ERRORS)
+def test_G1_an_error_that_cannot_be_shown_is_a_failure_like_any_other(broker, client, thread_pool, spawn, name):
+    def handler(request):
+        if request.body == [b"bad"]:
+            strangers.throw(name)
+        return b"fine"
+
+    spawn = thread_pool(1) if spawn == "thread" else spawn
+    with Worker(broker.endpoint, "it", handler, spawn=spawn, reveal_errors=True) as worker:
+        with pytest.raises(HandlerFailed) as caught:
+            client.request("it", b"bad")
+        assert 0 < len(caught.value.type_name) < 100
+        assert len(caught.value.detail) <= 4_000
+        assert client.request("it", b"") == [b"fine"]
+        assert (worker.statistics().errors, worker.started) == (1, True)
+
+
+@pytest.mark.parametrize("interrupt", strangers.INTERRUPTS)
+@pytest.mark.parametrize("spawn", [None, "raw", 1])
+def test_G4_an_interrupt_that_hits_a_handler_reaches_the_program(broker, client, spawn, interrupt):
+    """The request has failed, and the worker goes on if the program does."""
+
+    def handler(request):
+        if request.body == [b"bad"]:
+            raise interrupt
+        return b"fine"
+
+    with Worker(broker.endpoint, "it", handler, spawn=spawn):
+        future = client.submit("it", b"bad")
+        with pytest.raises(interrupt):
+            gevent.sleep(60)
+        with pytest.raises(HandlerFailed):
+            future.get(timeout=30)
+        assert client.request("it", b"") == [b"fine"]
+
+
+def test_G3_a_log_handler_that_waits_does_not_keep_a_session(broker, client):
+    go = Event()
+
+    class Waiting(logging.Handler):
+        def createLock(self):
+            self.lock = None
+
+        def emit(self, record):
+            go.wait()
+
+    waiting = Waiting()
+    logging.getLogger("gmdp.worker").addHandler(waiting)
+    try:
+        with Worker(broker.endpoint, "it", broken, spawn=1):
+            for _ in range(3):
+                with pytest.raises(HandlerFailed):
+                    client.request("it", b"")
+            go.set()
+    finally:
+        logging.getLogger("gmdp.worker").removeHandler(waiting)

@@ -1,0 +1,405 @@
+"""What owners log: made where it happens, written by a greenlet of its own.
+
+The rules of this module:
+
+* A record is made at once: with its time, thread, context (:mod:`contextvars`) and arguments as they are.
+* Filters, handlers, formatters and record factories are the program's code.  They run in a *writer*, a
+  greenlet that lives while there is something to write.  What they raise is printed where gevent
+  prints the errors of greenlets.  While one of them waits cooperatively, owners go on.
+* Each hub with an owner has a queue, so the records of one logger keep their order.  Any other thread writes at
+  once, since its hub may not run; so does a main greenlet that finds the queue empty.
+* The queue has :attr:`LogQueue.bound` records.  A record that finds no room is dropped and counted, and the
+  next that is written says so.  What an owner says of its end always finds room.
+* An owner that ends waits until the queue is empty, for :data:`FLUSH_TIMEOUT` at most; so does the
+  interpreter's end.  The child of a fork begins with an empty queue: the parent writes its records.
+* A call that no logger is enabled for costs what it costs with :mod:`logging`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextvars
+import logging
+import os
+import sys
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any, NamedTuple
+
+import gevent
+
+from .. import tracing
+from ..core.rates import Rates
+from . import guarded
+from .slots import get_hub_if_exists
+
+#: Seconds for which an end waits for records that are not yet written.
+FLUSH_TIMEOUT = 1.0
+
+#: Types whose objects never change, and whose text is no stranger's.
+_PLAIN = frozenset([str, bytes, int, float, bool, type(None)])
+
+#: What a record knows of the moment at which it was made.
+_MOMENT = ("created", "msecs", "relativeCreated", "thread", "threadName", "process", "processName", "taskName")
+
+_ExcInfo = Any
+
+
+class _Shown(str):
+    """The text of an object as it was when a record was made: what ``%s`` shows; ``%r`` shows `shown`."""
+
+    __slots__ = ("shown",)
+
+    shown: str
+
+    def __repr__(self) -> str:
+        return self.shown
+
+
+def _as_it_is(value: Any) -> Any:
+    """Return what a record shows of `value`: the object may change, or be a stranger's."""
+    if type(value) in _PLAIN:
+        return value
+    shown = _Shown(guarded.text_of(value))
+    shown.shown = guarded.repr_of(value)
+    return shown
+
+
+class Entry(NamedTuple):
+    """A record that waits to be written."""
+
+    logger: logging.Logger
+    record: logging.LogRecord
+    extra: Mapping[str, Any] | None
+    context: contextvars.Context
+
+
+class QueuedLogger:
+    """A logger for code that runs in owners, and in greenlets on which owners depend.  Any greenlet, any thread.
+
+    Its methods are those of :class:`logging.Logger`; what they log is the program's to configure as ever.
+
+    Args:
+        name: the logger's name.
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, message: str, *args: Any, exc_info: _ExcInfo = None) -> None:
+        """Log at level DEBUG."""
+        if self._logger.isEnabledFor(logging.DEBUG):
+            self._make(logging.DEBUG, message, args, exc_info)
+
+    def info(self, message: str, *args: Any, exc_info: _ExcInfo = None) -> None:
+        """Log at level INFO."""
+        if self._logger.isEnabledFor(logging.INFO):
+            self._make(logging.INFO, message, args, exc_info)
+
+    def warning(self, message: str, *args: Any, exc_info: _ExcInfo = None) -> None:
+        """Log at level WARNING."""
+        if self._logger.isEnabledFor(logging.WARNING):
+            self._make(logging.WARNING, message, args, exc_info)
+
+    def error(self, message: str, *args: Any, exc_info: _ExcInfo = None) -> None:
+        """Log at level ERROR."""
+        if self._logger.isEnabledFor(logging.ERROR):
+            self._make(logging.ERROR, message, args, exc_info)
+
+    def exception(self, message: str, *args: Any, exc_info: _ExcInfo = True) -> None:
+        """Log at level ERROR, with the traceback of the exception that is being handled."""
+        if self._logger.isEnabledFor(logging.ERROR):
+            self._make(logging.ERROR, message, args, exc_info)
+
+    def critical(self, message: str, *args: Any, exc_info: _ExcInfo = None) -> None:
+        """Log at level CRITICAL."""
+        if self._logger.isEnabledFor(logging.CRITICAL):
+            self._make(logging.CRITICAL, message, args, exc_info)
+
+    def log(
+        self,
+        level: int,
+        message: str,
+        *args: Any,
+        exc_info: _ExcInfo = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Log at `level`; `extra` has further attributes of the record."""
+        if self._logger.isEnabledFor(level):
+            self._make(level, message, args, exc_info, extra)
+
+    def _make(
+        self,
+        level: int,
+        message: str,
+        args: tuple[Any, ...],
+        exc_info: _ExcInfo,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make a record of what the caller's caller logs, and have it written."""
+        if isinstance(exc_info, BaseException):
+            exc_info = (type(exc_info), exc_info, exc_info.__traceback__)
+        elif exc_info:
+            exc_info = sys.exc_info()
+        method = sys._getframe(1)
+        frame = method.f_back or method
+        record = logging.LogRecord(
+            self._logger.name,
+            level,
+            frame.f_code.co_filename,
+            frame.f_lineno,
+            message,
+            tuple(map(_as_it_is, args)),
+            exc_info or None,
+            frame.f_code.co_name,
+        )
+        if extra is not None:
+            record.__dict__.update(extra)
+        entry = Entry(self._logger, record, extra, contextvars.copy_context())
+        queue = _queue()
+        if queue is None or (queue.is_idle and gevent.getcurrent() is gevent.get_hub().parent):
+            _write_at_once(entry)
+        else:
+            queue.put(entry)
+
+
+class LogQueue:
+    """The records of one thread that are not yet written.  For the greenlets of that thread."""
+
+    #: Records that may wait to be written.
+    bound = 1_000
+    #: Records written before other greenlets get their turn.
+    burst = 50
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.entries: deque[Entry] = deque()
+        #: Records that found no room.
+        self.dropped = 0
+        #: Dropped records of which a written one has told.
+        self._dropped_told = 0
+        self._writer: gevent.Greenlet | None = None
+        self._pid = os.getpid()
+
+    def put(self, entry: Entry) -> None:
+        """Have a record written after those before it, unless there is no room for it."""
+        if self._pid != os.getpid():
+            self._reset()  # a fork that Python did not see
+        if len(self.entries) >= self.bound and entry.record.levelno < logging.CRITICAL:
+            self.dropped += 1
+            return
+        self.entries.append(entry)
+        self._ensure_writer()
+
+    def flush(self, timeout: float = FLUSH_TIMEOUT) -> None:
+        """Wait until all records are written, or for `timeout` seconds.
+
+        A writer, whose handler closes a client for instance, does not wait for itself.
+        """
+        writer = self._writer
+        if writer is not None and writer is not gevent.getcurrent() and gevent.getcurrent() is not gevent.get_hub():
+            writer.join(timeout)
+
+    def abandon(self) -> None:
+        """In the child of a fork: forget the records, which the parent writes."""
+        writer = self._writer
+        self._reset()
+        if writer is not None and writer is not gevent.getcurrent():
+            writer.kill(block=False)  # it may wait in the middle of one of the parent's records
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no record waits, and none is being written."""
+        return self._writer is None
+
+    def _ensure_writer(self) -> None:
+        if self._writer is None:
+            self._writer = gevent.Greenlet(self._run)
+            self._writer.name = "gmdp-log-writer"
+            self._writer.start()
+
+    def _run(self) -> None:
+        writer = gevent.getcurrent()
+        written, interrupts = 0, guarded.interrupts
+        try:
+            while self.entries and self._writer is writer:
+                entry = self.entries.popleft()
+                if self.dropped != self._dropped_told:
+                    self._tell_dropped(entry)
+                _write(entry)
+                written += 1
+                if written % self.burst == 0 or guarded.interrupts != interrupts:
+                    interrupts = guarded.interrupts
+                    gevent.sleep(0)
+        finally:
+            if self._writer is writer:
+                self._writer = None
+                if self.entries:  # the program killed the writer
+                    self._ensure_writer()
+
+    def _tell_dropped(self, entry: Entry) -> None:
+        count, self._dropped_told = self.dropped - self._dropped_told, self.dropped
+        logger = logging.getLogger("gmdp")
+        if logger.isEnabledFor(logging.WARNING):
+            text = "%d log records were dropped, because a log handler is slower than what is logged"
+            record = logging.LogRecord(logger.name, logging.WARNING, __file__, 0, text, (count,), None, "put")
+            _write(Entry(logger, record, None, entry.context))
+
+
+_queues: weakref.WeakKeyDictionary[Any, LogQueue] = weakref.WeakKeyDictionary()
+_print_rate = Rates(1)
+
+
+def open_queue(hub: Any) -> None:
+    """Have what is logged in the thread of `hub` written by a greenlet, from now on: an owner needs that."""
+    if hub not in _queues:
+        _queues[hub] = LogQueue()
+
+
+def _queue() -> LogQueue | None:
+    """Return the queue of this thread's hub, if it has one."""
+    hub = get_hub_if_exists()
+    return None if hub is None else _queues.get(hub)
+
+
+def flush(timeout: float = FLUSH_TIMEOUT) -> None:
+    """Wait until all records of this thread are written, or for `timeout` seconds; returns at once in the hub."""
+    queue = _queue()
+    if queue is not None:
+        queue.flush(timeout)
+
+
+def after_flush(function: Callable[..., object], *args: Any) -> None:
+    """Call `function(*args)` once all records of this thread are written, or after :data:`FLUSH_TIMEOUT`."""
+    queue = _queue()
+    if queue is None or queue.is_idle:
+        function(*args)
+    else:
+        gevent.spawn(_flush_and_call, queue, function, args)
+
+
+def _flush_and_call(queue: LogQueue, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+    queue.flush()
+    function(*args)
+
+
+def _write(entry: Entry) -> None:
+    """Give a record to the program's filters and handlers."""
+    guarded.call(entry.context.run, _handle, entry, default=None, on_error=_show)
+
+
+def _write_at_once(entry: Entry) -> None:
+    """Give a record to the program's filters and handlers in the program's own greenlet or thread.
+
+    The ``gevent.Timeout`` that a caller began may fire in a handler that waits: it is the caller's.
+    """
+    try:
+        entry.context.run(_handle, entry)
+    except Exception as error:
+        _show(error)
+
+
+def _handle(entry: Entry) -> None:
+    logger, record, extra, _ = entry
+    kind = type(logger)
+    if logging.getLogRecordFactory() is not logging.LogRecord or kind.makeRecord is not logging.Logger.makeRecord:
+        record = guarded.call(_made_by_the_program, logger, record, extra, default=record, on_error=_show)
+    if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
+        record.exc_text = _text_in_place_of(record.exc_info[1])
+    if kind.handle is not logging.Logger.handle or kind.callHandlers is not logging.Logger.callHandlers:
+        logger.handle(record)
+    elif not logger.disabled:
+        kept = logger.filter(record)
+        if kept:
+            _call_handlers(logger, kept if isinstance(kept, logging.LogRecord) else record)
+
+
+def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """Give a record to each handler, as :meth:`logging.Logger.callHandlers` does; one that fails spares the others."""
+    handlers = []
+    level: logging.Logger | None = logger
+    while level is not None:
+        handlers += level.handlers
+        level = level.parent if level.propagate else None
+    if not handlers:
+        logger.callHandlers(record)  # logging's last resort
+    for handler in handlers:
+        if record.levelno >= handler.level:
+            guarded.call(handler.handle, record, default=None, on_error=_show)
+
+
+def _made_by_the_program(
+    logger: logging.Logger, record: logging.LogRecord, extra: Mapping[str, Any] | None
+) -> logging.LogRecord:
+    """Have the program's factory make the record again, and put the moment of the first one into it."""
+    facts = (record.levelno, record.pathname, record.lineno, record.msg, record.args or (), record.exc_info)
+    made = logger.makeRecord(record.name, *facts, func=record.funcName, extra=extra)
+    for name in _MOMENT:
+        if name in record.__dict__:
+            made.__dict__[name] = record.__dict__[name]
+    return made
+
+
+def _text_in_place_of(error: BaseException) -> str | None:
+    """Return a traceback if the usual one has no bound or cannot be made; else None, and the formatter makes it."""
+    seen: list[BaseException] = []
+    chained = [error]
+    while chained:
+        other = chained.pop()
+        if any(other is one for one in seen):
+            continue
+        seen.append(other)
+        if len(guarded.text_of(other)) >= guarded.MAX_TEXT or guarded.type_name(other) == guarded.NAMELESS:
+            return _bounded_traceback(error)
+        chained += [cause for cause in (other.__cause__, other.__context__) if cause is not None]
+    return None
+
+
+def _bounded_traceback(error: BaseException) -> str:
+    lines = traceback.format_tb(error.__traceback__)
+    return "".join([*lines, f"{guarded.type_name(error)}: {guarded.text_of(error)}"])
+
+
+def _show(error: BaseException) -> None:
+    """Print what a filter or handler raised, once a second at most, where gevent prints errors of greenlets."""
+    if not _print_rate.take(None, monotonic()):
+        return
+    hub = get_hub_if_exists()
+    stream = sys.stderr if hub is None else hub.exception_stream
+    if stream is not None and logging.raiseExceptions:
+        text = _text_in_place_of(error) or "".join(traceback.format_exception(error)).rstrip("\n")
+        guarded.call(stream.write, f"{text}\nA log handler, or a filter, failed.\n", default=0, on_error=_ignore)
+
+
+def _ignore(error: BaseException) -> None:
+    """Say nothing: there is no place left to say it."""
+
+
+tracing.log = QueuedLogger("gmdp.tracing")
+
+
+@atexit.register
+def _flush_at_exit() -> None:
+    flush()
+    for queue in list(_queues.values()):  # other threads' hubs do not run any more
+        if queue.is_idle or queue is _queue():
+            continue
+        until = monotonic() + FLUSH_TIMEOUT
+        while queue.entries and monotonic() < until:
+            _write(queue.entries.popleft())
+
+
+def _after_fork() -> None:
+    for queue in list(_queues.values()):
+        queue.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

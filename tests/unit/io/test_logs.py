@@ -1,0 +1,443 @@
+"""What owners log: made at once, written by a greenlet of its own."""
+
+import contextvars
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+import gevent
+import pytest
+import strangers
+from gevent.event import Event
+from waiting import wait_until
+
+from gmdp import AsyncClient, Broker, Client, Worker
+from gmdp.io import logs
+
+mine = contextvars.ContextVar("mine", default="nothing")
+
+
+class Handler(logging.Handler):
+    """Keeps records, and does what a test wants before that."""
+
+    def __init__(self, act=lambda record: None):
+        super().__init__()
+        self.records = []
+        self.act = act
+
+    def createLock(self):
+        self.lock = None  # its own would keep all greenlets of one thread waiting for the one that waits
+
+    def emit(self, record):
+        self.act(record)
+        self.records.append(record)
+
+    @property
+    def texts(self):
+        return [record.getMessage() for record in self.records]
+
+
+@pytest.fixture
+def attach():
+    """A function: attaches handlers to a logger until the end of the test; returns the QueuedLogger."""
+    attached = []
+
+    def attach(name, *handlers, level=logging.DEBUG):
+        logger = logging.getLogger(name)
+        for handler in handlers:
+            logger.addHandler(handler)
+            attached.append((logger, handler, logger.level))
+        logger.setLevel(level)
+        return logs.QueuedLogger(name)
+
+    yield attach
+    logs.flush(30)
+    for logger, handler, level in reversed(attached):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _with_a_queue():
+    logs.open_queue(gevent.get_hub())
+    yield
+    logs.flush(30)
+
+
+def in_greenlet(function, *args):
+    return gevent.spawn(function, *args).get()
+
+
+def test_G3_a_record_is_made_where_it_happens(attach):
+    """Time, thread, place, context and arguments are those of the call, although it is written later."""
+    values = []
+    written = []
+
+    def note(record):
+        gevent.sleep(0.05)
+        values.append(mine.get())
+        written.append(time.time())
+
+    handler = Handler(note)
+    log = attach("gmdp.test", handler)
+    names = ["first"]
+
+    def call():
+        mine.set("the caller's")
+        log.warning("names: %r %s %d", names, names, 7, exc_info=ZeroDivisionError("why"))
+        names.append("later")
+        return time.time(), threading.get_ident()
+
+    now, thread = in_greenlet(call)
+    logs.flush(30)
+    (record,) = handler.records
+    assert record.getMessage() == "names: ['first'] ['first'] 7"
+    assert record.created <= now <= written[0] - 0.04
+    assert (record.thread, record.funcName, record.levelno) == (thread, "call", logging.WARNING)
+    assert record.pathname == __file__
+    assert record.exc_info[0] is ZeroDivisionError
+    assert "ZeroDivisionError: why" in logging.Formatter().format(record)
+    assert values == ["the caller's"]
+
+
+def test_G3_each_level_and_extra_attributes(attach):
+    handler = Handler()
+    log = attach("gmdp.test", handler, level=logging.INFO)
+    log.debug("no")
+    log.info("yes")
+    log.error("yes")
+    log.critical("yes")
+    log.log(logging.WARNING, "yes", extra={"audit": {"kind": "it"}})
+    log.log(5, "no")
+    try:
+        raise ValueError("handled")
+    except ValueError:
+        log.exception("yes")
+    levels = [logging.INFO, logging.ERROR, logging.CRITICAL, logging.WARNING, logging.ERROR]
+    assert [record.levelno for record in handler.records] == levels
+    assert handler.records[3].audit == {"kind": "it"}
+    assert handler.records[4].exc_info[0] is ValueError
+
+
+@pytest.mark.parametrize("name", strangers.ERRORS)
+def test_G3_a_handler_that_raises_costs_neither_the_next_record_nor_the_other_handlers(attach, name):
+    broken, other = Handler(lambda record: strangers.throw(name)), Handler()
+    log = attach("gmdp.test", broken, other)
+    for number in range(3):
+        in_greenlet(log.warning, "%d", number)
+    logs.flush(30)
+    assert other.texts == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("where", ["logger", "handler"])
+def test_G3_a_filter_that_raises_ends_nobody(attach, where):
+    handler = Handler()
+    log = attach("gmdp.test", handler)
+
+    def refuse(record):
+        raise RuntimeError("working outside of request context")
+
+    target = logging.getLogger("gmdp.test") if where == "logger" else handler
+    target.addFilter(refuse)
+    try:
+        in_greenlet(log.warning, "one")
+        log.warning("two")
+        logs.flush(30)
+    finally:
+        target.removeFilter(refuse)
+    log.warning("three")
+    assert handler.texts == ["three"]
+
+
+@pytest.mark.parametrize("interrupt", strangers.INTERRUPTS)
+def test_G2_an_interrupt_in_a_log_handler_reaches_the_program(attach, interrupt):
+    def fail(record):
+        raise interrupt
+
+    other = Handler()
+    log = attach("gmdp.test", Handler(fail), other)
+    in_greenlet(log.warning, "one")
+    with pytest.raises(interrupt):
+        gevent.sleep(60)
+    logs.flush(30)
+    assert other.texts == ["one"]
+
+
+def test_G3_the_order_is_kept_while_a_handler_waits(attach):
+    """A record of the main greenlet's, too, which would be written at once otherwise."""
+    go = Event()
+    handler = Handler(lambda record: go.wait())
+    log = attach("gmdp.test", handler)
+    in_greenlet(log.warning, "%d", 0)
+    gevent.sleep(0)
+    log.warning("%d", 1)
+    in_greenlet(log.warning, "%d", 2)
+    assert handler.texts == []
+    go.set()
+    logs.flush(30)
+    assert handler.texts == ["0", "1", "2"]
+
+
+def test_G3_records_beyond_the_bound_are_dropped_and_counted(attach, monkeypatch):
+    monkeypatch.setattr(logs.LogQueue, "bound", 3)
+    go, begun = Event(), Event()
+
+    def wait(record):
+        begun.set()
+        go.wait()
+
+    handler, told = Handler(wait), Handler()
+    log = attach("gmdp.test", handler)
+    attach("gmdp", told)
+    in_greenlet(log.warning, "first")
+    begun.wait()
+    for number in range(10):
+        in_greenlet(log.warning, "%d", number)
+    in_greenlet(log.critical, "the end")
+    go.set()
+    logs.flush(30)
+    assert handler.texts == ["first", "0", "1", "2", "the end"]
+    assert [text for text in told.texts if "dropped" in text] == [
+        "7 log records were dropped, because a log handler is slower than what is logged"
+    ]
+
+
+def test_G3_the_program_s_factory_makes_records_with_the_moment_of_the_call(attach):
+    plain = logging.getLogRecordFactory()
+    handler = Handler()
+    log = attach("gmdp.test", handler)
+
+    def factory(*args, **keywords):
+        record = plain(*args, **keywords)
+        record.value = mine.get()
+        return record
+
+    def call():
+        mine.set("the caller's")
+        log.log(logging.WARNING, "one %r", [1], extra={"more": 2})
+        return time.time()
+
+    logging.setLogRecordFactory(factory)
+    try:
+        now = in_greenlet(call)
+        wait_until(lambda: time.time() > now + 0.05)
+        logging.setLogRecordFactory(lambda *args, **keywords: 1 / 0)
+        in_greenlet(log.warning, "two")
+        logs.flush(30)
+    finally:
+        logging.setLogRecordFactory(plain)
+    record = handler.records[0]
+    assert (record.getMessage(), record.value, record.more) == ("one [1]", "the caller's", 2)
+    assert record.created <= now
+    assert handler.texts == ["one [1]", "two"]
+
+
+def test_G1_the_text_of_what_is_logged_is_bounded_and_made_at_any_rate(attach):
+    handler = Handler()
+    log = attach("gmdp.test", handler)
+    for name in strangers.ERRORS:
+        error = strangers.error(name)
+        try:
+            raise ValueError("outer") from error
+        except ValueError as outer:
+            log.warning("%r and %s", error, error, exc_info=outer)
+    assert len(handler.records) == len(strangers.ERRORS)
+    for record in handler.records:
+        assert len(logging.Formatter("%(message)s").format(record)) < 20_000
+
+
+def test_G3_a_call_that_is_disabled_makes_nothing(attach, monkeypatch):
+    log = attach("gmdp.test", Handler(), level=logging.WARNING)
+    monkeypatch.setattr(logs.QueuedLogger, "_make", pytest.fail)
+    log.debug("%r", strangers.Wordless())
+    log.info("%r", strangers.Wordless())
+
+
+def test_G3_a_writer_that_is_killed_leaves_what_waits_to_the_next(attach):
+    go = Event()
+    handler = Handler(lambda record: go.wait())
+    log = attach("gmdp.test", handler)
+    for number in range(3):
+        in_greenlet(log.warning, "%d", number)
+    gevent.sleep(0)
+    queue = logs._queues[gevent.get_hub()]
+    queue._writer.kill(block=False)
+    go.set()
+    logs.flush(30)
+    assert handler.texts[-2:] == ["1", "2"]
+
+
+def test_G3_many_records_let_other_greenlets_run(attach):
+    handler = Handler()
+    log = attach("gmdp.test", handler)
+    turns = []
+
+    def log_many():
+        for number in range(4 * logs.LogQueue.burst):
+            log.warning("%d", number)
+
+    in_greenlet(log_many)
+    while not logs._queues[gevent.get_hub()].is_idle:
+        turns.append(len(handler.records))
+        gevent.sleep(0)
+    assert len(set(turns)) >= 4
+
+
+# Brokers, workers and clients
+
+
+def requests_go_on(client):
+    assert [client.request("echo", b"%d" % number) for number in range(20)] == [[b"%d" % n] for n in range(20)]
+
+
+@pytest.fixture
+def echo(broker):
+    """A client of a service that echoes."""
+    with Worker(broker.endpoint, "echo", lambda request: request.body), Client(broker.endpoint, timeout=20) as client:
+        yield client
+
+
+def failing_worker(broker):
+    def fail(request):
+        raise ValueError("logged")
+
+    return Worker(broker.endpoint, "fails", fail)
+
+
+def test_G3_a_log_handler_that_waits_delays_no_owner(attach, broker, echo):
+    go = Event()
+    handler = Handler(lambda record: go.wait())
+    for name in ("gmdp.worker", "gmdp.broker", "gmdp.connections"):
+        attach(name, handler)
+    with failing_worker(broker) as worker:
+        for _ in range(3):
+            with pytest.raises(Exception, match="handler failed"):
+                echo.request("fails", b"")
+        requests_go_on(echo)
+        assert worker.statistics().errors == 3
+        assert handler.records == []
+        go.set()
+        wait_until(lambda: sum("failed" in text for text in handler.texts) == 3)
+
+
+def test_G3_a_log_handler_may_call_the_client_that_logs(attach, broker, echo):
+    answers = []
+
+    def ask(record):
+        answers.append(echo.request("echo", b"from the log"))
+
+    attach("gmdp.worker", Handler(ask), level=logging.WARNING)
+    with failing_worker(broker):
+        with pytest.raises(Exception, match="handler failed"):
+            echo.request("fails", b"")
+        wait_until(lambda: answers == [[b"from the log"]])
+        requests_go_on(echo)
+
+
+def test_G3_a_log_handler_may_close_the_client(attach, broker):
+    client = AsyncClient(broker.endpoint)
+    closed = []
+
+    def close(record):
+        if not closed:
+            closed.append(True)
+            client.close()
+
+    attach("gmdp.worker", Handler(close), level=logging.WARNING)
+    with failing_worker(broker):
+        future = client.submit("fails", b"")
+        wait_until(lambda: client.closed)
+        assert future.ready()
+
+
+def test_G3_a_stop_waits_for_the_log_but_not_for_long(attach, monkeypatch):
+    go = Event()
+    handler = Handler(lambda record: go.wait())
+    attach("gmdp", handler)
+    broker = Broker("tcp://127.0.0.1:*")
+    in_greenlet(broker.start)
+    gevent.spawn_later(0.02, go.set)
+    broker.stop()
+    assert any("closed" in text for text in handler.texts)
+    go.clear()
+    in_greenlet(broker.start)
+    monkeypatch.setattr(logs.LogQueue.flush, "__defaults__", (0.02,))
+    broker.stop()
+    assert broker.closed
+    go.set()
+
+
+def test_G3_a_thread_that_stops_an_owner_finds_its_log_written(attach, broker):
+    """So does one that asks an owner for something."""
+    handler = Handler(lambda record: gevent.sleep(0.01))
+    attach("gmdp", handler)
+    found = []
+
+    def ask():
+        broker._owner.call(logs.QueuedLogger("gmdp").warning, "asked", timeout=20)
+        found.append("asked" in handler.texts)
+        broker.stop()
+        found.append(any("closed" in text for text in handler.texts))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_until(lambda: not thread.is_alive())
+    assert found == [True, True]
+
+
+def test_G3_the_thread_of_a_client_writes_its_log_before_it_ends(attach, broker):
+    handler = Handler(lambda record: gevent.sleep(0.001))
+    attach("gmdp", handler)
+    client = Client(broker.endpoint, threaded=True)
+    assert client.request("mmi.nothing", b"") == [b"501"]
+    client.close()
+    closing = [record for record in handler.records if "draining -> closed" in record.getMessage()]
+    assert len(closing) == 1
+    assert closing[0].thread != threading.get_ident()
+
+
+EXIT = """
+import gevent, logging, sys, gmdp
+from gmdp.io import logs
+
+class Slow(logging.StreamHandler):
+    def emit(self, record):
+        gevent.sleep(0.001)
+        super().emit(record)
+
+logging.getLogger("gmdp.test").addHandler(Slow(sys.stdout))
+broker = gmdp.Broker("tcp://127.0.0.1:*")
+broker.start()
+log = logs.QueuedLogger("gmdp.test")
+gevent.spawn(lambda: [log.warning("%d", number) for number in range(20)]).join()
+"""
+
+
+def test_G3_what_is_logged_before_the_interpreter_ends_is_written():
+    done = subprocess.run([sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == [str(number) for number in range(20)], done.stderr
+    assert done.stderr == ""
+
+
+FORK = """
+import os
+go = gevent.event.Event()
+child = os.fork()
+if child == 0:
+    print("child", logs._queues[gevent.get_hub()].is_idle, flush=True)
+    gevent.spawn(log.warning, "of the child").join()
+    logs.flush(30)
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_G3_the_child_of_a_fork_begins_with_an_empty_queue():
+    script = EXIT.replace("import gevent,", "import gevent.event, gevent,") + FORK
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["child True", "of the child"], (lines, done.stderr)
+    assert lines[2:] == [str(number) for number in range(20)]
