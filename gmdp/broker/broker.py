@@ -122,6 +122,7 @@ class Broker(Lifecycle):
         max_queue: int = BrokerOptions.max_queue,
         heartbeat_interval: float = BrokerOptions.heartbeat_interval,
         liveness: float = BrokerOptions.liveness,
+        zmtp_heartbeats: bool = BrokerOptions.zmtp_heartbeats,
         max_services: int = BrokerOptions.max_services,
         max_workers: int = BrokerOptions.max_workers,
         max_in_flight: int = BrokerOptions.max_in_flight,
@@ -148,6 +149,7 @@ class Broker(Lifecycle):
                 max_queue=max_queue,
                 heartbeat_interval=heartbeat_interval,
                 liveness=liveness,
+                zmtp_heartbeats=zmtp_heartbeats,
                 max_services=max_services,
                 max_workers=max_workers,
                 max_in_flight=max_in_flight,
@@ -285,7 +287,14 @@ class Broker(Lifecycle):
         if self._policy is not None or (self._gate is not None and self._gate.authenticates):
             access = Access(self._policy, self.options.max_user_rate)
         return BrokerCore(
-            self.options, os.urandom(NONCE_SIZE), monotonic(), self._counters, about, socket_checks_size, access
+            self.options,
+            os.urandom(NONCE_SIZE),
+            monotonic(),
+            self._counters,
+            about,
+            socket_checks_size,
+            access,
+            in_process=all(endpoint.startswith("inproc:") for endpoint in self._bind),
         )
 
     def _open(self) -> tuple[Owner, State, str]:

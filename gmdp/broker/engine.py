@@ -22,6 +22,7 @@ from typing import Any
 from ..core.broker.access import REVOKED, SERVE
 from ..core.broker.core import BrokerCore
 from ..core.broker.decisions import DeadLetter, QueueWait
+from ..core.liveness import zmtp_heartbeat
 from ..core.peer.reasons import CloseReason
 from ..io import guarded, logs
 from ..io.census import PeerCensus
@@ -35,6 +36,9 @@ from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION
 
 _log = logs.QueuedLogger("gmdp.broker")
 
+#: Seconds from a connection's end until mute workers are sent a HEARTBEAT.  ZeroMQ reports the end
+#: about a millisecond before sending fails.
+PROBE_DELAY = 0.05
 #: Frames of a ZAP request that are received; libzmq sends eleven at most.
 _ZAP_FRAMES = 16
 
@@ -78,6 +82,8 @@ class BrokerEngine:
         self._abrupt = False
         if can_trace():
             core.trace()
+        #: When mute workers are sent a HEARTBEAT; None: at the usual time.
+        self._probe_at: float | None = None
         self._links: list[Link] = []
         #: The link on which libzmq asks the gate (ZAP); the context that belongs to this broker alone.
         self._zap_link: Link | None = None
@@ -106,8 +112,9 @@ class BrokerEngine:
             max_frames=options.max_frames,
             max_frame_size=options.max_frame_size,
             hwm=hwm,
-            heartbeat=options.heartbeat_interval,
-            expiry=options.expiry,
+            zmtp_heartbeat=(
+                zmtp_heartbeat(options.heartbeat_interval, options.expiry) if options.zmtp_heartbeats else None
+            ),
             handshake_timeout=options.handshake_timeout,
             ipv6=ipv6,
         )
@@ -163,6 +170,9 @@ class BrokerEngine:
         core.on_caught_up(now)
         if census.changed:
             census.changed = False
+            if census.closed and core.awaits_mute and self._probe_at is None:
+                self._probe_at = now + PROBE_DELAY
+            census.closed = False
             for routing_id in census.take_gone():
                 core.on_connection_closed(routing_id, now)
             self._count_connections(now)
@@ -179,7 +189,10 @@ class BrokerEngine:
 
     def deadline(self) -> float:
         """When `tick` is needed next."""
-        return 0.0 if self._census.undecided else self._core.deadline()
+        if self._census.undecided:
+            return 0.0
+        deadline = self._core.deadline()
+        return deadline if self._probe_at is None else min(deadline, self._probe_at)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -188,6 +201,9 @@ class BrokerEngine:
             census.judge()
             self._count_connections(now)
         self._core.tick(now)
+        if self._probe_at is not None and now >= self._probe_at:
+            self._probe_at = None
+            self._core.probe_mute(now)
 
     def flush(self, now: float) -> None:
         """Carry out what the core decided."""

@@ -17,11 +17,14 @@ from .serving import configure_logging, serve
 
 
 def _broker_options(command: F) -> F:
-    """Add an option for each number of `BrokerOptions`."""
+    """Add an option for each number and switch of `BrokerOptions`."""
     for option in reversed(fields(BrokerOptions)):
-        if option.name != "services":
+        flag = "--" + option.name.replace("_", "-")
+        if option.type == "bool":
+            switch = f"{flag}/--no-{flag[2:]}"
+            command = click.option(switch, option.name, default=None, help=f"[default: {option.default}]")(command)
+        elif option.name != "services":
             kind = int if option.type == "int" else float
-            flag = "--" + option.name.replace("_", "-")
             help_text = f"[default: {option.default:g}]" if kind is float else f"[default: {option.default}]"
             command = click.option(flag, option.name, type=kind, default=None, help=help_text)(command)
     return command

@@ -54,7 +54,12 @@ def _check_seconds(context: click.Context, parameter: click.Parameter, value: fl
 
 
 def security_options(command: F) -> F:
-    """Add the options by which a command that connects identifies itself to a secured broker."""
+    """Add the options of a connection: how a command identifies itself to a secured broker, and ZMTP heartbeats."""
+    command = click.option(
+        "--zmtp-heartbeats/--no-zmtp-heartbeats",
+        default=True,
+        help="Whether ZeroMQ asks if the broker's process is alive; brokers of ZMTP 3.0 do not answer.",
+    )(command)
     for flag, name, metavar, help_text in reversed(
         (
             ("--server-key", "server_key", "KEY", "The broker's public key: a file, or Z85; else $GMDP_SERVER_KEY."),

@@ -27,7 +27,8 @@ from .serving import configure_logging, print_when_registered, serve
 @click.argument("target", metavar="[PACKAGE.MODULE:CALLABLE]", required=False)
 @click.option("--exec", "command", metavar="COMMAND", help="Run a command for each request instead.")
 @broker_option
-@click.option("--concurrency", default=1, show_default=True, help="Requests worked on at once.")
+@click.option("--concurrency", type=int, metavar="N", help="Requests worked on at once.  [default: 1, or --threads]")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Run a callable that computes in N threads.")
 @click.option("--heartbeat-interval", default=2.5, show_default=True, metavar="SECONDS", help="Between heartbeats.")
 @click.option("--liveness", default=3.0, show_default=True, help="Silent intervals after which a broker is lost.")
 @click.option("--reveal-errors", is_flag=True, help="Send gmdp clients the type and message of a handler's error.")
@@ -43,7 +44,8 @@ def worker(
     target: str | None,
     command: str | None,
     endpoint: str,
-    concurrency: int,
+    concurrency: int | None,
+    threads: int | None,
     heartbeat_interval: float,
     liveness: float,
     reveal_errors: bool,
@@ -65,6 +67,9 @@ def worker(
     it is registered.  SIGTERM and SIGINT finish the present request
     (--stop-timeout) and exit 0; a second signal ends at once.
 
+    A callable that computes, and does not wait, blocks the worker's heartbeats; with
+    --threads it does not.
+
     With --processes, a process that ends is started again.  SIGHUP replaces one
     process after another: new code is loaded and no request is lost, for a process
     that is replaced has all the time it needs for its requests.
@@ -78,12 +83,16 @@ def worker(
     from gevent import monkey
 
     monkey.patch_all()
+    from gevent.threadpool import ThreadPool
+
     from .supervisor import Parent
     from .targets import Execute, load
 
     parent = Parent() if supervised else None
     if (target is None) is (command is None):
         raise ConfigurationError("name either PACKAGE.MODULE:CALLABLE or --exec COMMAND")
+    if threads is not None and command is not None:
+        raise ConfigurationError("--threads is for a callable: each command of --exec has a process of its own")
     configure_logging(verbose)
     handler = load(target) if target is not None else Execute(command or "")
     server = Worker(
@@ -91,6 +100,7 @@ def worker(
         os.fsencode(service),
         handler,
         concurrency,
+        ThreadPool(threads) if threads is not None else None,
         version=mdp,
         heartbeat_interval=heartbeat_interval,
         liveness=liveness,
@@ -98,6 +108,7 @@ def worker(
         enforce_deadline=enforce_deadline,
         **security_keywords(security),
     )
+    server.threads_option = "gmdp worker --threads N"
     server.stop_timeout = stop_timeout
     serve(
         server,

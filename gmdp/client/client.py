@@ -80,6 +80,8 @@ class Client(Lifecycle):
         when_no_worker: "wait", or "fail" at once where no worker is registered for the service.
         version: the protocol's version, "0.2" (RFC 18) or "0.1" (RFC 7).
         require_extensions: use no broker that does not speak gmdp's extension.
+        zmtp_heartbeats: have ZeroMQ itself ask whether the broker's process is alive.  False is for brokers of
+            ZMTP 3.0, which do not answer; a frozen broker or a cut link is then noticed by timeouts alone.
         curve_key: the client's secret key; None: a new one.  Each key is the name of a file,
             the key in Z85, or ``env:VARIABLE``.
         server_key: the broker's public key; None: the connection is not encrypted.
@@ -105,7 +107,7 @@ class Client(Lifecycle):
     #: Bytes of an answer's parts that may be unread for longer than a second.
     stream_bytes: int = 64 * 1024 * 1024
     #: Seconds between ZMTP heartbeats, by which a lost broker is noticed.  Three unanswered
-    #: ones end the connection.
+    #: ones end the connection.  A frame of an answer must cross its link in less time than these three take.
     heartbeat_interval: float = 2.5
     #: Seconds, at most, before the first new attempt once every endpoint has failed; later
     #: delays double.
@@ -126,6 +128,7 @@ class Client(Lifecycle):
         when_no_worker: str = "wait",
         version: str = "0.2",
         require_extensions: bool = False,
+        zmtp_heartbeats: bool = True,
         curve_key: Key | None = None,
         server_key: Key | None = None,
         username: str | None = None,
@@ -142,6 +145,7 @@ class Client(Lifecycle):
         self.version = version
         self._dialect = check_version(version)
         self.require_extensions: bool = check_flag("require_extensions", require_extensions)
+        self.zmtp_heartbeats: bool = check_flag("zmtp_heartbeats", zmtp_heartbeats)
         self.threaded: bool = check_flag("threaded", threaded)
         super().__init__(context)
         self._begin_anew()
@@ -368,7 +372,11 @@ class Client(Lifecycle):
         self._core = self._new_core()
         on_ended = functools.partial(_end_client, weakref.ref(self))
         engine = self._engine = ClientEngine(
-            self._core, self._context, self.heartbeat_interval, self._credentials, on_ended
+            self._core,
+            self._context,
+            (self.heartbeat_interval, 3 * self.heartbeat_interval) if self.zmtp_heartbeats else None,
+            self._credentials,
+            on_ended,
         )
         engine.owner = Owner(engine, f"client of {self.endpoints[0]}")
         return engine.owner, State.RUNNING, ""

@@ -27,7 +27,8 @@ class ClientEngine(ConnectorEngine[ClientCore]):
     Args:
         core: the client's decisions.
         context: for the sockets.
-        heartbeat_interval: seconds between ZMTP heartbeats; three unanswered ones end a connection.
+        zmtp_heartbeat: seconds between ZMTP heartbeats, and seconds without an answer that end a
+            connection; None: no ZMTP heartbeats.
         credentials: for the sockets; None: connections are not secured.
         on_closed: called once, after every socket is closed, with the exception that ended
             the owner; None: the client was closed.
@@ -40,11 +41,11 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         self,
         core: ClientCore,
         context: Context | None,
-        heartbeat_interval: float,
+        zmtp_heartbeat: tuple[float, float] | None,
         credentials: Credentials | None,
         on_closed: Callable[[BaseException | None], None],
     ) -> None:
-        super().__init__(core, context, heartbeat_interval, 3 * heartbeat_interval, credentials)
+        super().__init__(core, context, zmtp_heartbeat, credentials)
         self._on_closed = on_closed
         #: Why the client was closed, once it was.
         self._error: MDPError | None = None

@@ -1,5 +1,13 @@
 """Heartbeats, and when silence means loss.
 
+There are two clocks, and each message and state belongs to one of them:
+
+* A *process* is alive while its connection answers ZMTP heartbeats (PING and PONG).  libzmq's own
+  thread answers them, so a process that computes in Python is alive, and a frozen one is not.
+  libzmq ends the connection of a process that does not answer; see :func:`zmtp_heartbeat`.
+* A *peer* is attentive while it speaks MDP: any message counts, HEARTBEAT among them.  A peer that has
+  said nothing for :data:`MUTE_AFTER` intervals is *mute*.  The rest of this page is about this clock.
+
 RFC 7 and 18: "Both broker and worker MUST send heartbeats at regular and
 agreed-upon intervals.  A peer MUST consider the other peer "disconnected" if
 no heartbeat arrives within some multiple of that interval (usually 3-5)."
@@ -15,6 +23,22 @@ Two rules of gmdp make this work in practice:
 """
 
 from __future__ import annotations
+
+#: Intervals without a word after which a peer is mute.
+MUTE_AFTER = 2
+
+
+def zmtp_heartbeat(interval: float, expiry: float) -> tuple[float, float]:
+    """Return (seconds between ZMTP heartbeats, seconds without an answer that end a connection).
+
+    Their sum is `expiry`: a process that does not answer is found out within it, at whatever moment
+    it was killed or frozen, or its link cut.
+
+    Args:
+        interval: Seconds between the peer's MDP heartbeats.
+        expiry: Seconds of silence after which a peer is lost.
+    """
+    return interval / 2, expiry - interval / 2
 
 
 class Pulse:
@@ -52,6 +76,10 @@ class Pulse:
     def next_heartbeat(self, interval: float) -> float:
         """Return when the next HEARTBEAT is due (monotonic seconds)."""
         return min(self.sent_at, max(self.heard_at, self.heartbeat_sent_at)) + interval
+
+    def next_regular_heartbeat(self, interval: float) -> float:
+        """Return when the next HEARTBEAT is due to a peer that takes nothing else for a sign of life."""
+        return self.heartbeat_sent_at + interval
 
 
 class Gap:

@@ -65,6 +65,12 @@ def check_text(name: str, text: str) -> bytes:
         ) from None
 
 
+def check_boolean(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}")
+
+
 def unknown_name(name: str, known: Iterable[str], kind: str = "option") -> str:
     """The message for a `name` that is not among the `known` ones; suggests the nearest."""
     known = list(known)

@@ -36,6 +36,8 @@ class PeerCensus:
         self._patience = handshake_timeout + GRACE
         #: True if a report has changed anything; the reader of the census resets it.
         self.changed = False
+        #: True if a connection was closed; the reader of the census resets it.
+        self.closed = False
         #: Connections that may be in their handshake, the oldest first: when each was accepted, by descriptor.
         self._young: OrderedDict[int, float] = OrderedDict()
         #: Descriptors of the older connections: those that are certainly established.
@@ -123,6 +125,7 @@ class PeerCensus:
 
     def on_closed(self, descriptor: int) -> None:
         """A connection was closed."""
+        self.closed = True
         if self._ending:
             self._ending -= 1
             self.undecided += descriptor in self._young

@@ -24,7 +24,7 @@ from ..security.credentials import Credentials
 from ..validation import MAX_FRAMES
 from . import logs
 from .contexts import Context, SocketError, error_text, find_shortage, open_socket
-from .link import Link, milliseconds
+from .link import Link
 from .owner import Owner
 from .slots import Slot
 
@@ -42,8 +42,7 @@ def open_dealer(
     context: Context | None,
     endpoint: str,
     connection: Connection | None,
-    heartbeat: float,
-    expiry: float,
+    zmtp_heartbeat: tuple[float, float] | None,
     credentials: Credentials | None,
 ) -> Link:
     """Open a DEALER socket and begin to connect it.
@@ -53,8 +52,8 @@ def open_dealer(
         context: the context to make the socket in; None: the one that the process shares.
         endpoint: where to connect.
         connection: the connection whose socket this will be.
-        heartbeat: seconds between ZMTP heartbeats.
-        expiry: seconds without an answer to a heartbeat that end the connection.
+        zmtp_heartbeat: seconds between ZMTP heartbeats, and seconds without an answer that end the
+            connection; None: no ZMTP heartbeats.
         credentials: the keys or the password to show; None: none.
 
     Raises:
@@ -68,8 +67,7 @@ def open_dealer(
         # Neither RECONNECT_IVL -1 nor IMMEDIATE: with either, libzmq drops the messages
         # that arrived and were not yet read when the connection ends.
         socket.set(zmq.RECONNECT_IVL, NEVER)
-        socket.set(zmq.HEARTBEAT_IVL, milliseconds(heartbeat))
-        socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(expiry))
+        link.set_heartbeat(zmtp_heartbeat)
         if "[" in endpoint:
             socket.set(zmq.IPV6, 1)
         if credentials is not None:
@@ -125,8 +123,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     Args:
         core: a client's or worker's core.
         context: the context to make sockets in; None: the one that the process shares.
-        heartbeat: seconds between ZMTP heartbeats.
-        expiry: seconds without an answer to a heartbeat that end a connection.
+        zmtp_heartbeat: seconds between ZMTP heartbeats, and seconds without an answer that end a
+            connection; None: no ZMTP heartbeats.
         credentials: the keys or the password to show; None: none.
     """
 
@@ -141,14 +139,12 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         self,
         core: K,
         context: Context | None,
-        heartbeat: float,
-        expiry: float,
+        zmtp_heartbeat: tuple[float, float] | None,
         credentials: Credentials | None,
     ) -> None:
         self.core = core
         self._context = context
-        self._heartbeat = heartbeat
-        self._expiry = expiry
+        self._zmtp_heartbeat = zmtp_heartbeat
         self._credentials = credentials
         #: Queues with unsent messages.
         self._unsent_queues: dict[SendQueue, None] = {}
@@ -277,8 +273,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                 self._context,
                 connection.endpoint,
                 connection,
-                self._heartbeat,
-                self._expiry,
+                self._zmtp_heartbeat,
                 self._credentials,
             )
         except SocketError as error:

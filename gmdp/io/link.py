@@ -130,6 +130,16 @@ class Link(MessageSocket):
         self._poll_at = 0.0
         self._on_readable()
 
+    def set_heartbeat(self, times: tuple[float, float] | None) -> None:
+        """Have ZeroMQ ask the processes at the other ends whether they are alive; for later connections.
+
+        `times`: seconds between the questions, and seconds without an answer that end a connection; None: ZeroMQ
+        does not ask.
+        """
+        if times is not None:
+            self.socket.set(zmq.HEARTBEAT_IVL, milliseconds(times[0]))
+            self.socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(times[1]))
+
     # To be bound
 
     def watch_peers(self, census: PeerCensus) -> None:

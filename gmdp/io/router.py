@@ -22,8 +22,7 @@ def open_router(
     max_frames: int,
     max_frame_size: int,
     hwm: int,
-    heartbeat: float,
-    expiry: float,
+    zmtp_heartbeat: tuple[float, float] | None,
     handshake_timeout: float,
     ipv6: bool,
 ) -> Link:
@@ -36,8 +35,8 @@ def open_router(
         max_frames: frames of a message that are kept; one more is kept to show that the message had more.
         max_frame_size: bytes of a frame; a peer that sends a larger one is disconnected.
         hwm: whole messages that ZeroMQ may hold per peer, each way.
-        heartbeat: seconds between ZMTP heartbeats.
-        expiry: seconds without an answer to a heartbeat that end a connection.
+        zmtp_heartbeat: seconds between ZMTP heartbeats, and seconds without an answer that end a
+            connection; None: no ZMTP heartbeats.
         handshake_timeout: seconds that a connection's handshake may take.
         ipv6: True if the socket will be bound to an IPv6 address.
 
@@ -54,8 +53,7 @@ def open_router(
         socket.set(zmq.RCVHWM, hwm)
         socket.set(zmq.BACKLOG, _BACKLOG)
         socket.set(zmq.MAXMSGSIZE, max_frame_size)
-        socket.set(zmq.HEARTBEAT_IVL, milliseconds(heartbeat))
-        socket.set(zmq.HEARTBEAT_TIMEOUT, milliseconds(expiry))
+        link.set_heartbeat(zmtp_heartbeat)
         socket.set(zmq.HANDSHAKE_IVL, milliseconds(handshake_timeout))
         if ipv6:
             socket.set(zmq.IPV6, 1)

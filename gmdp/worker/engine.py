@@ -39,10 +39,12 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         core: decides what becomes of each message.
         context: the context to make sockets in.
         heartbeat: seconds between heartbeats.
-        expiry: seconds of silence after which a broker is lost.
+        zmtp_heartbeat: seconds between ZMTP heartbeats, and seconds without an answer that end a
+            connection; None: no ZMTP heartbeats.
         credentials: the keys or the password to show; None: none.
         worker: what running handlers belong to.
         spawner: how handlers are run.
+        threads_option: what keeps handlers off the hub, for a warning.
         on_registered: called with True when a session is registered, and with False and the
             reason when no session is registered any more.
         on_ended: called once every socket is closed, with the bug that ended the owner, or None.
@@ -53,15 +55,18 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         core: WorkerCore,
         context: Context | None,
         heartbeat: float,
-        expiry: float,
+        zmtp_heartbeat: tuple[float, float] | None,
         credentials: Credentials | None,
         *,
         worker: HandlerOwner,
         spawner: Spawner,
+        threads_option: str,
         on_registered: Callable[[bool, str], None],
         on_ended: Callable[[BaseException | None], None],
     ) -> None:
-        super().__init__(core, context, heartbeat, expiry, credentials)
+        super().__init__(core, context, zmtp_heartbeat, credentials)
+        self._heartbeat = heartbeat
+        self._threads_option = threads_option
         self._worker = worker
         self._spawner = spawner
         self._on_registered = on_registered
@@ -104,16 +109,23 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         """A pass begins.  Logs a warning if the last pass began so long ago that the hub was blocked."""
         pause = now - self._pass_began_at
         if pause > self._heartbeat + self.owner.safety_interval:
-            if any(dispatcher.running is not None for dispatcher in self._dispatchers):
-                message = (
-                    "the hub did not run for %.1f seconds, while a handler of %.100r ran; "
-                    "run a handler that computes in a ThreadPool (spawn=)"
-                )
-            else:
-                message = "the hub did not run for %.1f seconds, and with it the worker of %.100r"
-            _log.warning(message, pause, self.core.service)
+            handling = any(dispatcher.running is not None for dispatcher in self._dispatchers)
+            _log.warning(
+                "the hub did not run for %.1f seconds%s: the worker of %.100r said nothing meanwhile; a silent worker "
+                "gets no request, and the broker gives it up after busy_timeout%s",
+                pause,
+                ", while a handler ran" if handling else "",
+                self.core.service,
+                self._advice() if handling else "",
+            )
         self._pass_began_at = now
         self.core.on_wake(now)
+
+    def _advice(self) -> str:
+        """Return the end of the warning about a blocked hub: what would have kept the handler off the hub."""
+        if self._spawner.in_threads:
+            return "; a thread blocks the hub, too, while it holds Python's interpreter lock"
+        return f"; {self._threads_option} keeps a handler that computes off the hub"
 
     def on_caught_up(self, now: float) -> None:
         """Everything was read."""

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import gevent
 from gevent.pool import Pool
+from gevent.threadpool import ThreadPool
 
 from ..core.peer.sessions import Failure, Work
 from ..exceptions import ConfigurationError, MDPError, RequestCancelled
@@ -159,6 +160,10 @@ class Spawner(NamedTuple):
     spawn: Callable[..., Any]
     #: True if `spawn` may wait, for a place in a pool for instance: an owner must not call it then.
     may_wait: bool
+    #: Handlers that may run at once, where `spawn` is a pool's; else None.
+    size: int | None = None
+    #: True if handlers run in threads, off the hub.
+    in_threads: bool = False
 
 
 def check_handler(handler: Any) -> Handler:
@@ -212,7 +217,11 @@ def make_spawner(spawn: Any) -> Spawner:
     if spawn == "raw":
         return Spawner(gevent.spawn_raw, may_wait=False)
     if isinstance(spawn, int) and not isinstance(spawn, bool) and spawn > 0:
-        return Spawner(Pool(spawn).spawn, may_wait=True)
+        return Spawner(Pool(spawn).spawn, may_wait=True, size=spawn)
+    if isinstance(spawn, ThreadPool):
+        return Spawner(spawn.spawn, may_wait=True, size=spawn.maxsize, in_threads=True)
+    if isinstance(spawn, Pool):
+        return Spawner(spawn.spawn, may_wait=True, size=spawn.size)
     for candidate in (getattr(spawn, "spawn", None), spawn):
         if callable(candidate):
             return Spawner(candidate, may_wait=True)

@@ -9,6 +9,7 @@ from typing import Any
 import gevent
 from zope.interface import implementer
 
+from ..core.liveness import zmtp_heartbeat
 from ..core.numbers import MOST_INTERVAL
 from ..core.peer.reconnect import Reconnect
 from ..core.peer.statistics import WorkerCounters, WorkerStatistics
@@ -47,8 +48,10 @@ class Worker(Lifecycle):
     Threads: a worker is for the greenlets of the thread that started it.  Any thread may call
     ``stop``, ``close`` and :meth:`statistics`, and read the properties.
 
-    Heartbeats never depend on a handler.  But a handler that blocks the hub blocks them, too: run
-    CPU-bound handlers in a ``ThreadPool`` (`spawn`).
+    Handlers that compute: heartbeats never depend on a handler, unless the handler blocks the hub.
+    Then the worker says nothing and gets no further request until the hub runs again.  The broker leaves it to
+    the work it has begun for the broker's ``busy_timeout``, as long as the process lives.
+    ``spawn=ThreadPool(4)`` keeps handlers off the hub.
 
     Times are seconds.
 
@@ -60,13 +63,15 @@ class Worker(Lifecycle):
         handler: what must be given, too: called with each :class:`gmdp.Request`; see
             :class:`gmdp.interfaces.IRequestHandler`.
         concurrency: requests that are worked on at once: over one connection to a gmdp broker,
-            over one connection each to any other.
+            over one connection each to any other.  None: the size of the pool that `spawn` names, else 1.
         spawn: what runs a handler, as gevent's servers take it: a pool, a size, a callable,
             "raw", or None for a new greenlet.  A ``ThreadPool`` keeps handlers off the hub.
         version: the protocol's version, "0.2" (RFC 18), or "0.1" (RFC 7; the parts of an answer
             are joined).
         heartbeat_interval: seconds between heartbeats.
-        liveness: intervals of silence after which the broker is lost, 3 at least.
+        liveness: intervals of silence after which the broker is lost, 3 at least.  A broker that speaks only the
+            RFCs may be silent while the worker has work, as many are.  Each frame must cross its link in
+            less than ``heartbeat_interval * (liveness - 0.5)`` seconds.
         reconnect_interval: seconds, at most, before the first new attempt once every endpoint
             has failed.  Later delays double, up to 16 times this.  Jitter shortens each delay by
             up to half.
@@ -77,6 +82,8 @@ class Worker(Lifecycle):
             next, as soon as nobody waits for its answer.  This works in greenlets only; a
             handler in a thread may ask ``request.remaining()``.
         require_extensions: use only brokers that speak gmdp's extension.
+        zmtp_heartbeats: have ZeroMQ itself ask whether the broker's process is alive.  False is for brokers of
+            ZMTP 3.0, which do not answer.
         curve_key: the worker's secret key; None: a new one.  Each key is the name of a file,
             the key in Z85, or ``env:VARIABLE``.
         server_key: the broker's public key; None: the connection is not encrypted.
@@ -97,12 +104,15 @@ class Worker(Lifecycle):
         version (str): "0.1" or "0.2".
     """
 
+    #: What keeps handlers off the hub, as the warning about a blocked hub names it.
+    threads_option: str = "spawn=ThreadPool(N)"
+
     def __init__(
         self,
         endpoint: str | Sequence[str] | None = None,
         service: str | bytes | None = None,
         handler: Handler | None = None,
-        concurrency: int = 1,
+        concurrency: int | None = None,
         spawn: Any = None,
         *,
         version: str = "0.2",
@@ -113,6 +123,7 @@ class Worker(Lifecycle):
         reveal_errors: bool = False,
         enforce_deadline: bool = False,
         require_extensions: bool = False,
+        zmtp_heartbeats: bool = True,
         curve_key: Key | None = None,
         server_key: Key | None = None,
         username: str | None = None,
@@ -130,6 +141,9 @@ class Worker(Lifecycle):
                 f"a worker's service cannot be {self.service!r}: the broker itself serves what begins with mmi. (RFC 8)"
             )
         self.handler: Handler = check_handler(handler)
+        self._spawner = make_spawner(spawn)
+        if concurrency is None:
+            concurrency = self._spawner.size or 1
         self.concurrency: int = check_number("concurrency", concurrency, at_least=1, whole=True)
         self.version = version
         self._dialect = check_version(version)
@@ -142,7 +156,7 @@ class Worker(Lifecycle):
         self.reveal_errors: bool = check_flag("reveal_errors", reveal_errors)
         self.enforce_deadline: bool = check_flag("enforce_deadline", enforce_deadline)
         self.require_extensions: bool = check_flag("require_extensions", require_extensions)
-        self._spawner = make_spawner(spawn)
+        self.zmtp_heartbeats: bool = check_flag("zmtp_heartbeats", zmtp_heartbeats)
         super().__init__(context)
         self._counters = WorkerCounters()
         self._core: WorkerCore | None = None
@@ -203,10 +217,15 @@ class Worker(Lifecycle):
             self._core,
             self._context,
             self._heartbeat_interval,
-            self._heartbeat_interval * self._liveness,
+            (
+                zmtp_heartbeat(self._heartbeat_interval, self._heartbeat_interval * self._liveness)
+                if self.zmtp_heartbeats
+                else None
+            ),
             self._credentials,
             worker=self,
             spawner=self._spawner,
+            threads_option=self.threads_option,
             on_registered=self._on_registered,
             on_ended=self._on_owner_ended,
         )

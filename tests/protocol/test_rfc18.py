@@ -307,16 +307,18 @@ def test_partials_act_as_heartbeats():
     assert broker.workers == {}
 
 
-def test_a_worker_sends_no_heartbeats_while_it_sends_partials():
-    """RFC 18, Heartbeating: "Peers SHOULD NOT send HEARTBEAT commands while also sending other commands." """
+def test_F11_a_worker_sends_heartbeats_while_it_sends_partials():
+    """RFC 18, Heartbeating: "Both broker and worker MUST send heartbeats at regular and agreed-upon intervals." """
     session = ManualWorker(MDP02)
     session.register()
     work = session.work(b"question")
-    for _ in range(10):
-        session.advance(INTERVAL - 0.1)
+    sent = []
+    for _ in range(20):
+        session.advance(INTERVAL / 2 - 0.01)
         session.partial(work, b"part")
-        session.feed(MDP02.heartbeat)
-        assert session.sent() == [MDP02.partial(b"client", b"part")]
+        sent += session.sent()
+    assert sent.count(MDP02.partial(b"client", b"part")) == 20
+    assert sent.count(MDP02.heartbeat) == 9  # in 9.9 intervals
 
 
 def test_a_client_gets_a_final_though_its_worker_speaks_the_earlier_version():

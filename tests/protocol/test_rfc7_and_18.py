@@ -205,7 +205,7 @@ def test_clients_and_workers_connect_with_a_dealer_socket(mdp, context):
     ØMQ DEALER"
     """
     with pytest.raises(zmq.ZMQError):
-        open_dealer(None, context, "inproc://nobody", None, INTERVAL, 3 * INTERVAL, None)
+        open_dealer(None, context, "inproc://nobody", None, (INTERVAL, 3 * INTERVAL), None)
     assert context.asked == [zmq.DEALER]
 
 

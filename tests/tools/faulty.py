@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 import gevent
 
@@ -43,3 +44,13 @@ def large(request):
     with socket.create_connection(("127.0.0.1", int(request.body[0]))) as connection:
         connection.recv(1)
     return bytes(int(request.body[1]))
+
+
+def computing(request):
+    """Note the run in the file of the first frame, compute for the seconds of the second frame; returns the pid."""
+    with open(request.body[0], "ab") as runs:
+        runs.write(b"%d\n" % os.getpid())
+    until = time.monotonic() + float(request.body[1])
+    while time.monotonic() < until:
+        pass
+    return b"%d" % os.getpid()

@@ -5,6 +5,7 @@ walked from end to end, messages spelled out byte by byte, nothing taken from
 the modules under test but the enumeration of dialects.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -314,6 +315,7 @@ class ModelWorker:
     beat: float
     answered: bool = False
     heard_busy: bool = False
+    mute: bool = False
     assigned_at: float = 0.0
     request: ModelRequest | None = None
     token: Token | None = None
@@ -523,7 +525,7 @@ class BrokerModel:
             return
         if key not in self.workers:
             return
-        worker.heard = now
+        self.hear(worker, now)
         if worker.request is not None and now >= worker.assigned_at + self.options.heartbeat_interval:
             worker.heard_busy = True
         if worker.answered:
@@ -541,6 +543,11 @@ class BrokerModel:
         due = []
         for worker in self.workers.values():
             beat_at = min(worker.sent, max(worker.heard, worker.beat)) + self.options.heartbeat_interval
+            if self.mute_at(worker) <= now:
+                worker.mute = True
+                service = self.services[worker.service]
+                if worker in service.idle:
+                    service.idle.remove(worker)
             if self.lost_at(worker) <= now:
                 due.append((self.lost_at(worker), -1, "lose", worker))
             elif beat_at <= now:
@@ -548,7 +555,7 @@ class BrokerModel:
         due += [(request.due, -1, "expire", request) for request in self.queued() if request.due <= now]
         for _, _, what, who in sorted(due, key=lambda one: one[:2]):
             if what == "lose":
-                self.lose(who, "expired", now)
+                self.lose(who, self._loss(who)[1], now)
             elif what == "beat":
                 self._beat(who, now)
             elif who.due is not None:
@@ -564,12 +571,28 @@ class BrokerModel:
 
     def lost_at(self, worker):
         """When silence makes it lost."""
-        if worker.request is None:
-            return max(worker.heard + self.options.expiry, self.excused_until)
-        allowance = self.options.expiry
-        if not worker.heard_busy:
-            allowance = self.options.for_service(worker.service).busy_timeout
-        return max(max(worker.heard, worker.assigned_at) + allowance, self.excused_until)
+        return max(self._loss(worker)[0], self.excused_until)
+
+    def _loss(self, worker):
+        """When it is lost, and why."""
+        expiry = (worker.heard + self.options.expiry, "expired")
+        is_direct = len(worker.key) == 1
+        if worker.request is None or (not is_direct and worker.heard_busy):
+            return expiry
+        busy_timeout = self.options.for_service(worker.service).busy_timeout
+        return max(expiry, (max(worker.heard, worker.assigned_at) + busy_timeout, "busy_timeout"))
+
+    def mute_at(self, worker):
+        """When silence makes it mute; infinity if it is mute."""
+        return math.inf if worker.mute else max(worker.heard + 2 * self.options.heartbeat_interval, self.excused_until)
+
+    def hear(self, worker, now):
+        """It says something."""
+        worker.heard = now
+        if worker.mute:
+            worker.mute = False
+            if worker.request is None:
+                self._free(worker, now)
 
     def lose(self, worker, reason, now, disconnect=False):
         service = self.services[worker.service]
@@ -634,7 +657,7 @@ class BrokerModel:
             return
         if key not in self.workers:
             return
-        worker.heard = now
+        worker.heard, worker.mute = now, False
         request = worker.request
         if request is None or not worker.token.bytes or address[:21] != worker.token.bytes[:21]:
             self.drops["stray_reply"] += 1
@@ -712,10 +735,11 @@ class BrokerModel:
             copy = ModelWorker(
                 key, connection.dialect, one.service.name, pulse.heard_at, pulse.sent_at, pulse.heartbeat_sent_at
             )
-            copy.answered, copy.heard_busy, copy.assigned_at = (
+            copy.answered, copy.heard_busy, copy.assigned_at, copy.mute = (
                 pulse.sent_since_heartbeat,
                 connection.heartbeat_while_busy,
                 one.assigned_at,
+                connection.mute,
             )
             if one.request is not None:
                 copy.request = request_of(one.request)

@@ -170,14 +170,10 @@ MUTATIONS = {
         "if request is not None:",
     ),
     "busy workers never expire": Mutation(
-        "core.broker.registry",
-        "        if now >= lost_at:\n",
-        "        if any(worker.request for worker in connection.workers.values()):\n"
-        "            lost_at = now + 1000\n"
-        "        if now >= lost_at:\n",
+        "core.broker.registry", "worker.service.options.busy_timeout", "(worker.service.options.busy_timeout + 1000)"
     ),
     "workers expire before their messages are read": Mutation(
-        "core.broker.registry", "if gap.may_judge(now):", "if True:"
+        "core.broker.registry", "if now >= judged_at and gap.may_judge(now):", "if now >= judged_at:"
     ),
     "an unregistered peer hears DISCONNECT again and again": Mutation(
         "core.broker.registry", "self._refused.get(key, now) <= now", "True"
@@ -202,17 +198,77 @@ MUTATIONS = {
     ),
     "a purge that stops at the first living worker": Mutation(
         "core.broker.registry",
-        "            if gap.may_judge(now):\n"
-        "                self.lose_connection(connection, LossReason.EXPIRED, now)\n"
-        "                return\n            lost_at = gap.until\n",
-        "            if gap.may_judge(now) and next(iter(self.connections)) == connection.key:\n"
-        "                self.lose_connection(connection, LossReason.EXPIRED, now)\n"
-        "                return\n            lost_at = max(gap.until, now + 1.0)\n",
+        "            if now >= judged_at and gap.may_judge(now):\n",
+        "            if now >= judged_at and next(iter(self.connections)) != connection.key:\n"
+        "                judged_at = now + 1.0\n"
+        "            if now >= judged_at and gap.may_judge(now):\n",
     ),
     "a worker that is stopped loses its next request an attempt": Mutation(
         "core.broker.conversation",
         "if worker is not None and message.command is Command.DISCONNECT:",
         "if False:",
+    ),
+    # Who is alive
+    "a worker that computes is lost by its expiry": Mutation(
+        "core.broker.registry",
+        "process_is_known = connection.is_direct and state.knows_processes",
+        "return lost_at, reason",
+    ),
+    "a mute worker gets requests": Mutation(
+        "core.broker.registry",
+        "                del worker.service.idle[worker]\n                worker.service.mute.add(worker)\n",
+        "                pass\n",
+    ),
+    "a worker is mute for ever": Mutation(
+        "core.broker.conversation", "            self._registry.on_heard(connection, now)\n", "            pass\n"
+    ),
+    "a worker that speaks again stays without work": Mutation(
+        "core.broker.registry",
+        "                self._delivery.give_next(worker, now)\n\n    def probe_mute",
+        "                worker.service.idle[worker] = None\n\n    def probe_mute",
+    ),
+    "a worker whose process has ended is kept for the busy_timeout": Mutation(
+        "core.broker.registry",
+        "elif isinstance(target, Connection) and not full and self.connections.get(target.key) is target:",
+        "elif isinstance(target, Connection) and not target.mute and self.connections.get(target.key) is target:",
+    ),
+    "muteness waits for no gap": Mutation(
+        "core.broker.registry",
+        "if not connection.mute and now >= judged_at and gap.may_judge(now):",
+        "if not connection.mute and now >= judged_at + 2 * interval:",
+    ),
+    "behind a proxy a worker that computes has the busy_timeout": Mutation(
+        "core.broker.registry",
+        "connection.is_direct and state.knows_processes",
+        "state.knows_processes",
+        "unit/core/broker/test_registry.py::test_F5_a_worker_whose_process_is_unknown_is_lost_by_its_expiry",
+    ),
+    "the silence of an RFC-only broker counts while its worker has work": Mutation(
+        "core.peer.worker",
+        "                lost_at = math.inf\n",
+        "                pass\n",
+        "protocol/test_rfc7_and_18_heartbeats.py",
+    ),
+    "an RFC-only broker's silence during work counts after it": Mutation(
+        "core.peer.worker",
+        "            connection.pulse.heard_at = now  # a strict",
+        "            pass  # a strict",
+        "protocol/test_rfc7_and_18_heartbeats.py",
+    ),
+    "an RFC-only broker hears no heartbeat while other messages are sent": Mutation(
+        "core.peer.worker",
+        "next_heartbeat = pulse.next_regular_heartbeat",
+        "pass",
+        "protocol/test_rfc7_and_18_heartbeats.py protocol/test_rfc18.py",
+    ),
+    "a mute worker's process is asked for only at the usual time": Mutation(
+        "broker.engine",
+        "core.probe_mute(now)",
+        "pass",
+        "unit/broker/test_engine.py::test_L1_the_end_of_a_connection_makes_the_broker_ask_for_mute_workers",
+    ),
+    "ZMTP heartbeats are sent though they are off": Mutation(
+        "io.link", "if times is not None:", "times = times or (2.5, 7.5)\n        if True:", "unit/io/test_dealers.py"
     ),
     # The broker: intake, replies, accounts and backlogs
     "a retry runs beside the first try": Mutation(

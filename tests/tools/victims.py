@@ -11,13 +11,14 @@ INTERVAL = 0.5
 LIVENESS = 4
 
 
-def worker_process(endpoint, handler, *options, service="it", serving=True):
+def worker_process(endpoint, handler, *options, service="it", serving=True, times=True):
     """Start ``gmdp worker`` with a handler of `faulty`.
 
     Returns once the worker serves; with ``serving=False``, because there is no broker yet, at once.
+    With ``times=False``, its heartbeats are the default ones.
     """
-    arguments = ("--broker", endpoint, "--heartbeat-interval", str(INTERVAL), "--liveness", str(LIVENESS))
-    process = Process("worker", service, f"faulty:{handler}", *arguments, *options, cwd=TOOLS)
+    arguments = ("--heartbeat-interval", str(INTERVAL), "--liveness", str(LIVENESS)) if times else ()
+    process = Process("worker", service, f"faulty:{handler}", "--broker", endpoint, *arguments, *options, cwd=TOOLS)
     if serving:
         try:
             process.line()

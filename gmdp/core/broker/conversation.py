@@ -73,11 +73,10 @@ class Conversation:
             return
         # "Any received command except DISCONNECT acts as a heartbeat."
         connection.pulse.heard_at = now
+        worker = connection.workers.get(session)
         if dialect is not connection.dialect:
             self._on_other_dialect(connection, message, now)
-            return
-        worker = connection.workers.get(session)
-        if worker is None:
+        elif worker is None:
             self._on_unregistered_session(connection, message, now)
         elif command is _FINAL:
             self._on_final(worker, message, now)
@@ -85,6 +84,8 @@ class Conversation:
             self._on_partial(worker, message, now)
         else:
             self._on_command(worker, message, now)
+        if connection.mute:
+            self._registry.on_heard(connection, now)
 
     def _on_command(self, worker: Worker, message: Message, now: float) -> None:
         """Handle any message of a registered worker."""

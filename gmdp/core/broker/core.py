@@ -65,6 +65,7 @@ class BrokerCore:
             their size.
         access: What users may do.  None: everybody may do everything, and users count only
             where they are given.
+        in_process: True if all peers are in the broker's own process.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class BrokerCore:
         about: About | None = None,
         socket_checks_size: bool = False,
         access: Access | None = None,
+        in_process: bool = False,
     ) -> None:
         self.options = options
         self.counters = counters if counters is not None else BrokerCounters()
@@ -83,7 +85,7 @@ class BrokerCore:
         self.started = now
         #: Connections to the broker's socket; the owner counts them.
         self.connections = 0
-        state = self._state = BrokerState(options, self.counters, now, access)
+        state = self._state = BrokerState(options, self.counters, now, access, in_process)
         self._accounts = Accounts(state)
         #: Clients that read too slowly.  The owner asks `hold_back` about each message before it is sent.
         self.backlogs = Backlogs(state, self._accounts)
@@ -198,6 +200,15 @@ class BrokerCore:
         if self._accounts.clients and self._notices.check_at < due_at:
             due_at = self._notices.check_at
         return due_at if not self._state.draining else min(due_at, self._draining.deadline(self.connections))
+
+    @property
+    def awaits_mute(self) -> bool:
+        """True if a worker's connection is mute: :meth:`probe_mute` is worth a call."""
+        return bool(self._registry.mute)
+
+    def probe_mute(self, now: float) -> None:
+        """Find out which mute workers' processes have ended, because a connection to the socket was closed."""
+        self._registry.probe_mute(now)
 
     def inject(self, service: bytes, body: list[bytes], now: float) -> bool:
         """Accept a request of the broker's own; False if it has no room, or the broker stops."""

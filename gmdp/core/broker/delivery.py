@@ -69,6 +69,7 @@ class Delivery:
             service = worker.service
             del service.members[worker]
             service.idle.pop(worker, None)
+            service.mute.discard(worker)
             if not service.members:
                 self._services.without_worker[service.name] = None
             if worker.request is not None:

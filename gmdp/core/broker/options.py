@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ..numbers import MOST_INTERVAL, check_number, check_text, unknown_name
+from ..numbers import MOST_INTERVAL, check_boolean, check_number, check_text, unknown_name
 
 #: Bytes of a mebibyte.
 MEBI = 1024 * 1024
@@ -23,7 +23,9 @@ class ServiceOptions:
 
     Attributes:
         request_ttl: Seconds that all of a request's waits in the queue may take together.
-        busy_timeout: Seconds a worker may work on a request without sending heartbeats meanwhile.
+        busy_timeout: Seconds that a worker which says nothing may go on with the work it has begun,
+            from its last message on, while its process is alive.  A worker that sends heartbeats
+            meanwhile may work for as long as it likes.
         attempts: How often a request is given to a worker before it is given up.
         max_queue: How many requests may wait for one service.
     """
@@ -49,7 +51,13 @@ class BrokerOptions(ServiceOptions):
 
     Attributes:
         heartbeat_interval: Seconds between heartbeats.
-        liveness: Intervals of silence after which a peer is lost.
+        liveness: Intervals of silence after which a peer is lost.  Each frame must cross its link in less
+            than ``heartbeat_interval * (liveness - 0.5)`` seconds, 6.25 by default: ZeroMQ notices a frame when
+            the frame is complete, and ends a connection on which it notices nothing for so long.  For larger
+            frames or slower links, raise these options, at both ends.
+        zmtp_heartbeats: True if ZeroMQ itself asks each connection whether its process is alive.  False is
+            for peers of ZMTP 3.0, which do not answer: a worker is then lost when it says nothing
+            for the expiry, whatever it does.
         max_services: How many services there may be.
         max_workers: How many workers may be registered.
         max_in_flight: How many requests a gmdp client's connection may have open; more are refused.
@@ -74,6 +82,7 @@ class BrokerOptions(ServiceOptions):
 
     heartbeat_interval: float = 2.5
     liveness: float = 3
+    zmtp_heartbeats: bool = True
     max_services: int = 10_000
     max_workers: int = 65_536
     max_in_flight: int = 10_000
@@ -92,6 +101,7 @@ class BrokerOptions(ServiceOptions):
         super().__post_init__()
         check_number("heartbeat_interval", self.heartbeat_interval, 0, above=True, most=MOST_INTERVAL)
         check_number("liveness", self.liveness, 3)
+        check_boolean("zmtp_heartbeats", self.zmtp_heartbeats)
         for name in (
             "max_services",
             "max_workers",

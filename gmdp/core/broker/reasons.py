@@ -30,7 +30,8 @@ class LossReason(_Reason):
     """Why a worker was lost; the keys of ``lost_workers``."""
 
     DISCONNECT = "disconnect", "the worker said DISCONNECT"
-    EXPIRED = "expired", "the worker was silent for too long"
+    EXPIRED = "expired", "the worker was silent for heartbeat_interval * liveness"
+    BUSY_TIMEOUT = "busy_timeout", "the worker was silent for busy_timeout while it worked"
     UNREACHABLE = "unreachable", "the worker's connection was closed, or took no more messages"
     MALFORMED = "malformed", "the worker sent a message that is not MDP"
     SECOND_READY = "second_ready", "the worker said READY twice"

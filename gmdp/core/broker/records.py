@@ -75,6 +75,7 @@ class Service:
         "failing_without_worker",
         "idle",
         "members",
+        "mute",
         "name",
         "opener",
         "options",
@@ -89,9 +90,11 @@ class Service:
         self.opener = opener
         self.options = options
         self.queue: FairQueue[Request] = FairQueue()
-        #: Workers without a request, the least recently used first.
+        #: Workers without a request that may get one, the least recently used first.
         self.idle: OrderedDict[Worker, None] = OrderedDict()
-        #: All workers, idle or busy.
+        #: Workers without a request whose connections are mute: they get none.
+        self.mute: set[Worker] = set()
+        #: All workers, idle, mute or busy.
         self.members: dict[Worker, None] = {}
         #: How many queued requests are to fail when no worker is left.
         self.failing_without_worker = 0
@@ -116,7 +119,8 @@ class Service:
         return ServiceStatistics(
             workers=self.workers,
             idle=len(self.idle),
-            busy=self.workers - len(self.idle),
+            mute=len(self.mute),
+            busy=self.workers - len(self.idle) - len(self.mute),
             queued=len(self.queue),
             requests=self.requests,
             replies=self.replies,
@@ -301,7 +305,10 @@ class Connection(Target):
         "features",
         "heartbeat_while_busy",
         "highest_session",
+        "is_direct",
         "key",
+        "mute",
+        "probes",
         "pulse",
         "suspect",
         "timer",
@@ -324,6 +331,12 @@ class Connection(Target):
         #: By session frame; the frame of a strict connection's one worker is empty.
         self.workers: dict[bytes, Worker] = {}
         self.pulse = Pulse(now)
+        #: True if the connection leads to the peer itself.  Behind a proxy, ZMTP heartbeats end at the proxy.
+        self.is_direct = len(address) == 1
+        #: True while the peer is mute (:mod:`gmdp.core.liveness`).
+        self.mute = False
+        #: How often the mute peer was sent a HEARTBEAT since another connection was closed.
+        self.probes = 0
         #: The suspect that one of its workers has; None: none has.
         self.suspect: Request | None = None
         #: The highest session number that was used on it.

@@ -8,6 +8,14 @@ The rules of this module:
   old connection, and the newcomer is not registered.  READY needs the right to serve the service.
 * Liveness is the connection's: a connection that is silent, malformed, unreachable or says
   DISCONNECT without a session is lost with all its sessions.
+* A connection without a word for two intervals is *mute* (:mod:`gmdp.core.liveness`).  Its workers
+  get no request until it speaks.
+* A mute connection without work is lost at the expiry.  One with work is left to it for ``busy_timeout``,
+  from its last message on, while its process is alive.  The process is alive until a message to it
+  cannot be sent: ZeroMQ ends the connection of a process that does not answer ZMTP heartbeats.
+* The process of a connection behind a proxy is unknown, since ZMTP heartbeats end at the proxy.  Such a
+  connection is lost at the expiry, with or without work.  So is any where ``zmtp_heartbeats`` is off, except
+  on inproc.  An RFC-only worker that was never heard while it worked has ``busy_timeout`` even then.
 * An unreachable connection is lost once there is nothing more to read: a worker that leaves
   sends its answer and DISCONNECT before it closes.
 * Every table has a bound; the rule for newcomers beyond the bound stands beside it.
@@ -19,8 +27,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Iterable
 
 from ...protocol import extension
-from ...protocol.dialects import EMPTY, EXTENDED, MMI_PREFIX, Command, Dialect
+from ...protocol.dialects import EXTENDED, MMI_PREFIX, Command, Dialect
 from ...protocol.wire import Message
+from ..liveness import MUTE_AFTER
 from . import access
 from .decisions import Event, Outgoing, Refusal
 from .delivery import Delivery
@@ -32,6 +41,10 @@ from .state import BrokerState
 #: How many refused peers are remembered.  Beyond this number, the one that has been silent for
 #: the longest is forgotten, and may get a second DISCONNECT.
 MAX_REFUSED = 10_000
+
+#: HEARTBEATs beyond the usual ones that a mute peer is sent, in order to find out whether its process is
+#: alive.  A peer reads them when it wakes, so they must not fill its socket.
+MAX_PROBES = 50
 
 _NO_REQUESTS: frozenset[Request] = frozenset()
 #: The RFC's dialect of each extended one.
@@ -54,6 +67,8 @@ class Registry:
         self._max_sessions = max_sessions
         #: By unregistered peer: the time before which it gets no second DISCONNECT.
         self._refused: OrderedDict[Hashable, float] = OrderedDict()
+        #: Mute connections: nothing was heard from them for two intervals.
+        self.mute: dict[Connection, None] = {}
         #: Connections to which sending failed, and the requests that could not be sent.
         #: Messages that their workers sent earlier are still to be read.
         self.unreachable: dict[Connection, set[Request]] = {}
@@ -189,6 +204,9 @@ class Registry:
         del sharing[connection]
         if not sharing:
             del self._by_routing_id[routing_id]
+        if connection.mute:
+            connection.mute = False
+            del self.mute[connection]
         unsent = self.unreachable.pop(connection, _NO_REQUESTS)
         self._state.timers.disarm(connection)
         workers = list(connection.workers.values())
@@ -258,27 +276,64 @@ class Registry:
     # Liveness
 
     def on_timer(self, connection: Connection, now: float) -> None:
-        """Lose a connection that is silent, or send it a HEARTBEAT if one is due."""
-        options = self._state.options
+        """Give no more work to a connection that is silent, then lose it; send a HEARTBEAT if one is due."""
+        interval = self._state.options.heartbeat_interval
         pulse = connection.pulse
-        lost_at = pulse.heard_at + options.expiry
-        if not connection.dialect.extended:
-            worker = connection.workers[EMPTY]
-            if worker.request is not None:
-                # A worker that falls silent while it works gets the time that work may take,
-                # unless it has shown that it sends heartbeats while it works.
-                allowance = options.expiry if connection.heartbeat_while_busy else worker.service.options.busy_timeout
-                lost_at = max(pulse.heard_at, worker.assigned_at) + allowance
-        if now >= lost_at:
-            gap = self._state.gap
-            if gap.may_judge(now):
-                self.lose_connection(connection, LossReason.EXPIRED, now)
+        gap = self._state.gap
+        judged_at = pulse.heard_at + MUTE_AFTER * interval
+        if not connection.mute and now >= judged_at and gap.may_judge(now):
+            self._become_mute(connection)
+        if connection.mute:
+            judged_at, reason = self._loss(connection)
+            if now >= judged_at and gap.may_judge(now):
+                self.lose_connection(connection, reason, now)
                 return
-            lost_at = gap.until
+        if now >= judged_at:
+            judged_at = gap.until
         # "Peers SHOULD NOT send HEARTBEAT commands while also sending other commands."
-        if now >= pulse.next_heartbeat(options.heartbeat_interval):
+        if now >= pulse.next_heartbeat(interval):
             self.send_heartbeat(connection, now)
-        self._state.timers.arm(connection, min(lost_at, pulse.next_heartbeat(options.heartbeat_interval)))
+        self._state.timers.arm(connection, min(judged_at, pulse.next_heartbeat(interval)))
+
+    def _loss(self, connection: Connection) -> tuple[float, LossReason]:
+        """When a mute connection is lost if it stays silent, and for which reason."""
+        state = self._state
+        heard_at = connection.pulse.heard_at
+        lost_at, reason = heard_at + state.options.expiry, LossReason.EXPIRED
+        process_is_known = connection.is_direct and state.knows_processes
+        if process_is_known or not (connection.dialect.extended or connection.heartbeat_while_busy):
+            for worker in connection.workers.values():
+                if worker.request is not None:
+                    until = max(heard_at, worker.assigned_at) + worker.service.options.busy_timeout
+                    if until > lost_at:
+                        lost_at, reason = until, LossReason.BUSY_TIMEOUT
+        return lost_at, reason
+
+    def _become_mute(self, connection: Connection) -> None:
+        """Give a connection no request until it speaks."""
+        connection.mute = True
+        connection.probes = 0
+        self.mute[connection] = None
+        for worker in connection.workers.values():
+            if worker.request is None:
+                del worker.service.idle[worker]
+                worker.service.mute.add(worker)
+
+    def on_heard(self, connection: Connection, now: float) -> None:
+        """A mute connection has said something, and still stands: its workers may have requests again."""
+        connection.mute = False
+        del self.mute[connection]
+        for worker in list(connection.workers.values()):
+            if worker in worker.service.mute:
+                worker.service.mute.remove(worker)
+                self._delivery.give_next(worker, now)
+
+    def probe_mute(self, now: float) -> None:
+        """Send mute connections that have work a HEARTBEAT, which fails if their processes have ended."""
+        for connection in self.mute:
+            if connection.probes < MAX_PROBES and any(worker.request for worker in connection.workers.values()):
+                connection.probes += 1
+                self.send_heartbeat(connection, now)
 
     # Messages of the broker's own
 

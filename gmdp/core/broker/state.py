@@ -29,6 +29,7 @@ class BrokerState:
         "features",
         "gap",
         "held_bytes",
+        "knows_processes",
         "options",
         "outbox",
         "probe_dialects",
@@ -39,8 +40,17 @@ class BrokerState:
         "users",
     )
 
-    def __init__(self, options: BrokerOptions, counters: BrokerCounters, now: float, access: Access | None) -> None:
+    def __init__(
+        self,
+        options: BrokerOptions,
+        counters: BrokerCounters,
+        now: float,
+        access: Access | None,
+        in_process: bool = False,
+    ) -> None:
         self.options = options
+        #: True if a connection to a process that has ended is unreachable within an expiry.
+        self.knows_processes = options.zmtp_heartbeats or in_process
         self.counters = counters
         #: What users may do; None: everybody may do everything.
         self.access = access

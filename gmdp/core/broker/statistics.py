@@ -82,7 +82,8 @@ class ServiceStatistics:
     """One service as it is now."""
 
     workers: int = field(metadata=gauge("Workers registered for the service.", "workers"))
-    idle: int = field(metadata=gauge("Workers without a request.", "workers"))
+    idle: int = field(metadata=gauge("Workers without a request that may get one.", "workers"))
+    mute: int = field(metadata=gauge("Workers that say nothing, and get no request until they do.", "workers"))
     busy: int = field(metadata=gauge("Workers with a request.", "workers"))
     queued: int = field(metadata=gauge("Requests that wait for a worker.", "requests"))
     requests: int = field(metadata=counter("Requests accepted while the service was known.", "requests"))

@@ -42,6 +42,12 @@ from .statistics import ClientCounters, ClientStatistics
 
 #: What a broker says that takes no more calls.
 _STOPPING = frozenset({Status.SHUTTING_DOWN, Status.NOT_RUN})
+#: The bytes of a frame that may be too large for a slow link, and what the error says then.
+LARGE_FRAME = 512 * 1024
+SLOW_LINK = (
+    "; a frame must cross its link in less than heartbeat_interval * (liveness - 0.5) seconds (the broker's options), "
+    "and the largest one had {} bytes"
+)
 
 
 class ClientCore(Connector[ClientConnection, Part | Ended]):
@@ -159,8 +165,11 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self._unlist(connection)
         for other in [other for other in self._idle if other.epoch != self._epoch]:
             self._retire(other, CloseReason.BROKER_LOST)
-        text = f"{connection.endpoint}: {reason.describe(detail)}"
         calls = list(connection.calls.values())
+        text = f"{connection.endpoint}: {reason.describe(detail)}"
+        largest = max((len(frame) for call in calls for frame in call.body), default=0)
+        if reason is CloseReason.CONNECTION_CLOSED and largest >= LARGE_FRAME:
+            text += SLOW_LINK.format(largest)
         connection.calls.clear()
         for call in reversed(calls):  # so that the first call is first in line again
             call.connection = None

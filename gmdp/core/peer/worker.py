@@ -12,10 +12,15 @@ The rules of this module:
   that are busy stay until they have answered.
 * A connection is lost when its broker is silent, sends a message that is no command, or
   says DISCONNECT to the connection.  :mod:`~.connector` has the other rules of connections.
+* A strict broker may be silent while its worker has work: many heartbeat idle workers only.
+  The worker trusts its socket until the answer is sent, and counts the broker's silence from then on.
+* A strict broker is sent a HEARTBEAT each interval, whatever else is sent: some take nothing else
+  for a sign of life.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -178,6 +183,8 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             reply = self._failure_body(failure) if typed else self._error_reply
             frames = self._command_frames(session, Command.FINAL, token.mark_failed(work.address), EMPTY, *reply)
         self.counters.replies += 1
+        if not session.frame:
+            connection.pulse.heard_at = now  # a strict broker's silence counts from the answer on
         session.work = None
         session.parts = None
         session.oversize = False
@@ -309,6 +316,12 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         """Leave a broker that is silent, and send a HEARTBEAT when one is due."""
         pulse = connection.pulse
         lost_at = pulse.heard_at + self._expiry
+        next_heartbeat = pulse.next_heartbeat
+        if connection.phase is Phase.STRICT:
+            next_heartbeat = pulse.next_regular_heartbeat
+            session = connection.sessions.get(EMPTY)
+            if session is not None and session.work is not None:
+                lost_at = math.inf
         if now >= lost_at:
             if self._gap.may_judge(now):
                 # "If the worker detects that the broker has disconnected, it SHOULD
@@ -316,9 +329,9 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
                 self._lose_connection(connection, CloseReason.NO_HEARTBEAT, now, jitter)
                 return
             lost_at = self._gap.until
-        if now >= pulse.next_heartbeat(self._interval):
+        if now >= next_heartbeat(self._interval):
             self._send_heartbeat(connection, now)
-        self._timers.arm(connection, min(lost_at, pulse.next_heartbeat(self._interval)))
+        self._timers.arm(connection, min(lost_at, next_heartbeat(self._interval)))
 
     def _send_heartbeat(self, connection: WorkerConnection, now: float) -> None:
         connection.pulse.on_heartbeat_sent(now)

@@ -54,10 +54,13 @@ KINDS: dict[str, dict[str, int]] = {
         "kill_broker": 2,
         "stop_broker": 1,
         "block_broker": 2,
+        "freeze_broker": 1,
         "crash_worker": 4,
+        "block_worker": 3,
         "freeze_worker": 3,
         "drain_worker": 2,
-        "freeze_client": 3,
+        "block_client": 3,
+        "freeze_client": 1,
         "crash_client": 1,
         "cancel": 6,
         "hostile": 6,
@@ -66,19 +69,22 @@ KINDS: dict[str, dict[str, int]] = {
     "quiet": {"cancel": 1},
     "workers": {
         "crash_worker": 5,
+        "block_worker": 4,
         "freeze_worker": 4,
         "drain_worker": 2,
         "cut": 2,
         "poison": 1,
-        "freeze_client": 3,
+        "block_client": 3,
         "crash_client": 1,
     },
-    "callers": {"freeze_client": 6, "crash_client": 1, "crash_worker": 6, "cut": 2},
+    "computing": {"block_worker": 1, "cancel": 1},
+    "slow links": {"cut": 1, "cancel": 1},
+    "callers": {"block_client": 6, "crash_client": 1, "crash_worker": 6, "cut": 2},
     "poison": {"poison": 1},
-    "slow clients": {"freeze_client": 6, "cancel": 2, "cut": 1, "stop_broker": 2},
-    "brokers": {"kill_broker": 4, "stop_broker": 2, "block_broker": 4},
+    "slow clients": {"block_client": 6, "cancel": 2, "cut": 1, "stop_broker": 2},
+    "brokers": {"kill_broker": 4, "stop_broker": 2, "block_broker": 4, "freeze_broker": 2},
     "hostile": {"hostile": 1},
-    "flood": {"freeze_worker": 1, "cancel": 2},
+    "flood": {"block_worker": 1, "cancel": 2},
 }
 
 
@@ -91,9 +97,13 @@ class Scenario:
         self.kind = random.choice(list(KINDS))
         simulation.schedule.record("a scenario of the kind", repr(self.kind))
         simulation.network.latency = random.choice([0.0005, 0.01, 0.05])
+        if self.kind == "slow links":
+            simulation.network.bandwidth = 20_000.0
         self._uids = itertools.count(1)
         #: How often a handler has begun with each body.
         self.runs: Counter[bytes] = Counter()
+        #: When a handler has begun with each body.
+        self.begun: dict[bytes, list[float]] = {}
         self._healing = False
         self._proving = False
         flood = self.kind == "flood"
@@ -104,7 +114,7 @@ class Scenario:
             "request_ttl": REQUEST_TTL,
             "attempts": ATTEMPTS,
             "max_queue": random.choice([4, 10]) if flood else 1_000,
-            "max_queue_bytes": random.choice([8_000, 30_000] if flood else [60_000, 60_000, 1_000_000]),
+            "max_queue_bytes": self._max_queue_bytes(),
             "max_in_flight": random.choice([5, 50]) if flood else 50,
         }
         self.hwm = random.choice([3, 8]) if self.kind == "slow clients" else random.choice([20, 1000])
@@ -156,10 +166,16 @@ class Scenario:
         """Draw the version of gmdp's extension that a peer speaks: some are of an earlier release."""
         return self.random.choice([1, VERSION, VERSION, VERSION])
 
+    def _max_queue_bytes(self) -> int:
+        if self.kind == "slow links":
+            return 10_000_000
+        return self.random.choice([8_000, 30_000] if self.kind == "flood" else [60_000, 60_000, 1_000_000])
+
     def _handler(self, endpoints: list[str], request: Request) -> Any:
         """Answer with parts that name the request, the run of its handler, and the part."""
         uid = request.body[0]
         self.runs[uid] += 1
+        self.begun.setdefault(uid, []).append(self.simulation.now)
         run = b"%d" % self.runs[uid]
         if uid.startswith(POISON):
             self._restart_later(request.service, endpoints)
@@ -202,6 +218,8 @@ class Scenario:
             liveness=LIVENESS + 1,
             enforce_deadline=random.random() < 0.2,
             extension=self._draw_version(),
+            # Four at once, one after the other, take less than BUSY_TIMEOUT.
+            computes=(0.1, 1.8) if self.kind == "computing" and not self._healing else (0.0, 0.0),
         )
 
     def _new_client(self) -> ClientNode:
@@ -214,6 +232,7 @@ class Scenario:
             max_connections=self.random.choice([1, 3]),
             max_in_flight=self.random.choice([2, 30]),
             extension=self._draw_version(),
+            heartbeat_interval=INTERVAL,
         )
         client.on_part = self._on_part
         return client
@@ -233,7 +252,8 @@ class Scenario:
             options["deadline"] = math.inf  # a stream's
         if random.random() < 0.1:
             options["flags"] = FAIL_WITHOUT_WORKER
-        body = [mark + b" %d" % next(self._uids), b"x" * random.choice([0, 20, 200])]
+        sizes = [200, 10_000, 40_000, 90_000] if self.kind == "slow links" else [0, 20, 200]
+        body = [mark + b" %d" % next(self._uids), b"x" * random.choice(sizes)]
         random.choice(living).request(random.choice(SERVICES), body, **options)
 
     def _on_part(self, simulated: SimulatedCall, part: Part) -> None:
@@ -272,7 +292,7 @@ class Scenario:
     def _silence(self) -> None:
         wire = self._pick_wire()
         if wire is not None:
-            wire.cut_silently(noticed_after=INTERVAL * (LIVENESS + 1))
+            wire.cut_silently()
 
     def _stall(self) -> None:
         wire = self._pick_wire()
@@ -294,6 +314,9 @@ class Scenario:
     def _block_broker(self) -> None:
         self.random.choice(self.brokers).block(self.random.uniform(0.5, 8))
 
+    def _freeze_broker(self) -> None:
+        self.random.choice(self.brokers).freeze(self.random.uniform(0.5, 8))
+
     def _pick_worker(self) -> WorkerNode | None:
         living = [worker for worker in self.simulation.workers if not worker.dead]
         return self.random.choice(living) if living else None
@@ -305,18 +328,26 @@ class Scenario:
             if self.random.random() < 0.7:
                 self._restart_later(worker.core.service, self.endpoints)
 
+    def _block_worker(self) -> None:
+        worker = self._pick_worker()
+        if worker is not None:
+            worker.block(self.random.uniform(0.5, 4 if self.kind == "computing" else 10))
+
     def _freeze_worker(self) -> None:
         worker = self._pick_worker()
         if worker is not None:
-            worker.block(self.random.uniform(0.5, 10))
+            worker.freeze(self.random.uniform(0.5, 10))
 
     def _drain_worker(self) -> None:
         worker = self._pick_worker()
         if worker is not None:
             worker.drain()
 
-    def _freeze_client(self) -> None:
+    def _block_client(self) -> None:
         self.random.choice(self.simulation.clients).block(self.random.uniform(0.5, 8))
+
+    def _freeze_client(self) -> None:
+        self.random.choice(self.simulation.clients).freeze(self.random.uniform(0.5, 8))
 
     def _crash_client(self) -> None:
         self.random.choice(self.simulation.clients).crash()
@@ -395,6 +426,8 @@ class Scenario:
             simulation.after(6, broker.start)
         for node in simulation.nodes:
             node.unblock()
+        for worker in simulation.workers:
+            worker.computes = (0.0, 0.0)
         for service in SERVICES:
             for endpoint in self.endpoints:
                 handler = functools.partial(self._handler, [endpoint])
@@ -446,9 +479,22 @@ class Scenario:
                     if any("bytes_full" in broker.counters.drops for broker in self.brokers):
                         expected.add(Outcome.OVERLOADED)  # the broker has room for few requests
                     require(simulated.outcome in expected, simulated, "without a fault")
+                if self.kind == "computing":
+                    self._check_ran_once(client, simulated)
                 if self.kind == "poison" and uid.startswith(b"uid"):
                     innocent = simulated.outcome is not Outcome.WORKER_LOST or simulated.parts
                     require(innocent, "a request that kills no worker ended with a lost one:", simulated)
+
+    def _check_ran_once(self, client: ClientNode, simulated: SimulatedCall) -> None:
+        """Check that no worker that computes was taken for lost."""
+        require(simulated.outcome is not Outcome.WORKER_LOST, "a worker that computes was lost:", simulated)
+        if simulated.call.retries and not client.core.speaks_extension:
+            return  # a retry of a strict client is a request of its own
+        runs = self.begun.get(simulated.call.body[0], [])
+        recalls = [when for broker in self.brokers for when in broker.recalls]
+        # A worker may wake, and begin, while the broker's recall is on its way.
+        crossed = any(abs(run - when) < 0.2 for run in runs for when in recalls)
+        require(len(runs) <= 1 or crossed, "a request that a worker had begun was given to another:", simulated)
 
     def _prove(self) -> None:
         """Check that new calls succeed at once, run once, and cost no worker."""

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable
 
 from ...core.broker.core import BrokerCore
-from ...core.broker.decisions import DeadLetter
+from ...core.broker.decisions import DeadLetter, Event
 from ...core.broker.options import BrokerOptions
 from ...core.broker.reasons import LossReason
 from ...core.broker.reports import About
 from ...core.broker.statistics import BrokerCounters
+from ...core.liveness import zmtp_heartbeat
 from ...protocol.extension import VERSION
 from ...protocol.token import NONCE_SIZE
 from . import internals
@@ -32,6 +33,7 @@ class BrokerNode(Node):
         counters: What that core counted.
         peers: The wires to the broker, by routing id.
         letters: All dead letters so far.
+        recalls: When requests that a mute worker had not begun were given to others.
         on_traffic: Called with the node, one of four words and frames: a message was "received", or "sent", or
             was "unsent" since its peer is gone, or the connection with this key was "lost" while a message of
             its worker waited unread.
@@ -42,17 +44,24 @@ class BrokerNode(Node):
     ) -> None:
         super().__init__(network, endpoint)
         self.options = options
+        self.zmtp_heartbeat = zmtp_heartbeat(options.heartbeat_interval, options.expiry)
         self.hwm = hwm
         self.extension = extension
         self.generation = 0
         self.up = False
         self.peers: dict[bytes, Wire] = {}
         self.letters: list[DeadLetter] = []
+        self.recalls: list[float] = []
         self.on_traffic: Callable[[BrokerNode, str, list[bytes]], None] | None = None
         #: When a drain ends at the latest.
         self._drain_until = math.inf
         network.brokers[endpoint] = self
         self.start()
+
+    @property
+    def open_wires(self) -> list[Wire]:
+        """The wires of the broker's peers."""
+        return list(self.peers.values())
 
     def start(self) -> None:
         """Start with a new core; no effect if the broker is up."""
@@ -153,6 +162,8 @@ class BrokerNode(Node):
                 elif self.on_traffic is not None:
                     self.on_traffic(self, "sent", outgoing.frames)
             self.letters += [event for event in events if isinstance(event, DeadLetter)]
+            if any(isinstance(event, Event) and event.reason.startswith("recalled") for event in events):
+                self.recalls.append(now)
         if core.drained:
             in_time = now < self._drain_until
             self.schedule.record(self, "has stopped", "in time" if in_time else "since its time is up")

@@ -74,8 +74,10 @@ class ClientNode(PeerNode[ClientCore]):
         max_in_flight: int = 100,
         strict: bool | str = False,
         extension: int = VERSION,
+        heartbeat_interval: float = 2.5,
     ) -> None:
         super().__init__(network, name, strict, extension)
+        self.zmtp_heartbeat = (heartbeat_interval, 3 * heartbeat_interval)
         self.counters = ClientCounters()
         self.core = ClientCore(
             dialect,

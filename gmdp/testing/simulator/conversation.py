@@ -73,6 +73,10 @@ class Conversation:
                 session = EMPTY
                 if message.extra:
                     session = extension.mark_session(message.extra, 0)
+                if session == EMPTY:
+                    # The broker forgets the connection, and with it which session numbers were used.
+                    for key in [key for key in self._disconnected if key[0] == peer]:
+                        del self._disconnected[key]
                 self._disconnected[(peer, session)] = self._disconnects_received[(peer, session)] = now
         elif message.extra:
             call = extension.read_call(message.extra)

@@ -9,8 +9,10 @@ from collections import Counter
 from typing import Any
 
 from ...core.broker.decisions import Outgoing
-from ...core.broker.records import Place, Request, Service, Worker, charged_bytes
+from ...core.broker.records import Connection, Place, Request, Service, Worker, charged_bytes
+from ...core.liveness import MUTE_AFTER
 from ...core.peer.calls import CallState
+from ...core.peer.connector import Phase
 from ...core.peer.sessions import SessionState
 from ...protocol import extension
 from ...protocol.dialects import EMPTY
@@ -33,6 +35,8 @@ class Invariants:
         self._turns: dict[BrokerNode, Turns] = {}
         #: Routing ids of clients that ever failed to read.  They stay: no routing id is used twice.
         self._slow_clients: set[bytes] = set()
+        #: Per broker, when each connection was first found to lead to no process any more.
+        self._missing: dict[BrokerNode, dict[Connection, float]] = {}
         #: Routing ids of workers that could not be reached.
         self._unreachable_workers: set[bytes] = set()
 
@@ -76,7 +80,6 @@ class Invariants:
     def _check_broker(self, node: BrokerNode) -> None:
         core = node.core
         connections = internals.worker_connections(core)
-        now = node.schedule.now
         requests: list[Request] = []
         for service in core.services.values():
             requests += self._check_service(node, service)
@@ -90,11 +93,14 @@ class Invariants:
                 request = worker.request
                 if not worker.registered or worker.connection is not connection:
                     raise AssertionError("a connection has a worker that is lost or another's")
-                if (worker in worker.service.idle) is not (request is None):
+                idle, mute = worker in worker.service.idle, worker in worker.service.mute
+                if (idle or mute) is not (request is None) or (idle and mute):
                     raise AssertionError("a worker is idle and busy, or neither")
+                if (idle and connection.mute) or (mute and not connection.mute):
+                    raise AssertionError("a mute worker may get requests, or one that speaks may not")
                 if request is not None:
                     assigned.append(request)
-                    self._check_assigned(worker, request, now)
+                    self._check_assigned(node, worker, request)
                     if request.suspect:
                         suspects.append(request)
             if connection.suspect is not None or suspects:
@@ -121,17 +127,29 @@ class Invariants:
         self._check_accounts(node, requests)
 
     def _check_silence(self, node: BrokerNode) -> None:
-        """Check that no worker counts as alive after too long a silence."""
-        now, expiry, gap_end = node.schedule.now, node.options.expiry, internals.gap_end(node.core)
+        """Check that no worker counts as attentive, or as alive, after too long a silence."""
+        now, interval = node.schedule.now, node.options.heartbeat_interval
+        judged = now >= internals.gap_end(node.core) and not node.blocked
+        missing = self._missing.setdefault(node, {})
         for connection in internals.worker_connections(node.core).values():
-            heard, allowance = connection.pulse.heard_at, expiry
-            worker = connection.workers.get(EMPTY)
-            if worker is not None and worker.request is not None:
-                heard = max(heard, worker.assigned_at)
-                if not connection.heartbeat_while_busy:
-                    allowance = worker.service.options.busy_timeout
-            if now >= heard + allowance and now >= gap_end and not node.blocked:
+            heard = connection.pulse.heard_at
+            if not judged:
+                missing.pop(connection, None)
+                continue
+            if now >= heard + MUTE_AFTER * interval and not connection.mute:
+                raise AssertionError(f"a silent worker is not mute: {connection.key!r}")
+            lost_at = heard + node.options.expiry
+            for worker in connection.workers.values():
+                if worker.request is not None:
+                    # ZMTP heartbeats have shown that its process is alive: the wires of this network lead to it.
+                    begun_at = max(heard, worker.assigned_at)
+                    lost_at = max(lost_at, begun_at + worker.service.options.busy_timeout)
+            if now >= lost_at:
                 raise AssertionError(f"a silent worker is not lost: {connection.key!r}")
+            if connection.address[0] in node.peers:
+                missing.pop(connection, None)
+            elif now > missing.setdefault(connection, now) + interval:
+                raise AssertionError(f"a worker whose process has ended is not lost: {connection.key!r}")
 
     def _check_turns(self, node: BrokerNode) -> None:
         """Check that clients are served in turn."""
@@ -170,7 +188,8 @@ class Invariants:
             require(not service.failing_without_worker, "a request waits though it is to fail without a worker")
         return queued
 
-    def _check_assigned(self, worker: Worker, request: Request, now: float) -> None:
+    def _check_assigned(self, node: BrokerNode, worker: Worker, request: Request) -> None:
+        now = node.schedule.now
         require(request.place is Place.ASSIGNED, "an assigned request is", request.place)
         require(
             request.worker is worker and not request.waiting and request.timer is None,
@@ -183,6 +202,10 @@ class Invariants:
         )
         if worker.assigned_at != now:
             return
+        if now >= internals.gap_end(node.core):
+            # A pass reads before it judges, and may be late by half an interval.
+            overdue = worker.connection.pulse.heard_at + (MUTE_AFTER + 0.5) * node.options.heartbeat_interval
+            require(now <= overdue, "a mute worker was given a request")
         require(now < request.deadline, "a request was assigned after its deadline")
         require(not request.partial_sent, "a request was assigned after a part of its answer was sent")
         if request.attempts == 1:
@@ -269,7 +292,9 @@ def _check_worker(node: WorkerNode) -> None:
     for usable in internals.usable_connections(core):
         alive = node.schedule.now < max(usable.pulse.heard_at + internals.expiry(core), internals.gap_end(core))
         unused = not usable.sessions and usable.timer is None
-        require(alive or node.blocked or unused, "a broker that is silent for too long is still used")
+        # A broker that speaks an RFC only may be silent while its worker has work.
+        trusted = usable.phase is Phase.STRICT and any(session.work for session in usable.sessions.values())
+        require(alive or node.blocked or unused or trusted, "a broker that is silent for too long is still used")
     require(core.sockets <= len(core.sessions) + 1, "more connections than sessions, and one")
 
 

@@ -6,10 +6,14 @@ A wire has these properties, which ZeroMQ's sockets were measured to have:
 * A message to a peer that is gone is refused only once the sender knows of the loss.
 * A peer that does not read has room for a fixed number of messages.
 * When a connection breaks, some of the messages under way arrive, and the rest do not.
+* Each end asks the other's process whether it is alive (ZMTP heartbeats), while the nodes themselves need not
+  run.  An end that gets no answer for its time ends the connection: the other process is frozen, nothing
+  passes, or a large message takes too long.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
@@ -33,6 +37,9 @@ class BrokerEnd(Protocol):
 
     #: False while the broker is down.
     up: bool
+    #: True while its process is frozen.
+    frozen: bool
+    zmtp_heartbeat: tuple[float, float]
     #: Counts the broker's starts and ends.
     generation: int
 
@@ -57,6 +64,7 @@ class PeerEnd(Protocol):
     #: The version of gmdp's extension that the node speaks.
     extension: int
     dead: bool
+    zmtp_heartbeat: tuple[float, float]
 
     @property
     def dialect(self) -> Dialect:
@@ -82,6 +90,8 @@ class Network:
         self.schedule = schedule
         #: The most seconds a message takes.
         self.latency = latency
+        #: Bytes a second of wires made from now on.
+        self.bandwidth = math.inf
         #: Brokers by endpoint.
         self.brokers: dict[str, BrokerEnd] = {}
         #: The wires that one of their ends still uses.
@@ -115,6 +125,8 @@ class Wire:
         self.connection = connection
         self.broker = broker
         self.routing_id = network.routing_id()
+        #: Bytes a second, in each direction.
+        self.bandwidth = network.bandwidth
         #: False once the node has closed the wire, or knows of its loss.
         self.open = True
         #: True while the broker counts the wire among its peers.
@@ -141,13 +153,48 @@ class Wire:
     def __repr__(self) -> str:
         return f"{self.node.name}/{int(self.routing_id[1:])}"
 
-    def _deliver_in_order(self, inward: bool, function: Callable[..., None], *args: Any) -> None:
-        when = max(self.schedule.now + self.network.delay(), self._last[inward] + 1e-6)
+    def _deliver_in_order(self, inward: bool, function: Callable[..., None], *args: Any, seconds: float = 0.0) -> None:
+        when = max(self.schedule.now + self.network.delay(), self._last[inward] + 1e-6) + seconds
         self._last[inward] = when
         self.schedule.at(when, function, *args)
 
+    def _transmit(self, inward: bool, function: Callable[..., None], frames: list[bytes], number: int) -> None:
+        """Let a message arrive as soon as the wire's bandwidth allows, unless ZMTP heartbeats end the wire before."""
+        if self.bandwidth < math.inf:
+            patience = self._patience(inward)
+            if max(map(len, frames)) / self.bandwidth > patience:
+                # ZeroMQ notices a frame when it is complete, and PONG waits behind it.
+                begins = max(self.schedule.now, self._last[inward])
+                self.schedule.at(begins + patience, self._end_slow, inward, number)
+        self._deliver_in_order(inward, function, frames, number, seconds=sum(map(len, frames)) / self.bandwidth)
+
+    # ZMTP heartbeats
+
+    def _patience(self, at_broker: bool) -> float:
+        """Draw for how long the broker, or the node, goes without an answer from now on before it ends the wire."""
+        end = self.broker if at_broker else self.node
+        assert end is not None  # nothing passes on a wire without a broker
+        interval, timeout = end.zmtp_heartbeat
+        return self.schedule.random.uniform(0, interval) + timeout
+
+    def freeze(self, process: Any, hold: object) -> None:
+        """The process at one end is frozen: the other end notices that while it is."""
+        self.schedule.after(self._patience(process is self.node), self._end_unanswered, process, hold)
+
+    def _end_slow(self, inward: bool, number: int) -> None:
+        """A message took too long: end the wire, and let that message never arrive."""
+        self.cut()
+        self._last_to_arrive[inward] = min(self._last_to_arrive[inward], number - 1)
+
+    def _end_unanswered(self, process: Any, hold: object) -> None:
+        """ZMTP heartbeats were not answered: end the wire, unless the `process` was thawed meanwhile."""
+        if process is None or process.is_frozen_by(hold):
+            self.cut()
+
     def _attach(self) -> None:
         broker = self.broker
+        if broker is not None and broker.frozen:
+            return  # the handshake is not answered
         if broker is not None and broker.up and not self.silent and not self.broken:
             self.attached = True
             self.generation = broker.generation
@@ -178,7 +225,7 @@ class Wire:
             self._deliver_in_order(False, self._arrive_at_node, self.node.dialect.reply(PROBE_SERVICE, [b"501"]), 0)
             return
         self._sent[True] += 1
-        self._deliver_in_order(True, self._arrive_at_broker, frames, self._sent[True])
+        self._transmit(True, self._arrive_at_broker, frames, self._sent[True])
 
     def close(self) -> None:
         """Close the wire at the node's end; messages that were sent still arrive."""
@@ -218,7 +265,7 @@ class Wire:
             self.schedule.record(self.broker, "->", self, frames)
         self.unread += 1
         self._sent[False] += 1
-        self._deliver_in_order(False, self._arrive_at_node, frames, self._sent[False])
+        self._transmit(False, self._arrive_at_node, frames, self._sent[False])
         return None
 
     def _arrive_at_node(self, frames: list[bytes], number: int) -> None:
@@ -252,18 +299,24 @@ class Wire:
             self._detach()
             self._deliver_in_order(False, self._report_lost)
 
-    def cut_silently(self, noticed_after: float) -> None:
-        """Let nothing pass any more; both ends notice after `noticed_after` seconds, if not before."""
+    def cut_silently(self, noticed_after: float | None = None) -> None:
+        """Let nothing pass any more.
+
+        `noticed_after`: seconds after which both ends notice, if not before; None: as soon as ZMTP heartbeats tell.
+        """
         if self.silent or self.broken:
             return
         self.schedule.record("cut silently", self)
         self.silent = True
-        self.schedule.after(noticed_after, self._detach)
-        self.schedule.after(noticed_after, self._report_lost)
+        for at_broker, function in ((True, self._detach), (False, self._report_lost)):
+            self.schedule.after(self._patience(at_broker) if noticed_after is None else noticed_after, function)
 
     def stall(self, seconds: float) -> None:
-        """Hold up all messages that are sent within the next `seconds`."""
+        """Hold up all messages that are sent within the next `seconds`; ZMTP heartbeats as well."""
         self.schedule.record(f"stalls for {seconds:.3f} s:", self)
+        patience = min(self._patience(True), self._patience(False)) if self.broker is not None else math.inf
+        if patience < seconds:
+            self.schedule.after(patience, self._end_unanswered, None, None)
         for inward in (True, False):
             self._last[inward] = max(self._last[inward], self.schedule.now + seconds)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .network import Network
+from .network import Network, Wire
 
 
 class Node:
@@ -20,8 +20,14 @@ class Node:
         self.schedule = network.schedule
         self.name = name
         self.inbox: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        #: True while the node's hub is blocked, or its process is frozen.
+        #: True while the node's hub does not run: the process computes, or is frozen.
         self.blocked = False
+        #: True while the process is frozen, as by SIGSTOP.
+        self.frozen = False
+        #: What keeps the node from running now.
+        self._holds: set[object] = set()
+        #: What keeps the process frozen now.
+        self._freezes: set[object] = set()
         self.dead = False
         #: Set by each run; the simulation resets it after its checks.
         self.ran = False
@@ -37,6 +43,15 @@ class Node:
 
     def on_caught_up(self, now: float) -> None:
         """Take note that nothing is left to read."""
+
+    #: Seconds between the ZMTP heartbeats of the node's sockets, and seconds without an answer that end
+    #: a connection.
+    zmtp_heartbeat = (1.25, 6.25)
+
+    @property
+    def open_wires(self) -> list[Wire]:
+        """The wires to other nodes that are open."""
+        return []
 
     def deadline(self) -> float:
         """Return when `tick` is needed next; infinity if never."""
@@ -57,15 +72,51 @@ class Node:
             self.run()
 
     def block(self, seconds: float) -> None:
-        """Keep the node from running for `seconds`; messages wait meanwhile."""
-        if not self.blocked and not self.dead:
-            self.schedule.record(self, f"does not run for {seconds:.3f} s")
-            self.blocked = True
-            self.schedule.after(seconds, self.unblock)
+        """Keep the node's hub from running for `seconds`; messages wait meanwhile.
+
+        The process computes: its sockets answer ZMTP heartbeats.
+        """
+        if not self.dead:
+            self.schedule.record(self, f"computes for {seconds:.3f} s")
+            self._hold(seconds)
+
+    def freeze(self, seconds: float) -> None:
+        """Freeze the node's process for `seconds`, as by SIGSTOP: its sockets do not answer ZMTP heartbeats either."""
+        if self.dead:
+            return
+        self.schedule.record(self, f"is frozen for {seconds:.3f} s")
+        hold = self._hold(seconds)
+        self._freezes.add(hold)
+        self.frozen = True
+        for wire in self.open_wires:
+            wire.freeze(self, hold)
+
+    def is_frozen_by(self, hold: object) -> bool:
+        """Return whether the process has been frozen since `hold`."""
+        return hold in self._freezes
+
+    def _hold(self, seconds: float) -> object:
+        hold = object()
+        self._holds.add(hold)
+        self.blocked = True
+        self.schedule.after(seconds, self._release, hold)
+        return hold
+
+    def _release(self, hold: object) -> None:
+        if hold in self._holds:
+            self._holds.discard(hold)
+            self._freezes.discard(hold)
+            self._run_again()
 
     def unblock(self) -> None:
         """Let the node run again."""
-        if self.blocked:
+        self._holds.clear()
+        self._freezes.clear()
+        self._run_again()
+
+    def _run_again(self) -> None:
+        self.frozen = bool(self._freezes)
+        if self.blocked and not self._holds:
             self.blocked = False
             self.run()
 
@@ -93,7 +144,7 @@ class Node:
             if now >= self.deadline():
                 self.tick(now)
             self.flush(now)
-            if self.has_died():
+            if self.has_died() or self.blocked:
                 return
             if not self.inbox:
                 when = self.deadline()

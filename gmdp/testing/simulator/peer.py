@@ -36,6 +36,11 @@ class PeerNode(Node, Generic[K]):
         self.wires: list[Wire] = []
 
     @property
+    def open_wires(self) -> list[Wire]:
+        """The connections to brokers that are open."""
+        return [wire for wire in self.wires if wire.open]
+
+    @property
     def dialect(self) -> Dialect:
         """The dialect of MDP that the node speaks."""
         return self.core.dialect

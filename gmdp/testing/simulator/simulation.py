@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class Simulation:
     Args:
         seed: The seed of all that is drawn by chance.
         latency: The most seconds that a message takes.
+        bandwidth: Bytes a second of each connection.
         trace: Called with a line of text for each thing that happens.
 
     Attributes:
@@ -59,10 +61,18 @@ class Simulation:
         invariants: The checks that are made after each step.
     """
 
-    def __init__(self, seed: int = 0, *, latency: float = 0.01, trace: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        latency: float = 0.01,
+        bandwidth: float = math.inf,
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
         self.seed = seed
         self.schedule = Schedule(seed, trace)
         self.network = Network(self.schedule, latency)
+        self.network.bandwidth = bandwidth
         self.brokers: list[BrokerNode] = []
         self.workers: list[WorkerNode] = []
         self.clients: list[ClientNode] = []
@@ -103,6 +113,7 @@ class Simulation:
             version: Of MDP: "0.1" or "0.2", or a dialect.
             options: ``endpoints``, those of its brokers, by default ["one"];
                 ``takes``, the least and most seconds a request takes;
+                ``computes``, the least and most seconds for which the handler blocks the worker's hub;
                 ``every``, seconds before each part of an answer;
                 ``concurrency``, ``heartbeat_interval``, ``liveness``, ``enforce_deadline`` as for :class:`gmdp.Worker`;
                 ``strict``, True if brokers appear to the worker as speaking an RFC only,

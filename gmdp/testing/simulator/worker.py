@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from ...core.liveness import zmtp_heartbeat
 from ...core.peer.reconnect import Reconnect
 from ...core.peer.sessions import CallerGone, Failure, Session, Work
 from ...core.peer.statistics import WorkerCounters
@@ -35,6 +36,7 @@ class WorkerNode(PeerNode[WorkerCore]):
     Attributes:
         handler: Called with each request, as a :class:`gmdp.Worker` calls it.
         takes: The least and most seconds from the request, or the last part, to the end of an answer.
+        computes: The least and most seconds for which a handler does not let the hub run.
         every: Seconds before each part of an answer.
         enforce_deadline: True if handlers are stopped once their caller has gone.
         counters: What the worker counted.
@@ -59,10 +61,15 @@ class WorkerNode(PeerNode[WorkerCore]):
         strict: bool | str = False,
         enforce_deadline: bool = False,
         extension: int = VERSION,
+        computes: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         super().__init__(network, name, strict, extension)
+        self.zmtp_heartbeat = zmtp_heartbeat(heartbeat_interval, heartbeat_interval * liveness)
         self.handler = handler
         self.takes = takes
+        self.computes = computes
+        #: Seconds that the handlers begun in this pass compute, one after the other.
+        self._computing = 0.0
         self.every = every
         self.enforce_deadline = enforce_deadline
         self.counters = WorkerCounters()
@@ -112,10 +119,18 @@ class WorkerNode(PeerNode[WorkerCore]):
                 failure = Failure("RequestCancelled", event.reason.value)
                 self.schedule.after(0, self.post, self._finish, run, None, failure)
 
+    def flush(self, now: float) -> None:
+        """Carry out the core's decisions; handlers that compute then keep the hub from running."""
+        super().flush(now)
+        if self._computing and not self.dead:
+            seconds, self._computing = self._computing, 0.0
+            self.block(seconds)
+
     def _start_handler(self, work: Work) -> None:
         run = self._runs[work.session] = Run(work, make_request(self.core.service, work, self.schedule.clock))
         self.running.add(run)
         request = run.request
+        self._computing += self.schedule.random.uniform(*self.computes) if self.computes[1] else 0.0
         self.schedule.record(self, f"works on {request.body[0]!r}, attempt {request.attempt}")
         if self.on_work is not None:
             self.on_work(self, request)

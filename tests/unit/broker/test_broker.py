@@ -131,7 +131,7 @@ def test_every_option_is_a_keyword_with_its_default_and_reaches_the_broker():
     for option in dataclasses.fields(BrokerOptions):
         if option.name != "services":
             assert keywords[option.name].default == option.default
-            values[option.name] = option.default + 8
+            values[option.name] = not option.default if option.type == "bool" else option.default + 8
     broker = Broker("tcp://127.0.0.1:*", **values)
     assert dataclasses.asdict(broker.options) == values
 

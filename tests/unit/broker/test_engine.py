@@ -1,5 +1,6 @@
 """A broker's engine with real sockets: lost peers, peers that do not read, large messages."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from waiting import wait_until
 
 from gmdp import AsyncClient, AuthenticationFailed, Broker, Client, HandlerFailed, MessageTooLarge, NotAllowed, Worker
 from gmdp.core.broker.services import BURST
+from gmdp.core.liveness import Pulse
 
 
 def echo(request):
@@ -69,6 +71,18 @@ def test_W1_a_killed_workers_request_is_delivered_to_another(worker_process):
         assert now.redeliveries == 1
         assert now.lost_workers["unreachable"] == 1
         assert (now.requests, now.replies) == (1, 1)
+
+
+def test_L1_the_end_of_a_connection_makes_the_broker_ask_for_mute_workers(monkeypatch):
+    """The worker's process has ended: the broker does not wait for its next HEARTBEAT to say so."""
+    monkeypatch.setattr(Pulse, "next_heartbeat", lambda pulse, interval: math.inf)
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker, AsyncClient(broker.endpoint) as client:
+        with peers.dealer(broker.endpoint) as worker:
+            worker.send(b"MDPW02", b"\x01", b"it")
+            client.submit("it", b"x", timeout=60)
+            wait_until(lambda: broker._core.awaits_mute)
+        wait_until(lambda: broker.statistics().lost_workers == {"unreachable": 1}, timeout=10)
+        assert broker.statistics().queued == 1
 
 
 def test_W2_a_frozen_workers_request_is_delivered_again_and_its_late_reply_dropped(worker_process):

@@ -45,6 +45,10 @@ REFUSALS = [
         "--exec: no such command: ./command.txt",
     ),
     Refusal(
+        "threads of a command", ["worker", "svc", "--exec", "cat", "--threads", "2"], "--threads is for a callable.*"
+    ),
+    Refusal("no thread", ["worker", "svc", "handlers:work", "--threads", "0"], ".*--threads.*0 is not in the range.*"),
+    Refusal(
         "no session",
         ["worker", "svc", "handlers:work", "--concurrency", "0"],
         "concurrency must be .* at least 1, not 0",

@@ -64,7 +64,7 @@ def ended():
 def engine(ended, unused_endpoint):
     """An engine whose owner does not run."""
     core = ClientCore(RFC18, Reconnect([unused_endpoint], 0.1), 1, ClientCounters(), nonce=b"n" * 16, max_in_flight=10)
-    engine = ClientEngine(core, zmq.green.Context.instance(), 2.5, None, ended.append)
+    engine = ClientEngine(core, zmq.green.Context.instance(), (2.5, 7.5), None, ended.append)
     engine.owner = Owner(engine, "test")
     yield engine
     engine.close(ClosedError("closed"))

@@ -62,16 +62,18 @@ def test_a_dealer_that_libzmq_does_not_take_leaves_nothing_open():
     owner = Owner(None, "none")
     context = zmq.green.Context.instance()
     with pytest.raises(zmq.ZMQError):
-        open_dealer(owner, context, "ipc://" + 200 * "x", None, 2.5, 7.5, None)
+        open_dealer(owner, context, "ipc://" + 200 * "x", None, (2.5, 7.5), None)
     assert owner._links == []
     assert not owner.ready
 
 
-def test_the_options_of_a_dealer(unused_endpoint):
+@pytest.mark.parametrize("heartbeat", [(2.5, 7.5), None])
+def test_F5_the_options_of_a_dealer(unused_endpoint, heartbeat):
     owner = Owner(None, "none")
-    link = open_dealer(owner, zmq.green.Context.instance(), unused_endpoint, None, 2.5, 7.5, None)
+    link = open_dealer(owner, zmq.green.Context.instance(), unused_endpoint, None, heartbeat, None)
     options = (zmq.LINGER, zmq.RECONNECT_IVL, zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT)
-    assert [link.socket.get(option) for option in options] == [0, dealers.NEVER, 2500, 7500]
+    times = [2500, 7500] if heartbeat else [0, -1]
+    assert [link.socket.get(option) for option in options] == [0, dealers.NEVER, *times]
     link.close()
     assert owner._links == []
 

@@ -26,8 +26,8 @@ def block(seconds):
 
 
 LOGGED = {
-    "handler": "while a handler of b'sluggish' ran; run a handler that computes in a ThreadPool",
-    "another": "and with it the worker of b'sluggish'",
+    "handler": "seconds, while a handler ran: the worker of b'sluggish' said nothing",
+    "another": "seconds: the worker of b'sluggish' said nothing",
 }
 
 
@@ -52,6 +52,28 @@ def test_W7_a_hub_that_was_blocked_for_longer_than_an_interval_is_logged_with_th
             wait_until(lambda: LOGGED[blocked_by] in caplog.text)
     assert "the hub did not run for 0." in caplog.text
     assert (LOGGED["handler"] in caplog.text) is (blocked_by == "handler")
+    assert "a silent worker gets no request, and the broker gives it up after busy_timeout" in caplog.text
+    assert ("spawn=ThreadPool(N) keeps a handler that computes off the hub" in caplog.text) is (blocked_by == "handler")
+
+
+def test_L1_a_handler_in_a_thread_that_blocks_the_hub_is_not_told_to_use_threads(
+    broker, client, caplog, monkeypatch, thread_pool
+):
+    """A thread that holds the interpreter's lock stops the hub as well."""
+    monkeypatch.setattr(Owner, "safety_interval", 0.01)
+    hub = gevent.get_hub()
+
+    def handler(request):
+        hub.loop.run_callback_threadsafe(block, 0.4)
+        block(0.6)
+        return b""
+
+    options = {"heartbeat_interval": 0.2, "spawn": thread_pool(1)}
+    with Worker(broker.endpoint, "sluggish", handler, **options), caplog.at_level(logging.WARNING, "gmdp.worker"):
+        client.request("sluggish", b"")
+        wait_until(lambda: "the hub did not run" in caplog.text)
+    assert "while it holds Python's interpreter lock" in caplog.text
+    assert "ThreadPool" not in caplog.text
 
 
 def test_heartbeats_do_not_wait_for_a_handler():

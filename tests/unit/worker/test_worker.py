@@ -1,12 +1,15 @@
 """Workers with real sockets: options, stopping, connecting."""
 
 import functools
+import threading
 from unittest import mock
 
 import pytest
+from gevent.pool import Pool
+from gevent.threadpool import ThreadPool
 from waiting import wait_until
 
-from gmdp import Broker, Client, ConfigurationError, RequestTimeout, State, Worker
+from gmdp import AsyncClient, Broker, Client, ConfigurationError, RequestTimeout, State, Worker
 
 
 def echo(request):
@@ -24,6 +27,40 @@ def test_stop_from_ones_own_handler_returns_at_once(broker, client, thread_pool,
     worker.start()
     assert client.request("it", b"") == [b"state draining"]
     wait_until(lambda: worker.closed)
+
+
+# How many requests at once
+
+
+@pytest.mark.parametrize(
+    ("spawn", "concurrency"),
+    [
+        (None, 1),
+        ("raw", 1),
+        (3, 3),
+        (Pool(4), 4),
+        (Pool(), 1),
+        (ThreadPool(5), 5),
+        (Pool(4).spawn, 1),
+    ],
+    ids=["None", "raw", "a size", "Pool", "Pool without a bound", "ThreadPool", "a function"],
+)
+def test_L5_concurrency_is_the_size_of_the_pool_where_it_is_not_given(spawn, concurrency):
+    assert Worker("tcp://127.0.0.1:1", "it", echo, spawn=spawn).concurrency == concurrency
+    assert Worker("tcp://127.0.0.1:1", "it", echo, 2, spawn).concurrency == 2
+
+
+def test_L5_as_many_handlers_run_at_once_as_the_pool_has_threads(broker, thread_pool):
+    barrier = threading.Barrier(3)
+
+    def meet(request):
+        return b"%d" % barrier.wait(30)
+
+    with (
+        Worker(broker.endpoint, "it", meet, spawn=thread_pool(3)),
+        AsyncClient(broker.endpoint, timeout=60) as client,
+    ):
+        assert sorted(part[0] for part in client.map("it", [b""] * 3)) == [b"0", b"1", b"2"]
 
 
 # What a handler may be

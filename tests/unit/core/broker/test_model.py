@@ -630,7 +630,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert core.held_bytes == held
         statistics = core.statistics(self.now)
         assert (statistics.busy, statistics.queued, statistics.queued_bytes) == (len(assigned), len(queued), held)
-        assert statistics.idle == sum(len(service.idle) for service in core.services.values())
+        assert statistics.idle == sum(len(service.idle) + len(service.mute) for service in core.services.values())
         assert all(oldest.oldest >= 0 for oldest in statistics.services.values())
 
     @invariant()
@@ -642,13 +642,16 @@ class BrokerMachine(RuleBasedStateMachine):
             assert connection.key == key
             assert worker.registered
             assert core.services[worker.service.name] is worker.service
-            assert (worker in worker.service.idle) == (worker.request is None)
+            idle, mute = worker in worker.service.idle, worker in worker.service.mute
+            assert (idle or mute) == (worker.request is None)
+            assert not (idle and connection.mute)
+            assert not (mute and not connection.mute)
             assert connection.timer is not None
             assert bool(worker.token) == (worker.request is not None)
         for service in core.services.values():
             mine = [worker for worker in core.workers if worker.service is service]
             assert service.workers == len(mine)
-            assert set(service.idle) <= set(mine)
+            assert set(service.idle) | service.mute <= set(mine)
             assert not (service.idle and len(service.queue)), "a request waits while a worker is idle"
             assert mine or len(service.queue), "a service of nothing is remembered"
         assert set(core._services.without_worker) == {

@@ -4,11 +4,14 @@ import sys
 
 import pytest
 from brokers import GmdpBroker, SecuredBroker, busy_worker, counters, every_dialect, lost_heartbeat
-from cores import EXPIRY, INTERVAL, MDP01, MDP02, START, ManualBroker
+from cores import EXPIRY, INTERVAL, MDP01, MDP02, NONCE, START, ManualBroker
 
 from gmdp.core.broker.access import SERVE, Rules
+from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.decisions import Outgoing, Refusal
+from gmdp.core.broker.options import BrokerOptions
 from gmdp.core.broker.reasons import DropReason
+from gmdp.core.broker.registry import MAX_PROBES
 from gmdp.protocol import extension
 
 
@@ -142,7 +145,7 @@ def test_a_worker_never_heard_while_busy_gets_the_busy_timeout():
     broker.advance(99.9)
     assert b"W1" in broker.workers
     broker.advance(0.2)
-    assert counters(broker).lost_workers == {"expired": 1}
+    assert counters(broker).lost_workers == {"busy_timeout": 1}
 
 
 def test_a_heartbeat_sent_before_the_work_began_does_not_tell_how_the_worker_works():
@@ -154,7 +157,8 @@ def test_a_heartbeat_sent_before_the_work_began_does_not_tell_how_the_worker_wor
     assert b"W1" in broker.workers
 
 
-def test_a_worker_once_heard_while_busy_gets_the_normal_expiry_from_then_on():
+def test_L1_a_worker_once_heard_while_busy_gets_the_busy_timeout_all_the_same():
+    """Whatever it says or does not say meanwhile, its process is alive."""
     broker = ManualBroker(busy_timeout=100.0)
     address, _ = busy_worker(broker)
     for _ in range(8):
@@ -162,10 +166,123 @@ def test_a_worker_once_heard_while_busy_gets_the_normal_expiry_from_then_on():
         broker.feed(b"W1", MDP02.heartbeat)
     broker.feed(b"W1", MDP02.final(address, b"answer"))
     broker.ask(MDP02, b"client", b"y")
-    broker.advance(EXPIRY - 0.1)
+    broker.advance(99.9)
     assert b"W1" in broker.workers
     broker.advance(0.2)
-    assert counters(broker).lost_workers == {"expired": 1}
+    assert counters(broker).lost_workers == {"busy_timeout": 1}
+
+
+@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize(
+    ("stack", "options"), [([b"proxy", b""], {}), ([], {"zmtp_heartbeats": False})], ids=["proxy", "no ZMTP heartbeats"]
+)
+def test_F5_a_worker_whose_process_is_unknown_is_lost_by_its_expiry(stack, options, heard):
+    """ZMTP heartbeats end at a proxy.  An RFC-only worker that is silent from the first has the busy_timeout."""
+    broker = ManualBroker(busy_timeout=100.0, **options)
+    broker.feed(b"W1", [*stack, *MDP02.ready(b"echo")])
+    broker.ask(MDP02, b"client", b"x")
+    if heard:
+        broker.advance(INTERVAL)
+        broker.feed(b"W1", [*stack, *MDP02.heartbeat])
+    broker.advance((EXPIRY if heard else 100.0) - 0.1)
+    assert broker.core.worker_count == 1
+    broker.advance(0.2)
+    assert counters(broker).lost_workers == {"expired" if heard else "busy_timeout": 1}
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_L1_a_connection_with_sessions_is_left_to_its_work(direct):
+    broker = GmdpBroker(busy_timeout=100.0)
+    stack = [] if direct else [b"proxy"]
+    for number in (1, 2):
+        broker.feed(b"W", [*stack, extension.session_frame(number), b"", *MDP02.ready(b"echo")])
+    broker.call(b"client", 1)
+    broker.advance((100.0 if direct else EXPIRY) - 0.1)
+    assert broker.core.worker_count == 2
+    broker.advance(0.2)
+    assert broker.core.counters.lost_workers == {"busy_timeout" if direct else "expired": 2}
+
+
+def test_L1_on_inproc_the_process_is_the_broker_s_own():
+    options = BrokerOptions(heartbeat_interval=INTERVAL, zmtp_heartbeats=False, busy_timeout=100.0)
+    for in_process, lost in ((True, {}), (False, {"expired": 1})):
+        core = BrokerCore(options, NONCE, START, in_process=in_process)
+        core.feed([b"W", extension.session_frame(1), b"", *MDP02.ready(b"echo")], START)
+        core.feed([b"client", *MDP02.client_request(b"echo", b"x")], START)
+        core.tick(START + 2 * INTERVAL)
+        core.tick(START + EXPIRY)
+        assert core.counters.lost_workers == lost
+
+
+def test_L1_a_mute_worker_gets_no_request_until_it_speaks():
+    broker = ManualBroker(busy_timeout=100.0)
+    broker.ready(MDP02, b"W1")
+    broker.advance(2 * INTERVAL - 0.1)
+    broker.ask(MDP02, b"client", b"to W1")
+    assert b"to W1" in broker.take(b"W1")[-1]
+    broker = ManualBroker(busy_timeout=100.0)
+    broker.ready(MDP02, b"W1")
+    broker.advance(2 * INTERVAL)
+    broker.take(b"W1")
+    broker.ask(MDP02, b"client", b"waits")
+    assert broker.take(b"W1") == []
+    service = broker.core.statistics(broker.now).services[b"echo"]
+    assert (service.workers, service.idle, service.mute, service.busy, service.queued) == (1, 0, 1, 0, 1)
+    broker.feed(b"W1", MDP02.heartbeat)
+    assert b"waits" in broker.take(b"W1")[-1]
+    service = broker.core.statistics(broker.now).services[b"echo"]
+    assert (service.idle, service.mute, service.busy, service.queued) == (0, 0, 1, 0)
+
+
+def test_L1_what_waits_goes_to_a_worker_that_speaks_though_a_mute_one_was_idle_for_longer():
+    broker = ManualBroker()
+    broker.ready(MDP02, b"mute")
+    broker.advance(INTERVAL)
+    broker.ready(MDP02, b"speaks")
+    broker.advance(INTERVAL)
+    for _ in range(2):
+        broker.ask(MDP02, b"client", b"x")
+    assert [frames for frames in broker.take(b"mute") if frames != MDP02.heartbeat] == []
+    assert [frames for frames in broker.take(b"speaks") if frames != MDP02.heartbeat] != []
+    assert broker.core.queued == 1
+
+
+def test_L1_a_mute_worker_that_says_disconnect_is_given_nothing_before():
+    broker = ManualBroker()
+    broker.ready(MDP02, b"W1")
+    broker.advance(2 * INTERVAL)
+    broker.ask(MDP02, b"client", b"x")
+    broker.take(b"W1")
+    broker.feed(b"W1", MDP02.disconnect)
+    assert broker.take(b"W1") == []
+    assert (counters(broker).redeliveries, counters(broker).lost_workers) == (0, {"disconnect": 1})
+
+
+def test_L1_a_mute_worker_s_process_is_probed_when_a_connection_ends_but_not_for_ever():
+    broker = ManualBroker(busy_timeout=1e6)
+    busy_worker(broker)
+    assert not broker.core.awaits_mute
+    broker.advance(2 * INTERVAL)
+    assert broker.core.awaits_mute
+    broker.take(b"W1")
+    for _ in range(3 * MAX_PROBES):
+        broker.core.probe_mute(broker.now)
+    broker.collect()
+    assert broker.take(b"W1") == [MDP02.heartbeat] * MAX_PROBES
+
+
+@pytest.mark.parametrize("after", [2 * INTERVAL, EXPIRY, 60.0])
+def test_L1_a_mute_worker_whose_process_has_ended_is_lost_by_its_next_heartbeat(after):
+    broker = ManualBroker(busy_timeout=1e6)
+    busy_worker(broker)
+    broker.advance(after)
+    broker.core.probe_mute(broker.now)
+    (heartbeat,) = broker.decided()
+    broker.core.send_failed(heartbeat, False, broker.now)
+    broker.core.on_caught_up(broker.now)
+    assert counters(broker).lost_workers == {"unreachable": 1}
+    assert not broker.core.awaits_mute
+    assert broker.core.queued == 1
 
 
 def test_each_partial_starts_a_silent_workers_time_anew():
@@ -181,7 +298,7 @@ def test_the_busy_timeout_may_differ_per_service():
     broker = ManualBroker(busy_timeout=100.0, services={"ech?": {"busy_timeout": 10.0}})
     busy_worker(broker)
     broker.advance(10.1)
-    assert counters(broker).lost_workers == {"expired": 1}
+    assert counters(broker).lost_workers == {"busy_timeout": 1}
 
 
 def test_B11_after_a_gap_no_peer_is_lost_before_the_socket_was_read():
@@ -227,9 +344,9 @@ def test_W2_a_silent_connection_is_lost_with_all_its_sessions_busy_or_not():
     for number in range(3):
         broker.call(b"client", number)
     broker.take(b"W")
-    broker.advance(EXPIRY)
+    broker.advance(900.0)
     assert broker.core.worker_count == 0
-    assert broker.core.counters.lost_workers == {"expired": 5}
+    assert broker.core.counters.lost_workers == {"busy_timeout": 5}
     assert broker.core.queued == 3
     # Thawed, the worker speaks: it hears DISCONNECT, once, on the connection.
     broker.take(b"W")

@@ -129,8 +129,24 @@ def test_a_broken_state_is_noticed(damage, message):
 
 def test_a_silent_worker_must_be_lost():
     it = Installation()
+    it.schedule.now += 2.0 * it.one.options.heartbeat_interval
+    with pytest.raises(AssertionError, match="a silent worker is not mute"):
+        it.invariants.check(it.one)
+    it.one.core.tick(it.schedule.now)
+    it.invariants.check(it.one)
     it.schedule.now += 1000.0
     with pytest.raises(AssertionError, match="a silent worker is not lost"):
+        it.invariants.check(it.one)
+
+
+def test_L1_a_worker_whose_process_has_ended_must_be_lost():
+    it = Installation()
+    it.one.peers.clear()
+    it.invariants.check(it.one)
+    it.schedule.now += 1.5 * it.one.options.heartbeat_interval
+    for connection in internals.worker_connections(it.one.core).values():
+        connection.pulse.heard_at = it.schedule.now  # another peer may have taken its routing id
+    with pytest.raises(AssertionError, match="a worker whose process has ended is not lost"):
         it.invariants.check(it.one)
 
 

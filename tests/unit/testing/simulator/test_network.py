@@ -18,6 +18,8 @@ class End:
         self.dialect = dialect
         self.strict = strict
         self.dead = False
+        self.frozen = False
+        self.zmtp_heartbeat = (1.0, 6.0)
         self.up = True
         self.generation = 1
         self.peers = {}
@@ -140,6 +142,59 @@ def test_a_silent_cut_is_noticed_only_after_a_while(schedule, wire, node, broker
     assert (wire.open, wire.attached, broker.log, node.log) == (True, True, [], ["connected"])
     schedule.run(2)
     assert (wire.open, wire.attached, node.log) == (False, False, ["connected", "lost"])
+
+
+def test_L1_a_silent_cut_is_noticed_by_zmtp_heartbeats(schedule, wire, node):
+    wire.cut_silently()
+    schedule.run(6)
+    assert (wire.open, wire.attached) == (True, True)
+    schedule.run(1)
+    assert (wire.open, wire.attached, node.log) == (False, False, ["connected", "lost"])
+
+
+@pytest.mark.parametrize("frozen_for", [5.9, 8.0])
+@pytest.mark.parametrize("which", ["broker", "node"])
+def test_L1_the_other_end_notices_that_a_process_is_frozen(schedule, wire, node, broker, which, frozen_for):
+    process, hold, until = {"broker": broker, "node": node}[which], object(), schedule.now + frozen_for
+    process.is_frozen_by = lambda one: one is hold and schedule.now < until
+    wire.freeze(process, hold)
+    schedule.run(6)
+    assert wire.attached
+    schedule.run(2)
+    assert wire.attached is (frozen_for < 6)
+
+
+def test_L1_a_frozen_broker_answers_no_handshake(schedule, network, node, broker):
+    broker.frozen = True
+    network.connect(node, SimpleNamespace(endpoint="one"))
+    schedule.run(100)
+    assert (node.log, broker.peers) == ([], {})
+
+
+def test_L6_a_wire_with_a_bandwidth_carries_messages_as_fast_as_that(schedule, network, node, broker):
+    network.bandwidth = 1000.0
+    wire = network.connect(node, SimpleNamespace(endpoint="one"))
+    schedule.run(1)
+    wire.send([b"x" * 3000])
+    schedule.run(2.9)
+    assert broker.log == []
+    schedule.run(0.2)
+    assert broker.log == [[wire.routing_id, b"x" * 3000]]
+
+
+def test_L6_a_frame_that_takes_too_long_ends_its_wire(schedule, network, node, broker):
+    network.bandwidth = 1000.0
+    wire = network.connect(node, SimpleNamespace(endpoint="one"))
+    schedule.run(1)
+    wire.send([b"x" * 8000])
+    schedule.run(20)
+    assert (wire.open, broker.log, node.log) == (False, [], ["connected", "lost"])
+    # The same in smaller frames arrives.
+    wire = network.connect(node, SimpleNamespace(endpoint="one"))
+    schedule.run(1)
+    wire.send([b"x" * 4000, b"x" * 4000])
+    schedule.run(20)
+    assert (wire.open, len(broker.log)) == (True, 1)
 
 
 def test_a_stall_holds_messages_up(schedule, wire, broker):

@@ -58,13 +58,28 @@ def test_a_node_runs_again_when_something_is_due():
 def test_a_blocked_node_keeps_its_messages():
     node, read = Noting(), []
     node.block(3.0)
-    node.block(9.0)
+    node.block(1.0)
     node.post(read.append, "x")
     node.schedule.run(2.9)
     assert read == []
     node.schedule.run(0.2)
     assert read == ["x"]
     node.unblock()
+
+
+def test_L1_a_frozen_node_is_blocked_too_and_what_holds_it_longest_counts():
+    node, read = Noting(), []
+    node.block(3.0)
+    node.freeze(1.0)
+    node.post(read.append, "x")
+    assert (node.frozen, node.blocked) == (True, True)
+    node.schedule.run(1.5)
+    assert (node.frozen, node.blocked, read) == (False, True, [])
+    node.schedule.run(2)
+    assert (node.blocked, read) == (False, ["x"])
+    node.freeze(10.0)
+    node.unblock()
+    assert (node.frozen, node.blocked) == (False, False)
 
 
 def test_a_dead_node_reads_nothing():
