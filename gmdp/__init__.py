@@ -43,6 +43,7 @@ from .exceptions import (
     RequestTimeout,
     StateError,
     StreamOverflow,
+    StreamStalled,
     UnsupportedBroker,
     WorkerLost,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "StateChange",
     "StateError",
     "StreamOverflow",
+    "StreamStalled",
     "UnsupportedBroker",
     "Worker",
     "WorkerLost",

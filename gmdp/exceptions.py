@@ -23,7 +23,8 @@
     │       ├── HandlerFailed                the worker's handler failed
     │       ├── NotAllowed                   the broker's policy forbids it
     │       ├── MessageTooLarge              the message exceeds a bound
-    │       └── BrokerShuttingDown           the broker stops
+    │       ├── BrokerShuttingDown           the broker stops
+    │       └── StreamStalled                the reader of a stream took nothing for too long
     ├── RequestCancelled                     raised in a handler: its caller does not wait
     └── OwnerDied                            a bug in gmdp ended its owner
 
@@ -97,7 +98,10 @@ class CallCancelled(CallError):
 
 
 class StreamOverflow(CallError):
-    """The reader of a stream fell too far behind (``Client.stream_buffer``, ``Client.stream_bytes``)."""
+    """The reader of a stream fell too far behind (``Client.stream_bytes``).
+
+    Only where the broker or the worker knows no flow control: where both do, the handler waits.
+    """
 
 
 class BrokerLost(CallError):
@@ -169,6 +173,14 @@ class BrokerShuttingDown(RequestRejected):
     """The broker stops: it takes no new request, or did not finish this one.
 
     While the call has a try left, the client tries again, at the next broker.
+    """
+
+
+class StreamStalled(RequestRejected):
+    """The reader of a stream took nothing for the broker's ``stream_stall_timeout``, and its handler waited.
+
+    The reader gets this error after the parts that have come.  It is also raised in the handler, where that
+    waits in its ``yield``.
     """
 
 

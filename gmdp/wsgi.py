@@ -82,7 +82,7 @@ status  error
 502     HandlerFailed, WorkerLost
 503     NoWorker, BrokerLost, BrokerShuttingDown, ClosedError,
         UnsupportedBroker, AuthenticationFailed
-504     RequestTimeout, RequestExpired; also while no broker can be reached
+504     RequestTimeout, RequestExpired, StreamStalled; also while no broker can be reached
 ======  =====================================================================
 
 The message of an error that the broker reports is shown as it is.  An error of the gateway's

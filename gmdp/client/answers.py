@@ -6,6 +6,7 @@ looks for parts.  Whatever their threads are, one of the two sees the other's ac
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, Protocol
 
@@ -14,39 +15,41 @@ from ..exceptions import HubNotRunning, MDPError, StateError
 from ..io import forks
 from ..io.owner import Owner, must_not_wait
 from ..io.slots import Slot
+from ..protocol.extension import part_weight
 
 
 class Canceller(Protocol):
-    """Cancels calls: what an answer needs of its client's engine."""
+    """Cancels calls and grants credits: what an answer needs of its client's engine."""
 
     owner: Owner
 
     def cancel(self, call: Call) -> None:
         """In the owner: end `call`, whose caller has stopped waiting."""
 
+    def grant(self, call: Call) -> None:
+        """In the owner: grant the handler of `call` new credit, since its reader has taken parts."""
 
-#: Seconds for which more bytes than `stream_bytes` may be unread: a burst arrives before its
-#: reader runs.
+
+#: Seconds for which more than `stream_bytes` may be unread: a burst arrives before its reader runs.
 CATCH_UP_TIME = 1.0
 
 
 class Answer:
     """The parts of one call's answer, as an iterator over their bodies.
 
+    A part counts as taken once the reader asks for the next one, or says so earlier.
+
     Args:
-        stream_buffer: parts that may be unread.
-        stream_bytes: bytes of parts before the last that may be unread for longer than
-            :data:`CATCH_UP_TIME`.
+        stream_bytes: weight of the parts before the last that may be unread for longer than
+            :data:`CATCH_UP_TIME`.  Where the handler heeds credits, no more than these is unread.
     """
 
     __slots__ = (
-        "_bytes_added",
-        "_bytes_read",
         "_has_ended",
+        "_held",
         "_over_since",
         "_parts",
         "_slot",
-        "_stream_buffer",
         "_stream_bytes",
         "call",
         "canceller",
@@ -57,11 +60,10 @@ class Answer:
     call: Call
     canceller: Canceller
 
-    def __init__(self, stream_buffer: int, stream_bytes: int) -> None:
-        self._stream_buffer = stream_buffer
+    def __init__(self, stream_bytes: int) -> None:
         self._stream_bytes = stream_bytes
-        #: Bytes of parts before the last one: the owner counts those added, the reader those read.
-        self._bytes_added = self._bytes_read = 0
+        #: The weight of the part that the reader has, as far as it is not counted as taken.
+        self._held = 0
         #: The time since which too many bytes are unread; None if not too many are.
         self._over_since: float | None = None
         self._parts: deque[Part | MDPError] = deque()
@@ -80,14 +82,13 @@ class Answer:
         self._append(part)
         if part.final:
             return True
-        self._bytes_added += sum(map(len, part.body))
-        if self._bytes_added - self._bytes_read <= self._stream_bytes:
+        if self.call.received - self.call.consumed <= self._stream_bytes:
             self._over_since = None
         elif self._over_since is None:
             self._over_since = now
-        elif now > self._over_since + CATCH_UP_TIME:
-            return False
-        return len(self._parts) <= self._stream_buffer
+        else:
+            return now <= self._over_since + CATCH_UP_TIME
+        return True
 
     def fail(self, error: MDPError) -> None:
         """Give an error to the reader, in place of the parts that are missing."""
@@ -107,6 +108,8 @@ class Answer:
     def __next__(self) -> list[bytes]:
         if self._has_ended:
             raise StopIteration
+        if self._held:
+            self.note_taken(self._held)
         try:
             part = self._next_part()
         except BaseException:
@@ -117,12 +120,22 @@ class Answer:
             self._has_ended = True
             raise part
         if not part.final:
-            self._bytes_read += sum(map(len, part.body))
+            self._held = part_weight(part.body)
         else:
             self._has_ended = True
             if part.body == [b""] and self.call.parts > 1:
                 raise StopIteration
         return part.body
+
+    def note_taken(self, weight: int) -> None:
+        """Count `weight` of the part that was read last as taken: its handler may go on so much earlier."""
+        call = self.call
+        weight = min(weight, self._held)
+        self._held -= weight
+        call.consumed += weight
+        if call.consumed >= call.grant_at:
+            call.grant_at = math.inf  # until the owner has granted more
+            self.canceller.owner.post(self.canceller.grant, call)
 
     def _next_part(self) -> Part | MDPError:
         while not self._parts:
@@ -178,6 +191,14 @@ class Stream:
 
     def __next__(self) -> list[bytes]:
         return next(self._answer)
+
+    def note_taken(self, size: int) -> None:
+        """Note that `size` bytes of the part that was read last were passed on.
+
+        A reader that passes large parts on slowly calls this as it goes: the handler may go on earlier,
+        and the broker sees that the stream has not stalled.  Without it, a part counts once the next is read.
+        """
+        self._answer.note_taken(size)
 
     def close(self) -> None:
         """End the call; no effect if it has ended."""

@@ -102,8 +102,9 @@ class Client(Lifecycle):
 
     #: Connections to a broker that speaks only the RFCs.
     max_sockets: int = 64
-    #: Parts of an answer that may be unread.  With more, the call ends with StreamOverflow.
-    stream_buffer: int = 10_000
+    #: Bytes of a stream's parts that may be unread before the stream's handler waits; 64 more count for each
+    #: frame.  A handler may always send one part, however large.
+    stream_window: int = 1024 * 1024
     #: Bytes of an answer's parts that may be unread for longer than a second.
     stream_bytes: int = 64 * 1024 * 1024
     #: Seconds between ZMTP heartbeats, by which a lost broker is noticed.  Three unanswered
@@ -236,7 +237,7 @@ class Client(Lifecycle):
             priority=priority,
             traceparent=traceparent,
         )
-        answer = Answer(self.stream_buffer, self.stream_bytes)
+        answer = Answer(self.stream_bytes)
         self._begin_call(answer, service, body, options, options.timeout)
         return list(itertools.chain.from_iterable(answer))
 
@@ -286,7 +287,7 @@ class Client(Lifecycle):
             traceparent=traceparent,
         )
         whole = math.inf if deadline is None else check_number("deadline", deadline, above=0)
-        answer = Answer(self.stream_buffer, self.stream_bytes)
+        answer = Answer(self.stream_bytes)
         self._begin_call(answer, service, body, options, whole)
         return Stream(answer)
 
@@ -365,6 +366,8 @@ class Client(Lifecycle):
             nonce=os.urandom(CLIENT_NONCE_SIZE),
             max_in_flight=self.max_in_flight,
             require_extensions=self.require_extensions,
+            stream_window=self.stream_window,
+            stream_bytes=self.stream_bytes,
         )
 
     def _open(self) -> tuple[Owner, State, str]:

@@ -97,6 +97,11 @@ class ClientEngine(ConnectorEngine[ClientCore]):
         else:
             self.close(ClosedError("the client was garbage-collected"))
 
+    def grant(self, call: Call) -> None:
+        """Grant the handler of `call` new credit, since its reader has taken parts."""
+        if self._error is None:
+            self.core.grant(call, monotonic())
+
     def close(self, error: MDPError, death: BaseException | None = None) -> None:
         """End every call with `error` and close every socket; `death`: what ended the owner, if a bug did."""
         if self._error is None:

@@ -25,7 +25,7 @@ class FutureAnswer(Answer):
     __slots__ = ("_frames", "future")
 
     def __init__(self) -> None:
-        super().__init__(0, 0)  # no part waits to be read
+        super().__init__(0)  # no part waits to be read
         self._frames: list[bytes] = []
         self.future = Future(self)
 
@@ -35,7 +35,12 @@ class FutureAnswer(Answer):
             return True
         if not (part.final and part.body == [b""] and self._frames):
             self._frames += part.body
-        if part.final:
+        if not part.final:
+            call = part.call
+            call.consumed = call.received
+            if call.consumed >= call.grant_at:
+                self.canceller.grant(call)
+        else:
             self._has_ended = True
             self.future._resolve(self._frames, None)
         return True

@@ -46,6 +46,7 @@ class EndReason(enum.Enum):
     WORKER_LOST = "worker_lost"
     NOT_ALLOWED = "not_allowed"
     STOPPED = "stopped"
+    STALLED = "stalled"
 
     @property
     def text(self) -> str:
@@ -67,6 +68,7 @@ _TEXTS = {
     EndReason.WORKER_LOST: "the worker was lost after part of the answer had gone out",
     EndReason.NOT_ALLOWED: "the user may not call the service any more",
     EndReason.STOPPED: "the broker stopped",
+    EndReason.STALLED: "the reader of the stream granted nothing for stream_stall_timeout",
 }
 
 
@@ -88,6 +90,7 @@ class Outcome(enum.Enum):
     NOT_ALLOWED = "not allowed"
     TOO_LARGE = "too large"
     SHUTTING_DOWN = "broker shutting down"
+    STALLED = "stream stalled"
 
 
 _GATEWAY_FAILED = "the gateway failed"
@@ -181,6 +184,15 @@ TABLE = (
         message="the broker does not take messages as large",
     ),
     Row(Outcome.SHUTTING_DOWN, "BrokerShuttingDown", 503, None, Status.SHUTTING_DOWN, (EndReason.STOPPED,)),
+    Row(
+        Outcome.STALLED,
+        "StreamStalled",
+        504,
+        None,
+        Status.STALLED,
+        (EndReason.STALLED,),
+        message="its reader took nothing for the broker's stream_stall_timeout",
+    ),
     # Errors that are not the end of a call: the client's thread runs no hub, and any other error.
     Row(None, "HubNotRunning"),
     Row(None, "MDPError"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..validation import MAX_FRAMES
 from . import multipart
@@ -61,16 +61,33 @@ class Chunks:
 
     content_type = "application/octet-stream"
 
+    #: The most bytes that are written at a time: while a client reads slowly, the handler sees that it reads.
+    slice_size = 64 * 1024
+
     def __init__(self, first: list[bytes], parts: Iterator[list[bytes]]) -> None:
         self._first: list[bytes] | None = first
         self._parts = parts
+        #: What is left of the present part, and how much of the part was written last.
+        self._rest = memoryview(b"")
+        self._written = 0
+        self._note_taken: Callable[[int], None] = getattr(parts, "note_taken", lambda size: None)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        part, self._first = self._first, None
-        return self._write(next(self._parts) if part is None else part)
+        if self._rest:
+            self._note_taken(self._written)
+            rest = self._rest
+        else:
+            part, self._first = self._first, None
+            written = self._write(next(self._parts) if part is None else part)
+            if len(written) <= self.slice_size:
+                return written
+            rest = memoryview(written)
+        self._rest = rest[self.slice_size :]
+        self._written = min(len(rest), self.slice_size)
+        return bytes(rest[: self._written])
 
     def _write(self, part: list[bytes]) -> bytes:
         return b"".join(part)

@@ -18,8 +18,9 @@ offset  size  field
 4       1     version, 1 or 2
 5       1     status, see :class:`Status`; 0 in a request
 6       1     flags of a request: 1 fail if no worker is registered,
-              2 cancel the call; others are ignored.  In an answer: the
-              try that the broker accepted; later ones joined it
+              2 cancel the call, 8 the caller grants credits, 16 a grant;
+              others are ignored.  In an answer: the try that the broker
+              accepted; later ones joined it
 7       1     priority, from 0 (least) to 3; 1 is that of strict clients
 8       1     in a request: the client's try, from 1; in an answer: how
               often the broker gave the request to a worker (255: and more)
@@ -46,6 +47,16 @@ request: its client may send the request elsewhere.  A client that did not name 
 A request id is a secret of its client: any peer that knows the id can cancel the call.
 A *cancel* is a REQUEST with that flag and any body.
 
+**Credits** bound what is on the way from a handler that yields parts to the reader of its answer
+(feature *credits*).  The *weight* of a part is the bytes of its body's frames, and
+:data:`FRAME_WEIGHT` more for each.  The reader of a call with flag 8 has granted
+:data:`INITIAL_CREDIT` by its request.  A *grant* is a REQUEST with the call's id, flag 16, the field
+*credit* and any body: the sum of all weights that the reader will take, those already sent
+included.  The broker passes it on to the worker, as the field *credit* in a HEARTBEAT to the session.  A worker
+whose token has flag 2 sends a further part as long as the parts sent weigh less than the
+credit: so a part of any size has room where there is any.  A FINAL needs no credit.
+A stream whose reader grants nothing for too long ends with the status *stalled*.
+
 **Session frame**, between worker and broker, both ways:
 
 ======  ====  ===========================================================
@@ -53,8 +64,9 @@ offset  size  field
 ======  ====  ===========================================================
 0       4     magic, ``89 4D 44 57`` (``\\x89MDW``)
 4       1     version, 1 or 2
-5       1     flags: in a broker's HEARTBEAT, 1: the caller of the session's
-              request has gone; in a worker's FINAL or DISCONNECT,
+5       1     flags: in a broker's HEARTBEAT, 1: nobody waits for the answer
+              of the session's request any more; besides, 4: since its
+              stream has stalled; in a worker's FINAL or DISCONNECT,
               2: it is the session's last, and nothing was begun since; else 0
 6       4     number of the session, from 1; a connection's next session
               has a higher number than all before
@@ -99,7 +111,7 @@ import enum
 import json
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -115,9 +127,17 @@ CLIENT_NONCE_SIZE = 16
 #: Flags of a call frame.
 FAIL_WITHOUT_WORKER = 1
 CANCEL = 2
+GRANTS_CREDITS = 8
+GRANT = 16
 #: Flags of a session frame.
 CALLER_GONE = 1
 LAST = 2
+STALLED = 4
+
+#: The credit of a stream before its reader grants any.
+INITIAL_CREDIT = 64 * 1024
+#: What each frame of a part weighs in addition to its bytes: even an empty one takes memory.
+FRAME_WEIGHT = 64
 
 #: Priorities of a request: more urgent ones are higher.
 PRIORITIES = range(4)
@@ -134,6 +154,7 @@ _TRACEPARENT_SIZE = 55
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 _CALL = struct.Struct(">5sBBBB24sI")
+_unpack_call = _CALL.unpack_from
 _ID = struct.Struct(">16sQ")
 _SESSION = struct.Struct(">5sBI")
 _FIELD = struct.Struct(">BH")
@@ -175,7 +196,7 @@ class Feature(enum.IntFlag):
 
 
 #: The features that this release speaks, on either side.
-SUPPORTED = Feature.NOT_RUN | Feature.LEAVING
+SUPPORTED = Feature.CREDITS | Feature.NOT_RUN | Feature.LEAVING
 _FEATURE_NAMES = {feature: str(feature.name).lower().replace("_", "-") for feature in Feature}
 _FEATURES = {name: feature for feature, name in _FEATURE_NAMES.items()}
 
@@ -189,6 +210,8 @@ class Field(enum.IntEnum):
     TRACEPARENT = 1
     #: Of an answer: why there is none, for people, as UTF-8.
     REASON = 2
+    #: Of a grant: the credit of a stream, 8 bytes.
+    CREDIT = 3
 
 
 class Status(enum.IntEnum):
@@ -205,9 +228,11 @@ class Status(enum.IntEnum):
     TOO_LARGE = 8
     SHUTTING_DOWN = 9
     NOT_RUN = 10
+    STALLED = 11
 
 
 _TRACEPARENT_FIELD = int(Field.TRACEPARENT)
+_CREDIT_FIELD = int(Field.CREDIT)
 #: The optional fields of a frame that has none.
 EMPTY_FIELDS: Mapping[int, bytes] = MappingProxyType({})
 
@@ -331,7 +356,7 @@ def read_call(frame: bytes) -> CallFrame:
 
     Numbers are as they were sent, but a priority above the highest is read as the highest.
     """
-    _, status, flags, priority, attempt, identity, milliseconds = _CALL.unpack_from(frame)
+    _, status, flags, priority, attempt, identity, milliseconds = _unpack_call(frame)
     if priority > MOST_URGENT:
         priority = MOST_URGENT
     seconds = None if milliseconds == _UNKNOWN else milliseconds / 1000
@@ -401,6 +426,21 @@ def session_fields(frame: bytes) -> Mapping[int, bytes]:
     return _read_fields(frame, SESSION_SIZE) if len(frame) > SESSION_SIZE + len(NO_FIELDS) else EMPTY_FIELDS
 
 
+def credit_bytes(credit: int) -> bytes:
+    """Return the optional fields of a grant, for a session frame."""
+    return field_bytes([(_CREDIT_FIELD, credit.to_bytes(8, "big"))])
+
+
+def read_credit(fields: Mapping[int, bytes]) -> int:
+    """Return the credit in a frame's optional fields; 0 if there is none."""
+    return int.from_bytes(fields.get(_CREDIT_FIELD, b"")[:8], "big")
+
+
+def part_weight(body: Sequence[bytes]) -> int:
+    """Return how much a part of an answer weighs."""
+    return sum(map(len, body)) + FRAME_WEIGHT * len(body)
+
+
 def version_of(frame: bytes) -> int:
     """Return the version of a call frame or session frame."""
     return frame[_VERSION]
@@ -430,6 +470,8 @@ class Offer(NamedTuple):
     features: int = 0
     #: True if the broker drains.
     leaving: bool = False
+    #: Seconds for which a stream's reader may grant nothing; left out in version 1.
+    stream_stall_timeout: float = 30.0
 
 
 _LIMITS = Offer._fields[:5]
@@ -454,7 +496,8 @@ def read_probe(body: list[bytes]) -> int:
 
 def offer_body(offer: Offer) -> list[bytes]:
     """Return the body of the answer to a probe."""
-    limits = {name: getattr(offer, name) for name in _LIMITS}
+    names = _LIMITS if offer.version == 1 else (*_LIMITS, "stream_stall_timeout")
+    limits = {name: getattr(offer, name) for name in names}
     if offer.leaving:
         limits["leaving"] = True
     return [b"200", _to_json(offer.version, offer.features, limits)]
@@ -477,8 +520,11 @@ def read_offer(body: list[bytes]) -> Offer | None:
     if type(values[-1]) not in (int, float) or not values[-1] > 0:
         return None
     if version == 1:
-        return Offer._make([*values, version, 0, False])
-    return Offer._make([*values, version, _read_features(offer), offer.get("leaving") is True])
+        return Offer._make([*values, version, 0, False, Offer._field_defaults["stream_stall_timeout"]])
+    patience = offer.get("stream_stall_timeout")
+    if type(patience) not in (int, float) or not patience > 0:
+        patience = Offer._field_defaults["stream_stall_timeout"]
+    return Offer._make([*values, version, _read_features(offer), offer.get("leaving") is True, patience])
 
 
 def _to_json(version: int, features: int, limits: Mapping[str, float] = MappingProxyType({})) -> bytes:

@@ -16,7 +16,8 @@ offset  size  field
 21      1     status: 0; a gmdp worker sets 1 where its handler failed
 22      4     milliseconds left for the caller; ``FFFFFFFF``: unknown
 26      1     which attempt this is, from 1 (255 and more: 255)
-27      1     flags: 1 the caller understands typed failures
+27      1     flags: 1 the caller understands typed failures,
+              2 it grants credits for the parts of the answer
 28      55    the caller's W3C ``traceparent``, or nothing
 ======  ====  =========================================================
 
@@ -43,6 +44,8 @@ OK = 0
 HANDLER_FAILED = 1
 #: The flag: a failure's body is to be the error's type name and message, not the configured reply.
 TYPED_FAILURES = 1
+#: The flag: parts are sent as far as the caller's credits go (:mod:`~.extension`).
+CREDITS = 2
 
 _NUMBER = struct.Struct(">Q").pack
 _TAIL = struct.Struct(">BIBB")
@@ -58,6 +61,8 @@ class Reading(NamedTuple):
     time_left: float | None
     #: True if the caller understands typed failures.
     typed_failures: bool
+    #: True if the caller grants credits for the parts of its answer.
+    credits: bool
     #: The caller's W3C ``traceparent``, or nothing.
     traceparent: bytes
 
@@ -86,7 +91,13 @@ def read(address: bytes) -> Reading | None:
     if len(address) < _SIZE or address[:4] != MAGIC or address[4] != VERSION:
         return None
     _, milliseconds, attempt, flags = _TAIL.unpack_from(address, PREFIX_SIZE)
-    return Reading(attempt, from_milliseconds(milliseconds), bool(flags & TYPED_FAILURES), address[_SIZE:])
+    return Reading(
+        attempt,
+        from_milliseconds(milliseconds),
+        bool(flags & TYPED_FAILURES),
+        bool(flags & CREDITS),
+        address[_SIZE:],
+    )
 
 
 def mark_failed(address: bytes) -> bytes:

@@ -19,12 +19,13 @@ import gevent
 import greenlet
 from gevent.queue import Queue
 
+from ..core.peer.reasons import GoneReason
 from ..core.peer.sessions import CallerGone, Failure, Session, SessionState, Work
-from ..exceptions import RequestCancelled
+from ..exceptions import RequestCancelled, StreamStalled
 from ..io import guarded, logs
+from ..io.dealers import SendQueue
 from ..io.owner import Owner
-from ..io.slots import Slot
-from .handlers import HandlerGreenlet, HandlerOwner, Spawner, failure_of, run
+from .handlers import HandlerGreenlet, HandlerOwner, PartSlot, Spawner, failure_of, run
 from .request import Request, make_request
 
 _log = logs.QueuedLogger("gmdp.worker")
@@ -33,7 +34,7 @@ _log = logs.QueuedLogger("gmdp.worker")
 class ResultReceiver(Protocol):
     """Receives the results of handlers.  Every method runs in the owner."""
 
-    def on_part(self, dispatcher: Dispatcher, work: Work, body: list[bytes], slot: Slot | None) -> None:
+    def on_part(self, dispatcher: Dispatcher, work: Work, body: list[bytes], slot: PartSlot | None) -> None:
         """A handler yielded a part; see :meth:`.handlers.HandlerObserver.on_part`."""
 
     def on_handler_ended(
@@ -72,6 +73,7 @@ class Dispatcher:
         "session",
         "starter",
         "task",
+        "waiting",
     )
 
     def __init__(
@@ -94,6 +96,8 @@ class Dispatcher:
         self.running: Work | None = None
         self.request: Request | None = None
         self.task: Any = None
+        #: Where the handler waits, or has waited, in its ``yield``.
+        self.waiting: PartSlot | None = None
         #: What `task` calls if it ends before the handler began.
         self._on_task_ended: Callable[[Any], None] | None = None
         #: Where `spawn` may wait: the greenlet that calls `spawn`, and its queue of one piece of work at most.
@@ -116,19 +120,46 @@ class Dispatcher:
         """Note that nobody waits any more for the answer to the work of `event`.
 
         The handler sees this in ``request.remaining()``.  If `kill` is true and the handler runs
-        in a greenlet, RequestCancelled is raised in that greenlet.
+        in a greenlet, RequestCancelled is raised in that greenlet.  Else a handler that waits in its
+        ``yield`` is closed there; if its stream has stalled, StreamStalled is raised there.
         """
         if self.running is not event.work or self.request is None:
             return
         self.request.give_up()
-        if kill:
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None and event.reason is GoneReason.STALLED:
+            waiting.fail(StreamStalled(f"the stream has stalled: {event.reason.value}", service=self._service))
+            return
+        if kill and isinstance(self.task, greenlet.greenlet):
             error = RequestCancelled(f"nobody waits for the answer: {event.reason.value}")
             guarded.call(_raise_in, self.task, error, default=None, on_error=self._log_broken_task)
+        elif waiting is not None:
+            waiting.set(False)
+
+    def resume(self, work: Work) -> None:
+        """Let the handler of `work` go on, if it waits in its ``yield`` and may send a further part.
+
+        It ends there if the session has lost the work.
+        """
+        waiting = self.waiting
+        if waiting is None or self.running is not work:
+            return
+        session = self.session
+        if session.work is not work or session.connection is None:
+            waiting.set(False)
+        elif session.sent < session.credit:
+            queue: SendQueue = session.connection.handle
+            if queue.unsent:
+                queue.waiters.append(waiting)
+            else:
+                waiting.set(session.credit)
 
     def kill(self, spared: object) -> None:
         """Stop the starter, and kill the running handler unless it is `spared`."""
         if self.starter is not None:
             self.starter.kill(block=False)
+        if self.waiting is not None:
+            self.waiting.set(False)
         if self.task is not None and self.task is not spared:
             guarded.call(_kill, self.task, default=None, on_error=self._log_broken_task)
 
@@ -147,6 +178,7 @@ class Dispatcher:
 
     def _start(self, work: Work) -> None:
         self.running = work
+        self.waiting = None
         self.request = request = make_request(self._service, work)
         try:
             self.task = task = self._spawn(run, self._worker, request, work, self)
@@ -186,7 +218,7 @@ class Dispatcher:
             task.unlink(self._on_task_ended)  # from now on it calls on_ended itself
         return True
 
-    def on_part(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
+    def on_part(self, work: Work, body: list[bytes], slot: PartSlot | None) -> None:
         """The handler yielded a part."""
         self._owner.post(self._receiver.on_part, self, work, body, slot)
 

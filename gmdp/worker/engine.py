@@ -15,16 +15,15 @@ from collections.abc import Callable
 from time import monotonic
 
 from ..core.peer.connector import Close
-from ..core.peer.sessions import CallerGone, Failure, Work
+from ..core.peer.sessions import CallerGone, Failure, Resumed, Work
 from ..core.peer.worker import WorkerCore
 from ..io import logs
 from ..io.contexts import Context
-from ..io.dealers import ConnectorEngine, SendQueue
+from ..io.dealers import ConnectorEngine
 from ..io.owner import Owner
-from ..io.slots import Slot
 from ..security.credentials import Credentials
 from .dispatch import Dispatcher
-from .handlers import HandlerOwner, Spawner
+from .handlers import HandlerOwner, PartSlot, Spawner
 
 _log = logs.QueuedLogger("gmdp.worker")
 
@@ -162,27 +161,24 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
 
     # What is posted to the owner
 
-    def on_part(self, dispatcher: Dispatcher, work: Work, body: list[bytes], slot: Slot | None) -> None:
-        """A handler yielded a part.  `slot` is set once the part is sent, or is not wanted."""
+    def on_part(self, dispatcher: Dispatcher, work: Work, body: list[bytes], slot: PartSlot | None) -> None:
+        """A handler yielded a part, and waits on `slot`, if it is not None, before the next."""
         now = monotonic()
         if slot is None:
             self.core.partial(work, body, now)
             return
-        connection = None
         try:
-            if self.core.partial(work, body, now):
+            wanted = self.core.partial(work, body, now)
+            if wanted:
                 self.perform_actions(now)
-                connection = dispatcher.session.connection
-        finally:
-            if connection is None:  # nobody wants it, or a defect ends the owner
-                slot.set(False)
-        if connection is None:
-            return
-        queue: SendQueue = connection.handle
-        if queue.unsent:
-            queue.waiters.append(slot)
+        except BaseException:
+            slot.set(False)  # a defect ends the owner
+            raise
+        if wanted:
+            dispatcher.waiting = slot
+            dispatcher.resume(work)
         else:
-            slot.set(True)
+            slot.set(False)
 
     def on_handler_ended(
         self,
@@ -219,12 +215,14 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
 
     # Carrying out
 
-    def _on_events(self, events: list[Work | CallerGone], now: float) -> None:
+    def _on_events(self, events: list[Work | CallerGone | Resumed], now: float) -> None:
         for event in events:
             if isinstance(event, Work):
                 event.session.dispatcher.dispatch(event)
-            else:
+            elif isinstance(event, CallerGone):
                 event.work.session.dispatcher.cancel(event, self._worker.enforce_deadline)
+            else:
+                event.work.session.dispatcher.resume(event.work)
 
     def _on_socket_closed(self, action: Close) -> None:
         self._close_reason = action.reason.describe(action.detail)

@@ -6,8 +6,9 @@ The rules of this module:
 * Whatever a handler raises is caught, and made text where the handler runs: its ``str()`` is the handler's code,
   too.  ``on_ended`` is called exactly once for each ``on_started`` that returned True, before anything is logged.
 * SystemExit and KeyboardInterrupt end the program, as in any greenlet: a signal's handler may have raised them.
-* What a handler yields is sent at once.  A handler that is :data:`PARTS_AHEAD` parts ahead of its
-  connection waits for it.
+* What a handler yields is sent at once.  It waits in its ``yield`` while the parts sent have used up
+  what their reader has granted (:mod:`gmdp.protocol.extension`), and for its connection once it is
+  :data:`PARTS_AHEAD` parts or :data:`BYTES_AHEAD` bytes ahead of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from time import monotonic
@@ -25,10 +27,11 @@ from gevent.pool import Pool
 from gevent.threadpool import ThreadPool
 
 from ..core.peer.sessions import Failure, Work
-from ..exceptions import ConfigurationError, MDPError, RequestCancelled
+from ..exceptions import ConfigurationError, MDPError, RequestCancelled, StreamStalled
 from ..io import guarded, logs
 from ..io.lifecycle import current_lifecycle
 from ..io.slots import Slot
+from ..protocol.extension import INITIAL_CREDIT, part_weight
 from ..tracing import traceparent, tracer
 from ..validation import Frame, check_body
 from .request import Request
@@ -45,6 +48,8 @@ Handler = Callable[[Request], Body | Iterator[Body]]
 
 #: Parts that a handler may be ahead of its connection.
 PARTS_AHEAD = 16
+#: Bytes that a handler may be ahead of its connection, and one part.
+BYTES_AHEAD = 1024 * 1024
 
 
 class HandlerOwner(Protocol):
@@ -60,10 +65,10 @@ class HandlerObserver(Protocol):
     def on_started(self) -> bool:
         """The handler is about to run.  Returns False if it must not, since this is the child of a fork."""
 
-    def on_part(self, work: Work, body: list[bytes], slot: Slot | None) -> None:
+    def on_part(self, work: Work, body: list[bytes], slot: PartSlot | None) -> None:
         """The handler yielded a part.
 
-        `slot` is set to True once the part is sent, or to False if nobody wants it.
+        `slot`: what the handler waits for before its next part; see :class:`PartSlot`.
         """
 
     def on_ended(self, work: Work, body: list[bytes] | None, failure: Failure | None, seconds: float) -> None:
@@ -106,7 +111,7 @@ def _run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObs
     if raised is not None:
         # The text of gmdp's own errors suffices; any other error needs its traceback.
         with_traceback = None if isinstance(raised, MDPError) else raised
-        level = logging.INFO if isinstance(raised, RequestCancelled) else logging.WARNING
+        level = logging.INFO if isinstance(raised, (RequestCancelled, StreamStalled)) else logging.WARNING
         _log.log(level, "the handler of %.100r failed: %r", request.service, raised, exc_info=with_traceback)
         if isinstance(raised, guarded.INTERRUPTS):
             raise raised
@@ -123,19 +128,60 @@ def _answer(handler: Handler, request: Request, work: Work, observer: HandlerObs
     return _send_parts(result, work, observer) if isinstance(result, Iterator) else check_body(result)
 
 
+class PartSlot(Slot):
+    """Where a handler waits in its ``yield``: set to what may follow, once; whatever comes later is ignored.
+
+    The value is the credit up to which parts may be sent (a number), True if that has not changed, or
+    False if no part is wanted any more.
+    """
+
+    __slots__ = ("_is_set",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_set = False
+
+    def set(self, value: Any) -> None:
+        """Set the value."""
+        if not self._is_set:
+            self._is_set = True
+            super().set(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Set an error, to be raised in the handler."""
+        if not self._is_set:
+            self._is_set = True
+            super().fail(error)
+
+
 def _send_parts(parts: Iterator[Any], work: Work, observer: HandlerObserver) -> list[bytes] | None:
     """Send each item as a PARTIAL.  Returns what a generator returned, as the body of the FINAL."""
-    sent = 0
+    credit: float = INITIAL_CREDIT if work.hints is not None and work.hints.credits else math.inf
+    count = sent = 0
+    ahead_until = BYTES_AHEAD
     try:
         while True:
             body = check_body(next(parts))
-            sent += 1
-            slot = Slot() if sent % PARTS_AHEAD == 0 else None
+            count += 1
+            sent += part_weight(body)
+            slot = None
+            if sent >= credit or sent >= ahead_until or count % PARTS_AHEAD == 0:
+                slot = PartSlot()
             observer.on_part(work, body, slot)
             if slot is not None:
+                ahead_until = sent + BYTES_AHEAD
                 slot.wait()
-                if not slot.get():
+                answer = slot.get()
+                if answer is False:
                     return None
+                if answer is not True:
+                    credit = answer
+    except StreamStalled as error:
+        throw = getattr(parts, "throw", None)
+        if throw is not None:
+            throw(error)  # the handler waits in its yield; if it yields once more, it is closed
+            return None
+        raise
     except StopIteration as stop:
         return None if stop.value is None else check_body(stop.value)
     finally:

@@ -38,7 +38,7 @@ UNKNOWN = b"\xff\xff\xff\xff"
 
 
 #: What a peer of version 2 says about itself in its probe.
-PROBE = b'{"extension":2,"features":["not-run","leaving"]}'
+PROBE = b'{"extension":2,"features":["credits","not-run","leaving"]}'
 
 
 class Spoken:
@@ -117,7 +117,8 @@ def test_the_probe_is_answered_with_an_offer(broker, question, head):
         assert (answered, code) == (head, b"200")
         assert json.loads(offer) == {
             "extension": 2,
-            "features": ["not-run", "leaving"],
+            "features": ["credits", "not-run", "leaving"],
+            "stream_stall_timeout": 30.0,
             "max_in_flight": 10_000,
             "max_sessions": 500,
             "max_frames": 1_000,
@@ -817,3 +818,103 @@ def test_a_handler_is_stopped_when_the_time_in_its_token_is_up(played):
         assert played.recv() == [sender, session(1), b"", b"MDPW02", b"\x04", failed, b"", b"oops"]
         assert seen == ["nobody waits for the answer: its caller's time is up"]
         assert worker.statistics().callers_gone == 1
+
+
+# Flow control of streams
+
+
+#: The worker's part of this size weighs 65,536, as much as a request grants: 64 for its frame.
+FIRST = b"x" * (65_536 - 64)
+PROBE_CREDITS = [b"MDPC02", b"\x01", b"mmi.gmdp", b'{"extension":2,"features":["credits"]}']
+
+
+def credit(number):
+    """The optional field of a grant."""
+    return field(3, number.to_bytes(8, "big"))
+
+
+@pytest.fixture
+def streaming():
+    """A broker, a worker and a client, bare, and the token of a request that runs."""
+    with (
+        Broker("tcp://127.0.0.1:*", heartbeat_interval=60.0, stream_stall_timeout=0.3) as broker,
+        dealer(broker.endpoint) as worker,
+        dealer(broker.endpoint) as client,
+    ):
+        worker.send(*PROBE_CREDITS)
+        worker.recv()
+        worker.send(session(1), b"", b"MDPW02", b"\x01", b"echo")
+        client.send(call(1, flags=8), b"", b"MDPC02", b"\x01", b"echo", b"x")
+        yield broker, worker, client, worker.recv()[4]
+
+
+@pytest.mark.parametrize("version", [2], indirect=True)
+def test_X9_a_grant_of_a_client_reaches_the_session_of_its_worker(streaming):
+    _, worker, client, token = streaming
+    assert token[26:] == b"\x01\x03"  # the first attempt; typed failures, credits
+    worker.send(session(1), b"", b"MDPW02", b"\x03", token, b"", FIRST)
+    assert client.recv() == [answer_frame(1, status=1), b"", b"MDPC02", b"\x02", b"echo", FIRST]
+    client.send(call(1, flags=16, fields=credit(200_000)), b"", b"MDPC02", b"\x01", b"echo", b"")
+    assert worker.recv() == [session(1, fields=credit(200_000)), b"", b"MDPW02", b"\x05"]
+    worker.send(session(1), b"", b"MDPW02", b"\x04", token, b"", b"end")
+    assert client.recv() == [answer_frame(1), b"", b"MDPC02", b"\x03", b"echo", b"end"]
+
+
+@pytest.mark.parametrize("version", [2], indirect=True)
+def test_X9_a_stream_that_stalls_ends_on_both_sides(streaming):
+    broker, worker, client, token = streaming
+    worker.send(session(1), b"", b"MDPW02", b"\x03", token, b"", FIRST)
+    assert client.recv()[0] == answer_frame(1, status=1)
+    assert client.recv() == [answer_frame(1, status=11), b"", b"MDPC02", b"\x03", b"echo", b""]
+    assert worker.recv() == [session(1, flags=5), b"", b"MDPW02", b"\x05"]
+    assert broker.statistics().stalled_streams == 1
+
+
+CREDITS_OFFER = {**OFFER, "features": ["credits"], "max_frame_size": 10**6}
+
+
+@pytest.mark.parametrize("version", [2], indirect=True)
+def test_X9_a_client_grants_as_its_reader_takes_parts():
+    with PlayedBroker(CREDITS_OFFER) as played, AsyncClient(played.endpoint) as client:
+        stream = client.stream("echo", b"", timeout=60.0)
+        message = played.recv()
+        assert message[1][6] == 8  # the caller grants credits
+        answer(played, message, 1, FIRST, partial=True)
+        answer(played, message, 1, b"second", partial=True)
+        assert next(stream) == [FIRST]
+        assert next(stream) == [b"second"]
+        # The first part is taken: so much, and a window of 1 MiB.
+        sender, frame, *rest = played.recv()
+        assert (sender, rest) == (message[0], [b"", b"MDPC02", b"\x01", b"echo", b""])
+        assert frame[:33] == message[1][:6] + b"\x10" + message[1][7:33]
+        assert frame[37:] == b"\x00\x0b" + credit(65_536 + 1024 * 1024)
+        stream.close()
+
+
+@pytest.mark.parametrize("version", [2], indirect=True)
+def test_X9_a_worker_sends_a_part_when_its_reader_has_room():
+    def handler(request):
+        yield FIRST
+        yield b"second"
+        yield b"third"
+
+    with PlayedBroker(CREDITS_OFFER) as played, Worker(played.endpoint, "echo", handler):
+        sender = played.recv()[0]
+        token = b"\x89MDT\x01NONCENCE" + b"\x00" * 8 + b"\x00" + UNKNOWN + b"\x01\x02"
+        played.send(sender, session(1), b"", b"MDPW02", b"\x02", token, b"", b"go")
+        head = [sender, session(1), b"", b"MDPW02"]
+
+        def nothing_more():
+            for _ in range(2):  # the second is answered, since nothing was sent after the first
+                played.send(sender, b"MDPW02", b"\x05")
+            assert played.recv() == [sender, b"MDPW02", b"\x05"]
+
+        assert played.recv() == [*head, b"\x03", token, b"", FIRST]
+        nothing_more()
+        # Room for one byte: a part of any size may follow, and no more.
+        played.send(sender, session(1, fields=credit(65_537)), b"", b"MDPW02", b"\x05")
+        assert played.recv() == [*head, b"\x03", token, b"", b"second"]
+        nothing_more()
+        played.send(sender, session(1, fields=credit(10**6)), b"", b"MDPW02", b"\x05")
+        assert played.recv() == [*head, b"\x03", token, b"", b"third"]
+        assert played.recv() == [*head, b"\x04", token, b"", b""]

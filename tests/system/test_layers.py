@@ -193,13 +193,13 @@ PUBLIC = {
         Handler HandlerFailed HubNotRunning
         LogAudit LogDeadLetters MDPError MessageTooLarge NoWorker NotAllowed Overloaded OwnerDied Request
         RequestCancelled RequestExpired RequestRejected RequestTimeout State StateChange StateError StreamOverflow
-        UnsupportedBroker Worker WorkerLost __version__ generate_keys hash_password
+        StreamStalled UnsupportedBroker Worker WorkerLost __version__ generate_keys hash_password
     """,
     "gmdp.exceptions": """
         AuthenticationFailed BindError BrokerLost BrokerShuttingDown CallCancelled CallError ClosedError
         ConfigurationError HandlerFailed HubNotRunning MDPError MessageTooLarge NoWorker NotAllowed Overloaded OwnerDied
-        RequestCancelled RequestExpired RequestRejected RequestTimeout StateError StreamOverflow UnsupportedBroker
-        WorkerLost
+        RequestCancelled RequestExpired RequestRejected RequestTimeout StateError StreamOverflow
+        StreamStalled UnsupportedBroker WorkerLost
     """,
     "gmdp.wsgi": "Gateway gateway_from_environment",
     "gmdp.tracing": "traceparent",

@@ -477,7 +477,7 @@ def check_token(frame: bytes) -> None:
     assert token.read(failed) == reading
     left = int.from_bytes(frame[22:26], "big")
     time_left = None if left == 2**32 - 1 else left / 1000
-    assert reading == (frame[26], time_left, bool(frame[27] & 1), frame[28:])
+    assert reading == (frame[26], time_left, bool(frame[27] & 1), bool(frame[27] & 2), frame[28:])
 
 
 def check_offer(body: list[bytes]) -> None:

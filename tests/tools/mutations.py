@@ -587,6 +587,38 @@ MUTATIONS = {
         "        if current_lifecycle.get() is self or gevent.getcurrent() is owner.greenlet:",
         tests="unit/io/test_lifecycle.py::test_G5_in_the_hub_a_stop_begins_and_returns",
     ),
+    # Streams
+    "credits are not passed on": Mutation(
+        "core.broker.flows", "        flow.granted = credit\n", "        flow.granted = credit\n        return\n"
+    ),
+    "a stalled stream never ends": Mutation(
+        "core.broker.flows",
+        "self._state.timers.arm(request, now + self._state.options.stream_stall_timeout)",
+        "pass",
+    ),
+    "a handler goes on without credit": Mutation(
+        "core.peer.worker", "session.credit = extension.INITIAL_CREDIT if", "session.credit = 1e9 if"
+    ),
+    "streams wait for what other streams share": Mutation(
+        "core.peer.client",
+        "call.credit = new_credit = consumed + INITIAL_CREDIT + extra",
+        "call.credit = new_credit = consumed + extra",
+    ),
+    "a reader that takes little at a time grants nothing": Mutation(
+        "core.peer.client",
+        "            self.grant(call, now)\n            if call.timer is None:",
+        "            if call.timer is None:",
+        tests="unit/core/peer/test_streams.py",
+    ),
+    "a cancel leaves a handler waiting in its yield": Mutation(
+        "worker.dispatch",
+        "        elif waiting is not None:\n            waiting.set(False)",
+        "",
+        tests="unit/worker/test_streams.py",
+    ),
+    "the shared credit of a stream that has ended is lost": Mutation(
+        "core.peer.client", "        self._shared_credit += call.extra_credit\n", ""
+    ),
 }
 
 

@@ -18,7 +18,7 @@ from collections.abc import Hashable
 
 from ...protocol import extension
 from ...protocol.dialects import Command
-from ...protocol.extension import CALLER_GONE
+from ...protocol.extension import CALLER_GONE, STALLED
 from ..outcomes import EndReason
 from .decisions import Outgoing
 from .records import Client, Request, envelope_bytes
@@ -151,12 +151,15 @@ class Accounts:
             return
         request.abandon_reason = reason
         self.release(request)
+        if request.flow is not None:
+            self._state.timers.disarm(request)
         worker = request.worker
         if worker is not None and worker.connection.dialect.extended:
             connection = worker.connection
+            stalled = reason is EndReason.STALLED
             frames = [
                 *connection.address,
-                extension.mark_session(worker.session, CALLER_GONE),
+                extension.mark_session(worker.session, CALLER_GONE | STALLED if stalled else CALLER_GONE),
                 *connection.dialect.worker_command(Command.HEARTBEAT),
             ]
             connection.pulse.on_heartbeat_sent(now)

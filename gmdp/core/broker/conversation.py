@@ -39,6 +39,7 @@ from ...protocol.extension import Status
 from ...protocol.wire import Message
 from .accounts import Accounts
 from .delivery import Delivery
+from .flows import Flows
 from .reasons import DropReason, LossReason
 from .records import Connection, Request, Worker
 from .registry import Registry
@@ -54,11 +55,18 @@ class Conversation:
     """Handles the messages of workers."""
 
     def __init__(
-        self, state: BrokerState, accounts: Accounts, replies: Replies, delivery: Delivery, registry: Registry
+        self,
+        state: BrokerState,
+        accounts: Accounts,
+        replies: Replies,
+        flows: Flows,
+        delivery: Delivery,
+        registry: Registry,
     ) -> None:
         self._state = state
         self._accounts = accounts
         self._replies = replies
+        self._flows = flows
         self._delivery = delivery
         self._registry = registry
         self._connections = registry.connections
@@ -198,6 +206,8 @@ class Conversation:
         if request.dialect.streams:
             request.partial_sent = True
             self._replies.answer(request, message.body, Status.PARTIAL, now)
+            if request.terms.token_flags & worker.connection.token_flags & token.CREDITS:
+                self._flows.on_part(request, message.body, now)
         else:
             self._replies.keep_part(request, message.body, now)
 

@@ -8,6 +8,7 @@ module                decides
 :mod:`~.accounts`     how much of the broker's memory each client holds
 :mod:`~.backlogs`     which messages wait for clients that read too slowly
 :mod:`~.replies`      which answers and statuses clients get
+:mod:`~.flows`        how far the handlers of streams may run ahead of their readers
 :mod:`~.services`     which services are known, and how queued requests end
 :mod:`~.delivery`     which worker gets which request
 :mod:`~.registry`     which workers are registered, and when they are lost
@@ -36,6 +37,7 @@ from .conversation import Conversation
 from .decisions import DeadLetter, Event, Outgoing, QueueWait, Refusal
 from .delivery import Delivery
 from .draining import Draining
+from .flows import Flows, Grant
 from .intake import Intake
 from .notices import Notices
 from .options import BrokerOptions
@@ -90,12 +92,17 @@ class BrokerCore:
         #: Clients that read too slowly.  The owner asks `hold_back` about each message before it is sent.
         self.backlogs = Backlogs(state, self._accounts)
         self._replies = Replies(state, self._accounts, self.backlogs)
+        self._flows = Flows(state, self._accounts, self._replies)
         self._services = Services(state, self._accounts, self._replies)
         self._delivery = Delivery(state, self._replies, self._services, nonce)
         self._registry = Registry(state, self._services, self._delivery, self.about.max_sessions)
-        self._conversation = Conversation(state, self._accounts, self._replies, self._delivery, self._registry)
+        self._conversation = Conversation(
+            state, self._accounts, self._replies, self._flows, self._delivery, self._registry
+        )
         reports = Reports(self)
-        self._intake = Intake(state, self._accounts, self._replies, self._services, self._delivery, reports)
+        self._intake = Intake(
+            state, self._accounts, self._replies, self._flows, self._services, self._delivery, reports
+        )
         self._notices = Notices(state, self._accounts, self._replies, reports, now)
         self._draining = Draining(state, self.backlogs, self._services, self._delivery, self._registry, self._notices)
         self._sweep_at = SWEEP_AT
@@ -160,7 +167,13 @@ class BrokerCore:
 
     def send_failed(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """`outgoing` could not be sent: its peer's socket is `full`, or the connection is closed."""
-        if outgoing.essential and not isinstance(outgoing.target, Worker):
+        target = outgoing.target
+        if isinstance(target, Grant):
+            if full:
+                self._flows.send_failed(target, now)
+                return
+            outgoing = outgoing._replace(target=target.connection)
+        if outgoing.essential and not isinstance(target, Worker):
             self.backlogs.send_failed(outgoing, full, now)
             if not full:
                 self._forget_client(outgoing.frames[0], DropReason.CLIENT_GONE, now)
@@ -179,7 +192,10 @@ class BrokerCore:
             if isinstance(item, Connection):
                 self._registry.on_timer(item, now)
             elif isinstance(item, Request):
-                self._services.on_timer(item, now)
+                if item.worker is not None:
+                    self._flows.on_timer(item, now)
+                else:
+                    self._services.on_timer(item, now)
             else:
                 assert isinstance(item, Backlog)  # nothing else is armed here
                 self.backlogs.on_timer(item, now)

@@ -165,6 +165,8 @@ class Delivery:
         worker.request = None
         worker.token = EMPTY
         request.worker = None
+        if request.flow is not None:
+            self._state.timers.disarm(request)
         if request is worker.connection.suspect:
             worker.connection.suspect = None
         self.assigned -= 1
@@ -195,15 +197,15 @@ class Delivery:
         self.assigned += 1
         number = self._assignments = self._assignments + 1
         terms = request.terms
+        connection = worker.connection
         if terms.frame:
             time_left = None if request.deadline == math.inf else request.deadline - now
-            tail = token.tail(attempts, time_left, token.TYPED_FAILURES, terms.traceparent)
+            tail = token.tail(attempts, time_left, terms.token_flags & connection.token_flags, terms.traceparent)
             if terms.traceparent and self._state.trace_waits:
                 waited = QueueWait(request.service.name, terms.traceparent, now - request.accepted_at, attempts)
                 self._state.events.append(waited)
         else:
             tail = _FIRST_ATTEMPT if attempts == 1 else token.tail(attempts)
-        connection = worker.connection
         if request.suspect:
             connection.suspect = request
         request.worker = worker

@@ -15,13 +15,14 @@ The rules of this module:
   inspect only what the policy allows.  A gmdp client is told that something is not allowed; a strict
   client hears ``403`` from ``mmi.`` services and nothing from others.
 * A cancelled request leaves the queue; if it runs, its answer is dropped.
+* A grant is about the parts of an answer (:mod:`~.flows`).
 """
 
 from __future__ import annotations
 
 import math
 
-from ...protocol import extension
+from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, MMI_PREFIX, RFC18
 from ...protocol.extension import CallFrame, Feature, Status
 from ...protocol.wire import Message
@@ -30,6 +31,7 @@ from . import access
 from .accounts import Accounts
 from .decisions import Refusal, new_tuple
 from .delivery import Delivery
+from .flows import Flows
 from .reasons import DropReason
 from .records import CallTerms, Place, Request, envelope_bytes
 from .replies import Replies
@@ -38,6 +40,11 @@ from .services import Services
 from .state import BrokerState
 
 _NOTHING = [EMPTY]
+#: The flags of call frames that begin no request.
+_NO_REQUEST = extension.CANCEL | extension.GRANT
+_FAIL_WITHOUT_WORKER, _GRANTS_CREDITS = extension.FAIL_WITHOUT_WORKER, extension.GRANTS_CREDITS
+_TYPED_FAILURES = token.TYPED_FAILURES
+_TYPED_FAILURES_AND_CREDITS = token.TYPED_FAILURES | token.CREDITS
 
 
 class Intake:
@@ -48,6 +55,7 @@ class Intake:
         state: BrokerState,
         accounts: Accounts,
         replies: Replies,
+        flows: Flows,
         services: Services,
         delivery: Delivery,
         reports: Reports,
@@ -55,6 +63,7 @@ class Intake:
         self._state = state
         self._accounts = accounts
         self._replies = replies
+        self._flows = flows
         self._services = services
         self._delivery = delivery
         self._reports = reports
@@ -74,9 +83,13 @@ class Intake:
         if frame:
             call = extension.read_call(frame)
             identity = (user, call.id)
-            if call.flags & extension.CANCEL:
-                # A cancel only frees memory, so it needs no right and no room, and has no answer.
-                self._cancel(identity, now)
+            if call.flags & _NO_REQUEST:
+                # A cancel and a grant are about a call that was accepted: they need no right and no
+                # room, and have no answer.
+                if call.flags & extension.CANCEL:
+                    self._cancel(identity, now)
+                else:
+                    self._flows.on_grant(identity, call, now)
                 return
         if state.access is not None and not self._check_rights(state.access, address, message, user, now):
             return  # refused, and answered if the dialect can say why
@@ -125,10 +138,14 @@ class Intake:
         if stack:
             request.size += envelope_bytes(address)
         if call is not None:
-            fail = bool(call.flags & extension.FAIL_WITHOUT_WORKER)
+            flags = call.flags
+            fail = flags & _FAIL_WITHOUT_WORKER != 0
+            token_flags = _TYPED_FAILURES
+            if flags & _GRANTS_CREDITS and dialect.streams:
+                token_flags = _TYPED_FAILURES_AND_CREDITS
             if call.fields:
                 frame = extension.bare_call(frame)
-            request.terms = new_tuple(CallTerms, (frame, identity, fail, call.traceparent, call.attempt))
+            request.terms = new_tuple(CallTerms, (frame, identity, fail, call.traceparent, call.attempt, token_flags))
             request.priority = call.priority
             if call.time_left is not None:
                 request.deadline = now + call.time_left

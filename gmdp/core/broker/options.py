@@ -58,6 +58,8 @@ class BrokerOptions(ServiceOptions):
         zmtp_heartbeats: True if ZeroMQ itself asks each connection whether its process is alive.  False is
             for peers of ZMTP 3.0, which do not answer: a worker is then lost when it says nothing
             for the expiry, whatever it does.
+        stream_stall_timeout: Seconds for which the reader of a stream may take nothing while the
+            handler waits for it; then the stream ends, and its session is free.
         max_services: How many services there may be.
         max_workers: How many workers may be registered.
         max_in_flight: How many requests a gmdp client's connection may have open; more are refused.
@@ -83,6 +85,7 @@ class BrokerOptions(ServiceOptions):
     heartbeat_interval: float = 2.5
     liveness: float = 3
     zmtp_heartbeats: bool = True
+    stream_stall_timeout: float = 30.0
     max_services: int = 10_000
     max_workers: int = 65_536
     max_in_flight: int = 10_000
@@ -102,6 +105,7 @@ class BrokerOptions(ServiceOptions):
         check_number("heartbeat_interval", self.heartbeat_interval, 0, above=True, most=MOST_INTERVAL)
         check_number("liveness", self.liveness, 3)
         check_boolean("zmtp_heartbeats", self.zmtp_heartbeats)
+        check_number("stream_stall_timeout", self.stream_stall_timeout, 0, above=True)
         for name in (
             "max_services",
             "max_workers",

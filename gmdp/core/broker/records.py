@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command, Dialect
-from ...protocol.extension import NORMAL_PRIORITY, Status
+from ...protocol.extension import INITIAL_CREDIT, NORMAL_PRIORITY, Status
+from ...protocol.token import TYPED_FAILURES
 from ..liveness import Pulse
 from ..outcomes import EndReason
 from .decisions import Outgoing, Target
@@ -181,10 +182,24 @@ class CallTerms(NamedTuple):
     traceparent: bytes
     #: The client's try that the broker accepted; later tries joined it.
     joined_try: int
+    #: The flags of its tokens, as far as the worker understands them.
+    token_flags: int = TYPED_FAILURES
 
 
 #: The terms of strict clients' requests.
 STRICT = CallTerms(EMPTY, None, False, EMPTY, 0)
+
+
+class Flow:
+    """How much of a stream's answer has been sent, and how much may be; sums of weights of parts."""
+
+    __slots__ = ("granted", "passed_on", "sent")
+
+    def __init__(self) -> None:
+        #: What the reader has granted, and what of it the worker knows.
+        self.granted = self.passed_on = INITIAL_CREDIT
+        #: The weight of the parts that the worker has sent.
+        self.sent = 0
 
 
 class Request(Target):
@@ -199,6 +214,7 @@ class Request(Target):
         "client",
         "deadline",
         "dialect",
+        "flow",
         "joined_bytes",
         "joined_parts",
         "lane",
@@ -265,6 +281,8 @@ class Request(Target):
         #: PARTIALs that wait for the FINAL, for a client that gets one reply.
         self.joined_parts: list[bytes] | None = None
         self.joined_bytes = 0
+        #: Once a part of the answer came for a caller that grants credits, from a worker that heeds them.
+        self.flow: Flow | None = None
         self.timer: list[Any] | None = None
         self.terms = STRICT
 
@@ -312,6 +330,7 @@ class Connection(Target):
         "pulse",
         "suspect",
         "timer",
+        "token_flags",
         "user",
         "workers",
     )
@@ -344,6 +363,8 @@ class Connection(Target):
         #: True once a strict worker has sent a HEARTBEAT while it worked.
         self.heartbeat_while_busy = False
         self.timer: list[Any] | None = None
+        #: The flags of tokens that it understands.
+        self.token_flags = TYPED_FAILURES
 
     def command_frames(self, command: Command) -> list[bytes]:
         """The frames of a command that concerns the connection itself."""

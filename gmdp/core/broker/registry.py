@@ -26,8 +26,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Iterable
 
-from ...protocol import extension
+from ...protocol import extension, token
 from ...protocol.dialects import EXTENDED, MMI_PREFIX, Command, Dialect
+from ...protocol.extension import Feature
 from ...protocol.wire import Message
 from ..liveness import MUTE_AFTER
 from . import access
@@ -103,6 +104,8 @@ class Registry:
             dialect = message.dialect
             connection = Connection(key, address, dialect, _BASE_DIALECTS.get(dialect, dialect), now, user)
             connection.features = state.features_of(address, message.extra)
+            if connection.features & Feature.CREDITS and dialect.streams:
+                connection.token_flags |= token.CREDITS
             self.connections[key] = connection
             self._by_routing_id.setdefault(address[0], {})[connection] = None
             state.timers.arm(connection, now + state.options.heartbeat_interval)

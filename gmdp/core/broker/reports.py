@@ -172,6 +172,7 @@ class Reports:
                 view.about.extension,
                 self.features,
                 leaving=view.draining and bool(self.features & Feature.LEAVING),
+                stream_stall_timeout=options.stream_stall_timeout,
             )
         )
 

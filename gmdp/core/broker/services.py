@@ -36,6 +36,8 @@ The rules of this module:
   ``stopped``       the broker stops                         shutting down; not
                                                              run, if no worker
                                                              has had the request
+  ``stalled``       its reader granted no credits for        stalled
+                    ``stream_stall_timeout``
   ================  =======================================  ===================
 """
 

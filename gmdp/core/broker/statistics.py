@@ -37,6 +37,9 @@ class BrokerCounters:
     slow_clients: int = field(
         default=0, metadata=counter("How often a client was found not to read its answers.", "times")
     )
+    stalled_streams: int = field(
+        default=0, metadata=counter("Streams ended because their reader took nothing for too long.", "streams")
+    )
     management: int = field(default=0, metadata=counter("Answers of the management interface (RFC 8).", "requests"))
     registrations: int = field(default=0, metadata=counter("Workers registered, ever.", "workers"))
     ended: dict[str, int] = field(
@@ -119,6 +122,7 @@ class BrokerStatistics:
     joins: int
     dead_letters: int
     slow_clients: int
+    stalled_streams: int
     management: int
     registrations: int
     ended: Mapping[str, int]

@@ -100,14 +100,19 @@ class Call:
         "answered_try",
         "body",
         "connection",
+        "consumed",
+        "credit",
         "deadline",
         "deadline_at",
         "deliveries",
+        "extra_credit",
         "flags",
+        "grant_at",
         "identity",
         "number",
         "parts",
         "priority",
+        "received",
         "retries",
         "retries_cut",
         "service",
@@ -165,6 +170,15 @@ class Call:
         #: How many parts were delivered, and which try they answer, as far as the broker said.
         self.parts = 0
         self.answered_try = 0
+        #: The weight of the parts before the last that have come, of those that the reader has taken,
+        #: and of all that it grants (:mod:`gmdp.protocol.extension`).  The reader, in whatever
+        #: thread it is, adds to `consumed`; the core adds to the others.
+        self.received = self.consumed = 0
+        self.credit = math.inf
+        #: How much of the credit comes out of what the calls of a client share.
+        self.extra_credit = 0
+        #: Once the reader has taken so much, it calls :meth:`.client.ClientCore.grant`.
+        self.grant_at = math.inf
         self.connection: ClientConnection | None = None
         self.try_ends_at = math.inf
         self.timer: list[Any] | None = None

@@ -19,6 +19,10 @@ The rules of this module:
 * A broker that leaves gets no new call.  Further tries of the calls it has go there, to join them.
 * All parts of an answer are from one run of the request.  A call that has parts from
   one try, and then gets parts from another, ends.
+* The reader of a stream grants credits as it takes parts (:mod:`gmdp.protocol.extension`): up to a *window* for
+  each stream, as long as all streams together have granted less than a bound.  Each stream has
+  :data:`~gmdp.protocol.extension.INITIAL_CREDIT` besides, so that it never waits for another stream's reader.
+* While a stream's handler waits for its reader, the time for its next part does not run.
 * Until a broker has answered, one connection is tried at a time.
 """
 
@@ -31,7 +35,7 @@ from typing import Any
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command, Dialect
-from ...protocol.extension import Status
+from ...protocol.extension import INITIAL_CREDIT, Feature, Status
 from ..outcomes import OUTCOME_OF_STATUS, Outcome
 from ..snapshots import copy_counts
 from .calls import Call, CallState, ClientConnection, Ended, Part
@@ -48,6 +52,9 @@ SLOW_LINK = (
     "; a frame must cross its link in less than heartbeat_interval * (liveness - 0.5) seconds (the broker's options), "
     "and the largest one had {} bytes"
 )
+#: Seconds between two looks at the reader of a stream whose handler waits: the least, and the most.
+LEAST_LOOK = 0.1
+MOST_LOOK = 5.0
 
 
 class ClientCore(Connector[ClientConnection, Part | Ended]):
@@ -63,6 +70,8 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         nonce: 16 bytes that no client has used before.
         max_in_flight: The most calls on an extended connection.
         require_extensions: True if a broker that does not speak gmdp's extension is not used.
+        stream_window: The most weight of parts that one stream's reader grants beyond what it has taken.
+        stream_bytes: The most that all streams together grant in this way, INITIAL_CREDIT for each excepted.
     """
 
     def __init__(
@@ -75,9 +84,14 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         nonce: bytes,
         max_in_flight: int,
         require_extensions: bool = False,
+        stream_window: int = 1024 * 1024,
+        stream_bytes: int = 64 * 1024 * 1024,
     ) -> None:
         super().__init__(dialect, reconnect, require_extensions)
         self.counters = counters
+        self._max_extra_credit = max(0, stream_window - INITIAL_CREDIT)
+        #: What is left of `stream_bytes`.
+        self._shared_credit = stream_bytes
         self._nonce = nonce
         self._last_number = 0
         self._max_connections = max_connections
@@ -113,6 +127,26 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         self._withdraw(call)
         self._end_call(call, outcome, "")
         self._assign_waiting(now)
+
+    def grant(self, call: Call, now: float) -> None:
+        """Grant a stream's handler new credit, if its reader has taken anything since the last time."""
+        connection = call.connection
+        if call.credit == math.inf or connection is None:
+            return
+        consumed, credit, extra = call.consumed, int(call.credit), call.extra_credit
+        if consumed > credit - INITIAL_CREDIT - extra:
+            extra = min(self._max_extra_credit, self._shared_credit + call.extra_credit)
+            # What was granted is not taken back, though other streams may have used up what they share.
+            extra = max(extra, credit - consumed - INITIAL_CREDIT)
+            self._shared_credit += call.extra_credit - extra
+            call.extra_credit = extra
+            call.credit = new_credit = consumed + INITIAL_CREDIT + extra
+            if new_credit > credit:
+                self._send_grant(call, connection, new_credit)
+                if credit <= call.received < new_credit:
+                    call.try_ends_at = now + call.timeout  # the handler goes on
+                    self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
+        call.grant_at = call.credit - (INITIAL_CREDIT + extra) // 2
 
     def deadline(self) -> float:
         """When :meth:`tick` is needed next; infinity if never."""
@@ -276,7 +310,12 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._assign_waiting(now)
         else:
             self.counters.partials += 1
-            call.try_ends_at = now + call.timeout
+            call.received += extension.part_weight(body)
+            if call.received < call.credit:
+                call.try_ends_at = now + call.timeout
+            else:
+                # The handler waits for the reader, so nobody waits for the next part.
+                call.try_ends_at = now + self._look_interval(call)
             self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
 
     def _stop_using(self, connection: ClientConnection, now: float, jitter: float) -> None:
@@ -322,10 +361,17 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     def _send_call(self, call: Call, connection: ClientConnection, now: float) -> None:
         """Send a call's request; a request that is larger than the broker takes ends its call."""
         if connection.phase is Phase.EXTENDED:
+            flags = call.flags
+            if connection.features & Feature.CREDITS and self.dialect.streams:
+                flags |= extension.GRANTS_CREDITS
+                call.credit = INITIAL_CREDIT
+                call.grant_at = INITIAL_CREDIT // 2
+            else:
+                call.credit = call.grant_at = math.inf
             time_left = None if call.deadline_at == math.inf else call.deadline_at - now
             frame = extension.call_frame(
                 call.identity,
-                flags=call.flags,
+                flags=flags,
                 priority=call.priority,
                 attempt=call.tries,
                 time_left=time_left,
@@ -340,6 +386,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                 self._end_call(call, Outcome.TOO_LARGE, f"the broker takes {limits}")
                 return
         else:
+            call.credit = call.grant_at = math.inf
             frames = self.dialect.request(call.service, call.body)
         connection.calls[call.number] = call
         call.connection = connection
@@ -352,6 +399,13 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             return  # a usable connection's timer: a client does not watch its broker
         call = item
         connection = call.connection
+        if call.received >= call.credit and now < call.deadline_at:
+            # A reader that takes little at a time grants that now: the broker must see that it reads.
+            self.grant(call, now)
+            if call.timer is None:
+                call.try_ends_at = now + self._look_interval(call)
+                self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
+            return
         if not self._may_retry(call, now):
             detail = self._why_not_sent() if connection is None else "no reply"
             self._withdraw(call)
@@ -386,6 +440,23 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     def _may_retry(self, call: Call, now: float) -> bool:
         """True if a try is left, no part was delivered, and there is time."""
         return call.tries <= call.retries and not call.parts and now < call.deadline_at
+
+    def _send_grant(self, call: Call, connection: ClientConnection, credit: int) -> None:
+        """Tell the broker how much weight of parts a stream's reader takes in all."""
+        frame = extension.call_frame(
+            call.identity,
+            flags=extension.GRANT,
+            attempt=call.tries,
+            fields=[(extension.Field.CREDIT, credit.to_bytes(8, "big"))],
+            version=connection.version,
+        )
+        self.actions.append(Send(connection, [frame, *self.extended.request(call.service, [EMPTY])]))
+
+    @staticmethod
+    def _look_interval(call: Call) -> float:
+        """Return after how many seconds to look whether the reader of a waiting stream has taken anything."""
+        offer = call.connection.offer if call.connection is not None else None
+        return MOST_LOOK if offer is None else max(LEAST_LOOK, min(offer.stream_stall_timeout / 4, MOST_LOOK))
 
     def _queue_retry(self, call: Call, now: float) -> None:
         """Begin a call's next try, first in line."""
@@ -431,6 +502,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         """Mark a call as done, so that no part or error follows."""
         call.become(CallState.DONE)
         self._timers.disarm(call)
+        self._shared_credit += call.extra_credit
 
     def _end_call(self, call: Call, outcome: Outcome, detail: str, body: Sequence[bytes] = ()) -> None:
         """End a call without its answer; `detail` and `body` are for its error."""

@@ -55,3 +55,4 @@ class GoneReason(enum.Enum):
 
     CALLER_GONE = "its caller has gone"
     TIME_UP = "its caller's time is up"
+    STALLED = "the reader of its stream took nothing for too long"

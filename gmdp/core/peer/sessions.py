@@ -24,6 +24,7 @@ busy            FINAL sent                             idle; detached, then
 from __future__ import annotations
 
 import enum
+import math
 from typing import Any, NamedTuple, Protocol
 
 from ...protocol import extension, token
@@ -79,6 +80,12 @@ class Work(NamedTuple):
     hints: token.Reading | None
 
 
+class Resumed(NamedTuple):
+    """Reports that this work has more credit, or is lost: its handler may wait in its ``yield``."""
+
+    work: Work
+
+
 class CallerGone(NamedTuple):
     """Reports that no caller waits for the answer of this work any more."""
 
@@ -102,20 +109,26 @@ class SessionDispatcher(Protocol):
     def cancel(self, gone: CallerGone, kill: bool) -> None:
         """Tell the handler that its caller has gone; stop it if `kill`."""
 
+    def resume(self, work: Work) -> None:
+        """Let the handler of `work`, which may wait in its ``yield``, go on or end."""
+
 
 class Session:
     """One worker by the RFC: registered at most once, with one request at a time."""
 
     __slots__ = (
         "connection",
+        "credit",
         "dispatcher",
         "frame",
         "handling",
         "oversize",
         "parts",
         "refusals",
+        "sent",
         "state",
         "timer",
+        "unwanted",
         "work",
     )
 
@@ -135,6 +148,11 @@ class Session:
         self.parts: list[bytes] | None = None
         #: True once a part of the answer was larger than the broker takes.
         self.oversize = False
+        #: True once no caller waits for the answer to the present work.
+        self.unwanted = False
+        #: The weight of all parts that may be sent, and of those sent; see :mod:`gmdp.protocol.extension`.
+        self.credit = math.inf
+        self.sent = 0
         #: How often in a row the broker said DISCONNECT to it before any request.
         self.refusals = 0
         self.timer: list[Any] | None = None

@@ -10,6 +10,8 @@ The rules of this module:
   one, after a delay that doubles for as long as it gets no request.
 * When a broker says that it drains, the sessions that it lets go register at the next one at once; those
   that are busy stay until they have answered.
+* Where the caller grants credits, a handler may send a part while the parts sent weigh less than
+  its credit (:mod:`gmdp.protocol.extension`); else there is no such bound.
 * A connection is lost when its broker is silent, sends a message that is no command, or
   says DISCONNECT to the connection.  :mod:`~.connector` has the other rules of connections.
 * A strict broker may be silent while its worker has work: many heartbeat idle workers only.
@@ -31,17 +33,17 @@ from ..liveness import Gap, Pulse
 from .connector import Connector, Phase, Send
 from .reasons import CloseReason, GoneReason
 from .reconnect import Reconnect, backoff
-from .sessions import CallerGone, Failure, Session, SessionState, Work, WorkerConnection
+from .sessions import CallerGone, Failure, Resumed, Session, SessionState, Work, WorkerConnection
 from .statistics import WorkerCounters
 
 #: The most bytes of an error's type name, and of its message, that are sent.
 MAX_REVEALED = 4_000
 
 
-class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
+class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
     """All sessions of one worker.
 
-    Its events are :class:`~.sessions.Work` and :class:`~.sessions.CallerGone`.
+    Its events are :class:`~.sessions.Work`, :class:`~.sessions.CallerGone` and :class:`~.sessions.Resumed`.
 
     Args:
         service: The name of the service that is offered.
@@ -126,10 +128,13 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         return len(self._connections)
 
     def partial(self, work: Work, body: Sequence[bytes], now: float) -> bool:
-        """Send a part of a handler's answer; False if the session has lost the work, or the part is too large."""
+        """Send a part of a handler's answer.
+
+        Returns False if nobody wants the answer, the session has lost the work, or the part is too large.
+        """
         session = work.session
         connection = session.connection
-        if session.work is not work or session.oversize or connection is None:
+        if session.work is not work or session.oversize or session.unwanted or connection is None:
             return False
         if not self.dialect.streams:
             self.counters.partials += 1
@@ -142,6 +147,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             session.oversize = True
             return False
         self.counters.partials += 1
+        session.sent += extension.part_weight(body)
         self._send_frames(connection, frames, now)
         return True
 
@@ -265,13 +271,14 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         extended = connection.phase is Phase.EXTENDED
         if extended and frames and extension.is_session(frames[0]):
             frame = frames[0]
-            flags = 0
+            flags = credit = 0
             if frame not in connection.sessions:
                 flags, _ = extension.read_session(frame)
+                credit = extension.read_credit(extension.session_fields(frame))
                 frame = extension.mark_session(frame, 0)
             parsed = self.extended.parse_for_worker(frames, 1)
         else:
-            flags, frame = 0, EMPTY
+            flags, credit, frame = 0, 0, EMPTY
             parsed = self.dialect.parse_for_worker(frames)
             if parsed is not None and extended and parsed[0] is Command.REQUEST:
                 parsed = None  # a request without a session
@@ -292,8 +299,15 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
             return
         self._note_broker_heard(connection, now)
         if command is Command.HEARTBEAT:
-            if session is not None and session.work is not None and flags & extension.CALLER_GONE:
-                self._report_caller_gone(session.work, GoneReason.CALLER_GONE)
+            if session is not None and session.work is not None:
+                if flags & extension.CALLER_GONE:
+                    stalled = flags & extension.STALLED
+                    self._report_caller_gone(session.work, GoneReason.STALLED if stalled else GoneReason.CALLER_GONE)
+                elif credit > session.credit:
+                    session.credit = credit
+                    self.events.append(Resumed(session.work))
+            if credit:
+                return  # no question whether this worker is alive
             if connection.pulse.on_heartbeat():
                 self._send_heartbeat(connection, now)
         elif session is None:
@@ -398,7 +412,9 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         assert connection is not None  # each caller has checked
         del connection.sessions[session.frame]
         session.connection = None
-        session.work = None
+        work, session.work = session.work, None
+        if work is not None:
+            self.events.append(Resumed(work))
         session.parts = None
         session.oversize = False
         self._timers.disarm(session)
@@ -461,6 +477,9 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
         self.counters.requests += 1
         hints = token.read(address)
         session.work = Work(session, address, body, hints)
+        session.unwanted = False
+        session.sent = 0
+        session.credit = extension.INITIAL_CREDIT if hints is not None and hints.credits else math.inf
         self.events.append(session.work)
         # The caller's deadline bounds the handler: _on_timer reports when the time is up.
         if self._enforce_deadline and hints is not None and hints.time_left is not None:
@@ -469,6 +488,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone]):
     def _report_caller_gone(self, work: Work, reason: GoneReason) -> None:
         """Have the handler of `work` told that nobody waits for its answer."""
         self.counters.callers_gone += 1
+        work.session.unwanted = True
         self.events.append(CallerGone(work, reason))
 
     def _failure_body(self, failure: Failure) -> list[bytes]:

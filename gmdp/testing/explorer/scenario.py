@@ -37,6 +37,7 @@ INTERVAL = 1.0
 LIVENESS = 3
 BUSY_TIMEOUT = 8.0
 REQUEST_TTL = 6.0
+STALL_TIMEOUT = 3.0
 ATTEMPTS = 3
 
 #: A body that begins with one of these makes the handler crash its process, or fail.
@@ -85,7 +86,23 @@ KINDS: dict[str, dict[str, int]] = {
     "brokers": {"kill_broker": 4, "stop_broker": 2, "block_broker": 4, "freeze_broker": 2},
     "hostile": {"hostile": 1},
     "flood": {"block_worker": 1, "cancel": 2},
+    "streams": {"cancel": 1},
+    "broken streams": {
+        "cancel": 4,
+        "cut": 2,
+        "silence": 1,
+        "crash_client": 1,
+        "block_client": 2,
+        "crash_worker": 2,
+        "freeze_worker": 2,
+        "drain_worker": 1,
+        "kill_broker": 1,
+        "stop_broker": 1,
+        "block_broker": 1,
+    },
 }
+#: The kinds in which answers are long streams.
+STREAMS = frozenset({"streams", "broken streams"})
 
 
 class Scenario:
@@ -113,10 +130,13 @@ class Scenario:
             "busy_timeout": BUSY_TIMEOUT,
             "request_ttl": REQUEST_TTL,
             "attempts": ATTEMPTS,
+            "stream_stall_timeout": STALL_TIMEOUT,
             "max_queue": random.choice([4, 10]) if flood else 1_000,
             "max_queue_bytes": self._max_queue_bytes(),
             "max_in_flight": random.choice([5, 50]) if flood else 50,
         }
+        if self.kind in STREAMS:
+            self.options["max_queue_bytes"] = 50_000_000
         self.hwm = random.choice([3, 8]) if self.kind == "slow clients" else random.choice([20, 1000])
         self.endpoints = ["one", "two"][: random.choice([1, 1, 2])]
         self.brokers = [
@@ -182,9 +202,13 @@ class Scenario:
             raise Crash
         if uid.startswith(BROKEN):
             raise ValueError(uid.decode())
-        counts = [0, 4, 8] if self.kind == "slow clients" else [0, 0, 0, 1, 3]
+        counts, fillings = [0, 0, 0, 1, 3], [0, 0, 50]
+        if self.kind == "slow clients":
+            counts = [0, 4, 8]
+        elif self.kind in STREAMS:
+            counts, fillings = [0, 4, 8, 16], [50, 5_000, 40_000, 100_000]
         count = 0 if self._proving else self.random.choice(counts)
-        filling = b"x" * self.random.choice([0, 0, 50])
+        filling = b"x" * self.random.choice(fillings)
         if count == 0:
             return [uid, run, b"final 0", filling]
         return self._parts(uid, run, count, filling)
@@ -231,6 +255,8 @@ class Scenario:
             strict=strict and self.random.choice([True, True, "silent"]),
             max_connections=self.random.choice([1, 3]),
             max_in_flight=self.random.choice([2, 30]),
+            stream_window=self.random.choice([10_000, 100_000, 400_000]),
+            stream_bytes=self.random.choice([0, 100_000, 1_000_000]),
             extension=self._draw_version(),
             heartbeat_interval=INTERVAL,
         )
@@ -250,6 +276,11 @@ class Scenario:
         }
         if random.random() < 0.2:
             options["deadline"] = math.inf  # a stream's
+        if self.kind in STREAMS:
+            # At most two looks at its reader fall within STALL_TIMEOUT, so no part may take as long.
+            options["reads"] = random.choice([(0.0, 0.0), (0.0, 0.3), (0.2, 0.6), (0.0, math.inf)])
+            if random.random() < 0.7:
+                options.update(timeout=12.0, retries=0, deadline=math.inf)
         if random.random() < 0.1:
             options["flags"] = FAIL_WITHOUT_WORKER
         sizes = [200, 10_000, 40_000, 90_000] if self.kind == "slow links" else [0, 20, 200]
@@ -481,6 +512,8 @@ class Scenario:
                     require(simulated.outcome in expected, simulated, "without a fault")
                 if self.kind == "computing":
                     self._check_ran_once(client, simulated)
+                if self.kind == "streams" and uid.startswith(b"uid"):
+                    self._check_stream(simulated)
                 if self.kind == "poison" and uid.startswith(b"uid"):
                     innocent = simulated.outcome is not Outcome.WORKER_LOST or simulated.parts
                     require(innocent, "a request that kills no worker ended with a lost one:", simulated)
@@ -495,6 +528,19 @@ class Scenario:
         # A worker may wake, and begin, while the broker's recall is on its way.
         crossed = any(abs(run - when) < 0.2 for run in runs for when in recalls)
         require(len(runs) <= 1 or crossed, "a request that a worker had begun was given to another:", simulated)
+
+    def _check_stream(self, simulated: SimulatedCall) -> None:
+        """Check how a stream ended that saw no fault but its reader's."""
+        if simulated.call.deadline < math.inf or simulated.call.timeout < 10:
+            return
+        expected: set[Outcome | str] = {"reply", Outcome.CANCELLED, Outcome.NO_WORKER, Outcome.EXPIRED}
+        if simulated.reads[1] == math.inf:
+            expected.add(Outcome.STALLED)
+        if not simulated.parts:
+            expected |= {Outcome.TIMEOUT, Outcome.TOO_LARGE}  # it waited in line, or for parts that are joined
+        if any("client_full" in broker.counters.drops for broker in self.brokers):
+            expected.add(Outcome.OVERLOADED)  # for a caller of an earlier version the broker is the reader
+        require(simulated.outcome in expected, simulated, "in parts:", len(simulated.parts), "read in", simulated.reads)
 
     def _prove(self) -> None:
         """Check that new calls succeed at once, run once, and cost no worker."""

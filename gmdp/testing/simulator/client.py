@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from ...core.peer.client import ClientCore
 from ...core.peer.reconnect import Reconnect
 from ...core.peer.statistics import ClientCounters
 from ...protocol.dialects import Dialect
-from ...protocol.extension import VERSION
+from ...protocol.extension import VERSION, part_weight
 from ...validation import check_body
 from .network import Network
 from .peer import PeerNode
@@ -30,9 +31,10 @@ class SimulatedCall:
         outcome: How the call ended: "reply", an :class:`~gmdp.core.outcomes.Outcome`, or "crashed" with its
             client; None before.
         failure: The frames that came with a failure.
+        reads: The least and most seconds that its reader takes for a part; infinity: it stops reading.
     """
 
-    def __init__(self, call: Call, number: int, began: float) -> None:
+    def __init__(self, call: Call, number: int, began: float, reads: tuple[float, float]) -> None:
         self.call = call
         self.number = number
         self.began = began
@@ -40,6 +42,9 @@ class SimulatedCall:
         self.outcome: str | Outcome | None = None
         self.failure: list[bytes] = []
         self.ended = math.inf
+        self.reads = reads
+        #: The weights of the parts that the reader has not taken.
+        self.unread: deque[int] = deque()
 
     @property
     def reply(self) -> list[bytes]:
@@ -75,6 +80,8 @@ class ClientNode(PeerNode[ClientCore]):
         strict: bool | str = False,
         extension: int = VERSION,
         heartbeat_interval: float = 2.5,
+        stream_window: int = 1024 * 1024,
+        stream_bytes: int = 64 * 1024 * 1024,
     ) -> None:
         super().__init__(network, name, strict, extension)
         self.zmtp_heartbeat = (heartbeat_interval, 3 * heartbeat_interval)
@@ -86,7 +93,10 @@ class ClientNode(PeerNode[ClientCore]):
             self.counters,
             nonce=self.schedule.random.randbytes(16),
             max_in_flight=max_in_flight,
+            stream_window=stream_window,
+            stream_bytes=stream_bytes,
         )
+        self.stream_bytes = stream_bytes
         self.core.extension_version = extension
         self.calls: list[SimulatedCall] = []
         self._simulated: dict[Call, SimulatedCall] = {}
@@ -94,7 +104,13 @@ class ClientNode(PeerNode[ClientCore]):
         self.on_part: Callable[[SimulatedCall, Part], None] | None = None
 
     def request(
-        self, service: str | bytes, body: bytes | Sequence[bytes], *, timeout: float = 30.0, **options: Any
+        self,
+        service: str | bytes,
+        body: bytes | Sequence[bytes],
+        *,
+        timeout: float = 30.0,
+        reads: tuple[float, float] = (0.0, 0.0),
+        **options: Any,
     ) -> SimulatedCall:
         """Begin a call.
 
@@ -102,6 +118,8 @@ class ClientNode(PeerNode[ClientCore]):
             service: The name of the service.
             body: The body's frame, or its frames.
             timeout: Seconds the call may take.
+            reads: The least and most seconds that its reader takes for a part of the answer; infinity: it
+                never reads.
             options: Those of :class:`~gmdp.core.peer.calls.Call`.
 
         Returns:
@@ -110,7 +128,7 @@ class ClientNode(PeerNode[ClientCore]):
         name = service.encode() if isinstance(service, str) else service
         options.setdefault("deadline", timeout)
         call = Call(name, check_body(body), timeout=timeout, **options)
-        self._simulated[call] = simulated = SimulatedCall(call, len(self.calls) + 1, self.schedule.now)
+        self._simulated[call] = simulated = SimulatedCall(call, len(self.calls) + 1, self.schedule.now, reads)
         self.calls.append(simulated)
         self.open_calls[simulated] = None
         self.post(self._submit, call)
@@ -130,6 +148,23 @@ class ClientNode(PeerNode[ClientCore]):
 
     def _cancel(self, call: Call) -> None:
         self.core.cancel(call, Outcome.CANCELLED, self.schedule.now)
+
+    def _read_next(self, simulated: SimulatedCall) -> None:
+        """Have the reader take a part, now or after a while."""
+        longest = simulated.reads[1]
+        if longest == 0.0:
+            self._take_part(simulated)
+        elif longest < math.inf:
+            self.schedule.after(self.schedule.random.uniform(*simulated.reads), self.post, self._take_part, simulated)
+
+    def _take_part(self, simulated: SimulatedCall) -> None:
+        call = simulated.call
+        call.consumed += simulated.unread.popleft()
+        if call.consumed >= call.grant_at:
+            call.grant_at = math.inf
+            self.core.grant(call, self.schedule.now)
+        if simulated.unread:
+            self._read_next(simulated)
 
     def crash(self) -> None:
         """Let the process die, and its calls with it."""
@@ -151,6 +186,9 @@ class ClientNode(PeerNode[ClientCore]):
             if self.on_part is not None:
                 self.on_part(simulated, event)
             if not event.final:
+                simulated.unread.append(part_weight(event.body))
+                if len(simulated.unread) == 1:
+                    self._read_next(simulated)
                 return
             simulated.outcome = "reply"
         simulated.ended = now

@@ -80,6 +80,8 @@ class Conversation:
                 self._disconnected[(peer, session)] = self._disconnects_received[(peer, session)] = now
         elif message.extra:
             call = extension.read_call(message.extra)
+            if call.flags & extension.GRANT:
+                return
             if call.flags & extension.CANCEL:
                 self.cancelled.add(call.id)
                 self._answered[call.id] = now

@@ -68,6 +68,11 @@ def waiting_calls(core: ClientCore) -> Collection[Call]:
     return core._waiting
 
 
+def stream_bounds(core: ClientCore) -> tuple[int, int]:
+    """Return how much a stream's credit may exceed INITIAL_CREDIT, and what all streams may still share."""
+    return core._max_extra_credit, core._shared_credit
+
+
 def max_sockets(core: ClientCore) -> int:
     """Return the number of sockets that a client may have now."""
     return core._max_connections + len(core._draining)

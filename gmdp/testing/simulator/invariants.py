@@ -5,6 +5,7 @@ A check raises AssertionError; its message says which invariant does not hold.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -14,8 +15,8 @@ from ...core.liveness import MUTE_AFTER
 from ...core.peer.calls import CallState
 from ...core.peer.connector import Phase
 from ...core.peer.sessions import SessionState
-from ...protocol import extension
-from ...protocol.dialects import EMPTY
+from ...protocol import extension, token, wire
+from ...protocol.dialects import EMPTY, Command
 from . import internals
 from .broker import BrokerNode
 from .client import ClientNode
@@ -48,6 +49,7 @@ class Invariants:
             conversation = self._conversations[node] = Conversation(node.generation)
         if direction == "received":
             check_version(node.core.about.extension, frames[1:])
+            check_credit(node, frames)
             conversation.on_received(frames, node.schedule.now, node.options.expiry)
         elif direction == "unsent":
             conversation.now = node.schedule.now
@@ -120,7 +122,11 @@ class Invariants:
             "requests do not add up: some are neither open, answered nor ended",
         )
         require(
-            internals.timers(core) == len(connections) + core.queued + internals.backlogs(core),
+            internals.timers(core)
+            == len(connections)
+            + core.queued
+            + internals.backlogs(core)
+            + sum(request.timer is not None for request in assigned),
             "timers:",
             internals.timers(core),
         )
@@ -192,9 +198,14 @@ class Invariants:
         now = node.schedule.now
         require(request.place is Place.ASSIGNED, "an assigned request is", request.place)
         require(
-            request.worker is worker and not request.waiting and request.timer is None,
+            request.worker is worker and not request.waiting and (request.timer is None or request.flow is not None),
             "an assigned request has another worker, waits, or has a timer",
         )
+        flow = request.flow
+        if flow is not None and request.abandon_reason is None:
+            waits = flow.sent >= flow.granted
+            require(not waits or request.timer is not None, "a stream may wait for its reader for ever")
+            require(flow.passed_on <= flow.granted, "a worker has more credit than the reader granted")
         require(request.attempts <= request.service.options.attempts, "more attempts than the service allows")
         require(
             worker.connection.key not in self._unreachable_workers,
@@ -227,18 +238,18 @@ class Invariants:
                 require(request.abandon_reason, "a request that is not abandoned is on no client's account")
                 continue
             held += request.size + request.joined_bytes
-            opened[request.client.key] += 1
+            opened[request.client] += 1  # a newcomer may have the routing id of one that is gone
             frames = [*request.address[1:], *request.body]
             least = 1_000 + sum(map(len, frames)) + 64 * (len(frames) - 1)
             require(request.size >= least, "a request counts", request.size, "bytes and takes", least)
             if request.terms.identity is not None:
                 identities.append(request.terms.identity)
-                typed[request.client.key] += 1
+                typed[request.client] += 1
         limit = core.options.max_in_flight + core.counters.joins
-        for key, client in internals.clients(core).items():
-            require(client.open == opened[key], "open requests of a client:", client.open, "of", opened[key])
+        for client in internals.clients(core).values():
+            require(client.open == opened[client], "open requests of a client:", client.open, "of", opened[client])
             require(client.open or client.backlog is not None, "a client without requests and backlog is kept")
-            require(typed[key] <= limit, "more open requests of a gmdp client than max_in_flight")
+            require(typed[client] <= limit, "more open requests of a gmdp client than max_in_flight")
             if client.backlog is not None:
                 waiting: list[Outgoing] = [*client.backlog.front, *client.backlog.waiting]
                 held += sum(charged_bytes(message.frames) for message in waiting)
@@ -264,12 +275,27 @@ def check_version(version: int, frames: list[bytes]) -> None:
         require(extension.version_of(extra) <= version, "a frame of a version that its reader does not speak:", frames)
 
 
-def check_peer_traffic(node: WorkerNode | ClientNode, direction: str, wire: Wire, frames: list[bytes]) -> None:
+def check_credit(node: BrokerNode, frames: list[bytes]) -> None:
+    """Check that a worker sends a part of a stream only as far as its credit goes."""
+    message = wire.parse(frames)
+    if message is None or message.command is not Command.PARTIAL:
+        return
+    key = (frames[0], *message.stack) if message.stack else frames[0]
+    connection = internals.worker_connections(node.core).get(key)
+    worker = connection.workers.get(message.extra) if connection is not None else None
+    request = worker.request if worker is not None else None
+    if worker is None or request is None or message.subject[: token.PREFIX_SIZE] != worker.token:
+        return
+    flow = request.flow
+    require(flow is None or flow.sent < flow.passed_on, "a part was sent without credit")
+
+
+def check_peer_traffic(node: WorkerNode | ClientNode, direction: str, peer_wire: Wire, frames: list[bytes]) -> None:
     """Check a message of a client or worker."""
     if direction == "received":
         check_version(node.extension, frames)
     if isinstance(node, ClientNode):
-        on_client_traffic(direction, wire, frames)
+        on_client_traffic(direction, peer_wire, frames)
 
 
 def _check_worker(node: WorkerNode) -> None:
@@ -298,18 +324,16 @@ def _check_worker(node: WorkerNode) -> None:
     require(core.sockets <= len(core.sessions) + 1, "more connections than sessions, and one")
 
 
-def on_client_traffic(direction: str, wire: Wire, frames: list[bytes]) -> None:
+def on_client_traffic(direction: str, peer_wire: Wire, frames: list[bytes]) -> None:
     """Check a message of a client: no call begins at a broker that has said that it stops."""
     if extension.is_call(frames[0]):
         call = extension.read_call(frames[0])
         if direction == "received":
             stopping = (extension.Status.SHUTTING_DOWN, extension.Status.NOT_RUN)
-            wire.broker_stops = wire.broker_stops or call.status in stopping
+            peer_wire.broker_stops = peer_wire.broker_stops or call.status in stopping
         else:
-            joins = call.attempt > 1
-            require(
-                call.flags & extension.CANCEL or joins or not wire.broker_stops, "a call begins at a broker that stops"
-            )
+            old = call.attempt > 1 or call.flags & (extension.CANCEL | extension.GRANT)
+            require(old or not peer_wire.broker_stops, "a call begins at a broker that stops")
 
 
 def _check_client(node: ClientNode) -> None:
@@ -326,6 +350,19 @@ def _check_client(node: ClientNode) -> None:
         "calls do not add up",
     )
     require(statistics.sockets <= internals.max_sockets(core), "more sockets than max_connections")
+    window, shared = internals.stream_bounds(core)
+    extra = 0
+    for simulated in node.open_calls:
+        call = simulated.call
+        extra += call.extra_credit
+        if call.credit < math.inf:
+            ahead = call.credit - call.consumed
+            require(ahead <= extension.INITIAL_CREDIT + window, "a stream has more credit than its window")
+            # A stream whose reader has taken everything may send at least one part more.
+            taken = not call.received or call.consumed < call.received or call.received < call.credit
+            require(taken or node.blocked, "a stream waits for a reader that has nothing to read")
+    require(extra + shared == node.stream_bytes, "credits that streams share do not add up:", extra, shared)
+    require(shared >= 0, "streams have more credit than they may share")
     for simulated in node.open_calls:
         call = simulated.call
         if call.number:

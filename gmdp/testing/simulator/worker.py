@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from ...core.liveness import zmtp_heartbeat
+from ...core.peer.reasons import GoneReason
 from ...core.peer.reconnect import Reconnect
-from ...core.peer.sessions import CallerGone, Failure, Session, Work
+from ...core.peer.sessions import CallerGone, Failure, Resumed, Session, Work
 from ...core.peer.statistics import WorkerCounters
 from ...core.peer.worker import WorkerCore
 from ...protocol.dialects import Dialect
@@ -28,6 +30,12 @@ class Run:
     def __init__(self, work: Work, request: Request) -> None:
         self.work = work
         self.request = request
+        #: The parts that are still to be sent, and the end of the answer.
+        self.parts: deque[list[bytes]] = deque()
+        self.body: list[bytes] | None = None
+        self.failure: Failure | None = None
+        #: True while it waits in its ``yield``.
+        self.waits = False
 
 
 class WorkerNode(PeerNode[WorkerCore]):
@@ -107,17 +115,26 @@ class WorkerNode(PeerNode[WorkerCore]):
             self.schedule.record(self, "drains")
             self.post(self.core.drain, self.schedule.now)
 
-    def on_event(self, event: Work | CallerGone, now: float) -> None:
-        """Start a handler, or tell a running one that its caller has gone."""
+    def on_event(self, event: Work | CallerGone | Resumed, now: float) -> None:
+        """Start a handler, or tell a running one that its caller has gone, or that it may send more."""
         if isinstance(event, Work):
             self._start_handler(event)
             return
         run = self._runs.get(event.work.session)
-        if run is not None and run.work is event.work:
-            run.request.give_up()
-            if self.enforce_deadline:
-                failure = Failure("RequestCancelled", event.reason.value)
-                self.schedule.after(0, self.post, self._finish, run, None, failure)
+        if run is None or run.work is not event.work or run not in self.running:
+            return
+        if isinstance(event, Resumed):
+            if run.waits:
+                self.schedule.after(0, self.post, self._resume, run)
+            return
+        run.request.give_up()
+        failure = None
+        if event.reason is GoneReason.STALLED:
+            failure = Failure("StreamStalled", event.reason.value)
+        elif self.enforce_deadline:
+            failure = Failure("RequestCancelled", event.reason.value)
+        if run.waits or self.enforce_deadline:
+            self.schedule.after(0, self.post, self._finish, run, None, failure)
 
     def flush(self, now: float) -> None:
         """Carry out the core's decisions; handlers that compute then keep the hub from running."""
@@ -134,33 +151,51 @@ class WorkerNode(PeerNode[WorkerCore]):
         self.schedule.record(self, f"works on {request.body[0]!r}, attempt {request.attempt}")
         if self.on_work is not None:
             self.on_work(self, request)
-        after = 0.0
-        body: list[bytes] | None = None
-        failure = None
         try:
             result = self.handler(request)
             if isinstance(result, Iterator):
                 while True:
                     try:
-                        part = check_body(next(result))
+                        run.parts.append(check_body(next(result)))
                     except StopIteration as stop:
-                        body = None if stop.value is None else check_body(stop.value)
+                        run.body = None if stop.value is None else check_body(stop.value)
                         break
-                    after += self.every
-                    self.schedule.after(after, self.post, self._send_part, run, part)
             else:
-                body = check_body(result)
+                run.body = check_body(result)
         except Crash:
             self.crash()
             return
         except Exception as error:
-            failure = Failure(type(error).__name__, str(error))
-        after += self.schedule.random.uniform(*self.takes)
-        self.schedule.after(after, self.post, self._finish, run, body, failure)
+            run.failure = Failure(type(error).__name__, str(error))
+        self._go_on(run)
 
-    def _send_part(self, run: Run, body: list[bytes]) -> None:
-        if run in self.running:
-            self.core.partial(run.work, body, self.schedule.now)
+    def _go_on(self, run: Run) -> None:
+        """Have the next part sent after a while, or the end of the answer."""
+        if run.parts:
+            self.schedule.after(self.every, self.post, self._send_part, run)
+        else:
+            takes = self.schedule.random.uniform(*self.takes)
+            self.schedule.after(takes, self.post, self._finish, run, run.body, run.failure)
+
+    def _send_part(self, run: Run) -> None:
+        if run not in self.running:
+            return
+        if self.core.partial(run.work, run.parts.popleft(), self.schedule.now):
+            run.waits = True
+            self._resume(run)
+        else:
+            self._finish(run, None, None)
+
+    def _resume(self, run: Run) -> None:
+        """Let a handler that waits in its ``yield`` go on or end; see :mod:`gmdp.worker.dispatch`."""
+        session = run.work.session
+        if run not in self.running or not run.waits:
+            return
+        if session.work is not run.work:
+            self._finish(run, None, None)
+        elif session.sent < session.credit:
+            run.waits = False
+            self._go_on(run)
 
     def _finish(self, run: Run, body: list[bytes] | None, failure: Failure | None) -> None:
         if run in self.running:

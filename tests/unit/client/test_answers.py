@@ -12,22 +12,6 @@ from gmdp.core.peer.calls import Call, Part
 # Readers that do not read
 
 
-def test_the_parts_of_an_unread_stream_are_bounded(broker):
-    def handler(request):
-        while True:
-            yield b"."
-
-    class Impatient(Client):
-        stream_buffer = 100
-
-    with Worker(broker.endpoint, "endless", handler) as worker, Impatient(broker.endpoint) as client:
-        stream = client.stream("endless", b"")
-        wait_until(lambda: client.statistics().errors == 1)
-        with pytest.raises(StreamOverflow):
-            list(stream)
-        worker.stop(timeout=0)
-
-
 def parts_of(size, count, gone=None):
     def handler(request):
         try:
@@ -40,7 +24,39 @@ def parts_of(size, count, gone=None):
     return handler
 
 
-def test_the_bytes_of_an_unread_stream_are_bounded(broker):
+def test_X9_a_handler_waits_for_a_stream_that_nobody_reads(broker):
+    """It is never more than one part ahead of what its reader grants, and ends when the stream is closed."""
+    sent, ended = [], Event()
+
+    def endless(request):
+        try:
+            while True:
+                sent.append(len(sent))
+                yield b"x" * 30_000
+        finally:
+            ended.set()
+
+    class Small(Client):
+        stream_window = 200_000
+
+    with Worker(broker.endpoint, "endless", endless), Small(broker.endpoint, timeout=60) as client:
+        stream = client.stream("endless", b"")
+        # 64 KiB are granted by the request: two parts, and a third that begins within them.
+        wait_until(lambda: client.statistics().partials == 3)
+        client.request("mmi.service", b"")
+        assert len(sent) == 3
+        for _ in range(50):
+            assert len(next(stream)[0]) == 30_000
+        taken = client.statistics().partials
+        assert taken - 49 <= 200_000 // 30_064 + 2
+        assert not ended.is_set()
+        stream.close()
+        assert ended.wait(10)
+
+
+def test_the_bytes_of_an_unread_stream_are_bounded_without_flow_control(broker):
+    """A worker of an earlier release sends as it likes."""
+
     class Small(Client):
         stream_bytes = 1_000_000
 
@@ -49,12 +65,15 @@ def test_the_bytes_of_an_unread_stream_are_bounded(broker):
             yield b"x" * 100_000
             gevent.sleep(0.01)
 
-    with Worker(broker.endpoint, "endless", endless) as worker, Small(broker.endpoint, timeout=60) as client:
+    worker = Worker(broker.endpoint, "endless", endless)
+    worker.start()
+    worker._core.extension_version = 1
+    with Small(broker.endpoint, timeout=60) as client:
         stream = client.stream("endless", b"")
         wait_until(lambda: client.statistics().errors == 1)
         with pytest.raises(StreamOverflow):
             list(stream)
-        worker.stop(timeout=0)
+    worker.stop(timeout=0)
 
 
 def test_a_stream_that_is_read_may_have_any_number_of_bytes(broker):
@@ -67,29 +86,81 @@ def test_a_stream_that_is_read_may_have_any_number_of_bytes(broker):
         assert [len(part) for [part] in client.stream("large", b"")] == [100_000] * 100
 
 
+def test_X10_a_stream_of_20_000_small_parts_whose_reader_is_late(broker):
+    """Its reader begins once the handler waits for it."""
+    with Worker(broker.endpoint, "small", parts_of(10, 20_000)), Client(broker.endpoint, timeout=30) as client:
+        stream = client.stream("small", b"")
+        # What the request grants: each part weighs 10 bytes and 64 for its frame.
+        wait_until(lambda: client.statistics().partials == 65_536 // 74 + 1)
+        assert sum(1 for part in stream) == 20_000
+
+
+class Reader:
+    """An answer of a call, and the owner's side of it."""
+
+    def __init__(self, stream_bytes):
+        self.answer = Answer(stream_bytes)
+        self.answer.call = self.call = Call(b"it", [b""], timeout=1.0)
+        self.answer.canceller = self
+        self.owner = self
+        self.grants = 0
+
+    def post(self, function, *args):
+        function(*args)
+
+    def grant(self, call):
+        self.grants += 1
+
+    def add(self, now, size, final=False):
+        """A part of so many bytes comes; see `Answer.add_part`."""
+        if not final:
+            self.call.received += size + 64
+        self.call.parts += 1
+        return self.answer.add_part(Part(self.call, [b"x" * size], final), now)
+
+
 def test_a_reader_that_has_caught_up_may_fall_behind_again():
     """Unread bytes count, not all bytes that arrived."""
-    answer = Answer(10_000, 1_000)
-    part = Part(None, [b"x" * 600], final=False)
+    reader = Reader(1_400)
     for now in range(100):
-        assert answer.add_part(part, float(now))
-        assert answer.add_part(part, now + 0.5)  # 200 too many
-        assert [next(answer), next(answer)] == [[b"x" * 600]] * 2
-    assert answer.add_part(part, 100.0)
-    assert answer.add_part(part, 101.0)
-    assert answer.add_part(part, 102.0)
-    assert not answer.add_part(part, 102.1)
+        assert reader.add(float(now), 600)
+        assert reader.add(now + 0.5, 600)  # too many
+        assert [len(next(reader.answer)[0]), len(next(reader.answer)[0])] == [600] * 2
+    assert reader.add(100.0, 600)
+    assert reader.add(101.0, 600)
+    assert reader.add(102.0, 600)
+    assert not reader.add(102.1, 600)
 
 
-def test_an_answer_counts_its_unread_parts():
-    answer = Answer(2, 1_000)
-    for number in range(2):
-        assert answer.add_part(Part(None, [b"%d" % number], final=False), 0.0)
-    assert not answer.add_part(Part(None, [b"2"], final=False), 0.0)
+def test_X10_an_answer_counts_bytes_and_not_parts():
+    reader = Reader(1_000_000)
+    for _ in range(15_000):
+        assert reader.add(0.0, 1)
+    for _ in range(400):
+        reader.add(0.0, 1)
+    assert reader.add(CATCH_UP_TIME, 1)
+    assert not reader.add(CATCH_UP_TIME + 0.1, 1)
     # The last part is never too much: nothing follows it.
-    assert answer.add_part(Part(None, [b"x" * 10_000], final=True), 10 * CATCH_UP_TIME)
-    answer.call = Call(b"it", [b""], timeout=1.0)
-    assert [len(frame) for [frame] in answer] == [1, 1, 1, 10_000]
+    assert reader.add(10 * CATCH_UP_TIME, 10_000, final=True)
+    assert [len(frame) for [frame] in reader.answer] == [1] * 15_402 + [10_000]
+
+
+def test_X9_a_part_counts_as_taken_once_the_next_is_asked_for():
+    reader = Reader(1_000_000)
+    reader.call.grant_at = 300
+    for _ in range(3):
+        reader.add(0.0, 136)
+    next(reader.answer)
+    assert (reader.call.consumed, reader.grants) == (0, 0)
+    next(reader.answer)
+    assert (reader.call.consumed, reader.grants) == (200, 0)
+    # Or as soon as its reader says so, but never twice.
+    reader.answer.note_taken(150)
+    assert (reader.call.consumed, reader.grants) == (350, 1)
+    reader.answer.note_taken(1_000)
+    assert reader.call.consumed == 400
+    next(reader.answer)
+    assert (reader.call.consumed, reader.grants) == (400, 1)
 
 
 # Readers that go away

@@ -9,7 +9,7 @@ from waiting import wait_until
 
 from gmdp import AsyncClient, CallCancelled, CallError, ClosedError, Future, Worker
 from gmdp.client.futures import FutureAnswer
-from gmdp.core.peer.calls import Part
+from gmdp.core.peer.calls import Call, Part
 
 mine = contextvars.ContextVar("mine", default="nothing")
 
@@ -141,8 +141,9 @@ def test_the_caller_s_context_ends_with_its_call(broker, client):
 
 def test_a_future_joins_the_parts_of_its_answer():
     answer = FutureAnswer()
-    assert answer.add_part(Part(None, [b"1"], final=False), 0.0)
-    assert answer.add_part(Part(None, [b"2", b"3"], final=False), 0.0)
+    call = Call(b"it", [b""], timeout=1.0)
+    assert answer.add_part(Part(call, [b"1"], final=False), 0.0)
+    assert answer.add_part(Part(call, [b"2", b"3"], final=False), 0.0)
     assert not answer.future.ready()
     # An empty FINAL only ends the answer.
     assert answer.add_part(Part(None, [b""], final=True), 0.0)

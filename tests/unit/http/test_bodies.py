@@ -110,3 +110,35 @@ def test_an_error_after_parts_breaks_a_stream_off(gateway):
     assert next(parts) == b"first"
     with pytest.raises(exceptions.HandlerFailed):
         next(parts)
+
+
+def test_X9_a_large_part_is_written_in_slices_and_counts_as_taken_as_it_is_written():
+    """A client that reads slowly shows the broker that it reads."""
+
+    class Parts:
+        """A stream of two parts."""
+
+        def __init__(self):
+            self.parts = iter([[b"a" * 150_000, b"b" * 50_000], [b"end"]])
+            self.taken = []
+            self.note_taken = self.taken.append
+
+        def __next__(self):
+            return next(self.parts)
+
+    parts = Parts()
+    body = gmdp.http.bodies.Chunks([b"first"], parts)
+    assert next(body) == b"first"
+    slices, taken = [], []
+    for written in body:
+        slices.append(written)
+        taken.append(sum(parts.taken))
+    assert b"".join(slices) == b"a" * 150_000 + b"b" * 50_000 + b"end"
+    assert [len(written) for written in slices] == [65_536, 65_536, 65_536, 3_392, 3]
+    # What was written before the server asks for more.
+    assert taken == [0, 65_536, 131_072, 196_608, 196_608]
+
+
+def test_a_stream_of_any_other_client_need_not_count():
+    body = gmdp.http.bodies.Events([b"x" * 100_000], iter([[b"y"]]))
+    assert b"".join(body) == b"data: %b\n\ndata: y\n\n" % (b"x" * 100_000)

@@ -61,7 +61,7 @@ def test_nothing_remains_once_the_caller_has_gone():
 
 @pytest.mark.parametrize("traceparent", [b"", b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01", b"not one"])
 def test_a_gmdp_broker_says_more_of_a_request(traceparent):
-    reading = token.Reading(3, 2.0, False, traceparent)
+    reading = token.Reading(3, 2.0, False, False, traceparent)
     request = make_request(b"it", Work(Session(), b"address", [b"x"], reading), Clock())
     assert (request.service, request.body, request.attempt, request.remaining()) == (b"it", [b"x"], 3, 2.0)
     valid = traceparent.startswith(b"00-")

@@ -246,7 +246,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert len(outgoing.frames) == len(foretold.frames), (outgoing.frames, foretold.frames)
             for frame, meant in zip(outgoing.frames, foretold.frames, strict=True):
                 if isinstance(meant, Token):
-                    assert token.read(frame) == (meant.attempt, None, False, b"")
+                    assert token.read(frame) == (meant.attempt, None, False, False, b"")
                     meant.bytes = frame
                 elif isinstance(meant, Report):
                     self._check_report(meant, json.loads(frame))
