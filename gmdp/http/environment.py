@@ -29,7 +29,8 @@ def make_gateway(
         services: The exposed services.
         timeout: Seconds that a call may take in all.
         retries: Further tries of a call.
-        credentials: The keywords of :func:`~gmdp.security.credentials.make_credentials`.
+        credentials: The keywords of :func:`~gmdp.security.credentials.make_credentials`, and perhaps
+            ``zmtp_heartbeats``.
         options: Further options of the gateway.
 
     Raises:
@@ -38,7 +39,8 @@ def make_gateway(
     check_number("timeout", timeout, above=0)
     check_number("retries", retries, at_least=0, whole=True)
     checked = check_endpoints(endpoints)
-    make_credentials(checked, **credentials)  # raises now, not at the first request
+    # Raises now, not at the first request.
+    make_credentials(checked, **{name: value for name, value in credentials.items() if name != "zmtp_heartbeats"})
 
     def make_client() -> Client:
         return Client(checked, timeout=timeout, retries=retries, **credentials)
