@@ -54,3 +54,11 @@ def computing(request):
     while time.monotonic() < until:
         pass
     return b"%d" % os.getpid()
+
+
+def export(request):
+    """Yield parts as fast as they are taken: the body says of how many bytes, and how many."""
+    size, count = map(int, request.body[0].split())
+    part = b"x" * size
+    for _ in range(count):
+        yield part
