@@ -15,7 +15,7 @@ def test_a_worker_that_cannot_register_is_an_error(monkeypatch):
     monkeypatch.setattr("gmdp.testing.fixtures.REGISTER_TIMEOUT", 0.2)
     installation = Installation(options={"max_workers": 1}, seconds=30)
     installation.begin()
-    installation.worker("echo", bytes)
+    installation.worker("echo", lambda request: request.body)
     with pytest.raises(AssertionError, match=r"not registered within 0\.2 s: <Worker .*b'echo'"):
-        installation.worker("echo", bytes)
+        installation.worker("echo", lambda request: request.body)
     assert installation.end() == []

@@ -344,7 +344,7 @@ def test_a_test_that_hangs_fails_with_all_stacks(run):
     assert "Failed: the deadline of 0.2 s passed; greenlets alive: " in waits
     assert re.search(r"at .* in nothing_happens: gevent.sleep\(1000\)", waits)
     assert re.search(r'File ".*", line \d+, in nothing_happens', waits.partition("Captured stderr")[2])
-    assert '<Greenlet "gmdp-broker' in waits.partition("Captured stderr")[2]
+    assert '<OwnerGreenlet "gmdp-broker' in waits.partition("Captured stderr")[2]
     assert "service b'slow': 1 assigned" in waits.partition("Captured leaks teardown")[2]
     assert "the deadline of 0.2 s passed" in reports["test_swallows"]
     for name, what in (("test_handler_blocks", "while True"), ("test_sleeps", r"time\.sleep")):
@@ -627,7 +627,7 @@ def test_earlier_fixtures_may_make_and_accept_connections(run):
     assert re.search(r"descriptors:\n +\d+ -> socket", reports["ERROR at teardown of test_pythons_own_sockets_count"])
     assert re.search(r"descriptors:\n +\d+ -> /dev/null", reports["ERROR at teardown of test_files_count"])
     kept = reports["ERROR at teardown of test_clients_of_the_test_count"]
-    assert re.search(r'greenlets:\n +<Greenlet "gmdp-client', kept)
+    assert re.search(r'greenlets:\n +<OwnerGreenlet "gmdp-client', kept)
     assert "descriptors:" not in kept
 
 
