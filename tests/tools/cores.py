@@ -11,7 +11,7 @@ from gmdp.core.peer.calls import Call
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Phase, Send
 from gmdp.core.peer.reconnect import Reconnect
-from gmdp.core.peer.sessions import Work
+from gmdp.core.peer.sessions import Resumed, Work
 from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18
@@ -347,7 +347,7 @@ class ManualWorker:
         for action in (*actions, *events):
             if isinstance(action, Open):
                 self.connection = action.connection
-            if not is_probe(self.mdp, action):
+            if not is_probe(self.mdp, action) and not isinstance(action, Resumed):
                 self.log.append((self.now, action))
 
 
