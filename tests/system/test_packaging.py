@@ -81,6 +81,9 @@ def test_the_readmes_table_of_options_has_the_defaults_of_the_code():
     for option in fields(BrokerOptions):
         if option.name == "services":
             continue
+        if isinstance(option.default, bool):
+            assert told[option.name] == ("on" if option.default else "off"), option.name
+            continue
         number, _, unit = told[option.name].partition(" ")
         assert float(number.replace(",", "")) * factors.get(unit, 1) == option.default, option.name
 
