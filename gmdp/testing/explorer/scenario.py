@@ -189,7 +189,8 @@ class Scenario:
     def _max_queue_bytes(self) -> int:
         if self.kind == "slow links":
             return 10_000_000
-        return self.random.choice([8_000, 30_000] if self.kind == "flood" else [60_000, 60_000, 1_000_000])
+        bounds = {"flood": [8_000, 30_000], "slow clients": [15_000, 60_000]}
+        return self.random.choice(bounds.get(self.kind, [30_000, 60_000, 1_000_000]))
 
     def _handler(self, endpoints: list[str], request: Request) -> Any:
         """Answer with parts that name the request, the run of its handler, and the part."""
@@ -204,7 +205,7 @@ class Scenario:
             raise ValueError(uid.decode())
         counts, fillings = [0, 0, 0, 1, 3], [0, 0, 50]
         if self.kind == "slow clients":
-            counts = [0, 4, 8]
+            counts, fillings = [0, 4, 8], [0, 0, 50 if self._proving else 2_000]
         elif self.kind in STREAMS:
             counts, fillings = [0, 4, 8, 16], [50, 5_000, 40_000, 100_000]
         count = 0 if self._proving else self.random.choice(counts)
