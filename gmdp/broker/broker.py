@@ -283,8 +283,6 @@ class Broker(Lifecycle):
 
     def _new_core(self) -> BrokerCore:
         about = About(version=__version__, hwm=self._hwm)
-        # ZeroMQ bounds the size of frames, but not on inproc.
-        socket_checks_size = not any(endpoint.startswith("inproc:") for endpoint in self._bind)
         access = None
         if self._policy is not None or (self._gate is not None and self._gate.authenticates):
             access = Access(self._policy, self.options.max_user_rate)
@@ -294,7 +292,7 @@ class Broker(Lifecycle):
             monotonic(),
             self._counters,
             about,
-            socket_checks_size,
+            True,  # io/frames.py checks the size of frames
             access,
             in_process=all(endpoint.startswith("inproc:") for endpoint in self._bind),
         )

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any
 
 from ..core.broker.access import REVOKED, SERVE
+from ..core.broker.complaints import Complaint
 from ..core.broker.core import BrokerCore
 from ..core.broker.decisions import DeadLetter, QueueWait
 from ..core.liveness import zmtp_heartbeat
@@ -168,6 +169,8 @@ class BrokerEngine:
         """Everything was read: connections that are closed by now have no message left to read."""
         core, census = self._core, self._census
         core.on_caught_up(now)
+        # The frame may be large; what is decided later concerns no message in particular.
+        self.link.last_frame = None
         if census.changed:
             census.changed = False
             if census.closed and core.awaits_mute and self._probe_at is None:
@@ -215,6 +218,8 @@ class BrokerEngine:
         send = self.link.send
         # A message that cannot be sent may lead to further messages, and so may a hook.
         hold_back = core.backlogs.hold_back
+        if core.refusals:
+            self._audit_refusals(self.link, now)
         while True:
             outbox, events = core.take()
             if not outbox and not events:
@@ -302,6 +307,9 @@ class BrokerEngine:
 
     def _audit_refusals(self, link: Link, now: float) -> None:
         for refusal in self._core.take_refusals():
+            if isinstance(refusal, Complaint):
+                self._warn(refusal, link.address)
+                continue
             self._auditor.record(
                 now,
                 REGISTRATION_REFUSED if refusal.action == SERVE else CALL_REFUSED,
@@ -310,6 +318,15 @@ class BrokerEngine:
                 service=refusal.service,
                 reason=refusal.reason.value,
             )
+
+    def _warn(self, complaint: Complaint, address: str) -> None:
+        """Log what is wrong with a peer that cannot be told."""
+        where = f"{address or 'a peer'} (user {complaint.user!r})" if complaint.user else address or "a peer"
+        left_out = ""
+        if complaint.same_peer or complaint.other_peers:
+            left_out = f" (left out since the last warning: {complaint.same_peer} of this peer, "
+            left_out += f"{complaint.other_peers} of others)"
+        _log.warning("%.300s: %.2000s%s", where, complaint.text, left_out)
 
     def _count_connections(self, now: float) -> None:
         census, counters = self._census, self._core.counters

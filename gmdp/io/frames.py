@@ -5,6 +5,7 @@ The rules of this module:
 * No call waits: a message is sent, or received, at once or not at all.
 * A message is sent as a whole or fails at its first frame.
 * Frames of :attr:`MessageSocket.large` bytes and more are received as :class:`Large`: they are never copied.
+* A message with a frame above :attr:`MessageSocket.max_frame_size` is received with more frames than the limit allows.
 * The code is written for speed.  Calls go to the functions of pyzmq's backend, with flags that are plain
   integers.  This halves the cost of a frame, and avoids the methods of zmq.green: they wait, and an
   owner must not.
@@ -71,6 +72,7 @@ class MessageSocket:
         "keeps_last_frame",
         "large",
         "last_frame",
+        "max_frame_size",
         "socket",
     )
 
@@ -82,13 +84,15 @@ class MessageSocket:
         self._used = used
         #: Frames of this many bytes or more are received as :class:`Large`.
         self.large = sys.maxsize
+        #: The most bytes of a frame; frames above :attr:`large` are checked.
+        self.max_frame_size = sys.maxsize
         #: True from a message that found no room until there is some.
         self.blocked = False
         #: True if connections have users, which :attr:`last_frame` tells.
         self.has_users = False
-        #: True if :attr:`last_frame` is kept.
+        #: True if the owner has to look at the :attr:`descriptor` of each message.
         self.keeps_last_frame = False
-        #: The last frame of the message received last.
+        #: The last frame of the message received last, on a ROUTER.
         self.last_frame: zmq.Frame | None = None
 
     def send(self, frames: list[bytes]) -> str | None:
@@ -137,11 +141,17 @@ class MessageSocket:
             if not frame.more:
                 break
             frame = _receive(socket, DONTWAIT, False)
-            frames.append(frame.bytes if len(frame) < large else Large(frame))  # type: ignore[arg-type]
+            if len(frame) < large:
+                frames.append(frame.bytes)
+            else:
+                frames.append(Large(frame))  # type: ignore[arg-type]
+                if len(frame) > self.max_frame_size:
+                    # Padded beyond the limit of frames, the message needs no further check to be refused.
+                    frames += [b""] * len(self._kept_frames)
         else:
             while frame.more:  # more than the limit allows: read and dropped
                 frame = _receive(socket, DONTWAIT, False)
-        if self.keeps_last_frame:
+        if self._is_router:
             self.last_frame = frame
         return frames
 

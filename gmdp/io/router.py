@@ -12,6 +12,10 @@ from .owner import Owner
 
 #: Connections that the system may keep until the broker accepts them.
 _BACKLOG = 1024
+#: A frame of more than `max_frame_size` bytes is refused with a warning.  ZeroMQ closes the connection of a frame
+#: so many times as large, before it is read; its monitor reports the end of the connection and no reason.
+CUT_AT = 2
+MAX_INT64 = 2**63 - 1
 
 
 def open_router(
@@ -33,7 +37,8 @@ def open_router(
         context: the context to make the socket in; None: the one that the process shares.
         census: the census that learns of every connection to the socket.
         max_frames: frames of a message that are kept; one more is kept to show that the message had more.
-        max_frame_size: bytes of a frame; a peer that sends a larger one is disconnected.
+        max_frame_size: bytes of a frame; a message with a larger one is refused, and a peer that sends one
+            above :data:`CUT_AT` times as large is disconnected.
         hwm: whole messages that ZeroMQ may hold per peer, each way.
         zmtp_heartbeat: seconds between ZMTP heartbeats, and seconds without an answer that end a
             connection; None: no ZMTP heartbeats.
@@ -44,7 +49,8 @@ def open_router(
         SocketError: no descriptors are left, or the context has too many sockets.
     """
     link = owner.add_link(open_socket(context, zmq.ROUTER), max_frames)
-    link.large = LARGE  # the core reads heads only, bodies pass through
+    link.large = min(LARGE, max_frame_size + 1)  # the core reads heads only, bodies pass through
+    link.max_frame_size = max_frame_size
     try:
         socket = link.socket
         socket.set(zmq.LINGER, 0)
@@ -52,7 +58,7 @@ def open_router(
         socket.set(zmq.SNDHWM, hwm)
         socket.set(zmq.RCVHWM, hwm)
         socket.set(zmq.BACKLOG, _BACKLOG)
-        socket.set(zmq.MAXMSGSIZE, max_frame_size)
+        socket.set(zmq.MAXMSGSIZE, min(CUT_AT * max_frame_size, MAX_INT64))
         link.set_heartbeat(zmtp_heartbeat)
         socket.set(zmq.HANDSHAKE_IVL, milliseconds(handshake_timeout))
         if ipv6:

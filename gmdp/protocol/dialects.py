@@ -52,7 +52,7 @@ _REQUEST, _FINAL = Command.REQUEST, Command.FINAL
 class Dialect:
     """One way to write MDP.
 
-    The instances are :data:`RFC7`, :data:`RFC18`, :data:`MAJORTOMO`, and those of :data:`EXTENDED`.
+    The instances are :data:`RFC7`, :data:`RFC18`, :data:`MAJORTOMO`, :data:`DELIMITED`, and those of :data:`EXTENDED`.
     """
 
     name: str
@@ -217,12 +217,18 @@ MAJORTOMO = Dialect(
     worker_codes=_CODES_02,
 )
 
+#: RFC 18 behind an empty delimiter: clients with a REQ socket speak it.  Workers behind a delimiter are MAJORTOMO's.
+DELIMITED = replace(RFC18, name="MDP/0.2 (delimited)", client_head=(EMPTY, CLIENT_02), worker_head=(EMPTY, WORKER_02))
+
 #: The dialects that gmdp's clients and workers speak, by version.
 VERSIONS = {"0.1": RFC7, "0.2": RFC18}
 
 #: The same dialects in gmdp's extension: the RFC's own header and command codes follow an empty frame.
+#: MDP/0.1 has a PARTIAL besides, for workers whose broker has the feature PARTS.
 EXTENDED = {
-    RFC7: replace(RFC7, name="MDP/0.1 (gmdp)", extended=True),
+    RFC7: replace(
+        RFC7, name="MDP/0.1 (gmdp)", extended=True, worker_codes={**RFC7.worker_codes, Command.PARTIAL: b"\x06"}
+    ),
     RFC18: replace(
         RFC18,
         name="MDP/0.2 (gmdp)",

@@ -80,6 +80,9 @@ DISCONNECT without a session frame are the connection's.  A worker that is stopp
 says *last*: no request that was sent to the session meanwhile has run.  The broker
 gives that request to another worker, as if it had never been sent.
 
+RFC 7 has no PARTIAL.  With the feature ``parts``, a session of MDP/0.1 may send one, laid out like
+REPLY, with the command code ``06``.
+
 **Optional fields** follow each other without a gap.  A reader skips types that it does not
 know, stops at a field that is longer than what is left, and takes the last of
 several fields of one type:
@@ -193,10 +196,12 @@ class Feature(enum.IntFlag):
     REASONS = 16
     #: A call's flag says that its caller stated the time.
     STATED = 32
+    #: A session of MDP/0.1 may send PARTIAL, with the command code 6.
+    PARTS = 64
 
 
 #: The features that this release speaks, on either side.
-SUPPORTED = Feature.CREDITS | Feature.NOT_RUN | Feature.LEAVING
+SUPPORTED = Feature.CREDITS | Feature.NOT_RUN | Feature.LEAVING | Feature.PARTS
 _FEATURE_NAMES = {feature: str(feature.name).lower().replace("_", "-") for feature in Feature}
 _FEATURES = {name: feature for feature, name in _FEATURE_NAMES.items()}
 

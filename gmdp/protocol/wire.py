@@ -8,7 +8,8 @@ The rules of this module:
   ======================================  =============================
   ``MDPC02`` / ``MDPW02``                 :data:`~.dialects.RFC18` (MDP/0.2)
   empty, ``MDPC01`` / ``MDPW01``          :data:`~.dialects.RFC7` (MDP/0.1)
-  empty, ``MDPC02`` / ``MDPW02``          :data:`~.dialects.MAJORTOMO`
+  empty, ``MDPC02`` / ``MDPW02``          :data:`~.dialects.MAJORTOMO`; with RFC 18's own
+                                          code of REQUEST, 0x01: :data:`~.dialects.DELIMITED`
   1 to 8 frames, then one of the two      the same, behind a return address
   rows that begin with an empty frame     that is given back verbatim
   the same, the last of the 1 to 8 being  MDP/0.1 or 0.2 in gmdp's extension:
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .dialects import EMPTY, EXTENDED, MAJORTOMO, MAX_SERVICE_NAME, RFC7, RFC18, Command, Dialect
+from .dialects import DELIMITED, EMPTY, EXTENDED, MAJORTOMO, MAX_SERVICE_NAME, RFC7, RFC18, Command, Dialect
 from .extension import (
     CALL_MAGICS,
     CALL_SIZE,
@@ -130,9 +131,13 @@ def parse(frames: list[bytes]) -> Message | None:
     if from_client:
         if request is not None:
             # "A REQUEST command consists of a multipart message of 4 or more frames"
-            if frames[at] != request or at + 1 >= count:
-                return None
+            if frames[at] != request:
+                if dialect is not MAJORTOMO or frames[at] != DELIMITED.client_request:
+                    return None
+                dialect = DELIMITED
             at += 1
+            if at >= count:
+                return None
         subject = frames[at]
         if not 0 < len(subject) <= MAX_SERVICE_NAME:
             return None
@@ -161,3 +166,21 @@ def parse(frames: list[bytes]) -> Message | None:
     if command is None or count != at + 1:
         return None
     return _new(Message, (command, dialect, False, stack, EMPTY, [], extra))
+
+
+def parse_without_delimiter(frames: list[bytes]) -> Message | None:
+    """Parse a strict worker's PARTIAL or FINAL that lacks the empty frame between address and body.
+
+    The guide's PHP worker sends such replies.  None if `frames` are anything else.
+    """
+    try:
+        at = 1 if frames[1] in _DIRECT else frames.index(EMPTY, 1, MAX_STACK + 2) + 1
+    except (IndexError, ValueError):
+        return None
+    at += 3  # past the header, the command and the address
+    if len(frames) <= at:
+        return None
+    message = parse([*frames[:at], EMPTY, *frames[at:]])
+    if message is None or message.extra or message.command not in (_PARTIAL, _FINAL):
+        return None
+    return message

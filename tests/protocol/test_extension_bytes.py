@@ -38,7 +38,7 @@ UNKNOWN = b"\xff\xff\xff\xff"
 
 
 #: What a peer of version 2 says about itself in its probe.
-PROBE = b'{"extension":2,"features":["credits","not-run","leaving"]}'
+PROBE = b'{"extension":2,"features":["credits","not-run","leaving","parts"]}'
 
 
 class Spoken:
@@ -117,7 +117,7 @@ def test_the_probe_is_answered_with_an_offer(broker, question, head):
         assert (answered, code) == (head, b"200")
         assert json.loads(offer) == {
             "extension": 2,
-            "features": ["credits", "not-run", "leaving"],
+            "features": ["credits", "not-run", "leaving", "parts"],
             "stream_stall_timeout": 30.0,
             "max_in_flight": 10_000,
             "max_sessions": 500,
@@ -323,6 +323,48 @@ def test_C9_a_retry_joins_the_request_that_runs_and_is_answered_where_it_came_fr
 
 
 # Sessions of a worker, at the broker
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_F6_a_session_of_01_sends_parts_with_the_code_6(broker, streams):
+    with dealer(broker.endpoint) as worker, dealer(broker.endpoint) as client:
+        worker.send(session(1), b"", b"MDPW01", b"\x01", b"echo")
+        head = [b"MDPC02"] if streams else [b"", b"MDPC01"]
+        client.send(*head, *([b"\x01"] if streams else []), b"echo", b"question")
+        address = worker.recv()[4]
+        for number in range(3):
+            worker.send(session(1), b"", b"MDPW01", b"\x06", address, b"", b"part %d" % number)
+        worker.send(session(1), b"", b"MDPW01", b"\x03", address, b"", b"end")
+        parts = [b"part 0", b"part 1", b"part 2", b"end"]
+        if streams:
+            for part in parts[:-1]:
+                assert client.recv() == [b"MDPC02", b"\x02", b"echo", part]
+            assert client.recv() == [b"MDPC02", b"\x03", b"echo", b"end"]
+        else:
+            assert client.recv() == [b"", b"MDPC01", b"echo", *parts]
+
+
+def test_F6_a_worker_of_01_joins_its_parts_unless_the_broker_takes_them():
+    """A strict broker, and one of version 1, get one REPLY."""
+
+    def handler(request):
+        yield b"one"
+        yield b"two"
+        return b"end"
+
+    with (
+        PlayedBroker({**OFFER, "features": ["parts"]}) as played,
+        Worker(played.endpoint, "echo", handler, version="0.1", heartbeat_interval=60.0),
+    ):
+        sender, ready, *_ = played.recv()
+        played.send(sender, ready, b"", b"MDPW01", b"\x02", b"address", b"", b"question")
+        head = [sender, ready, b"", b"MDPW01"]
+        if Spoken.version == 2:
+            assert played.recv() == [*head, b"\x06", b"address", b"", b"one"]
+            assert played.recv() == [*head, b"\x06", b"address", b"", b"two"]
+            assert played.recv() == [*head, b"\x03", b"address", b"", b"end"]
+        else:
+            assert played.recv() == [*head, b"\x03", b"address", b"", b"one", b"two", b"end"]
 
 
 @pytest.mark.parametrize(

@@ -499,7 +499,7 @@ def test_majortomo_and_ours_in_all_combinations(broker: Broker, client_kind: str
             assert client.ask("echo", "hello", "", "again") == [["hello", "", "again"]]
             assert client.ask("echo", "no frames") == [[""]]
             parts = client.ask("echo", "parts", "one", "", "three")
-            if client.streams and worker_kind != "ours 0.1":
+            if client.streams:
                 assert parts == [["one"], [""], ["three"], ["end"]]
             else:
                 assert parts == [["one", "", "three", "end"]]
@@ -553,3 +553,55 @@ def test_F1_a_client_that_sends_all_its_requests_at_once_gets_all_its_answers(co
         assert {body for *_, body in answers} == {b"%d" % number for number in range(count)}
         now = broker.statistics()
         assert (now.drops, now.ended, now.queued_bytes) == ({}, {}, 0)
+
+
+@pytest.mark.parametrize("proxies", [0, 1])
+def test_F3_req_client_of_rfc_18(broker: Broker, proxies: int) -> None:
+    """The RFC's own codes behind the delimiter that a REQ socket sends."""
+    with ExitStack() as stack:
+        endpoint = broker.endpoint
+        for _ in range(proxies):
+            endpoint = stack.enter_context(Proxy(endpoint)).endpoint
+        stack.enter_context(rfc18_worker(broker.endpoint, b"echo"))
+        registered(broker, 1)
+        client = stack.enter_context(req(endpoint))
+        for number in range(3):
+            client.send(b"MDPC02", b"\x01", b"echo", b"%d" % number, b"more")
+            assert client.recv() == [b"MDPC02", b"\x03", b"echo", b"%d" % number, b"more"]
+    assert broker.statistics().drops == {}
+
+
+def test_F10_a_worker_whose_replies_lack_the_empty_frame(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """The guide's PHP worker: its wrap() puts the address before the body, and nothing between."""
+
+    def echo_php(request: list[bytes]) -> list[list[bytes]]:
+        assert request[4] == b""
+        return [[b"", b"MDPW01", b"\x03", request[3], *request[5:]]]
+
+    with Echo(dealer(broker.endpoint), [b"", b"MDPW01", b"\x01", b"echo"], echo_php), Client(broker.endpoint) as client:
+        for number in range(5):
+            assert client.request("echo", [b"%d" % number, b"more"]) == [b"%d" % number, b"more"]
+    now = broker.statistics()
+    assert (now.drops, now.ended, now.replies) == ({}, {}, 5)
+    wait_until(lambda: "a reply was taken although it breaks the protocol" in caplog.text)
+    assert caplog.text.count("the empty frame between the client address and the body of REPLY is missing") == 1
+    assert "127.0.0.1" in caplog.text
+
+
+def test_F2_messages_dropped_from_strangers_are_told_once_with_what_would_be_right(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with Broker(ANYWHERE, max_frames=20) as broker, dealer(broker.endpoint) as stranger:
+        for _ in range(50):
+            stranger.send(b"MDPC01", b"echo", b"x")
+            stranger.send(b"MDPC02", b"\x01", b"echo", *[b"x"] * 40)
+        stranger.pending()
+        assert broker.statistics().drops == {"malformed": 50, "too_many_frames": 50}
+        wait_until(lambda: caplog.text.count("dropped") == 2)
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert messages == [
+        "127.0.0.1: a message was dropped: the empty frame before 'MDPC01' is missing (RFC 7; a DEALER socket has to "
+        "send it) (3 frames: 'MDPC01' 'echo' 'x')",
+        "127.0.0.1: a message of more than max_frames=20 frames was dropped "
+        "(8 frames: 'MDPC02' '\\x01' 'echo' 'x' 'x' 'x' 'x' 'x' …)",
+    ]

@@ -349,7 +349,7 @@ def test_majortomo_commands_of_a_client_and_to_it():
     ]
 
 
-@pytest.mark.parametrize("code", [b"\x01", b"\x03", b"\x04"])
+@pytest.mark.parametrize("code", [b"\x03", b"\x04"])
 def test_majortomo_client_with_another_code_is_dropped(code):
     """The majortomo package, MDP/Client: "empty frame, MDPC02, REQUEST 0x02, PARTIAL 0x03, FINAL 0x04" """
     broker = ManualBroker()

@@ -409,7 +409,7 @@ envelopes = pytest.mark.parametrize(
 )
 
 
-@envelopes
+@pytest.mark.parametrize("spoil", [two_addresses, nothing_after_the_address], ids=lambda one: one.__name__)
 def test_a_reply_with_another_envelope_is_invalid(mdp, spoil):
     """RFC 7, Request and Reply Processing: "The REQUEST and the REPLY commands MUST contain precisely one client
     address frame. This frame MUST be followed by an empty (zero sized) frame."

@@ -1131,7 +1131,7 @@ def test_B7_a_frame_above_the_limit_costs_only_its_sender_the_connection(keys):
                 assert client.request("echo", b"x" * 9_000) == [b"x" * 9_000]
                 wait_until(lambda: broker.statistics().connections == 3)
                 eve.socket.set(zmq.RECONNECT_IVL, 60_000)
-                eve.send(b"MDPC02", b"\x01", b"echo", b"x" * 10_001)
+                eve.send(b"MDPC02", b"\x01", b"echo", b"x" * 20_001)
                 wait_until(lambda: broker.statistics().connections == 2)
                 with pytest.raises(MessageTooLarge):
                     client.request("echo", b"x" * 10_001)

@@ -132,6 +132,36 @@ MUTATIONS = {
         "        if False:\n            request.size",
         tests="unit/core/broker/test_accounts.py::test_X2_a_request_counts_what_it_takes_its_constant_its_envelope_its_body",
     ),
+    "RFC 18 behind a delimiter is dropped": Mutation(
+        "protocol.wire",
+        "if dialect is not MAJORTOMO or frames[at] != DELIMITED.client_request:",
+        "if True:",
+        tests="unit/core/broker/test_intake.py::test_F3_behind_a_delimiter_rfc_18_s_own_code_is_answered_in_kind",
+    ),
+    "a reply without the empty frame needs no token": Mutation(
+        "core.broker.conversation",
+        "            and reply.subject[: token.PREFIX_SIZE] == worker.token\n        )",
+        "        )",
+        tests="unit/core/broker/test_conversation.py -k F10",
+    ),
+    "a warning for each message that is dropped": Mutation(
+        "core.broker.complaints",
+        "if note is not None and now < note.quiet_until:",
+        "if False:",
+        tests="unit/core/broker/test_complaints.py",
+    ),
+    "frames above the limit are not counted": Mutation(
+        "io.frames",
+        "if len(frame) > self.max_frame_size:",
+        "if False:",
+        tests="unit/broker/test_engine.py -k F2",
+    ),
+    "a worker of MDP/0.1 keeps all parts until the end": Mutation(
+        "core.peer.worker",
+        "if not self.dialect.streams and not connection.features & Feature.PARTS:",
+        "if not self.dialect.streams:",
+        tests="protocol/test_extension_bytes.py -k F6",
+    ),
     "strict clients are bounded by a number that they do not know": Mutation(
         "core.broker.intake",
         "if client.open >= options.max_in_flight and call is not None:",

@@ -20,6 +20,7 @@ from collections import deque
 
 from ...protocol.dialects import EMPTY
 from ...protocol.extension import Status
+from ...protocol.text import show_name
 from ..outcomes import EndReason
 from .accounts import Accounts
 from .decisions import Outgoing
@@ -142,8 +143,14 @@ class Backlogs:
         if not self._accounts.has_room(backlog.client, size):
             self._drop(outgoing, EndReason.CLIENT_FULL, DropReason.CLIENT_FULL, now)
             request = outgoing.target
-            if not isinstance(request, Request) or not request.terms.frame:
-                return  # a strict client would not understand the status
+            if not isinstance(request, Request):
+                return
+            if not request.terms.frame:  # a strict client would not understand the status
+                reason = EndReason.CLIENT_FULL
+                self._state.complaints.complain(
+                    reason.value, request.address[0], request.user, now, describe_lost_answer, request, reason
+                )
+                return
             outgoing = Outgoing(request.answer_frames(_NOTHING, Status.OVERLOADED), None, True)
             size = charged_bytes(outgoing.frames)
             if not self._accounts.has_room(backlog.client, size, times=2):
@@ -156,3 +163,11 @@ class Backlogs:
         self._state.counters.count_drop(counted_as)
         if isinstance(outgoing.target, Request):
             self._accounts.abandon(outgoing.target, reason, now)
+
+
+def describe_lost_answer(request: Request, reason: EndReason) -> str:
+    """Say in a warning that a strict client gets no answer, or only the beginning of one."""
+    return (
+        f"the answer to a request of {request.dialect.name} for {show_name(request.service.name)} was dropped: "
+        f"{reason.text} (max_queue_bytes)"
+    )

@@ -17,7 +17,9 @@ The rules of this module:
                                         wrong one as above
   HEARTBEAT     alive                   alive
   DISCONNECT    lost                    lost, redelivery
-  malformed     lost, DISCONNECT        lost, DISCONNECT, redelivery
+  malformed     lost, DISCONNECT        lost, DISCONNECT, redelivery; a reply that
+                                        lacks only the empty frame before its
+                                        body: as if it had the frame
   any, in       lost, DISCONNECT        lost, DISCONNECT, redelivery
   another
   dialect
@@ -36,6 +38,7 @@ from collections.abc import Hashable
 from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, Command
 from ...protocol.extension import Status
+from ...protocol.text import show_name
 from ...protocol.wire import Message
 from .accounts import Accounts
 from .delivery import Delivery
@@ -111,6 +114,18 @@ class Conversation:
         else:
             # "The worker MUST NOT send a further READY."
             self._registry.lose_worker(worker, LossReason.SECOND_READY, now, disconnect=True)
+
+    def expects(self, routing_id: bytes, reply: Message) -> bool:
+        """True if `reply` answers the present request of a registered strict worker: its token is proof."""
+        key: Hashable = (routing_id, *reply.stack) if reply.stack else routing_id
+        connection = self._connections.get(key)
+        worker = connection.workers.get(EMPTY) if connection is not None else None
+        return (
+            worker is not None
+            and worker.request is not None
+            and reply.dialect is worker.connection.dialect
+            and reply.subject[: token.PREFIX_SIZE] == worker.token
+        )
 
     def on_malformed(self, key: Hashable, now: float) -> None:
         """Lose a connection that sent a message that is not MDP.
@@ -194,6 +209,15 @@ class Conversation:
         if request is not None and message.subject[: token.PREFIX_SIZE] == worker.token:
             return request
         self._state.counters.count_drop(DropReason.STRAY_REPLY)
+        if not message.extra:
+            self._state.complaints.complain(
+                DropReason.STRAY_REPLY.value,
+                worker.connection.address[0],
+                worker.connection.user,
+                now,
+                _describe_stray_reply,
+                worker,
+            )
         self._registry.lose_worker(worker, LossReason.STRAY_REPLY, now, disconnect=True)
         return None
 
@@ -246,3 +270,13 @@ class Conversation:
                 connection.heartbeat_while_busy = True
         if connection.pulse.on_heartbeat():
             self._registry.send_heartbeat(connection, now)
+
+
+def _describe_stray_reply(worker: Worker) -> str:
+    service = show_name(worker.service.name)
+    if worker.request is None:
+        return f"a worker of {service} sent a reply without having a request; it is dropped, and the worker is lost"
+    return (
+        f"a reply of a worker of {service} was dropped: its client address is not that of the worker's request, "
+        "which must come back unchanged; the worker is lost"
+    )

@@ -27,12 +27,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 
+from ...protocol.diagnosis import diagnose
 from ...protocol.extension import Status
-from ...protocol.wire import parse
+from ...protocol.text import show_frames
+from ...protocol.wire import parse, parse_without_delimiter
 from ..snapshots import FrozenDict, copy_counts
 from .access import Access
 from .accounts import Accounts
 from .backlogs import Backlogs
+from .complaints import Complaint
 from .conversation import Conversation
 from .decisions import DeadLetter, Event, Outgoing, QueueWait, Refusal
 from .delivery import Delivery
@@ -63,8 +66,8 @@ class BrokerCore:
         now: When the broker starts (monotonic seconds).
         counters: Those of an earlier core, to go on counting; None: new ones.
         about: What the broker says about itself.
-        socket_checks_size: True if the socket refuses frames that are too large, so the core need not check
-            their size.
+        socket_checks_size: True if the socket gives messages with too large frames more than ``max_frames``
+            frames, so the core need not check their size.
         access: What users may do.  None: everybody may do everything, and users count only
             where they are given.
         in_process: True if all peers are in the broker's own process.
@@ -111,7 +114,7 @@ class BrokerCore:
         self._has_users = access is not None
         self._max_frames = options.max_frames
         #: Refusals not yet reported; if there are any, the owner calls :meth:`take_refusals`.
-        self.refusals: list[Refusal] = state.refusals
+        self.refusals: list[Refusal | Complaint] = state.refusals
 
     def trace(self) -> None:
         """Report from now on how long traced requests have waited (:class:`~.decisions.QueueWait`)."""
@@ -138,11 +141,11 @@ class BrokerCore:
         if self._has_users and frames and self._state.users.get(frames[0]) != user:
             self._on_other_user(frames[0], user, now)
         if len(frames) > self._max_frames:
-            self._on_malformed(frames, DropReason.TOO_MANY_FRAMES, now)
+            self._on_malformed(frames, DropReason.TOO_MANY_FRAMES, now, user)
         elif self._checks_size and len(frames) > 2 and max(map(len, frames)) > self.options.max_frame_size:
-            self._on_malformed(frames, DropReason.FRAME_TOO_LARGE, now)
+            self._on_malformed(frames, DropReason.FRAME_TOO_LARGE, now, user)
         elif (message := parse(frames)) is None:
-            self._on_malformed(frames, DropReason.MALFORMED, now)
+            self._on_malformed(frames, DropReason.MALFORMED, now, user)
         elif message[2]:  # a client's
             self._intake.handle(frames[0], message, now, user)
         else:
@@ -155,8 +158,8 @@ class BrokerCore:
         state.outbox, state.events = [], []
         return decided
 
-    def take_refusals(self) -> list[Refusal]:
-        """Return the refusals since the last call, and clear them.
+    def take_refusals(self) -> list[Refusal | Complaint]:
+        """Return the refusals, and the complaints about peers that cannot be told, since the last call, and clear them.
 
         They are no part of :meth:`take`, since the owner knows the peer's address only until it
         reads the next message.
@@ -291,13 +294,31 @@ class BrokerCore:
             self._services.drop_requests_of(client, now)
         self._state.forget_features((routing_id,))
 
-    def _on_malformed(self, frames: list[bytes], reason: DropReason, now: float) -> None:
-        """Drop a message that is not MDP, or too large.  A gmdp client hears why; a worker is lost."""
+    def _on_malformed(self, frames: list[bytes], reason: DropReason, now: float, user: str) -> None:
+        """Drop a message that is not MDP, or too large.  A gmdp client hears why; a worker is lost.
+
+        One fault is forgiven: a reply without the empty frame before its body, if its token is right.
+        """
+        complaints = self._state.complaints
+        if (
+            reason is DropReason.TOO_MANY_FRAMES
+            and not self._checks_size
+            and max(map(len, frames)) > self.options.max_frame_size
+        ):
+            reason = DropReason.FRAME_TOO_LARGE  # the socket gives such messages more frames than are allowed
+        if reason is DropReason.MALFORMED:
+            reply = parse_without_delimiter(frames)
+            if reply is not None and self._conversation.expects(frames[0], reply):
+                complaints.complain("no_delimiter", frames[0], user, now, _describe_forgiven, frames)
+                self._conversation.handle(frames[0], reply, now, user)
+                return
         message = parse(frames) if reason is not DropReason.MALFORMED else None
-        if message is not None and message.from_client:
+        if message is not None and message.from_client and message.extra:
             self._intake.refuse((frames[0], *message.stack), message, reason, Status.TOO_LARGE, now)
         else:
             self.counters.count_drop(reason)
+            if frames:
+                complaints.complain(reason.value, frames[0], user, now, _DESCRIPTIONS[reason], frames, self.options)
         if frames:
             self._conversation.on_malformed(frames[0], now)
 
@@ -352,3 +373,30 @@ class BrokerCore:
             connections=self.connections,
             **counts,
         )
+
+
+def _describe_malformed(frames: list[bytes], options: BrokerOptions) -> str:
+    return f"a message was dropped: {diagnose(frames)}"
+
+
+def _describe_too_many(frames: list[bytes], options: BrokerOptions) -> str:
+    return f"a message of more than max_frames={options.max_frames} frames was dropped ({show_frames(frames[1:9])} …)"
+
+
+def _describe_too_large(frames: list[bytes], options: BrokerOptions) -> str:
+    largest = max(map(len, frames))
+    return (
+        f"a message with a frame of {largest} bytes was dropped: max_frame_size={options.max_frame_size}; "
+        f"send several frames, or raise the option ({show_frames(frames[1:])})"
+    )
+
+
+def _describe_forgiven(frames: list[bytes]) -> str:
+    return f"a reply was taken although it breaks the protocol: {diagnose(frames)}"
+
+
+_DESCRIPTIONS = {
+    DropReason.MALFORMED: _describe_malformed,
+    DropReason.TOO_MANY_FRAMES: _describe_too_many,
+    DropReason.FRAME_TOO_LARGE: _describe_too_large,
+}

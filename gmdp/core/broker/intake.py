@@ -25,6 +25,7 @@ import math
 from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, MMI_PREFIX, RFC18
 from ...protocol.extension import CallFrame, Feature, Status
+from ...protocol.text import show_name
 from ...protocol.wire import Message
 from ..outcomes import EndReason
 from . import access
@@ -32,7 +33,7 @@ from .accounts import Accounts
 from .decisions import Refusal, new_tuple
 from .delivery import Delivery
 from .flows import Flows
-from .reasons import DropReason
+from .reasons import AUDITED, DropReason
 from .records import CallTerms, Place, Request, envelope_bytes
 from .replies import Replies
 from .reports import FORBIDDEN, OVERLOADED, Reports
@@ -184,6 +185,10 @@ class Intake:
         self._state.counters.count_drop(reason)
         if message.extra:
             self._reply(address, message, _NOTHING, status, now)
+        elif reason not in AUDITED:
+            self._state.complaints.complain(
+                reason.value, address[0], self._state.users.get(address[0], ""), now, _describe_refused, message, reason
+            )
 
     def _check_rights(
         self, rights: access.Access, address: tuple[bytes, ...], message: Message, user: str, now: float
@@ -257,3 +262,7 @@ class Intake:
             self._services.withdraw(request, EndReason.CANCELLED, now)
         else:
             self._accounts.abandon(request, EndReason.CANCELLED, now)
+
+
+def _describe_refused(message: Message, reason: DropReason) -> str:
+    return f"a request of {message.dialect.name} for {show_name(message.subject)} was dropped: {reason.text}"

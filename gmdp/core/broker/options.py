@@ -71,7 +71,9 @@ class BrokerOptions(ServiceOptions):
             client may hold as many bytes as are still free; a request for which it has no room
             is refused.
         max_frames: How many frames a message may have, its envelope included.
-        max_frame_size: How many bytes a frame may have.
+        max_frame_size: How many bytes a frame may have.  A message with a larger one is dropped, counted and
+            logged, and a gmdp client is told.  A frame of more than twice as many bytes ends its connection
+            before it is read: ZeroMQ then says neither who sent it nor why the connection ended.
         max_connections: How many connections a secured broker may have.
         handshake_timeout: Seconds a connection's handshake may take.
         max_user_services: How many services a user may have opened.

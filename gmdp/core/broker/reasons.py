@@ -71,7 +71,7 @@ class DropReason(_Reason):
 
     # Refused requests
     IN_FLIGHT_FULL = "in_flight_full", "the connection had max_in_flight requests open"
-    BYTES_FULL = "bytes_full", "the client held as many bytes as it may hold"
+    BYTES_FULL = "bytes_full", "the client held as many bytes as max_queue_bytes and max_user_bytes allow"
     LATE = "late", "the caller's time was up"
     ID_REUSED = "id_reused", "the request had the id of a request for another service"
     LATE_RETRY = "late_retry", "a later try of the same call had come before"
@@ -83,3 +83,15 @@ class DropReason(_Reason):
     CLIENT_GONE = "client_gone", "the client's connection was closed"
     CLIENT_FULL = "client_full", "the client read too slowly"
     OTHER_USER = "other_user", "another user spoke under the client's routing id"
+
+
+#: The reasons of refusals for which there are audit records.
+AUDITED = frozenset(
+    {
+        DropReason.NOT_ALLOWED,
+        DropReason.REVOKED,
+        DropReason.RATE_FULL,
+        DropReason.USER_SERVICES_FULL,
+        DropReason.USER_WORKERS_FULL,
+    }
+)

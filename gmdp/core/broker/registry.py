@@ -29,12 +29,13 @@ from collections.abc import Collection, Hashable, Iterable
 from ...protocol import extension, token
 from ...protocol.dialects import EXTENDED, MMI_PREFIX, Command, Dialect
 from ...protocol.extension import Feature
+from ...protocol.text import show_name
 from ...protocol.wire import Message
 from ..liveness import MUTE_AFTER
 from . import access
 from .decisions import Event, Outgoing, Refusal
 from .delivery import Delivery
-from .reasons import DropReason, LossReason
+from .reasons import AUDITED, DropReason, LossReason
 from .records import Connection, Request, Service, Worker
 from .services import Services
 from .state import BrokerState
@@ -91,6 +92,8 @@ class Registry:
         service = self._service_for(connection, message, now, user)
         if isinstance(service, DropReason):
             state.counters.count_drop(service)
+            if service not in AUDITED and service is not DropReason.DRAINING:
+                state.complaints.complain(service.value, address[0], user, now, _describe_refused, message, service)
             if connection is not None:
                 # The session's number is used up; the connection stays.
                 connection.highest_session = extension.read_session(message.extra)[1]
@@ -348,3 +351,7 @@ class Registry:
     def send_disconnect(self, address: tuple[bytes, ...], dialect: Dialect) -> None:
         """Send a DISCONNECT; whether it arrives does not matter."""
         self._state.outbox.append(Outgoing([*address, *dialect.worker_command(Command.DISCONNECT)], None, False))
+
+
+def _describe_refused(message: Message, reason: DropReason) -> str:
+    return f"a worker of {message.dialect.name} for {show_name(message.subject)} was refused: {reason.text}"

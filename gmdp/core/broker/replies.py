@@ -19,7 +19,7 @@ from ...protocol.dialects import EMPTY
 from ...protocol.extension import Status
 from ..outcomes import STATUS_OF_REASON, EndReason
 from .accounts import Accounts
-from .backlogs import Backlogs
+from .backlogs import Backlogs, describe_lost_answer
 from .decisions import Outgoing, new_tuple
 from .reasons import DropReason
 from .records import FRAME_COST, Connection, Request, Worker, charged_bytes
@@ -64,6 +64,10 @@ class Replies:
         if status is not None and request.terms.frame and client is not None and not client.gone:
             # Sent without the request as target: messages of an abandoned request are dropped.
             self.send(request.answer_frames(_NOTHING, status), now)
+        if client is not None and not request.terms.frame and reason is EndReason.TOO_LARGE:
+            self._state.complaints.complain(
+                reason.value, request.address[0], request.user, now, describe_lost_answer, request, reason
+            )
         self._accounts.abandon(request, reason, now)
 
     def keep_part(self, request: Request, body: list[bytes], now: float) -> None:

@@ -46,6 +46,7 @@ from __future__ import annotations
 import itertools
 
 from ...protocol.extension import Feature, Status
+from ...protocol.text import show_name
 from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
 from .accounts import Accounts
 from .decisions import DeadLetter
@@ -200,4 +201,23 @@ class Services:
             status = Status.NOT_RUN if features & Feature.NOT_RUN else status
         if status is not None:
             self._replies.send_status(request, status, now)
+            if not request.terms.frame and request.address and reason in _SILENT_ENDS:
+                state.complaints.complain(
+                    reason.value, request.address[0], request.user, now, _describe_end, request, reason, now
+                )
         self._accounts.release(request)
+
+
+#: Ends of strict clients' requests of which nobody else hears.
+_SILENT_ENDS = frozenset({EndReason.EXPIRED, EndReason.OVERLOADED, EndReason.EVICTED})
+
+
+def _describe_end(request: Request, reason: EndReason, now: float) -> str:
+    service = request.service
+    text = reason.text
+    if reason is EndReason.EXPIRED:
+        text = f"it waited for request_ttl={service.options.request_ttl:g} s, and no worker was "
+        text += "free" if service.members else "registered"
+    elif reason is EndReason.OVERLOADED:
+        text = f"max_queue={service.options.max_queue} requests waited for the service"
+    return f"a request of {request.dialect.name} for {show_name(service.name)} ended without an answer: {text}"

@@ -9,6 +9,7 @@ from ...protocol.dialects import Dialect
 from ..liveness import Gap
 from ..timers import Timers
 from .access import Access
+from .complaints import Complaint, Complaints
 from .decisions import DeadLetter, Event, Outgoing, QueueWait, Refusal
 from .options import BrokerOptions
 from .statistics import BrokerCounters
@@ -23,6 +24,7 @@ class BrokerState:
 
     __slots__ = (
         "access",
+        "complaints",
         "counters",
         "draining",
         "events",
@@ -57,7 +59,9 @@ class BrokerState:
         #: The user who last spoke under each routing id, where users are known.
         self.users: dict[bytes, str] = {}
         #: Refusals that the owner has not taken yet.
-        self.refusals: list[Refusal] = []
+        self.refusals: list[Refusal | Complaint] = []
+        #: Warnings about peers that cannot be told, which go to `refusals`, too.
+        self.complaints = Complaints(self.refusals)
         #: By peer, routing id and return address: the features that its probe named.
         self.features: dict[tuple[bytes, ...], int] = {}
         #: By the same peers: the dialect of that probe.

@@ -29,6 +29,7 @@ from typing import Any
 
 from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, Command, Dialect
+from ...protocol.extension import Feature
 from ..liveness import Gap, Pulse
 from .connector import Connector, Phase, Send
 from .reasons import CloseReason, GoneReason
@@ -136,7 +137,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         connection = session.connection
         if session.work is not work or session.oversize or session.unwanted or connection is None:
             return False
-        if not self.dialect.streams:
+        if not self.dialect.streams and not connection.features & Feature.PARTS:
             self.counters.partials += 1
             if session.parts is None:
                 session.parts = []

@@ -184,7 +184,7 @@ def test_B7_a_frame_above_the_limit_costs_its_sender_the_connection_only():
         with Client(broker.endpoint) as client:
             assert client.request("echo", b"x" * 1000) == [b"x" * 1000]
             monitor = rude.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-            rude.send_multipart([b"MDPC02", b"\x01", b"echo", b"x" * 1001])
+            rude.send_multipart([b"MDPC02", b"\x01", b"echo", b"x" * 2001])
             monitor.recv_multipart()
             rude.disable_monitor()
             assert client.request("echo", b"y") == [b"y"]
@@ -194,13 +194,19 @@ def test_B7_a_frame_above_the_limit_costs_its_sender_the_connection_only():
         monitor.close()
 
 
-def test_B7_on_inproc_the_core_refuses_it(tmp_path):
-    endpoint = f"inproc://{tmp_path}"
+@pytest.mark.parametrize("size", [1001, 2000, 9000])
+@pytest.mark.parametrize("kind", ["inproc", "tcp"])
+def test_B7_F2_a_frame_above_the_limit_is_counted_and_told(tmp_path, caplog, kind, size):
+    """Above twice the limit, ZeroMQ cuts a tcp connection before anything can be read."""
+    endpoint = f"inproc://{tmp_path}" if kind == "inproc" else "tcp://127.0.0.1:*"
+    size = min(size, 2000) if kind == "tcp" else size
     with Broker(endpoint, max_frame_size=1000) as broker:
-        with peers.dealer(endpoint) as rude:
-            rude.send(b"MDPC02", b"\x01", b"echo", b"x" * 1001)
+        with peers.dealer(broker.endpoint) as rude:
+            rude.send(b"MDPC02", b"\x01", b"echo", b"x" * size, b"more")
             wait_until(lambda: broker.statistics().drops == {"frame_too_large": 1})
             assert rude.pending() == []
+            wait_until(lambda: "max_frame_size=1000" in caplog.text)
+            assert f"a message with a frame of {size} bytes was dropped" in caplog.text
 
 
 @pytest.mark.parametrize("body", [b"x" * 1001, [b"x"] * 20], ids=["bytes", "frames"])

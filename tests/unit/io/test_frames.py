@@ -94,12 +94,9 @@ def test_sending_says_why_it_failed_and_leaves_the_frames_as_they_were(pair):
     assert link.blocked
 
 
-def test_a_message_has_a_descriptor_and_an_address_where_connections_have_users(pair):
+def test_a_message_to_a_router_has_a_descriptor_and_an_address(pair):
     link, dealer = pair
-    dealer.send(b"x")
-    received(link)
     assert (link.user_id, link.address, link.descriptor) == ("", "", -1)
-    link.keeps_last_frame = True
     dealer.send(b"y")
     received(link)
     assert (link.user_id, link.address) == ("", "127.0.0.1")

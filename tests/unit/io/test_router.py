@@ -7,7 +7,6 @@ import zmq
 
 from gmdp.io import contexts, router
 from gmdp.io.census import PeerCensus
-from gmdp.io.frames import LARGE
 from gmdp.io.owner import Owner
 
 OPTIONS = {
@@ -35,10 +34,10 @@ def test_the_socket_is_a_router_with_the_options_it_was_given(owner):
     link = opened(owner)
     options = (zmq.LINGER, zmq.SNDHWM, zmq.RCVHWM, zmq.MAXMSGSIZE, zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT)
     assert link.socket.type == zmq.ROUTER
-    assert [link.socket.get(option) for option in options] == [0, 7, 7, 1000, 1250, 6250]
+    assert [link.socket.get(option) for option in options] == [0, 7, 7, 2000, 1250, 6250]
     assert link.socket.get(zmq.HANDSHAKE_IVL) == 5000
     assert (link.socket.get(zmq.BACKLOG), link.socket.get(zmq.IPV6)) == (1024, 0)
-    assert link.large == LARGE
+    assert link.large == 1001
 
 
 def test_ipv6_is_for_those_who_ask(owner):

@@ -188,7 +188,7 @@ def test_an_offer_is_read_as_it_was_written(features):
 
 
 def test_the_names_of_the_features_on_the_wire():
-    names = ["credits", "begun", "not-run", "leaving", "reasons", "stated"]
+    names = ["credits", "begun", "not-run", "leaving", "reasons", "stated", "parts"]
     probe = json.loads(extension.probe_body(2, sum(extension.Feature))[0])
     assert probe == {"extension": 2, "features": names}
 

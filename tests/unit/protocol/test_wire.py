@@ -21,7 +21,7 @@ from models import (
 )
 
 from gmdp.protocol import extension, wire
-from gmdp.protocol.dialects import EXTENDED, MAJORTOMO, RFC7, RFC18, Command
+from gmdp.protocol.dialects import DELIMITED, EXTENDED, MAJORTOMO, RFC7, RFC18, Command
 
 STEADY = settings(derandomize=False, deadline=None, database=None, max_examples=200)
 
@@ -201,7 +201,30 @@ def test_the_extension_uses_the_rfc_s_own_codes():
     """It does not use those of the majortomo package, whose header stands in the same place."""
     frame = extension.call_frame(bytes(24))
     assert wire.parse([b"id", frame, b"", b"MDPC02", b"\x02", b"service", b"body"]) is None
-    assert wire.parse([b"id", b"hop", b"", b"MDPC02", b"\x01", b"service", b"body"]) is None
+    parsed = wire.parse([b"id", b"hop", b"", b"MDPC02", b"\x01", b"service", b"body"])
+    assert parsed is not None
+    assert (parsed.dialect, parsed.stack, parsed.extra) == (DELIMITED, (b"hop",), b"")
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ([b"", b"MDPW01", b"\x03", b"token", b"a", b"b"], (Command.FINAL, RFC7, (), b"token", [b"a", b"b"])),
+        ([b"", b"MDPW01", b"\x03", b"token", b""], (Command.FINAL, RFC7, (), b"token", [b""])),
+        ([b"MDPW02", b"\x03", b"token", b"a"], (Command.PARTIAL, RFC18, (), b"token", [b"a"])),
+        ([b"hop", b"", b"MDPW02", b"\x04", b"token", b"a"], (Command.FINAL, MAJORTOMO, (b"hop",), b"token", [b"a"])),
+        ([b"", b"MDPW01", b"\x03", b"token"], None),
+        ([b"", b"MDPW01", b"\x04", b"token", b"a"], None),
+        ([b"", b"MDPC01", b"echo", b"token", b"a"], None),
+        ([extension.session_frame(1), b"", b"MDPW02", b"\x04", b"token", b"a"], None),
+        ([b"a", b"b", b"c"], None),
+        ([], None),
+    ],
+)
+def test_F10_a_reply_that_lacks_the_empty_frame(frames, expected):
+    parsed = wire.parse_without_delimiter([b"id", *frames])
+    found = parsed and (parsed.command, parsed.dialect, parsed.stack, parsed.subject, parsed.body)
+    assert found == expected
 
 
 def test_the_frame_counts_among_the_eight_of_a_return_address():

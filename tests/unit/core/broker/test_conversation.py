@@ -2,7 +2,7 @@
 
 import pytest
 from brokers import DIALECTS, GmdpBroker, counters, every_dialect
-from cores import MDP01, MDP02, Majortomo, ManualBroker
+from cores import MDP01, MDP02, Majortomo, ManualBroker, answers
 
 from gmdp.protocol import extension, token
 from gmdp.protocol.extension import Status
@@ -220,3 +220,46 @@ def test_a_session_frame_with_flags_that_it_may_not_have_ends_the_connection(fra
     broker.feed(b"W", frames)
     assert counters(broker).lost_workers == {reason: 2}
     assert counters(broker).drops == {reason: 1}
+
+
+def no_delimiter(frames, at):
+    return [*frames[: at + 1], *frames[at + 2 :]]
+
+
+def full_delimiter(frames, at):
+    return [*frames[: at + 1], b"\x00", *frames[at + 2 :]]
+
+
+@pytest.mark.parametrize("spoil", [no_delimiter, full_delimiter], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
+def test_F10_a_reply_without_the_empty_frame_is_served_since_its_token_is_proof(mdp, spoil):
+    # The guide's PHP worker sends such replies; the log says once what was missing.
+    for which in range(len(answers(mdp, b""))):
+        broker = ManualBroker()
+        broker.ready(mdp, b"worker")
+        broker.ask(mdp, b"client", b"question")
+        address, _ = broker.assignment(mdp, b"worker")
+        reply = answers(mdp, address)[which]
+        body = reply[mdp.address_at + 2 :] if spoil is no_delimiter else [b"\x00", *reply[mdp.address_at + 2 :]]
+        broker.feed(b"worker", spoil(reply, mdp.address_at))
+        assert broker.core.counters.drops == {}
+        ((*_, answered),) = broker.take(b"client")
+        assert answered == body[-1]
+        (complaint,) = broker.core.take_refusals()
+        assert complaint.kind == "no_delimiter"
+        assert "the empty frame between the client address and the body" in complaint.text
+        assert broker.take(b"worker") == []
+
+
+@pytest.mark.parametrize("spoil", [no_delimiter, full_delimiter], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("mdp", [MDP01, MDP02], ids=["0.1", "0.2"])
+def test_F10_without_the_right_token_such_a_reply_is_invalid(mdp, spoil):
+    for which in range(len(answers(mdp, b""))):
+        broker = ManualBroker()
+        broker.ready(mdp, b"worker")
+        broker.ask(mdp, b"client", b"question")
+        broker.assignment(mdp, b"worker")
+        broker.feed(b"worker", spoil(answers(mdp, b"forged")[which], mdp.address_at))
+        assert broker.core.counters.drops == {"malformed": 1}
+        assert broker.take(b"client") == []
+        assert broker.take(b"worker") == [mdp.disconnect]

@@ -2,7 +2,7 @@
 
 import pytest
 from brokers import GmdpBroker, SecuredBroker, failed, running_request
-from cores import MDP02
+from cores import MDP02, ManualBroker
 
 from gmdp.core.broker.access import CALL, REVOKED, Rules
 from gmdp.core.broker.decisions import Refusal
@@ -248,3 +248,21 @@ def test_the_broker_s_own_requests_need_no_right():
     broker.core.reconsider(broker.now)
     broker.ready(b"w", "worker1")
     assert len(broker.take(b"w")) == 1
+
+
+def test_F3_behind_a_delimiter_rfc_18_s_own_code_is_answered_in_kind():
+    # REQ sockets speak so: REQUEST 0x01, PARTIAL 0x02, FINAL 0x03, the service named.
+    broker = ManualBroker()
+    broker.ready(MDP02, b"worker")
+    for stack in ([], [b"hop one", b"hop two"]):
+        broker.feed(b"client", [*stack, b"", b"MDPC02", b"\x01", b"echo", b"one", b""])
+        address, body = broker.assignment(MDP02, b"worker")
+        assert body == [b"one", b""]
+        broker.feed(b"worker", MDP02.partial(address, b"eins"))
+        broker.feed(b"worker", MDP02.final(address, b"zwei", b""))
+        assert broker.take(b"client") == [
+            [*stack, b"", b"MDPC02", b"\x02", b"echo", b"eins"],
+            [*stack, b"", b"MDPC02", b"\x03", b"echo", b"zwei", b""],
+        ]
+    broker.feed(b"client", [b"", b"MDPC02", b"\x01", b"mmi.service", b"echo"])
+    assert broker.take(b"client") == [[b"", b"MDPC02", b"\x03", b"mmi.service", b"200"]]

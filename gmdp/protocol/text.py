@@ -1,0 +1,36 @@
+"""Names and frames of peers as people read them: as text where they are text, else escaped; always bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: The most bytes of a name that are shown.
+MAX_SHOWN = 100
+#: The most bytes of each frame of a message that are shown, and the most frames.
+_MAX_SHOWN_OF_FRAME = 24
+_MAX_SHOWN_FRAMES = 8
+
+
+def show_name(name: bytes, most: int = MAX_SHOWN) -> str:
+    """Return a name in quotes, ``'echo'``; bytes that are no text are escaped, ``b'\\xff'``.
+
+    Args:
+        name: The name; any object with a length and slices will do.
+        most: How many of its bytes are shown; an ellipsis stands for the rest.
+    """
+    shown = bytes(name[:most])
+    cut = len(name) > most
+    try:
+        text = repr(shown.decode())
+    except UnicodeDecodeError as error:
+        # A character that the cut has split is left out.
+        split = cut and error.reason == "unexpected end of data"
+        text = repr(shown[: error.start].decode() if split else shown)
+    return f"{text}…" if cut else text
+
+
+def show_frames(frames: Sequence[bytes]) -> str:
+    """Return the beginning of a message: how many frames it has, and the first of them."""
+    shown = " ".join(show_name(frame, _MAX_SHOWN_OF_FRAME) for frame in frames[:_MAX_SHOWN_FRAMES])
+    more = " …" if len(frames) > _MAX_SHOWN_FRAMES else ""
+    return f"{len(frames)} {'frame' if len(frames) == 1 else 'frames'}: {shown}{more}" if frames else "no frames"

@@ -1,0 +1,32 @@
+"""Names and frames as people read them."""
+
+import pytest
+
+from gmdp.protocol.text import MAX_SHOWN, show_frames, show_name
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"echo", "'echo'"),
+        ("größe".encode(), "'größe'"),
+        (b"\x1b[2J", r"'\x1b[2J'"),
+        ("a\u202eb".encode(), r"'a\u202eb'"),
+        (b"\xff\x00", r"b'\xff\x00'"),
+        (b"", "''"),
+        (b"x" * MAX_SHOWN, repr("x" * MAX_SHOWN)),
+        (b"x" * 200, repr("x" * MAX_SHOWN) + "…"),
+        ("x" * (MAX_SHOWN - 1) + "ö").encode() and (("x" * (MAX_SHOWN - 1) + "ö").encode(), repr("x" * 99) + "…"),
+    ],
+)
+def test_names_are_text_where_they_are_text_and_bounded(name, shown):
+    assert show_name(name) == shown
+
+
+def test_the_beginning_of_a_message():
+    assert show_frames([]) == "no frames"
+    assert show_frames([b"MDPC01"]) == "1 frame: 'MDPC01'"
+    assert show_frames([b"", b"MDPC02", b"\x01"]) == r"3 frames: '' 'MDPC02' '\x01'"
+    long = show_frames([b"\xff" * 10_000] * 1_000)
+    assert long.startswith("1000 frames: ")
+    assert len(long) < 1_200
