@@ -136,7 +136,7 @@ class Owner:
         self._due_at = 0.0
         self._finished = False
         self._ended = False
-        #: What bugs raised: the one that ended the owner, and those that showed while it ended.
+        #: What bugs raised and was not logged yet: the one that ended the owner, and those that showed afterwards.
         self._defects: list[BaseException] = []
         #: True if an error of a signal's handler ended the owner.
         self._interrupted = False
@@ -166,6 +166,7 @@ class Owner:
         self._mailbox.append((function, args))
         if self._ended:
             self._empty_mailbox_for_good()  # no socket is owned any more, and nothing can interleave
+            self._log_defects()
         elif not self.runs_here:
             try:
                 self.loop.run_callback_threadsafe(self.wake)
@@ -339,10 +340,10 @@ class Owner:
                 elif steps >= self.burst:
                     steps = 0
                     gevent.sleep(0)
-                if self._is_abandoned():
-                    return
             except gevent.Timeout as timeout:
                 _log.warning("%s: a hook began a timeout in the owner, and never ended it: %s", self.name, timeout)
+            if self._is_abandoned():
+                return
 
     def _end(self, death: BaseException | None) -> None:
         """Answer everybody, then log, and wait until that is written.  Each step is taken, whatever another raises."""
@@ -361,8 +362,7 @@ class Owner:
             self._timer = None
         self._ended = True
         self._empty_mailbox_for_good()
-        for defect in self._defects:
-            _log.critical("%s: a bug ended the owner", self.name, exc_info=defect)
+        self._log_defects()
         self._take_last_step(logs.flush)
         self._gone = True
         self._set_end_waiters()
@@ -376,6 +376,11 @@ class Owner:
                 guarded.give_to_hub(interrupt)
         except BaseException as error:
             self._defects.append(error)
+
+    def _log_defects(self) -> None:
+        defects, self._defects = self._defects, []
+        for defect in defects:
+            _log.critical("%s: a bug ended the owner", self.name, exc_info=defect)
 
     def _empty_mailbox_for_good(self) -> None:
         """Call everything that was posted: even after the owner's end, callers get their answer.

@@ -248,7 +248,9 @@ def test_G3_an_owner_that_a_bug_ends_answers_everybody_before_it_logs(engine, cr
     assert waiting.get() == 7
     assert criticals == ["everybody is told", "answered", engine.error, second]
     assert owner.call(divmod, 7, 2, timeout=0) == (3, 1)
-    owner.post(fail_with, ValueError("a late bug"))  # raises in nobody's face
+    late = ValueError("a late bug")
+    owner.post(fail_with, late)  # raised in nobody's face
+    assert criticals[4:] == [late]
     slot = Slot()
     owner.set_when_gone(slot)
     assert slot.wait(0)
