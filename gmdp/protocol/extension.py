@@ -69,7 +69,7 @@ offset  size  field
               stream has stalled; in a worker's FINAL or DISCONNECT,
               2: it is the session's last, and nothing was begun since; else 0
 6       4     number of the session, from 1; a connection's next session
-              has a higher number than all before
+              has a higher number than all before; 0 in *begun*
 10      2     version 2: the bytes of all optional fields together
 12            version 2: the optional fields
 ======  ====  ===========================================================
@@ -82,6 +82,12 @@ gives that request to another worker, as if it had never been sent.
 
 RFC 7 has no PARTIAL.  With the feature ``parts``, a session of MDP/0.1 may send one, laid out like
 REPLY, with the command code ``06``.
+
+A worker of several sessions that names the feature *begun* says which requests it is about to
+begin: a HEARTBEAT of session 0 with the optional field BEGUN, once for all that it has read at
+a time, and before the first of their handlers runs.  A broker may take back what the worker has
+not begun: it says DISCONNECT to that session.  A worker that has not run for a while reads everything before
+it begins anything.
 
 **Optional fields** follow each other without a gap.  A reader skips types that it does not
 know, stops at a field that is longer than what is left, and takes the last of
@@ -114,7 +120,7 @@ import enum
 import json
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -201,7 +207,7 @@ class Feature(enum.IntFlag):
 
 
 #: The features that this release speaks, on either side.
-SUPPORTED = Feature.CREDITS | Feature.NOT_RUN | Feature.LEAVING | Feature.PARTS
+SUPPORTED = Feature.CREDITS | Feature.BEGUN | Feature.NOT_RUN | Feature.LEAVING | Feature.PARTS
 _FEATURE_NAMES = {feature: str(feature.name).lower().replace("_", "-") for feature in Feature}
 _FEATURES = {name: feature for feature, name in _FEATURE_NAMES.items()}
 
@@ -217,6 +223,8 @@ class Field(enum.IntEnum):
     REASON = 2
     #: Of a grant: the credit of a stream, 8 bytes.
     CREDIT = 3
+    #: Of a worker's HEARTBEAT of session 0: the numbers of the sessions whose requests begin, 4 bytes each.
+    BEGUN = 4
 
 
 class Status(enum.IntEnum):
@@ -238,6 +246,12 @@ class Status(enum.IntEnum):
 
 _TRACEPARENT_FIELD = int(Field.TRACEPARENT)
 _CREDIT_FIELD = int(Field.CREDIT)
+_BEGUN_FIELD = int(Field.BEGUN)
+#: The offset of a session's number, and how many numbers fit into one field.
+_NUMBER_AT = 6
+_MOST_BEGUN = 10_000
+_SESSION_0 = bytes(4)
+_SESSION_NUMBER = struct.Struct(">I")
 #: The optional fields of a frame that has none.
 EMPTY_FIELDS: Mapping[int, bytes] = MappingProxyType({})
 
@@ -418,6 +432,27 @@ def mark_session(session: bytes, flags: int, fields: bytes = NO_FIELDS) -> bytes
     """Return a frame of the same session and version with these flags and optional fields."""
     head = session[:_STATUS] + bytes((flags,)) + session[_STATUS + 1 : SESSION_SIZE]
     return head if session[_VERSION] == 1 else head + fields
+
+
+def begun_frames(sessions: Iterable[bytes]) -> Iterator[bytes]:
+    """Return the session frames that say that the requests of these sessions of version 2 are about to begin."""
+    numbers = [session[_NUMBER_AT:SESSION_SIZE] for session in sessions]
+    for at in range(0, len(numbers), _MOST_BEGUN):
+        yield session_frame(0, fields=field_bytes([(Field.BEGUN, b"".join(numbers[at : at + _MOST_BEGUN]))]))
+
+
+def is_session_0(frame: bytes) -> bool:
+    """True if a session frame is of session 0, which stands for the connection."""
+    return frame[_NUMBER_AT:SESSION_SIZE] == _SESSION_0
+
+
+def read_begun(frame: bytes) -> Iterator[tuple[int]]:
+    """Return the numbers of the sessions whose requests begin, by a frame of session 0; any fields will do.
+
+    Each is a tuple of one number: so all are made without a step of Python's each.
+    """
+    numbers = session_fields(frame).get(_BEGUN_FIELD, b"")
+    return _SESSION_NUMBER.iter_unpack(numbers[: len(numbers) & ~3])
 
 
 def read_session(frame: bytes) -> tuple[int, int]:

@@ -79,6 +79,11 @@ def prefix(begin: bytes, number: int) -> bytes:
     return begin + _NUMBER(number)
 
 
+def assignment_number(prefix: bytes) -> int:
+    """Return the number of the assignment that these bytes from :func:`prefix` identify."""
+    return int.from_bytes(prefix[PREFIX_SIZE - 8 :], "big")
+
+
 def tail(attempt: int, time_left: float | None = None, flags: int = 0, traceparent: bytes = b"") -> bytes:
     """Return the bytes after the prefix; `time_left` is in seconds."""
     if attempt > 255:

@@ -117,7 +117,7 @@ def test_the_probe_is_answered_with_an_offer(broker, question, head):
         assert (answered, code) == (head, b"200")
         assert json.loads(offer) == {
             "extension": 2,
-            "features": ["credits", "not-run", "leaving", "parts"],
+            "features": ["credits", "begun", "not-run", "leaving", "parts"],
             "stream_stall_timeout": 30.0,
             "max_in_flight": 10_000,
             "max_sessions": 500,
@@ -705,6 +705,78 @@ def test_a_retry_has_the_same_id_and_says_which_it_is(played):
         assert future.get(timeout=peers.DEADLINE) == [b"y"]
 
 
+def played_worker(features, concurrency):
+    """A broker that offers these features, and a worker that is registered there: (broker, worker, routing id)."""
+    Spoken.version = 2
+    played = PlayedBroker({**OFFER, "features": features})
+    worker = Worker(played.endpoint, "echo", lambda request: request.body, concurrency=concurrency)
+    worker.start()
+    senders = {played.recv()[0] for _ in range(concurrency)}
+    return played, worker, senders.pop()
+
+
+def test_L2_a_worker_of_several_sessions_says_once_what_it_is_about_to_begin():
+    played, worker, sender = played_worker(["begun"], 2)
+    with played, worker:
+        for number in (1, 2):
+            played.send(sender, session(number), b"", b"MDPW02", b"\x02", b"address %d" % number, b"", b"go")
+        begun, answered = b"", 0
+        while answered < 2:
+            _, frame, *rest = played.recv()
+            if rest == [b"", b"MDPW02", b"\x05"]:
+                numbers = frame[15:]
+                assert frame == session(0, fields=field(4, numbers))
+                begun += numbers
+            else:
+                answered += 1
+                assert rest[:3] == [b"", b"MDPW02", b"\x04"]
+                assert frame[6:10] in (begun[:4], begun[4:])
+        assert begun == b"\x00\x00\x00\x01\x00\x00\x00\x02"
+
+
+@pytest.mark.parametrize(("features", "concurrency"), [(["begun"], 1), ([], 2)])
+def test_L2_a_worker_of_one_session_and_a_broker_that_does_not_ask_need_no_such_message(features, concurrency):
+    played, worker, sender = played_worker(features, concurrency)
+    with played, worker:
+        played.send(sender, session(1), b"", b"MDPW02", b"\x02", b"address", b"", b"go")
+        assert played.recv() == [sender, session(1), b"", b"MDPW02", b"\x04", b"address", b"", b"go"]
+
+
+@pytest.mark.parametrize("begun", [b"", b"\x00\x00\x00\x01", b"\x00\x00\x00\x01\x00\x00\x00\x02"])
+def test_L2_a_broker_takes_back_what_a_silent_worker_has_not_begun(begun):
+    Spoken.version = 2
+    with (
+        Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1, attempts=2, busy_timeout=60.0) as broker,
+        dealer(broker.endpoint) as worker,
+        AsyncClient(broker.endpoint) as client,
+    ):
+        worker.send(b"MDPC02", b"\x01", b"mmi.gmdp", PROBE.replace(b'"not-run"', b'"begun","not-run"'))
+        assert worker.recv()[3] == b"200"
+        for number in (1, 2):
+            worker.send(session(number), b"", b"MDPW02", b"\x01", b"echo")
+        registered(broker, 2)
+        futures = [client.submit("echo", b"%d" % number) for number in (1, 2)]
+        tokens = [worker.recv()[4] for _ in range(2)]
+        assert [token[26] for token in tokens] == [1, 1]
+        if begun:
+            worker.send(session(0, fields=field(4, begun)), b"", b"MDPW02", b"\x05")
+        kept = len(begun) // 4
+        wait_until(lambda: broker.statistics().services[b"echo"].workers == kept or not kept)
+        wait_until(lambda: broker.statistics().queued == 2 - kept)
+        taken_back = [message for message in worker.pending() if message[-1] == b"\x06"]
+        assert taken_back == [[session(number), b"", b"MDPW02", b"\x06"] for number in range(kept + 1, 3)]
+        assert broker.statistics().lost_workers == ({"recalled": 2 - kept} if kept < 2 else {})
+        # The next delivery is no further attempt.
+        with dealer(broker.endpoint) as other:
+            for _ in range(2 - kept):
+                other.send(b"MDPW02", b"\x01", b"echo")
+                token = other.recv()[2]
+                assert token[26] == 1
+                other.send(b"MDPW02", b"\x04", token, b"", b"done")
+                other.send(b"MDPW02", b"\x06")
+        assert [future.get() for future in futures[kept:]] == [[b"done"]] * (2 - kept)
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -771,7 +843,9 @@ def test_worker_probes_once_and_registers_its_sessions(played):
 
     with Worker(played.endpoint, "echo", handler, concurrency=3) as worker:
         messages = [played.recv() for _ in range(3)]
-        assert played.probes == [[b"MDPC02", b"\x01", b"mmi.gmdp", PROBE]] * 2
+        # A worker of several sessions also names the feature *begun*.
+        probe = PROBE.replace(b'"not-run"', b'"begun","not-run"')
+        assert played.probes == [[b"MDPC02", b"\x01", b"mmi.gmdp", probe]] * 2
         first = messages[0][0]
         assert messages[0] == [first, session(1), b"", b"MDPW02", b"\x01", b"echo"]
         assert messages[1] == [first, session(2), b"", b"MDPW02", b"\x01", b"echo"]

@@ -124,6 +124,28 @@ def test_L1_a_mute_worker_gets_nothing_new_and_an_idle_one_all(broker, runs):
     assert broker.statistics().redeliveries == 0
 
 
+@pytest.mark.both_ends
+def test_L2_what_a_worker_of_four_sessions_has_not_begun_goes_to_an_idle_one(broker, runs):
+    """One session computes, three others have requests not yet begun."""
+    with (
+        worker_process(broker.endpoint, "computing", "--concurrency", "4", *TIMES, times=False) as mute,
+        AsyncClient(broker.endpoint, timeout=60) as client,
+    ):
+        wait_until(lambda: broker.statistics().workers == 4)
+        first = client.submit("it", [bytes(runs), b"%g" % (6 * EXPIRY)])
+        started(runs)
+        others = [client.submit("it", [bytes(runs), b"0"]) for _ in range(3)]
+        wait_until(lambda: broker.statistics().assigned == 4)
+        with worker_process(broker.endpoint, "computing", "--concurrency", "3", *TIMES, times=False) as idle:
+            assert [future.get() for future in others] == [[b"%d" % idle.pid]] * 3
+            assert not first.ready()
+            assert first.get() == [b"%d" % mute.pid]
+            wait_until(lambda: broker.statistics().workers == 7)
+        assert len(runs.read_bytes().splitlines()) == 4
+    now = broker.statistics()
+    assert (now.redeliveries, now.lost_workers["recalled"]) == (0, 3)
+
+
 # How soon a process that has ended is found out, while its worker computes
 
 

@@ -244,6 +244,27 @@ MUTATIONS = {
         "process_is_known = connection.is_direct and state.knows_processes",
         "return lost_at, reason",
     ),
+    "what a mute worker has not begun stays with it": Mutation(
+        "core.broker.registry", "                self._recall(connection, now)\n", "                pass\n"
+    ),
+    "what a mute worker has begun is taken from it": Mutation(
+        "core.broker.registry", "            and not worker.has_begun\n", ""
+    ),
+    "a request that was not begun counts an attempt": Mutation(
+        "core.broker.registry",
+        "self._count_lost(recalled, LossReason.RECALLED, now, requests)",
+        "self._count_lost(recalled, LossReason.RECALLED, now, ())",
+        "unit/core/broker/test_registry.py",
+    ),
+    "a worker that wakes begins before it has read everything": Mutation(
+        "core.peer.worker", "if now > self._woke_at + PAUSE:", "if False:"
+    ),
+    "what was taken back before it began begins": Mutation(
+        "core.peer.worker", "                    del works[at]\n", "                    pass\n"
+    ),
+    "a worker does not say what it begins": Mutation(
+        "core.peer.worker", "            self._report_begun()\n", "            pass\n"
+    ),
     "a mute worker gets requests": Mutation(
         "core.broker.registry",
         "                del worker.service.idle[worker]\n                worker.service.mute.add(worker)\n",

@@ -37,7 +37,7 @@ from collections.abc import Hashable
 
 from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, Command
-from ...protocol.extension import Status
+from ...protocol.extension import Feature, Status
 from ...protocol.text import show_name
 from ...protocol.wire import Message
 from .accounts import Accounts
@@ -52,6 +52,12 @@ from .state import BrokerState
 # Bound once, since each reply needs them: in Python 3.11 a member of an Enum is slow to look up.
 _FINAL, _PARTIAL = Command.FINAL, Command.PARTIAL
 _OK = Status.OK
+_HEARTBEAT = Command.HEARTBEAT
+_BEGUN = int(Feature.BEGUN)  # an IntFlag's own operators are Python functions
+
+
+#: Sessions beyond those of a connection of which the broker still knows what they have begun.
+MAX_STALE = 1_000
 
 
 class Conversation:
@@ -165,6 +171,12 @@ class Conversation:
 
     def _on_unregistered_session(self, connection: Connection, message: Message, now: float) -> None:
         """Handle a message whose session frame is not that of a registered session, byte for byte."""
+        if connection.features & _BEGUN and extension.is_session_0(message.extra) and message.command is _HEARTBEAT:
+            begun = connection.begun
+            begun.update(dict.fromkeys(extension.read_begun(message.extra), self._delivery.assignments))
+            if len(begun) > 2 * len(connection.workers) + MAX_STALE:
+                self._registry.forget_stale_begun(connection)
+            return
         flags, number = extension.read_session(message.extra)
         # Workers are known by frames without flags and optional fields, so look this one up without them.
         bare = extension.mark_session(message.extra, 0)

@@ -46,7 +46,8 @@ class Delivery:
         self._replies = replies
         self._services = services
         self._token_start = token.start(nonce)
-        self._assignments = 0
+        #: How many assignments there were; each has the next number.
+        self.assignments = 0
         #: Requests that workers have.
         self.assigned = 0
 
@@ -195,7 +196,7 @@ class Delivery:
         if attempts > 1:
             self._state.counters.redeliveries += 1
         self.assigned += 1
-        number = self._assignments = self._assignments + 1
+        number = self.assignments = self.assignments + 1
         terms = request.terms
         connection = worker.connection
         if terms.frame:

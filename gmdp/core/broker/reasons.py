@@ -31,6 +31,7 @@ class LossReason(_Reason):
 
     DISCONNECT = "disconnect", "the worker said DISCONNECT"
     EXPIRED = "expired", "the worker was silent for heartbeat_interval * liveness"
+    RECALLED = "recalled", "the worker was silent and had not begun its request"
     BUSY_TIMEOUT = "busy_timeout", "the worker was silent for busy_timeout while it worked"
     UNREACHABLE = "unreachable", "the worker's connection was closed, or took no more messages"
     MALFORMED = "malformed", "the worker sent a message that is not MDP"

@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-from ...protocol import extension
+from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, Command, Dialect
 from ...protocol.extension import INITIAL_CREDIT, NORMAL_PRIORITY, Status
 from ...protocol.token import TYPED_FAILURES
@@ -44,6 +44,7 @@ MOVES: dict[Place | None, frozenset[Place]] = {
 # Bound once, since each request needs them: in Python 3.11 a member of an Enum is slow to look up.
 QUEUED, ASSIGNED, ANSWERED = Place.QUEUED, Place.ASSIGNED, Place.ANSWERED
 _PARTIAL = Status.PARTIAL
+_BEGUN = int(extension.Feature.BEGUN)  # an IntFlag's own operators are Python functions
 
 #: Bytes that each request counts in addition to its frames.  Measured with CPython 3.11, an open
 #: request takes 640 bytes if its client is strict, and 1,000 if its client speaks the extension.
@@ -319,6 +320,7 @@ class Connection(Target):
     __slots__ = (
         "address",
         "base_dialect",
+        "begun",
         "dialect",
         "features",
         "heartbeat_while_busy",
@@ -354,6 +356,9 @@ class Connection(Target):
         self.is_direct = len(address) == 1
         #: True while the peer is mute (:mod:`gmdp.core.liveness`).
         self.mute = False
+        #: By session number, in a tuple: how many assignments the broker had made when the peer last said that the
+        #: session's request begins.
+        self.begun: dict[tuple[int], int] = {}
         #: How often the mute peer was sent a HEARTBEAT since another connection was closed.
         self.probes = 0
         #: The suspect that one of its workers has; None: none has.
@@ -402,6 +407,15 @@ class Worker(Target):
         self.head = (*connection.address, session) if session else connection.address
         self.request_head = self.command_frames(Command.REQUEST)
         self.replies = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """True unless the peer says what begins, and has not said so of the worker's present request."""
+        connection = self.connection
+        if not connection.features & _BEGUN:
+            return True
+        _, number = extension.read_session(self.session)
+        return connection.begun.get((number,), 0) >= token.assignment_number(self.token)
 
     def command_frames(self, command: Command) -> list[bytes]:
         """The frames of a message up to its command, that included."""

@@ -13,6 +13,10 @@ The rules of this module:
 * A mute connection without work is lost at the expiry.  One with work is left to it for ``busy_timeout``,
   from its last message on, while its process is alive.  The process is alive until a message to it
   cannot be sent: ZeroMQ ends the connection of a process that does not answer ZMTP heartbeats.
+* What a mute worker of several sessions was given at least an interval ago, and has not begun, is given to
+  others: its sessions are *recalled*, with DISCONNECT, and the delivery counts no attempt.  A service with
+  ``attempts=1`` is left out: a worker that wakes may begin while its DISCONNECT is on its way.  A worker
+  that does not say what it begins is taken to have begun everything.
 * The process of a connection behind a proxy is unknown, since ZMTP heartbeats end at the proxy.  Such a
   connection is lost at the expiry, with or without work.  So is any where ``zmtp_heartbeats`` is off, except
   on inproc.  An RFC-only worker that was never heard while it worked has ``busy_timeout`` even then.
@@ -48,6 +52,7 @@ MAX_REFUSED = 10_000
 #: alive.  A peer reads them when it wakes, so they must not fill its socket.
 MAX_PROBES = 50
 
+_BEGUN = int(Feature.BEGUN)
 _NO_REQUESTS: frozenset[Request] = frozenset()
 #: The RFC's dialect of each extended one.
 _BASE_DIALECTS = {extended: base for base, extended in EXTENDED.items()}
@@ -290,6 +295,8 @@ class Registry:
         if not connection.mute and now >= judged_at and gap.may_judge(now):
             self._become_mute(connection)
         if connection.mute:
+            if connection.features & _BEGUN:
+                self._recall(connection, now)
             judged_at, reason = self._loss(connection)
             if now >= judged_at and gap.may_judge(now):
                 self.lose_connection(connection, reason, now)
@@ -324,6 +331,30 @@ class Registry:
             if worker.request is None:
                 del worker.service.idle[worker]
                 worker.service.mute.add(worker)
+
+    def _recall(self, connection: Connection, now: float) -> None:
+        """Give to others what a mute connection was given and has not begun."""
+        given_before = now - self._state.options.heartbeat_interval
+        recalled = [
+            worker
+            for worker in connection.workers.values()
+            if worker.request is not None
+            and not worker.has_begun
+            and worker.assigned_at <= given_before
+            and worker.service.options.attempts > 1
+        ]
+        for worker in recalled:
+            del connection.workers[worker.session]
+            self.send_disconnect(worker.head, connection.dialect)
+        if recalled:
+            requests = {worker.request for worker in recalled if worker.request is not None}
+            self._count_lost(recalled, LossReason.RECALLED, now, requests)
+
+    @staticmethod
+    def forget_stale_begun(connection: Connection) -> None:
+        """Forget what sessions have begun that the connection does not have any more."""
+        numbers = {(extension.read_session(session)[1],) for session in connection.workers}
+        connection.begun = {number: when for number, when in connection.begun.items() if number in numbers}
 
     def on_heard(self, connection: Connection, now: float) -> None:
         """A mute connection has said something, and still stands: its workers may have requests again."""

@@ -35,7 +35,7 @@ from typing import Any
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command, Dialect
-from ...protocol.extension import INITIAL_CREDIT, Feature, Status
+from ...protocol.extension import INITIAL_CREDIT, SUPPORTED, Feature, Status
 from ..outcomes import OUTCOME_OF_STATUS, Outcome
 from ..snapshots import copy_counts
 from .calls import Call, CallState, ClientConnection, Ended, Part
@@ -73,6 +73,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         stream_window: The most weight of parts that one stream's reader grants beyond what it has taken.
         stream_bytes: The most that all streams together grant in this way, INITIAL_CREDIT for each excepted.
     """
+
+    #: A client begins nothing.
+    features: int = SUPPORTED & ~Feature.BEGUN
 
     def __init__(
         self,

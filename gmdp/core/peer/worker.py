@@ -31,12 +31,16 @@ from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, Command, Dialect
 from ...protocol.extension import Feature
 from ..liveness import Gap, Pulse
-from .connector import Connector, Phase, Send
+from .connector import Action, Connector, Phase, Send
 from .reasons import CloseReason, GoneReason
 from .reconnect import Reconnect, backoff
 from .sessions import CallerGone, Failure, Resumed, Session, SessionState, Work, WorkerConnection
 from .statistics import WorkerCounters
 
+_BEGUN = int(Feature.BEGUN)  # an IntFlag's own operators are Python functions
+#: Seconds without a pass after which the worker reads everything before anything begins: the broker may have
+#: taken back what it gave.
+PAUSE = 0.02
 #: The most bytes of an error's type name, and of its message, that are sent.
 MAX_REVEALED = 4_000
 
@@ -86,6 +90,16 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         self.counters = counters
         self.draining = False
         self.sessions = [Session() for _ in range(concurrency)]
+        #: True if brokers are told what is about to begin; what a single session was given is what it works on.
+        self._says_begun = concurrency > 1
+        if not self._says_begun:
+            self.features &= ~Feature.BEGUN
+        #: True from a pause in the worker's own running until everything was read: nothing begins meanwhile.
+        self._reads_first = False
+        #: When the present pass began, and when work that is held begins even if not everything was read.
+        self._woke_at = self._begins_at = now
+        #: Work that begins once everything was read.
+        self._held: list[Work] = []
         #: How many sessions are registered.
         self.registered = 0
         self._interval = heartbeat_interval
@@ -109,10 +123,44 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
     def on_wake(self, now: float) -> None:
         """The owner begins a pass."""
         self._gap.on_wake(now, self._timers.next_due())
+        if now > self._woke_at + PAUSE:
+            self._reads_first = True
+            self._begins_at = now + self._expiry
+        elif self._reads_first and now >= self._begins_at:
+            self._begin_held()  # the socket is flooded
+        self._woke_at = now
 
     def on_caught_up(self, now: float) -> None:
         """The owner has read everything that was there."""
         self._gap.on_caught_up(now)
+        if self._reads_first:
+            self._begin_held()
+
+    def _begin_held(self) -> None:
+        self._reads_first = False
+        self.events[:0] = self._held  # in front of what was decided about them meanwhile
+        self._held.clear()
+
+    def take(self) -> tuple[list[Action], list[Work | CallerGone | Resumed]]:
+        """Return the decisions since the last call, (actions, events), and clear them.
+
+        The actions say which of the events begin, where the broker wants to know.
+        """
+        if self._says_begun and self.events:
+            self._report_begun()
+        return super().take()
+
+    def _report_begun(self) -> None:
+        """Tell brokers which sessions' requests are about to begin."""
+        sessions: dict[WorkerConnection, list[bytes]] = {}
+        for event in self.events:
+            connection = event.session.connection if type(event) is Work else None
+            if connection is not None and connection.features & _BEGUN:
+                sessions.setdefault(connection, []).append(event.session.frame)  # type: ignore[union-attr]
+        for connection, frames in sessions.items():
+            for frame in extension.begun_frames(frames):
+                heartbeat = self.extended.worker_command(Command.HEARTBEAT)
+                self.actions.append(Send(connection, [frame, *heartbeat]))
 
     def start(self, now: float) -> None:
         """Open the first connection."""
@@ -413,9 +461,11 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         assert connection is not None  # each caller has checked
         del connection.sessions[session.frame]
         session.connection = None
-        work, session.work = session.work, None
-        if work is not None:
-            self.events.append(Resumed(work))
+        if self._forget_work_not_begun(session):
+            session.handling = False
+        elif session.work is not None:
+            self.events.append(Resumed(session.work))
+        session.work = None
         session.parts = None
         session.oversize = False
         self._timers.disarm(session)
@@ -423,6 +473,16 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         self.registered -= 1
         if not session.handling:
             self._waiting[session] = None
+
+    def _forget_work_not_begun(self, session: Session) -> bool:
+        """A session loses its work: work that has not begun never begins.  Returns True if it had not."""
+        work = session.work
+        for works in (self._held, self.events):
+            for at, event in enumerate(works if work is not None else ()):
+                if event is work:
+                    del works[at]
+                    return True
+        return False
 
     def _on_session_disconnect(self, session: Session | None, now: float, jitter: float) -> None:
         """The broker said DISCONNECT to a session."""
@@ -481,7 +541,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         session.unwanted = False
         session.sent = 0
         session.credit = extension.INITIAL_CREDIT if hints is not None and hints.credits else math.inf
-        self.events.append(session.work)
+        (self._held if self._reads_first else self.events).append(session.work)
         # The caller's deadline bounds the handler: _on_timer reports when the time is up.
         if self._enforce_deadline and hints is not None and hints.time_left is not None:
             self._timers.arm(session, now + hints.time_left)

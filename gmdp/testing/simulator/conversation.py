@@ -49,6 +49,8 @@ class Conversation:
         self.cancelled: set[bytes] = set()
         #: Per strict client, the requests without a FINAL.
         self._open: Counter[_Address] = Counter()
+        #: Per strict address, the probes without an answer.
+        self._probes: Counter[_Address] = Counter()
         #: The peers that may get the broker's offer unasked.
         self._told: set[_Address] = set()
 
@@ -105,7 +107,9 @@ class Conversation:
                 self._told.discard(peer)
                 if extension.read_probe(list(map(bytes, message.body))) & extension.Feature.LEAVING:
                     self._told.add(peer)
-            self._open[peer] += 1
+                self._probes[peer] += 1
+            else:
+                self._open[peer] += 1
 
     def on_unsent(self, frames: list[bytes], slow: bool) -> None:
         """Check a message whose peer was gone; `slow`: whether the peer had messages unread."""
@@ -144,7 +148,9 @@ class Conversation:
         key = tuple(frames[:at])
         if frames[at] == EMPTY and frames[at + 1] == CLIENT_02:
             final = frames[at + 2] != b"\x03"  # majortomo's codes
-        if extension.PROBE_SERVICE in frames and not self._open[key] and key in self._told:
+        if extension.PROBE_SERVICE in frames:
+            require(self._probes[key] > 0 or key in self._told, "an offer to a peer that did not ask:", frames)
+            self._probes[key] = max(0, self._probes[key] - 1)
             return
         require(self._open[key] > 0, "a message to a client follows a FINAL, or answers no request:", frames)
         if final:

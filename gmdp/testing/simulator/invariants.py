@@ -147,6 +147,10 @@ class Invariants:
             lost_at = heard + node.options.expiry
             for worker in connection.workers.values():
                 if worker.request is not None:
+                    unbegun = not worker.has_begun
+                    # The broker looks once an interval.
+                    if connection.mute and unbegun and now > worker.assigned_at + 2.5 * interval:
+                        raise AssertionError(f"a mute worker keeps what it has not begun: {connection.key!r}")
                     # ZMTP heartbeats have shown that its process is alive: the wires of this network lead to it.
                     begun_at = max(heard, worker.assigned_at)
                     lost_at = max(lost_at, begun_at + worker.service.options.busy_timeout)

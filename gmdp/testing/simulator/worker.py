@@ -11,11 +11,12 @@ from ...core.peer.reconnect import Reconnect
 from ...core.peer.sessions import CallerGone, Failure, Resumed, Session, Work
 from ...core.peer.statistics import WorkerCounters
 from ...core.peer.worker import WorkerCore
-from ...protocol.dialects import Dialect
+from ...protocol.dialects import Command, Dialect
 from ...protocol.extension import VERSION
 from ...validation import check_body
 from ...worker.handlers import Handler
 from ...worker.request import Request, make_request
+from .failures import require
 from .network import Network
 from .peer import PeerNode
 
@@ -143,7 +144,16 @@ class WorkerNode(PeerNode[WorkerCore]):
             seconds, self._computing = self._computing, 0.0
             self.block(seconds)
 
+    def _check_read_first(self, work: Work) -> None:
+        """Check that the broker has not taken back this work in a message that waits unread."""
+        frame = work.session.frame
+        disconnect = self.core.extended.worker_command(Command.DISCONNECT)
+        for _, args in self.inbox:
+            taken_back = frame and args and args[0] == [frame, *disconnect]
+            require(not taken_back, "a handler begins though its request was taken back:", work.body[0])
+
     def _start_handler(self, work: Work) -> None:
+        self._check_read_first(work)
         run = self._runs[work.session] = Run(work, make_request(self.core.service, work, self.schedule.clock))
         self.running.add(run)
         request = run.request

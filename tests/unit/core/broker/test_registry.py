@@ -12,7 +12,7 @@ from gmdp.core.broker.decisions import Outgoing, Refusal
 from gmdp.core.broker.options import BrokerOptions
 from gmdp.core.broker.reasons import DropReason
 from gmdp.core.broker.registry import MAX_PROBES
-from gmdp.protocol import extension
+from gmdp.protocol import extension, token
 
 
 @every_dialect
@@ -201,6 +201,84 @@ def test_L1_a_connection_with_sessions_is_left_to_its_work(direct):
     assert broker.core.worker_count == 2
     broker.advance(0.2)
     assert broker.core.counters.lost_workers == {"busy_timeout" if direct else "expired": 2}
+
+
+class Reporting(GmdpBroker):
+    """A broker whose workers say which sessions are about to begin."""
+
+    def register(self, peer, *numbers, service=b"echo"):
+        self.feed(peer, [b"MDPC02", b"\x01", b"mmi.gmdp", b'{"extension":2,"features":["begun"]}'])
+        super().register(peer, *numbers, service=service)
+        self.take(peer)
+
+    def begin(self, peer, *numbers):
+        """`peer` says that the requests of these sessions are about to begin."""
+        (frame,) = extension.begun_frames([extension.session_frame(number) for number in numbers])
+        self.feed(peer, [frame, b"", *MDP02.heartbeat])
+
+
+@pytest.mark.parametrize("begun", [(), (1,), (1, 2, 3)])
+def test_L2_what_a_mute_worker_has_not_begun_goes_to_others_and_counts_no_attempt(begun):
+    broker = Reporting(busy_timeout=1e6, attempts=2)
+    broker.register(b"mute", 1, 2, 3)
+    for number in (1, 2, 3):
+        broker.call(b"client", number)
+    if begun:
+        broker.begin(b"mute", *begun)
+    broker.take(b"mute")
+    broker.register(b"other", 1, 2, 3)
+    broker.advance(2 * INTERVAL - 0.1)
+    broker.feed(b"other", MDP02.heartbeat)
+    assert broker.core.worker_count == 6
+    broker.advance(0.2)
+    recalled = [number for number in (1, 2, 3) if number not in begun]
+    told = [frames for frames in broker.take(b"mute") if frames[-1] == b"\x06"]
+    assert told == [[extension.session_frame(number), b"", b"MDPW02", b"\x06"] for number in recalled]
+    again = [frames for frames in broker.take(b"other") if len(frames) > 4]
+    assert [token.read(frames[4]).attempt for frames in again] == [1] * len(recalled)
+    assert counters(broker).lost_workers == ({"recalled": len(recalled)} if recalled else {})
+    # What was recalled first came first.
+    assert [frames[-1] for frames in again] == [b"x"] * len(recalled)
+
+
+def test_L2_what_was_given_a_moment_ago_is_recalled_an_interval_later():
+    broker = Reporting(busy_timeout=1e6)
+    broker.register(b"mute", 1, 2)
+    broker.call(b"client", 1)
+    broker.begin(b"mute", 1)
+    broker.advance(2 * INTERVAL - 0.5)
+    broker.call(b"client", 2)
+    broker.advance(INTERVAL - 0.1)
+    assert (broker.core.assigned, broker.core.queued) == (2, 0)
+    broker.advance(INTERVAL / 2)
+    assert (broker.core.assigned, broker.core.queued) == (1, 1)
+
+
+def test_L2_at_most_once_is_at_most_once():
+    """A worker that wakes may begin while its DISCONNECT is on its way: then the request would be run twice."""
+    broker = Reporting(busy_timeout=1e6, attempts=1)
+    broker.register(b"mute", 1, 2)
+    broker.call(b"client", 1)
+    broker.advance(10 * EXPIRY)
+    assert (broker.core.assigned, broker.core.queued) == (1, 0)
+
+
+def test_L2_a_worker_that_does_not_say_what_it_begins_has_begun_everything():
+    broker = GmdpBroker(busy_timeout=100.0)
+    broker.register(b"mute", 1, 2)
+    broker.call(b"client", 1)
+    broker.advance(10 * EXPIRY)
+    assert (broker.core.assigned, broker.core.queued) == (1, 0)
+
+
+def test_L2_nonsense_about_what_begins_does_nothing():
+    broker = Reporting(busy_timeout=1e6)
+    broker.register(b"mute", 1)
+    broker.call(b"client", 1)
+    for value in (b"", b"\0", b"\0\0\0\1\0", b"\0\0\0\7", b"\xff" * 4):
+        frame = extension.session_frame(0, fields=extension.field_bytes([(extension.Field.BEGUN, value)]))
+        broker.feed(b"mute", [frame, b"", *MDP02.heartbeat])
+    assert (counters(broker).lost_workers, counters(broker).drops, broker.core.worker_count) == ({}, {}, 1)
 
 
 def test_L1_on_inproc_the_process_is_the_broker_s_own():

@@ -18,7 +18,7 @@ from models import (
 
 from gmdp.core.peer.connector import Open, Phase
 from gmdp.core.peer.reconnect import Reconnect
-from gmdp.core.peer.sessions import SessionState
+from gmdp.core.peer.sessions import SessionState, Work
 from gmdp.core.peer.statistics import WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.protocol.dialects import RFC18, Command
@@ -51,7 +51,7 @@ def test_W2_a_reply_of_an_earlier_connection_is_dropped(dialect):
     """The handler runs on, and its reply is late.  Only then is a new connection made."""
     core, session, connection = a_worker(dialect)
     core.feed(connection, dialect.worker_command(Command.REQUEST, b"address", b"", b"body"), 0.0, 0.5)
-    (work,) = core.events
+    (work,) = core.take()[1]
     core.feed(connection, dialect.worker_command(Command.DISCONNECT), 0.0, 0.5)
     assert session.state is SessionState.DETACHED
     core.tick(100.0, 0.5)
@@ -69,6 +69,40 @@ def test_W2_a_reply_of_an_earlier_connection_is_dropped(dialect):
     count = len(core.actions)
     assert not core.final(work, [b"late again"], None, 101.0)
     assert len(core.actions) == count
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_L2_what_the_broker_takes_back_before_it_has_begun_never_begins(paused):
+    """A worker that has not run for a while reads everything before it begins anything."""
+    core, session, connection = a_worker()
+    core.take()
+    core.on_wake(0.001)
+    if paused:
+        core.on_wake(5.0)
+    core.feed(connection, RFC18.worker_command(Command.REQUEST, b"address", b"", b"body"), 5.0, 0.5)
+    assert bool(core.take()[1]) is not paused
+    core.feed(connection, RFC18.worker_command(Command.DISCONNECT), 5.0, 0.5)
+    assert session.handling is not paused
+    core.on_caught_up(5.0)
+    assert not [event for event in core.take()[1] if isinstance(event, Work)]
+
+
+def test_L2_held_work_begins_once_everything_was_read_or_the_expiry_is_over():
+    for read in (True, False):
+        core, _, connection = a_worker()
+        core.take()
+        core.on_wake(5.0)
+        core.feed(connection, RFC18.worker_command(Command.REQUEST, b"address", b"", b"body"), 5.0, 0.5)
+        assert core.take()[1] == []
+        if read:
+            core.on_caught_up(5.0)
+        else:
+            now = 5.0
+            while now < 8.1:  # the socket is never empty
+                now += 0.01
+                core.on_wake(now)
+        (work,) = core.take()[1]
+        assert work.address == b"address"
 
 
 @pytest.mark.parametrize("garbage", [[], [b"garbage"], [b"MDPW02", b"\x09"], [b"MDPW02", b"\x02", b"address", b"no"]])
