@@ -170,7 +170,7 @@ TABLE = (
         Status.WORKER_LOST,
         (EndReason.ATTEMPTS, EndReason.WORKER_LOST),
         dead_letter=True,
-        message="the workers that had it were lost",
+        message="the workers that had it were lost: they ended, or said nothing for the broker's busy_timeout",
     ),
     Row(Outcome.HANDLER_FAILED, "HandlerFailed", 502, None, Status.HANDLER_FAILED),
     Row(Outcome.NOT_ALLOWED, "NotAllowed", 403, None, Status.NOT_ALLOWED, (EndReason.NOT_ALLOWED,)),

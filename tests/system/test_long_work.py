@@ -17,7 +17,7 @@ from victims import worker_process
 from waiting import wait_until
 from zmtp import Zmtp, ZmtpServer
 
-from gmdp import AsyncClient, Broker, BrokerLost, Client, State, Worker
+from gmdp import AsyncClient, Broker, BrokerLost, Client, State, Worker, WorkerLost
 
 #: The heartbeats of the short tests.
 INTERVAL = 0.2
@@ -144,6 +144,21 @@ def test_L2_what_a_worker_of_four_sessions_has_not_begun_goes_to_an_idle_one(bro
         assert len(runs.read_bytes().splitlines()) == 4
     now = broker.statistics()
     assert (now.redeliveries, now.lost_workers["recalled"]) == (0, 3)
+
+
+def test_L1_who_is_silent_for_the_busy_timeout_is_lost_and_the_error_and_the_log_name_the_option(caplog):
+    with (
+        Broker("tcp://127.0.0.1:*", heartbeat_interval=0.05, busy_timeout=0.3, attempts=1) as broker,
+        peers.dealer(broker.endpoint) as worker,
+        AsyncClient(broker.endpoint, timeout=60) as client,
+        caplog.at_level("INFO", "gmdp.broker"),
+    ):
+        worker.send(b"MDPW02", b"\x01", b"it")
+        future = client.submit("it", b"x")
+        with pytest.raises(WorkerLost, match="or said nothing for the broker's busy_timeout"):
+            future.get()
+        wait_until(lambda: ": busy_timeout" in caplog.text)
+        assert broker.statistics().lost_workers == {"busy_timeout": 1}
 
 
 # How soon a process that has ended is found out, while its worker computes
