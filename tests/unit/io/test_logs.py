@@ -27,9 +27,6 @@ class Handler(logging.Handler):
         self.records = []
         self.act = act
 
-    def createLock(self):
-        self.lock = None  # its own would keep all greenlets of one thread waiting for the one that waits
-
     def emit(self, record):
         self.act(record)
         self.records.append(record)

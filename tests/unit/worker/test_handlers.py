@@ -236,9 +236,6 @@ def test_G3_a_log_handler_that_waits_does_not_keep_a_session(broker, client):
     go = Event()
 
     class Waiting(logging.Handler):
-        def createLock(self):
-            self.lock = None
-
         def emit(self, record):
             go.wait()
 
