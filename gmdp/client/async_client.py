@@ -124,15 +124,16 @@ class AsyncClient(Client):
             TypeError: the service has a wrong type.
         """
         check_number("in_flight", in_flight, at_least=1, whole=True)
-        options = self._defaults.override(
-            timeout=timeout,
-            retries=retries,
-            when_no_worker=when_no_worker,
-            priority=priority,
-            traceparent=traceparent,
-        )
+        options: dict[str, Any] = {
+            "timeout": timeout,
+            "retries": retries,
+            "when_no_worker": when_no_worker,
+            "priority": priority,
+            "traceparent": traceparent,
+        }
+        self._defaults.override(**options)
         # Each call goes through `submit`, which a subclass may have extended.
-        submit = functools.partial(self.submit, check_service(service), **options._asdict())
+        submit = functools.partial(self.submit, check_service(service), **options)
         return self._map(submit, iter(bodies), in_flight, ordered)
 
     def _map(

@@ -33,7 +33,7 @@ from ..io.descriptors import get_hub
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
 from ..io.owner import Owner, OwnerGreenlet, must_not_wait
 from ..io.slots import Slot, get_hub_if_exists
-from ..protocol.extension import CLIENT_NONCE_SIZE, NORMAL_PRIORITY
+from ..protocol.extension import CLIENT_NONCE_SIZE, NORMAL_PRIORITY, TIME_STATED
 from ..security.credentials import make_credentials
 from ..security.keys import Key
 from ..tracing import traceparent as current_traceparent
@@ -41,7 +41,7 @@ from ..tracing import tracer
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
 from .answers import Answer, Stream
 from .engine import ClientEngine
-from .options import FLAGS, CallOptions, check_retries, check_timeout, check_when_no_worker
+from .options import DEFAULT_TIMEOUT, FLAGS, CallOptions, check_retries, check_timeout, check_when_no_worker
 from .threaded import ClientThread
 
 
@@ -72,7 +72,9 @@ class Client(Lifecycle):
         endpoint: the broker's endpoint, or a sequence of endpoints.  The first that answers is
             used, and the next one when it is lost.  None: those in ``$GMDP_BROKER``, with commas
             between.
-        timeout: seconds a call may take in all; of a stream, seconds a part may take.
+        timeout: seconds a call may take in all; of a stream, seconds a part may take.  None: 30.
+            A gmdp broker queues a request for as long as its caller states here or in the call, up to the
+            broker's ``max_request_ttl``; without a statement, for the broker's ``request_ttl``.
         retries: tries of a call after the first one, when the broker is silent, lost or shutting
             down.  Each try has an equal share of `timeout`, and at least 0.1 s: there are at most
             ``timeout / 0.1`` tries.  Without gmdp's extension, each uses a new socket.
@@ -123,7 +125,7 @@ class Client(Lifecycle):
         self,
         endpoint: str | Sequence[str] | None = None,
         *,
-        timeout: float = 30.0,
+        timeout: float | None = None,
         retries: int = 0,
         max_in_flight: int = 10_000,
         when_no_worker: str = "wait",
@@ -140,7 +142,10 @@ class Client(Lifecycle):
         self.endpoints = check_endpoints(endpoint)
         self._credentials = make_credentials(self.endpoints, curve_key, server_key, username, password)
         self._defaults = CallOptions(
-            check_timeout(timeout), check_retries(retries), check_when_no_worker(when_no_worker)
+            DEFAULT_TIMEOUT if timeout is None else check_timeout(timeout),
+            check_retries(retries),
+            check_when_no_worker(when_no_worker),
+            stated=timeout is not None,
         )
         self.max_in_flight: int = check_number("max_in_flight", max_in_flight, at_least=1, whole=True)
         self.version = version
@@ -159,7 +164,7 @@ class Client(Lifecycle):
 
     @timeout.setter
     def timeout(self, seconds: float) -> None:
-        self._defaults = self._defaults._replace(timeout=check_timeout(seconds))
+        self._defaults = self._defaults._replace(timeout=check_timeout(seconds), stated=True)
 
     @property
     def retries(self) -> int:
@@ -413,7 +418,7 @@ class Client(Lifecycle):
             timeout=options.timeout,
             deadline=deadline,
             retries=options.retries,
-            flags=FLAGS[options.when_no_worker],
+            flags=FLAGS[options.when_no_worker] | (TIME_STATED if options.stated else 0),
             priority=options.priority,
             sink=answer,
         )

@@ -18,6 +18,9 @@ from ..validation import check_number
 #: Flags of a call frame for each value of `when_no_worker`.
 FLAGS = {"wait": 0, "fail": FAIL_WITHOUT_WORKER}
 
+#: Seconds that a call may take if nobody states any.
+DEFAULT_TIMEOUT = 30.0
+
 
 class CallOptions(NamedTuple):
     """What a call asks of the client and the broker; each value has been checked."""
@@ -32,6 +35,9 @@ class CallOptions(NamedTuple):
     priority: int = NORMAL_PRIORITY
     #: Of W3C Trace Context; None: the one of the request on which the caller works.
     traceparent: str | None = None
+    #: True if the caller stated `timeout`, for the call or for the client: a broker queues the request for
+    #: as long.
+    stated: bool = False
 
     def override(
         self,
@@ -57,6 +63,7 @@ class CallOptions(NamedTuple):
             self.when_no_worker if when_no_worker is None else check_when_no_worker(when_no_worker),
             priority if priority is NORMAL_PRIORITY else check_priority(priority),
             None if traceparent is None else check_traceparent(traceparent),
+            self.stated or timeout is not None,
         )
 
 

@@ -18,7 +18,8 @@ offset  size  field
 4       1     version, 1 or 2
 5       1     status, see :class:`Status`; 0 in a request
 6       1     flags of a request: 1 fail if no worker is registered,
-              2 cancel the call, 8 the caller grants credits, 16 a grant;
+              2 cancel the call, 4 the caller stated the time it waits
+              (feature ``stated``), 8 the caller grants credits, 16 a grant;
               others are ignored.  In an answer: the try that the broker
               accepted; later ones joined it
 7       1     priority, from 0 (least) to 3; 1 is that of strict clients
@@ -136,6 +137,7 @@ CLIENT_NONCE_SIZE = 16
 #: Flags of a call frame.
 FAIL_WITHOUT_WORKER = 1
 CANCEL = 2
+TIME_STATED = 4
 GRANTS_CREDITS = 8
 GRANT = 16
 #: Flags of a session frame.
@@ -207,7 +209,7 @@ class Feature(enum.IntFlag):
 
 
 #: The features that this release speaks, on either side.
-SUPPORTED = Feature.CREDITS | Feature.BEGUN | Feature.NOT_RUN | Feature.LEAVING | Feature.PARTS
+SUPPORTED = Feature.CREDITS | Feature.BEGUN | Feature.NOT_RUN | Feature.LEAVING | Feature.STATED | Feature.PARTS
 _FEATURE_NAMES = {feature: str(feature.name).lower().replace("_", "-") for feature in Feature}
 _FEATURES = {name: feature for feature, name in _FEATURE_NAMES.items()}
 

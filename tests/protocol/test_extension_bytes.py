@@ -38,7 +38,7 @@ UNKNOWN = b"\xff\xff\xff\xff"
 
 
 #: What a peer of version 2 says about itself in its probe.
-PROBE = b'{"extension":2,"features":["credits","not-run","leaving","parts"]}'
+PROBE = b'{"extension":2,"features":["credits","not-run","leaving","stated","parts"]}'
 
 
 class Spoken:
@@ -117,7 +117,7 @@ def test_the_probe_is_answered_with_an_offer(broker, question, head):
         assert (answered, code) == (head, b"200")
         assert json.loads(offer) == {
             "extension": 2,
-            "features": ["credits", "begun", "not-run", "leaving", "parts"],
+            "features": ["credits", "begun", "not-run", "leaving", "stated", "parts"],
             "stream_stall_timeout": 30.0,
             "max_in_flight": 10_000,
             "max_sessions": 500,
@@ -611,6 +611,27 @@ def test_client_probes_once_and_sends(played, version, probe, head):
         client.submit("echo", b"three")
         wait_until(lambda: (client.statistics().in_flight, client.statistics().waiting) == (2, 1))
         assert len(played.probes) == 1
+
+
+@pytest.mark.parametrize("features", [["stated"], []])
+def test_L4_a_call_says_whether_its_caller_stated_the_time(features):
+    """Flag 4, for a timeout that was given to the call or to the client, if the broker knows the flag."""
+    told = 4 if features and Spoken.version == 2 else 0
+    with PlayedBroker({**OFFER, "max_in_flight": 9, "features": features}) as played:
+        with AsyncClient(played.endpoint) as client:
+            for options, expected in (({}, 0), ({"timeout": 40.0}, told), ({"when_no_worker": "fail"}, 1)):
+                client.submit("echo", b"x", **options)
+                assert played.recv()[1][6] == expected
+            client.timeout = 50.0
+            client.submit("echo", b"x", priority=2)
+            assert played.recv()[1][6] == told
+    with PlayedBroker({**OFFER, "max_in_flight": 9, "features": features}) as played:
+        with AsyncClient(played.endpoint, timeout=30.0) as client:
+            client.submit("echo", b"x")
+            assert played.recv()[1][6] == told
+            stream = client.stream("echo", b"x", deadline=40.0)
+            assert played.recv()[1][6] == told
+            stream.close()
 
 
 def test_a_stream_without_deadline_leaves_the_time_open(played):

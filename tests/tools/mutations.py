@@ -132,6 +132,24 @@ MUTATIONS = {
         "        if False:\n            request.size",
         tests="unit/core/broker/test_accounts.py::test_X2_a_request_counts_what_it_takes_its_constant_its_envelope_its_body",
     ),
+    "a caller that states its time waits no longer than others": Mutation(
+        "core.broker.intake",
+        "            if flags & _TIME_STATED:\n",
+        "            if False:\n",
+        tests="unit/core/broker/test_delivery.py",
+    ),
+    "a caller that states its time waits beyond the time set for a service": Mutation(
+        "core.broker.options",
+        'self._values_for(name).get("request_ttl", self.max_request_ttl)',
+        "self.max_request_ttl",
+        tests="unit/core/broker/test_delivery.py",
+    ),
+    "a client's own timeout is no statement": Mutation(
+        "client.client",
+        "            stated=timeout is not None,\n",
+        "            stated=False,\n",
+        tests="protocol/test_extension_bytes.py::test_L4_a_call_says_whether_its_caller_stated_the_time",
+    ),
     "RFC 18 behind a delimiter is dropped": Mutation(
         "protocol.wire",
         "if dialect is not MAJORTOMO or frames[at] != DELIMITED.client_request:",
@@ -142,7 +160,7 @@ MUTATIONS = {
         "core.broker.conversation",
         "            and reply.subject[: token.PREFIX_SIZE] == worker.token\n        )",
         "        )",
-        tests="unit/core/broker/test_conversation.py -k F10",
+        tests="unit/core/broker/test_conversation.py",
     ),
     "a warning for each message that is dropped": Mutation(
         "core.broker.complaints",
@@ -154,13 +172,13 @@ MUTATIONS = {
         "io.frames",
         "if len(frame) > self.max_frame_size:",
         "if False:",
-        tests="unit/broker/test_engine.py -k F2",
+        tests="unit/broker/test_engine.py::test_B7_F2_a_frame_above_the_limit_is_counted_and_told",
     ),
     "a worker of MDP/0.1 keeps all parts until the end": Mutation(
         "core.peer.worker",
         "if not self.dialect.streams and not connection.features & Feature.PARTS:",
         "if not self.dialect.streams:",
-        tests="protocol/test_extension_bytes.py -k F6",
+        tests="protocol/test_extension_bytes.py::test_F6_a_worker_of_01_joins_its_parts_unless_the_broker_takes_them",
     ),
     "strict clients are bounded by a number that they do not know": Mutation(
         "core.broker.intake",

@@ -11,8 +11,9 @@ The rules of this module:
   worker, and with it the worker's other sessions, takes no other request down twice.
 * A request is not delivered again once a PARTIAL went out, or when nobody waits for
   its answer.
-* ``request_ttl`` bounds the time of all a request's waits in the queue together.  The caller's
-  deadline bounds queue and work together.
+* ``request_ttl`` bounds the time of all a request's waits in the queue together; where the caller
+  states how long it waits, ``max_request_ttl`` does, or the ``request_ttl`` that is set for the service.
+  The caller's deadline bounds queue and work together.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ _NOTHING = [EMPTY]
 #: The flags of call frames that begin no request.
 _NO_REQUEST = extension.CANCEL | extension.GRANT
 _FAIL_WITHOUT_WORKER, _GRANTS_CREDITS = extension.FAIL_WITHOUT_WORKER, extension.GRANTS_CREDITS
+_TIME_STATED = extension.TIME_STATED
 _TYPED_FAILURES = token.TYPED_FAILURES
 _TYPED_FAILURES_AND_CREDITS = token.TYPED_FAILURES | token.CREDITS
 
@@ -144,6 +145,8 @@ class Intake:
             token_flags = _TYPED_FAILURES
             if flags & _GRANTS_CREDITS and dialect.streams:
                 token_flags = _TYPED_FAILURES_AND_CREDITS
+            if flags & _TIME_STATED:
+                request.ttl_left = service.stated_ttl
             if call.fields:
                 frame = extension.bare_call(frame)
             request.terms = new_tuple(CallTerms, (frame, identity, fail, call.traceparent, call.attempt, token_flags))

@@ -22,7 +22,9 @@ class ServiceOptions:
     """The options that may differ from service to service.
 
     Attributes:
-        request_ttl: Seconds that all of a request's waits in the queue may take together.
+        request_ttl: Seconds that all of a request's waits in the queue may take together, unless its
+            caller states how long it waits (a ``timeout=`` given to a call or a client).  Set for a
+            service (`services`), it binds all callers of that service.
         busy_timeout: Seconds that a worker which says nothing may go on with the work it has begun,
             from its last message on, while its process is alive.  A worker that sends heartbeats
             meanwhile may work for as long as it likes.
@@ -60,6 +62,8 @@ class BrokerOptions(ServiceOptions):
             for the expiry, whatever it does.
         stream_stall_timeout: Seconds for which the reader of a stream may take nothing while the
             handler waits for it; then the stream ends, and its session is free.
+        max_request_ttl: Seconds that all waits of a request may take together whose caller states how
+            long it waits.
         max_services: How many services there may be.
         max_workers: How many workers may be registered.
         max_in_flight: How many requests a gmdp client's connection may have open; more are refused.
@@ -88,6 +92,7 @@ class BrokerOptions(ServiceOptions):
     liveness: float = 3
     zmtp_heartbeats: bool = True
     stream_stall_timeout: float = 30.0
+    max_request_ttl: float = 86_400.0
     max_services: int = 10_000
     max_workers: int = 65_536
     max_in_flight: int = 10_000
@@ -106,6 +111,7 @@ class BrokerOptions(ServiceOptions):
         super().__post_init__()
         check_number("heartbeat_interval", self.heartbeat_interval, 0, above=True, most=MOST_INTERVAL)
         check_number("liveness", self.liveness, 3)
+        check_number("max_request_ttl", self.max_request_ttl, 0, above=True)
         check_boolean("zmtp_heartbeats", self.zmtp_heartbeats)
         check_number("stream_stall_timeout", self.stream_stall_timeout, 0, above=True)
         for name in (
@@ -144,10 +150,18 @@ class BrokerOptions(ServiceOptions):
 
     def for_service(self, name: bytes) -> ServiceOptions:
         """The options that hold for the service `name`."""
+        return replace(self._defaults, **self._values_for(name))
+
+    def stated_ttl(self, name: bytes) -> float:
+        """The ``request_ttl`` of requests for the service `name` whose callers state how long they wait."""
+        return float(self._values_for(name).get("request_ttl", self.max_request_ttl))
+
+    def _values_for(self, name: bytes) -> Mapping[str, Any]:
+        """The options of the first pattern that matches `name`."""
         for pattern, values in self.services.items():
             if fnmatch.fnmatchcase(name, pattern.encode()):
-                return replace(self._defaults, **values)
-        return self._defaults
+                return values
+        return {}
 
     @property
     def _defaults(self) -> ServiceOptions:

@@ -84,6 +84,7 @@ class Service:
         "queue",
         "replies",
         "requests",
+        "stated_ttl",
     )
 
     def __init__(self, name: bytes, options: ServiceOptions, opener: str) -> None:
@@ -91,6 +92,8 @@ class Service:
         #: The user who was the first to name the service; empty if no user is known.
         self.opener = opener
         self.options = options
+        #: The ``request_ttl`` of requests whose callers state how long they wait.
+        self.stated_ttl = options.request_ttl
         self.queue: FairQueue[Request] = FairQueue()
         #: Workers without a request that may get one, the least recently used first.
         self.idle: OrderedDict[Worker, None] = OrderedDict()

@@ -91,6 +91,7 @@ class Services:
             oldest = self.by_name[next(iter(self.without_worker))]
             self.end_queue(oldest, EndReason.EVICTED, now)
         service = self.by_name[name] = Service(name, options.for_service(name), user)
+        service.stated_ttl = options.stated_ttl(name)
         if user:
             self._opened_by_user[user] = self._opened_by_user.get(user, 0) + 1
         self.without_worker[name] = None

@@ -35,7 +35,7 @@ from typing import Any
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command, Dialect
-from ...protocol.extension import INITIAL_CREDIT, SUPPORTED, Feature, Status
+from ...protocol.extension import INITIAL_CREDIT, SUPPORTED, TIME_STATED, Feature, Status
 from ..outcomes import OUTCOME_OF_STATUS, Outcome
 from ..snapshots import copy_counts
 from .calls import Call, CallState, ClientConnection, Ended, Part
@@ -365,6 +365,8 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         """Send a call's request; a request that is larger than the broker takes ends its call."""
         if connection.phase is Phase.EXTENDED:
             flags = call.flags
+            if flags & TIME_STATED and not connection.features & Feature.STATED:
+                flags ^= TIME_STATED
             if connection.features & Feature.CREDITS and self.dialect.streams:
                 flags |= extension.GRANTS_CREDITS
                 call.credit = INITIAL_CREDIT

@@ -19,7 +19,15 @@ from typing import Any
 from ...core.outcomes import Outcome
 from ...core.peer.calls import Part
 from ...protocol.dialects import EMPTY, MAJORTOMO, RFC7, RFC18, Dialect
-from ...protocol.extension import FAIL_WITHOUT_WORKER, PRIORITIES, VERSION, call_frame, request_id, session_frame
+from ...protocol.extension import (
+    FAIL_WITHOUT_WORKER,
+    PRIORITIES,
+    TIME_STATED,
+    VERSION,
+    call_frame,
+    request_id,
+    session_frame,
+)
 from ...worker.request import Request
 from ..simulator import internals
 from ..simulator.broker import BrokerNode
@@ -282,8 +290,9 @@ class Scenario:
             options["reads"] = random.choice([(0.0, 0.0), (0.0, 0.3), (0.2, 0.6), (0.0, math.inf)])
             if random.random() < 0.7:
                 options.update(timeout=12.0, retries=0, deadline=math.inf)
+        options["flags"] = random.choice([0, 0, TIME_STATED])
         if random.random() < 0.1:
-            options["flags"] = FAIL_WITHOUT_WORKER
+            options["flags"] |= FAIL_WITHOUT_WORKER
         sizes = [200, 10_000, 40_000, 90_000] if self.kind == "slow links" else [0, 20, 200]
         body = [mark + b" %d" % next(self._uids), b"x" * random.choice(sizes)]
         random.choice(living).request(random.choice(SERVICES), body, **options)

@@ -238,3 +238,62 @@ def test_more_urgent_requests_go_first_and_strict_clients_count_as_normal():
         broker.register(b"V%d" % number, 1)
         served += [body[0] for _, body in broker.requests(b"V%d" % number).values()]
     assert served == [b"urgent", b"beyond", b"strict", b"background"]
+
+
+# How long a request may wait in the queue
+
+STATED = extension.TIME_STATED
+
+
+@pytest.mark.parametrize(("flags", "ended"), [(0, {"expired": 1}), (STATED, {})])
+def test_L4_a_request_waits_as_long_as_its_caller_states(flags, ended):
+    """`timeout=600`, and the service is busy for 40 s."""
+    broker = GmdpBroker()
+    broker.register(b"W", 1)
+    broker.call(b"other", 1, time_left=600.0)
+    ((address, _),) = broker.requests(b"W").values()
+    broker.call(b"client", 1, b"waits", flags=flags, time_left=600.0)
+    for _ in range(10):
+        broker.advance(4.0)
+        broker.session(b"W", 1, b"\x05")
+    broker.take(b"W")  # HEARTBEATs
+    broker.session(b"W", 1, b"\x04", address, b"", b"done")
+    assert broker.core.counters.ended == ended
+    assert [body for _, body in broker.requests(b"W").values()] == ([] if ended else [[b"waits"]])
+
+
+def test_L4_max_request_ttl_bounds_what_may_be_stated():
+    broker = GmdpBroker(max_request_ttl=100.0)
+    broker.call(b"client", 1, flags=STATED)  # a stream: its time in all is not known
+    broker.call(b"client", 2, flags=STATED, time_left=600.0)
+    broker.call(b"client", 3, flags=STATED, time_left=50.0)
+    broker.advance(51.0)
+    assert broker.core.counters.ended == {"deadline": 1}
+    broker.advance(48.0)
+    assert broker.core.queued == 2
+    broker.advance(2.0)
+    assert broker.core.counters.ended == {"deadline": 1, "expired": 2}
+
+
+def test_L4_a_request_ttl_set_for_a_service_binds_everybody():
+    broker = GmdpBroker(services={"echo": {"request_ttl": 20.0}, "ec*": {"request_ttl": 1.0}, "bulk": {"attempts": 1}})
+    broker.call(b"client", 1, flags=STATED, time_left=600.0)
+    broker.call(b"client", 2, flags=STATED, time_left=600.0, service=b"bulk")
+    broker.advance(19.0)
+    assert broker.core.queued == 2
+    broker.advance(2.0)
+    assert broker.core.counters.ended == {"expired": 1}
+    broker.advance(500.0)
+    assert broker.core.queued == 1
+
+
+def test_L4_all_waits_of_a_redelivered_request_count_against_what_was_stated():
+    broker = GmdpBroker(max_request_ttl=100.0)
+    broker.call(b"client", 1, flags=STATED)
+    broker.advance(60.0)
+    broker.register(b"W", 1)
+    broker.feed(b"W", [b"MDPW02", b"\x06"])
+    broker.advance(39.0)
+    assert broker.core.queued == 1
+    broker.advance(2.0)
+    assert broker.core.counters.ended == {"expired": 1}
