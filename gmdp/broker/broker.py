@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
@@ -23,8 +24,8 @@ from ..interfaces import IBroker
 from ..io import forks, guarded, logs
 from ..io.contexts import Context, SocketError, error_text
 from ..io.lifecycle import Lifecycle
-from ..io.link import Link
 from ..io.owner import Owner
+from ..io.resolving import Wait
 from ..protocol.token import NONCE_SIZE
 from ..security.credentials import warn_of_clear_passwords
 from ..security.gate import Gate, KeyCheck, PasswordCheck
@@ -32,6 +33,7 @@ from ..security.keys import Key
 from ..validation import DEFAULT_ENDPOINT, MAX_INT, check_body, check_endpoints, check_number, check_service
 from ..version import __version__
 from .audit import AuditHook, LogAudit
+from .binding import bind, look_up
 from .engine import BrokerEngine
 from .policy import make_dead_letter_hook, make_policy
 
@@ -65,7 +67,9 @@ class Broker(Lifecycle):
     Args:
         bind: where to listen: one endpoint or a sequence of them (``tcp://``, ``ipc://``,
             ``inproc://``).  Port ``*`` is any free port; the next start uses the same port
-            again, unless it has been taken.
+            again, unless it has been taken.  The broker listens at each address of a host name
+            that is one of this machine's; ``tcp://eth0:5555`` is an interface.  ``ipc://*`` is a
+            new socket for temporary files.
         context: the ``zmq.green.Context`` of an embedding application; None: the green context
             that the process shares.
         hwm: whole messages that ZeroMQ may hold per peer, each way.
@@ -196,6 +200,7 @@ class Broker(Lifecycle):
                 warn_of_clear_passwords(self._bind)
         super().__init__(context)
         self._endpoints = self._bind
+        self._bound: list[tuple[str, ...]] = [()] * len(self._bind)
         self._counters = BrokerCounters()
         self._core = self._new_core()
 
@@ -206,7 +211,10 @@ class Broker(Lifecycle):
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """Where the broker listens, with wildcards resolved; before the first start as given."""
+        """Where the broker listens; before the first start as given.
+
+        With wildcards resolved, and with an endpoint for each address of a host name, IPv4 first.
+        """
         return self._endpoints
 
     def statistics(self) -> BrokerStatistics:
@@ -300,28 +308,35 @@ class Broker(Lifecycle):
         )
 
     def _open(self) -> tuple[Owner, State, str]:
+        targets = [look_up(endpoint, self._set_name_wait) for endpoint in self._bind]
         self._core = self._new_core()
         engine = BrokerEngine(self._core, self._gate, self.audit, self._call_dead_letter_hook, self._on_owner_ended)
         owner = Owner(engine, f"broker {self._bind[0]}")
-        endpoint = self._bind[0]
-        bound = []
         try:
-            engine.open(owner, self._context, self._hwm, ipv6=any("[" in endpoint for endpoint in self._bind))
-            for endpoint, last in zip(self._bind, self._endpoints, strict=True):
-                bound.append(_bind_again(engine.link, endpoint, last) or engine.link.listen(endpoint))
+            engine.open(owner, self._context, self._hwm)
+            self._bound = [
+                bind(engine.link, endpoint, addresses, last)
+                for endpoint, addresses, last in zip(self._bind, targets, self._bound, strict=True)
+            ]
         except SocketError as error:
             engine.close()
-            number = error.errno or 0
-            raise BindError(number, f"cannot bind {endpoint}: {error_text(error)}") from None
-        self._endpoints = engine.endpoints = tuple(bound)
-        owner.name = f"broker {bound[0]}"
+            raise BindError(error.errno or 0, f"cannot bind {self._bind[0]}: {error_text(error)}") from None
+        except BindError:
+            engine.close()
+            raise
+        self._endpoints = engine.endpoints = tuple(itertools.chain.from_iterable(self._bound))
+        owner.name = f"broker {self._endpoints[0]}"
         self._engine = engine
         return owner, State.RUNNING, ""
+
+    def _set_name_wait(self, wait: Wait | None) -> None:
+        self._name_wait = wait
 
     def _reset_after_fork(self) -> None:
         if self._gate is not None:
             self._gate.abandon()
         self._endpoints = self._bind
+        self._bound = [()] * len(self._bind)
         self._counters = BrokerCounters()
         self._core = self._new_core()
 
@@ -333,19 +348,6 @@ class Broker(Lifecycle):
 
     def _drain(self, until: float) -> None:
         self._engine.drain(until)
-
-
-def _bind_again(link: Link, endpoint: str, last: str) -> str | None:
-    """Bind to the port of the last start, at which peers look for the broker.
-
-    Returns `last`; None if `endpoint` has no wildcard, or the port has been taken meanwhile.
-    """
-    if last == endpoint or not last.startswith("tcp:"):
-        return None
-    try:
-        return link.listen(last)
-    except SocketError:
-        return None
 
 
 def _do_nothing() -> None:

@@ -90,7 +90,7 @@ class BrokerEngine:
         self._zap_link: Link | None = None
         self._own_context: Context | None = None
 
-    def open(self, owner: Owner, context: Context | None, hwm: int, ipv6: bool) -> None:
+    def open(self, owner: Owner, context: Context | None, hwm: int) -> None:
         """Open the socket, ready to be bound.  SocketError if no descriptors are left.
 
         Args:
@@ -98,7 +98,6 @@ class BrokerEngine:
             context: the context to use; None: the one that the process shares.  A secured broker
                 makes its own.
             hwm: whole messages that ZeroMQ may hold per peer, each way.
-            ipv6: True if an endpoint is an IPv6 address.
         """
         self.owner = owner
         gate = self._gate
@@ -117,7 +116,6 @@ class BrokerEngine:
                 zmtp_heartbeat(options.heartbeat_interval, options.expiry) if options.zmtp_heartbeats else None
             ),
             handshake_timeout=options.handshake_timeout,
-            ipv6=ipv6,
         )
         self._links.append(self.link)
         if gate is not None and own_context is not None:

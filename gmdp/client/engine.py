@@ -113,6 +113,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
                 self.close_unsent_queues()
             finally:
                 self._answer_everybody()
+                self.cancel_lookups()
                 self.owner.finish()
                 self._on_closed(death)
 

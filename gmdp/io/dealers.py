@@ -3,6 +3,7 @@
 The rules of this module:
 
 * A socket never reconnects: messages queued for one broker must not reach the next.
+* libzmq is given addresses only: names are looked up before (:mod:`~.resolving`).
 * A message that finds no room waits in its connection's :class:`SendQueue`, in order.
 * A socket is closed when the core says so, after its unsent messages if the core asks for that.
 * Two things are logged once each: a broker speaks the RFC only; no broker can be reached.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import abc
 import random
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +29,7 @@ from . import logs
 from .contexts import Context, SocketError, error_text, find_shortage, open_socket
 from .link import Link
 from .owner import Owner
+from .resolving import Answer, look_up, split_name
 from .slots import Slot
 
 _log = logs.QueuedLogger("gmdp.connections")
@@ -148,6 +152,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         self._credentials = credentials
         #: Queues with unsent messages.
         self._unsent_queues: dict[SendQueue, None] = {}
+        #: What cancels each look-up of a name, by the connection that needs it.
+        self._lookups: dict[Connection, Callable[[], None]] = {}
         self._logged_strict = False
         self._logged_unreachable = False
 
@@ -224,6 +230,12 @@ class ConnectorEngine(abc.ABC, Generic[K]):
             self._close_queue(queue)
         self._unsent_queues.clear()
 
+    def cancel_lookups(self) -> None:
+        """Wait for no answer to a name any more."""
+        for cancel in self._lookups.values():
+            cancel()
+        self._lookups.clear()
+
     # For subclasses
 
     @abc.abstractmethod
@@ -266,12 +278,28 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         else:
             self.owner.linger(link, self.linger_until - monotonic(), self.linger_until)
 
+    def _look_up(self, connection: Connection, host: str, port: str, now: float) -> None:
+        """Have the addresses of a connection's host looked up; nobody waits for that."""
+        self.core.on_lookup(connection, now)
+        tell = partial(self.owner.post, self._on_looked_up, connection, host, port)
+        self._lookups[connection] = look_up(host, tell)
+
+    def _on_looked_up(self, connection: Connection, host: str, port: str, answer: Answer) -> None:
+        """A host was looked up.  The answer is kept even if its connection is closed by now."""
+        if self._lookups.pop(connection, None) is not None:
+            detail = f"{host}: {answer.error}"
+            self.core.on_looked_up(connection, answer.endpoints(port), detail, monotonic(), random.random())
+
     def _open(self, connection: Connection, now: float) -> None:
+        name = None if connection.address else split_name(connection.endpoint)
+        if name is not None:
+            self._look_up(connection, *name, now)
+            return
         try:
             link = open_dealer(
                 self.owner,
                 self._context,
-                connection.endpoint,
+                connection.address or connection.endpoint,
                 connection,
                 self._zmtp_heartbeat,
                 self._credentials,

@@ -31,6 +31,7 @@ from ..validation import check_number
 from . import forks, guarded, logs
 from .contexts import Context, check_context
 from .owner import Owner, must_not_wait
+from .resolving import Wait
 from .slots import Slot
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Lifecycle(abc.ABC):
     def _reset(self) -> None:
         self._machine = StateMachine(self._on_change)
         self._subscribers: list[Queue[StateChange]] = []
+        #: The wait of a start that looks up a host name.
+        self._name_wait: Wait | None = None
         self._finished = Event()
         self._finished.set()
 
@@ -143,10 +146,10 @@ class Lifecycle(abc.ABC):
     def stop(self, timeout: float | None = None) -> None:
         """Take no new work, finish the work in hand, close, and wait until all of this is done.
 
-        No effect if not started.  From the object's own handler, from any hook and in the hub
-        (where a handler of ``signal.signal`` may run), the stop begins, and the method returns at
-        once.  Any thread.  What the object logged is written by then, unless a log handler takes
-        more than a second.
+        No effect if not started; a start that still looks up a name is ended.  From the object's own
+        handler, from any hook and in the hub (where a handler of ``signal.signal`` may run), the stop
+        begins, and the method returns at once.  Any thread.  What the object logged is written by
+        then, unless a log handler takes more than a second.
 
         Args:
             timeout: seconds that running work and the last messages may take; None:
@@ -161,6 +164,9 @@ class Lifecycle(abc.ABC):
         limit = self._check_stop_timeout(timeout)
         owner = self._owner
         if owner is None:
+            wait = self._name_wait
+            if wait is not None:
+                wait.end()
             return
         if must_not_wait() and not owner.runs_here:
             owner.post(self._begin_stop, owner, limit)

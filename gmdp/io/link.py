@@ -159,9 +159,15 @@ class Link(MessageSocket):
         number = refusal(endpoint) if endpoint.startswith("ipc:") else 0
         if number:
             raise zmq.ZMQError(number)
+        # For IPv6 addresses alone: with the option, * is an IPv6 address, and an IPv4 address a mapped one.
+        self.socket.set(zmq.IPV6, "[" in endpoint)
         self.socket.bind(endpoint)
         resolved: Any = self.socket.get(zmq.LAST_ENDPOINT)
         return str(resolved.rstrip(b"\0").decode())
+
+    def stop_listening(self, endpoint: str) -> None:
+        """Give up an endpoint that :meth:`listen` returned."""
+        self.socket.unbind(endpoint)
 
     def poll_peers(self, now: float) -> None:
         """Tell the census what happened to the peers of a bound socket."""

@@ -28,7 +28,6 @@ def open_router(
     hwm: int,
     zmtp_heartbeat: tuple[float, float] | None,
     handshake_timeout: float,
-    ipv6: bool,
 ) -> Link:
     """Open a ROUTER socket, ready to be bound (RFC 7 and 18: "The broker MUST use a ROUTER socket").
 
@@ -43,7 +42,6 @@ def open_router(
         zmtp_heartbeat: seconds between ZMTP heartbeats, and seconds without an answer that end a
             connection; None: no ZMTP heartbeats.
         handshake_timeout: seconds that a connection's handshake may take.
-        ipv6: True if the socket will be bound to an IPv6 address.
 
     Raises:
         SocketError: no descriptors are left, or the context has too many sockets.
@@ -61,8 +59,6 @@ def open_router(
         socket.set(zmq.MAXMSGSIZE, min(CUT_AT * max_frame_size, MAX_INT64))
         link.set_heartbeat(zmtp_heartbeat)
         socket.set(zmq.HANDSHAKE_IVL, milliseconds(handshake_timeout))
-        if ipv6:
-            socket.set(zmq.IPV6, 1)
         link.watch_peers(census)
     except SocketError:
         link.close()

@@ -46,7 +46,7 @@ from ..client.client import Client
 from ..core.broker.statistics import BrokerStatistics
 from ..core.peer.statistics import ClientStatistics
 from ..exceptions import ConfigurationError
-from ..io import lifecycle
+from ..io import lifecycle, resolving
 from ..io.contexts import open_lazy_descriptors
 from ..io.forks import Instance, instances
 from ..io.owner import Owner
@@ -335,14 +335,17 @@ def _python_sockets() -> set[int]:
 
 
 def _threads() -> dict[int, tuple[threading.Thread | None, FrameType]]:
-    """Return the threads that run Python, with their frames; threads of libraries in C have none."""
+    """Return the threads that run Python, with their frames; threads of libraries in C have none.
+
+    Left out are threads that look a name up: they end with the answer, and nothing can end them earlier.
+    """
     named = {thread.ident: thread for thread in threading.enumerate()}
     pool = getattr(gevent.get_hub(), "_threadpool", None)
     own = {worker._thread_ident for worker in list(getattr(pool, "_worker_greenlets", ()))}
     return {
         ident: (named.get(ident), frame)
         for ident, frame in sys._current_frames().items()
-        if ident not in own_threads and not (ident in own and _is_idle(frame))
+        if ident not in own_threads and ident not in resolving.threads and not (ident in own and _is_idle(frame))
     }
 
 

@@ -230,7 +230,7 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         denied, self._denied = self._denied, bool(self.core.denied)
         if self._denied and not denied and self._drain_until is None:
             level = logging.WARNING  # once, while the worker goes on trying
-        _log.log(level, "worker of %.100r: %s: %s", self.core.service, action.connection.endpoint, self._close_reason)
+        _log.log(level, "worker of %.100r: %s: %s", self.core.service, action.connection.place, self._close_reason)
 
     def _change_registered(self, now: float) -> None:
         """The first session was registered, or the last one is no longer registered."""
@@ -273,5 +273,6 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
 
     def _finish(self, death: BaseException | None = None) -> None:
         self._kill_handlers()
+        self.cancel_lookups()
         self.owner.finish()
         self._on_ended(death)

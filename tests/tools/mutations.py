@@ -455,6 +455,27 @@ MUTATIONS = {
         "if not os.lstat(path).st_mode:",
         tests="unit/io/test_ipc.py",
     ),
+    "every name has a thread of its own": Mutation(
+        "io.resolving",
+        "if not self._line or self._running >= MAX_LOOKUPS:",
+        "if not self._line:",
+        tests="unit/io/test_resolving.py",
+    ),
+    "each client looks a name up for itself": Mutation(
+        "io.resolving", "lookup = self._open.get(key)", "lookup = None", tests="unit/io/test_resolving.py"
+    ),
+    "a name that libzmq resolves": Mutation(
+        "io.dealers", "        if name is not None:\n", "        if False:\n", tests="unit/io/test_resolving.py"
+    ),
+    "the first address of a name is tried again and again": Mutation(
+        "core.peer.reconnect",
+        "            self._tried.add(self.address)\n",
+        "",
+        tests="unit/core/peer/test_reconnect.py",
+    ),
+    "a name server that fails takes a known broker away": Mutation(
+        "core.peer.reconnect", "        if addresses:\n", "        if True:\n", tests="unit/core/peer/test_reconnect.py"
+    ),
     "a monitor's report is told to nobody": Mutation(
         "io.reports",
         "        self._read()\n        self._tell()\n",

@@ -203,7 +203,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         for other in [other for other in self._idle if other.epoch != self._epoch]:
             self._retire(other, CloseReason.BROKER_LOST)
         calls = list(connection.calls.values())
-        text = f"{connection.endpoint}: {reason.describe(detail)}"
+        text = f"{connection.place}: {reason.describe(detail)}"
         largest = max((len(frame) for call in calls for frame in call.body), default=0)
         if reason is CloseReason.CONNECTION_CLOSED and largest >= LARGE_FRAME:
             text += SLOW_LINK.format(largest)
@@ -218,7 +218,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         outcome = Outcome.DENIED if self.denied else None
         if reason is CloseReason.NOT_EXTENDED:
             self._unextended_in_a_row += 1
-            if self._unextended_in_a_row >= len(self._reconnect.endpoints):
+            if self._unextended_in_a_row >= self._reconnect.targets:
                 outcome = Outcome.UNSUPPORTED
         while outcome is not None and self._waiting:
             self._end_call(self._waiting.popitem(last=False)[0], outcome, text)
@@ -431,7 +431,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
 
     def _leave_if_silent(self, connection: ClientConnection, now: float, jitter: float) -> None:
         """Turn to the next endpoint if this epoch's peer has never said anything: it may be no broker."""
-        if not self._heard and connection.epoch == self._epoch and len(self._reconnect.endpoints) > 1:
+        if not self._heard and connection.epoch == self._epoch and self._reconnect.targets > 1:
             self._end_epoch(connection, CloseReason.SILENT, now + self._reconnect.on_lost(now, jitter))
             for other in self._idle[:]:
                 self._retire(other, CloseReason.SILENT)

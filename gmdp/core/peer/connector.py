@@ -42,6 +42,7 @@ from __future__ import annotations
 import abc
 import enum
 import math
+from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ...protocol.dialects import EXTENDED, Dialect
@@ -97,10 +98,26 @@ USABLE = frozenset({Phase.STRICT, Phase.EXTENDED})
 class Connection:
     """One socket to one broker, as the core knows it."""
 
-    __slots__ = ("endpoint", "epoch", "features", "handle", "offer", "phase", "probed", "timer", "version")
+    __slots__ = (
+        "address",
+        "endpoint",
+        "epoch",
+        "features",
+        "handle",
+        "looks_up",
+        "offer",
+        "phase",
+        "probed",
+        "timer",
+        "version",
+    )
 
     def __init__(self, endpoint: str, epoch: int) -> None:
         self.endpoint = endpoint
+        #: The endpoint with an address in place of the name; empty until one is chosen, or if there is no name.
+        self.address = ""
+        #: True while the name is looked up.
+        self.looks_up = False
         self.epoch = epoch
         self.phase = Phase.CONNECTING
         #: What a gmdp broker offers; None before, and of any other broker.
@@ -115,6 +132,11 @@ class Connection:
         #: The shell's socket: a :class:`gmdp.io.dealers.SendQueue`, or a wire of the
         #: simulator.  The core keeps it for its shell.
         self.handle: Any = None
+
+    @property
+    def place(self) -> str:
+        """The endpoint, and the address that was chosen for its name."""
+        return f"{self.endpoint} ({self.address})" if self.address else self.endpoint
 
     def become(self, phase: Phase) -> None:
         """Go to `phase`; ValueError if :data:`TRANSITIONS` does not allow it."""
@@ -132,7 +154,11 @@ class Connection:
 
 
 class Open(NamedTuple):
-    """Open a new socket and connect it."""
+    """Open a new socket and connect it to the connection's address, or to its endpoint if that has no name.
+
+    Of an endpoint with a name and without an address, the addresses are looked up first
+    (:meth:`Connector.on_lookup`).
+    """
 
     connection: Connection
 
@@ -181,6 +207,8 @@ class Connector(abc.ABC, Generic[C, E]):
     features: int = SUPPORTED
     #: Seconds until a connection that does not stand yet is closed.
     connect_timeout = 5.0
+    #: Seconds for which a look-up is waited for where addresses are known from an earlier one.
+    lookup_patience = 1.0
     #: Seconds until a broker that does not answer the probe counts as strict.
     probe_timeout = 1.0
     #: True if the answer to a probe shows that the broker is worth staying with.
@@ -302,6 +330,30 @@ class Connector(abc.ABC, Generic[C, E]):
         if not connection.probed:
             self._send_probe(connection)
 
+    def on_lookup(self, connection: C, now: float) -> None:
+        """The addresses of a connection's endpoint are being looked up."""
+        connection.looks_up = True
+        if self._reconnect.known(connection.endpoint):
+            self._timers.arm(connection, now + self.lookup_patience)
+
+    def on_looked_up(self, connection: C, addresses: Sequence[str], detail: str, now: float, jitter: float) -> None:
+        """The addresses of a connection's endpoint were looked up.
+
+        Args:
+            connection: the connection; it may be closed already.
+            addresses: endpoints with addresses; empty if the look-up failed.
+            detail: why it failed.
+            now: Monotonic seconds.
+            jitter: A random number from 0 to 1.
+        """
+        self._reconnect.learn(connection.endpoint, addresses)
+        if connection.phase is Phase.CONNECTING and connection.looks_up:
+            if self._reconnect.known(connection.endpoint):
+                self._connect(connection, now)
+            else:
+                self._lose_connection(connection, CloseReason.NAME_NOT_RESOLVED, now, jitter, detail)
+                self._assign_waiting(now)
+
     def on_disconnected(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
         """A connection was lost, or could not be made; `detail` holds the operating system's words."""
         if connection.phase is not Phase.CLOSED:
@@ -336,8 +388,11 @@ class Connector(abc.ABC, Generic[C, E]):
                 self._on_timer(item, now, jitter)
             elif item.phase is Phase.PROBING:
                 self._settle_for_strict(item, now, jitter)  # type: ignore[arg-type]
+            elif item.looks_up and self._reconnect.known(item.endpoint):
+                self._connect(item, now)  # type: ignore[arg-type]
             else:
-                self._lose_connection(item, CloseReason.NO_CONNECTION_IN_TIME, now, jitter)  # type: ignore[arg-type]
+                detail = "its host name is still being looked up" if item.looks_up else ""
+                self._lose_connection(item, CloseReason.NO_CONNECTION_IN_TIME, now, jitter, detail)  # type: ignore[arg-type]
         self._assign_waiting(now)
 
     # For subclasses
@@ -355,8 +410,19 @@ class Connector(abc.ABC, Generic[C, E]):
     def _open_connection(self, now: float) -> None:
         """Open one more connection."""
         connection = self._make_connection(self._reconnect.endpoint, self._epoch)
+        connection.address = self._reconnect.address
         self._connections.add(connection)
         self._pending += 1
+        self._timers.arm(connection, now + self.connect_timeout)
+        self.actions.append(Open(connection))
+
+    def _connect(self, connection: C, now: float) -> None:
+        """Connect to an address of an endpoint whose name was looked up."""
+        connection.looks_up = False
+        if connection.epoch == self._epoch:
+            connection.address = self._reconnect.choose()
+        else:
+            connection.address = self._reconnect.known(connection.endpoint)[0]
         self._timers.arm(connection, now + self.connect_timeout)
         self.actions.append(Open(connection))
 
@@ -398,24 +464,24 @@ class Connector(abc.ABC, Generic[C, E]):
     def _lose_connection(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
         """Close a connection that was lost or could not be made, and end its epoch."""
         if connection.phase is Phase.CONNECTING:
-            self._note_failed_connect(connection.endpoint, reason, detail)
+            self._note_failed_connect(connection.place, reason, detail)
         if connection.epoch == self._epoch:
             self._end_epoch(connection, reason, now + self._reconnect.on_lost(now, jitter), detail)
         self._close(connection, reason, detail=detail)
         self._on_connection_lost(connection, reason, detail, now)
 
-    def _note_failed_connect(self, endpoint: str, reason: CloseReason, detail: str) -> None:
+    def _note_failed_connect(self, place: str, reason: CloseReason, detail: str) -> None:
         """Count a failed connect, and set `denied` or `unreachable` once every broker has failed."""
         refused = reason in REFUSALS
         failed = refused or reason is CloseReason.HUNG_UP
         self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
         self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
-        brokers = len(self._reconnect.endpoints)
+        brokers = self._reconnect.targets
         decided = self._refused_in_a_row >= brokers or self._failed_in_a_row >= FAILURES_THAT_COUNT * brokers
         self.denied = reason if decided else None
         self._not_made_in_a_row += 1
         if self._not_made_in_a_row >= brokers:
-            self.unreachable = "" if failed else f"{endpoint}: {reason.describe(detail)}"
+            self.unreachable = "" if failed else f"{place}: {reason.describe(detail)}"
 
     def _end_epoch(self, connection: C, reason: CloseReason, open_at: float, detail: str = "") -> None:
         """Open no further connection to the present broker, and none to the next before `open_at`."""
@@ -423,7 +489,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._mode = None
         self._heard = False
         self._handshakes_reported = True
-        self._trouble = f"{connection.endpoint}: {reason.describe(detail)}"
+        self._trouble = f"{connection.place}: {reason.describe(detail)}"
         self._open_at = open_at
 
     def _close(self, connection: C, reason: CloseReason, after_sending: bool = False, detail: str = "") -> None:

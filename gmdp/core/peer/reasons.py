@@ -27,6 +27,8 @@ class CloseReason(enum.Enum):
     NOT_MADE = "no connection could be made"
     #: The operating system has no descriptors left, or does not know the address; details follow.
     NO_SOCKET = "no socket could be opened"
+    #: Details follow.
+    NAME_NOT_RESOLVED = "the host name could not be resolved"
 
     # The broker's conduct
     NO_CONNECTION_IN_TIME = "no connection in time"

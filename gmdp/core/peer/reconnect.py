@@ -4,6 +4,9 @@ The rules of this module:
 
 * The endpoints are tried in rounds.  The first one that answers is used until its broker is
   lost; then the next endpoint is tried.
+* An endpoint with a host name stands for one address or several, once they were looked up.  They are
+  tried in turn, without a wait; when all have failed, the endpoint has failed.
+* A look-up without an answer takes no address away.
 * In each round over the endpoints, only the last failure is followed by a wait.
 * Waits double from round to round, up to a multiple of the first, with jitter.
 * Waits start anew once a broker has answered and stayed for at least the first wait.
@@ -31,7 +34,17 @@ class Reconnect:
             Later waits double.
     """
 
-    __slots__ = ("_answered", "_failures", "_index", "_since", "endpoints", "interval")
+    __slots__ = (
+        "_addresses",
+        "_answered",
+        "_failures",
+        "_index",
+        "_since",
+        "_tried",
+        "address",
+        "endpoints",
+        "interval",
+    )
 
     def __init__(self, endpoints: Sequence[str], interval: float) -> None:
         self.endpoints = tuple(endpoints)
@@ -40,11 +53,38 @@ class Reconnect:
         self._failures = 0
         self._answered = False
         self._since = 0.0
+        #: For each endpoint, the endpoints with addresses that it stands for, as looked up last.
+        self._addresses: dict[str, tuple[str, ...]] = {}
+        #: Those of the present endpoint that have failed.
+        self._tried: set[str] = set()
+        #: The one in use, or being tried; empty while none is chosen, and where the endpoint has no name.
+        self.address = ""
 
     @property
     def endpoint(self) -> str:
         """The endpoint in use, or to be tried next."""
         return self.endpoints[self._index]
+
+    @property
+    def targets(self) -> int:
+        """How many endpoints there are, with each address of a name counted."""
+        return sum(len(self._addresses.get(endpoint, ("",))) for endpoint in self.endpoints)
+
+    def known(self, endpoint: str) -> tuple[str, ...]:
+        """Return the endpoints with addresses that `endpoint` is known to stand for."""
+        return self._addresses.get(endpoint, ())
+
+    def learn(self, endpoint: str, addresses: Sequence[str]) -> None:
+        """The name in `endpoint` was looked up: it stands for these endpoints.  No effect if there are none."""
+        if addresses:
+            self._addresses[endpoint] = tuple(addresses)
+
+    def choose(self) -> str:
+        """Return the address to try, of those known for the present endpoint; later calls return the same one."""
+        if not self.address:
+            known = self._addresses[self.endpoint]
+            self.address = next((address for address in known if address not in self._tried), known[0])
+        return self.address
 
     def on_answer(self, now: float) -> None:
         """A broker answered at the present endpoint."""
@@ -53,7 +93,7 @@ class Reconnect:
             self._since = now
 
     def on_lost(self, now: float, jitter: float) -> float:
-        """The connection is lost, or was never made: turn to the next endpoint.
+        """The connection is lost, or was never made: turn to the next address, or endpoint.
 
         In each round over the endpoints, only the last failure is followed by a wait.
 
@@ -67,7 +107,14 @@ class Reconnect:
         # A broker that answers and hangs up at once is no better than one that does not answer.
         if self._answered and now >= self._since + self.interval:
             self._failures = 0
+            self._tried.clear()
         self._answered = False
+        if self.address:
+            self._tried.add(self.address)
+            self.address = ""
+            if not self._tried.issuperset(self.known(self.endpoint)):
+                return 0.0
+        self._tried.clear()
         self._failures += 1
         self._index = (self._index + 1) % len(self.endpoints)
         rounds = self._failures // len(self.endpoints)
@@ -80,10 +127,10 @@ class Reconnect:
 
         Returns the seconds to wait before the next attempt.
         """
-        stay = self._answered
+        stay, index, address = self._answered, self._index, self.address
         delay = self.on_lost(now, jitter)
         if stay:
-            self._index = (self._index - 1) % len(self.endpoints)
+            self._index, self.address = index, address
             self._failures = 0
             delay = backoff(self.interval, 0, jitter)
         return delay

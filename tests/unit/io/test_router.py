@@ -26,8 +26,8 @@ def owner():
         link.close()
 
 
-def opened(owner, *, ipv6=False):
-    return router.open_router(owner, contexts.shared_context(), PeerCensus(5.0), ipv6=ipv6, **OPTIONS)
+def opened(owner):
+    return router.open_router(owner, contexts.shared_context(), PeerCensus(5.0), **OPTIONS)
 
 
 def test_the_socket_is_a_router_with_the_options_it_was_given(owner):
@@ -40,8 +40,11 @@ def test_the_socket_is_a_router_with_the_options_it_was_given(owner):
     assert link.large == 1001
 
 
-def test_ipv6_is_for_those_who_ask(owner):
-    assert opened(owner, ipv6=True).socket.get(zmq.IPV6) == 1
+def test_ipv6_is_for_ipv6_addresses_alone(owner):
+    link = opened(owner)
+    for endpoint, ipv6 in (("tcp://[::1]:*", 1), ("tcp://127.0.0.1:*", 0)):
+        link.listen(endpoint)
+        assert link.socket.get(zmq.IPV6) == ipv6
 
 
 def test_a_socket_that_cannot_be_watched_is_closed(owner, monkeypatch):

@@ -279,3 +279,105 @@ def test_a_connection_speaks_the_lower_version_and_has_the_features_of_both(own_
     assert (opened.connection.version, opened.connection.features) == expected
     (request,) = core.take()[0]
     assert request.frames[0][:5] == b"\x89MDC" + bytes([expected[0]])
+
+
+def opened_by_name(endpoints=("tcp://name:1",)):
+    """A bench whose first connection waits for its name."""
+    bench = ClientBench(endpoints=endpoints)
+    call = bench.call(timeout=100.0)
+    bench.act()
+    (connection,) = bench.opened
+    bench.core.on_lookup(connection, 0.0)
+    return bench, call, connection
+
+
+def looked_up(bench, connection, *addresses, now=0.0, detail="name: gone"):
+    bench.core.on_looked_up(connection, [f"tcp://{address}:1" for address in addresses], detail, now, 1.0)
+    return bench.act()
+
+
+def test_G11_a_connection_is_opened_once_its_name_was_looked_up():
+    bench, _, connection = opened_by_name()
+    assert connection.address == ""
+    looked_up(bench, connection, "a", "b", now=4.0)
+    assert bench.opened == [connection, connection]
+    assert connection.place == "tcp://name:1 (tcp://a:1)"
+    assert bench.core.deadline() == 4.0 + bench.core.connect_timeout
+    bench.core.on_disconnected(connection, CloseReason.CONNECTION_REFUSED, 4.0, 1.0)
+    bench.core.tick(4.0, 1.0)
+    bench.act()
+    assert bench.opened[-1] is not connection
+    assert bench.core.unreachable == ""  # one of two
+    bench.core.on_lookup(bench.opened[-1], 4.0)
+    looked_up(bench, bench.opened[-1], "a", "b", now=4.0)
+    assert bench.opened[-1].address == "tcp://b:1"
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 4.0, 1.0)
+    assert bench.core.unreachable == "tcp://name:1 (tcp://b:1): connection refused"
+    assert bench.core.deadline() == 5.0
+
+
+def test_G11_further_connections_to_a_broker_need_no_look_up():
+    bench, _, connection = opened_by_name()
+    looked_up(bench, connection, "a", "b")
+    bench.call()
+    bench.connected(connection, 0.1)
+    bench.act()
+    (another,) = set(bench.opened) - {connection}
+    assert another.address == "tcp://a:1"
+
+
+def test_G11_an_unknown_name_is_told_and_followed_by_the_next_endpoint():
+    bench, _, connection = opened_by_name(("tcp://name:1", "tcp://b:1"))
+    looked_up(bench, connection)
+    assert bench.closed == [connection]
+    bench.core.tick(0.0, 1.0)
+    bench.act()
+    assert bench.opened[-1].endpoint == "tcp://b:1"
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 0.0, 1.0)
+    bench.core.tick(1.0, 1.0)
+    bench.act()
+    bench.core.on_lookup(bench.opened[-1], 1.0)
+    looked_up(bench, bench.opened[-1], now=1.0)
+    assert bench.core.unreachable == "tcp://name:1: the host name could not be resolved: name: gone"
+
+
+def test_G11_a_name_without_an_answer_holds_up_its_endpoint_only_for_so_long():
+    bench, _, connection = opened_by_name(("tcp://name:1", "tcp://b:1"))
+    bench.core.tick(bench.core.connect_timeout, 0.5)
+    bench.act()
+    assert bench.closed == [connection]
+    assert bench.opened[-1].endpoint == "tcp://b:1"
+    assert bench.core._trouble == "tcp://name:1: no connection in time: its host name is still being looked up"
+
+
+def test_G11_an_answer_that_comes_late_is_used_the_next_time():
+    bench, _, connection = opened_by_name()
+    bench.core.tick(5.0, 1.0)
+    bench.act()
+    looked_up(bench, connection, "a", now=5.5)
+    assert len(bench.opened) == 1
+    bench.core.tick(6.0, 1.0)
+    bench.act()
+    again = bench.opened[-1]
+    bench.core.on_lookup(again, 6.0)
+    assert bench.core.deadline() == 6.0 + bench.core.lookup_patience
+    bench.core.tick(7.0, 1.0)
+    bench.act()
+    assert (again.address, bench.opened[-1]) == ("tcp://a:1", again)
+
+
+def test_G11_known_addresses_do_while_the_name_server_is_silent_or_fails():
+    bench, _, connection = opened_by_name()
+    looked_up(bench, connection, "a", "b")
+    bench.connected(connection, 0.1)
+    bench.act()
+    bench.core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 10.0, 1.0)
+    bench.call(now=10.0)
+    bench.act()
+    again = bench.opened[-1]
+    assert again is not connection
+    bench.core.on_lookup(again, 10.0)
+    looked_up(bench, again, now=10.5)  # the name server fails
+    assert again.address == "tcp://b:1"
+    looked_up(bench, again, "c", now=10.6)  # a second answer changes nothing
+    assert again.address == "tcp://b:1"
