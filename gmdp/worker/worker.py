@@ -66,8 +66,8 @@ class Worker(Lifecycle):
             over one connection each to any other.  None: the size of the pool that `spawn` names, else 1.
         spawn: what runs a handler, as gevent's servers take it: a pool, a size, a callable,
             "raw", or None for a new greenlet.  A ``ThreadPool`` keeps handlers off the hub.
-        version: the protocol's version, "0.2" (RFC 18), or "0.1" (RFC 7; the parts of an answer
-            are joined).
+        version: the protocol's version, "0.2" (RFC 18), or "0.1" (RFC 7: the parts of an answer
+            are joined, unless a gmdp broker takes them one by one).
         heartbeat_interval: seconds between heartbeats.
         liveness: intervals of silence after which the broker is lost, 3 at least.  A broker that speaks only the
             RFCs may be silent while the worker has work, as many are.  Each frame must cross its link in

@@ -14,6 +14,7 @@ from gevent.pool import Group
 from waiting import wait_until
 
 from gmdp import AsyncClient, Broker, Client, HandlerFailed, State, StateError, Worker
+from gmdp.core.broker.records import REQUEST_COST
 from gmdp.core.broker.statistics import BrokerStatistics
 from gmdp.core.peer.statistics import ClientStatistics, WorkerStatistics
 
@@ -238,7 +239,7 @@ def test_what_the_statistics_show(broker):
         assert (service.requests, service.replies) == (6, 3)
         assert service.oldest > 0
         assert (now.requests, now.replies, now.partials, now.handler_failures) == (6, 3, 2, 1)
-        assert (now.assigned, now.queued, now.queued_bytes) == (2, 1, 12)
+        assert (now.assigned, now.queued, now.queued_bytes) == (2, 1, 3 * REQUEST_COST + 12)
         assert (now.expiries, now.redeliveries) == (0, 0)
         assert now.uptime > 0
         of_client = client.statistics()

@@ -372,7 +372,7 @@ MUTATIONS = {
         "        request.body = []",
     ),
     "the parts of an answer are joined in the wrong order": Mutation(
-        "core.broker.conversation", "body = request.joined_parts + body", "body = body + request.joined_parts"
+        "core.broker.conversation", "else request.joined_parts + body", "else body + request.joined_parts"
     ),
     "one client's lane is served until it is empty": Mutation(
         "core.broker.fairqueue",

@@ -262,7 +262,8 @@ class Conversation:
             counters.handler_failures += 1
             status = Status.HANDLER_FAILED
         elif request.joined_parts is not None:
-            body = request.joined_parts + body
+            # As for other callers, an empty FINAL after parts is none of the answer.
+            body = request.joined_parts if body == [EMPTY] else request.joined_parts + body
         self._replies.answer(request, body, status, now)
         self._delivery.mark_answered(worker)
         if last:

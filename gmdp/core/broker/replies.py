@@ -5,7 +5,7 @@ The rules of this module:
 * An answer goes to the connection that asked, in the dialect in which it asked.
 * A gmdp client is also told why there is no answer; a strict client would not
   understand the status.
-* An MDP/0.1 client gets one reply: the parts of an answer are joined for it.
+* An MDP/0.1 client gets one reply: the parts of an answer are joined for it, without an empty FINAL.
 * While a client has a backlog (:mod:`~.backlogs`), a new message waits behind it.
 * When another user speaks under a client's routing id, or the connection is closed, all
   messages on their way there are dropped.

@@ -11,7 +11,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 from waiting import wait_until
 
-from gmdp import AsyncClient, Broker, HandlerFailed, Worker
+from gmdp import AsyncClient, Broker, Client, HandlerFailed, Worker
 
 
 def echo(request):
@@ -60,11 +60,16 @@ def bare_parts(request):
     ],
 )
 def test_handler_returns_an_iterator(broker, client, handler, streamed, joined):
-    """Each item is a PARTIAL, the return value is the FINAL; over 0.1 they are joined."""
-    with Worker(broker.endpoint, "new", handler), Worker(broker.endpoint, "old", handler, version="0.1"):
-        assert list(client.stream("new", b"")) == streamed
-        assert client.request("new", b"") == joined
-        assert list(client.stream("old", b"")) == [joined]
+    """Each item is a PARTIAL, the return value is the FINAL; a client of MDP/0.1 gets them joined."""
+    with (
+        Worker(broker.endpoint, "new", handler),
+        Worker(broker.endpoint, "old", handler, version="0.1"),
+        Client(broker.endpoint, version="0.1", timeout=20) as old_client,
+    ):
+        for service in ("new", "old"):
+            assert list(client.stream(service, b"")) == streamed
+            assert client.request(service, b"") == joined
+            assert list(old_client.stream(service, b"")) == [joined]
 
 
 def test_a_part_goes_out_before_the_next_is_made(broker, client):
