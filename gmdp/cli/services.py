@@ -13,6 +13,7 @@ import click
 from ..client.client import Client
 from ..exceptions import ConfigurationError, MDPError
 from .options import (
+    F,
     broker_option,
     json_option,
     mdp_option,
@@ -22,6 +23,13 @@ from .options import (
     timeout_option,
 )
 from .printing import print_json, print_table, printable
+
+
+def _report_options(command: F) -> F:
+    """Add the options of a command that prints a broker's report."""
+    for option in (security_options, json_option, timeout_option(5.0), broker_option):
+        command = option(command)
+    return command
 
 
 def _parse_report(reply: list[bytes]) -> dict[str, Any] | None:
@@ -88,10 +96,7 @@ _COUNTS = ("workers", "idle", "busy", "queued", "requests", "replies")
 
 @click.command()
 @click.argument("service", default="")
-@broker_option
-@timeout_option(5.0)
-@json_option
-@security_options
+@_report_options
 def services(service: str, endpoint: str, timeout: float, as_json: bool, **security: Any) -> None:
     """List the services a broker knows, their workers and queues.
 
@@ -103,10 +108,7 @@ def services(service: str, endpoint: str, timeout: float, as_json: bool, **secur
 
 @click.command()
 @click.argument("service", default="")
-@broker_option
-@timeout_option(5.0)
-@json_option
-@security_options
+@_report_options
 def workers(service: str, endpoint: str, timeout: float, as_json: bool, **security: Any) -> None:
     """List the workers of a broker, what they do and since when.
 
@@ -126,10 +128,7 @@ def workers(service: str, endpoint: str, timeout: float, as_json: bool, **securi
 
 
 @click.command()
-@broker_option
-@timeout_option(5.0)
-@json_option
-@security_options
+@_report_options
 def statistics(endpoint: str, timeout: float, as_json: bool, **security: Any) -> None:
     """Show a broker's counters.
 
