@@ -302,10 +302,10 @@ class IClient(ILifecycle):
 
 
 class IAsyncClient(IClient):
-    """A client whose calls need not be waited for; futures are for greenlets of its thread."""
+    """A client whose calls need not be waited for."""
 
     def submit(service, body, *, timeout=None, retries=None, when_no_worker=None, priority=1, traceparent=None):
-        """Begin a call, and do not wait for its answer.  Any greenlet of the client's thread.
+        """Begin a call, and do not wait for its answer.  Any greenlet, any thread.
 
         Args:
             service: the service's name, str or bytes.
@@ -338,7 +338,7 @@ class IAsyncClient(IClient):
         priority=1,
         traceparent=None,
     ):
-        """Ask a service once for each body.  Any greenlet of the client's thread.
+        """Ask a service once for each body.  Any greenlet, any thread.
 
         The first error ends the iteration.  That, and closing the iterator, cancels the calls
         that are still open.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gmdp import Broker, Client, Handler, Request, Worker
+from gmdp import AsyncClient, Broker, Client, Handler, Request, Worker
 
 ENDPOINT = "tcp://127.0.0.1:5555"
 
@@ -43,6 +43,8 @@ def wrong() -> None:
     Broker(request_ttl="3")  # type: ignore[arg-type]
     Broker(3)  # type: ignore[arg-type]
     Client(ENDPOINT, timeoutt=3)  # type: ignore[call-arg]
+    AsyncClient(ENDPOINT, timeoutt=3)  # type: ignore[call-arg]
+    AsyncClient(ENDPOINT, timeout="3")  # type: ignore[arg-type]
     Worker(ENDPOINT, "it", text)  # type: ignore[arg-type]
     Worker(ENDPOINT, "it", texts)  # type: ignore[arg-type]
     Worker(ENDPOINT, "it", nothing)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from ..core.peer.calls import Call, Part
 from ..exceptions import HubNotRunning, MDPError, StateError
 from ..io import forks
 from ..io.owner import Owner, must_not_wait
-from ..io.slots import Slot
+from ..io.slots import FirstPass, Slot
 from ..protocol.extension import part_weight
 
 
@@ -22,6 +22,8 @@ class Canceller(Protocol):
     """Cancels calls and grants credits: what an answer needs of its client's engine."""
 
     owner: Owner
+    #: Tells whether the owner's hub runs.
+    first_pass: FirstPass | None
 
     def cancel(self, call: Call) -> None:
         """In the owner: end `call`, whose caller has stopped waiting."""
@@ -32,6 +34,12 @@ class Canceller(Protocol):
 
 #: Seconds for which more than `stream_bytes` may be unread: a burst arrives before its reader runs.
 CATCH_UP_TIME = 1.0
+
+
+def hub_not_running(first_pass: FirstPass | None) -> str:
+    """Return the words for an error: the hub of a client's thread does not run."""
+    since = " since the client was made" if first_pass is not None and not first_pass.made else ""
+    return f"the hub of the thread that made the client did not run{since}; threaded=True gives it one of its own"
 
 
 class Answer:
@@ -144,23 +152,22 @@ class Answer:
             self._slot = slot = Slot()
             if self._parts:
                 self._slot = None
-            elif not slot.wait(self._time_to_wait()):
-                raise HubNotRunning(
-                    f"no reply from {self.call.service!r}: the hub of the thread that made the client did not run; "
-                    "threaded=True gives the client one of its own",
-                    service=self.call.service,
-                )
+            else:
+                self.wait(slot)
         return self._parts.popleft()
 
-    def _time_to_wait(self) -> float | None:
-        """Return the seconds to wait for the owner; None, forever, in the owner's own thread.
-
-        There the owner keeps the time.  The hub of another thread may not run, so a wait for it
-        has a limit of its own.
-        """
-        if self.canceller.owner.runs_here:
-            return None
-        return min(self.call.timeout, self.call.deadline) + 1.0
+    def wait(self, slot: Slot) -> None:
+        """Wait until the owner has set `slot`; in another thread, HubNotRunning if the owner's hub does not run."""
+        canceller = self.canceller
+        if canceller.owner.runs_here:
+            slot.wait()  # the owner keeps the time
+            return
+        time_to_wait = min(self.call.timeout, self.call.deadline) + 1.0
+        first_pass = canceller.first_pass
+        if not (slot.wait(time_to_wait) if first_pass is None else first_pass.wait(slot, time_to_wait)):
+            raise HubNotRunning(
+                f"no reply from {self.call.service!r}: {hub_not_running(first_pass)}", service=self.call.service
+            )
 
     def close(self) -> None:
         """End the call; no effect if it has ended."""

@@ -8,36 +8,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from gevent.queue import Queue
 from zope.interface import implementer
 
-from ..exceptions import ConfigurationError
 from ..interfaces import IAsyncClient
 from ..protocol.extension import NORMAL_PRIORITY
 from ..validation import check_number, check_service
 from .client import Client
-from .futures import Future, FutureAnswer
+from .futures import EndedQueue, Future, FutureAnswer
 
 
 @implementer(IAsyncClient)
 class AsyncClient(Client):
     """A :class:`Client` whose calls need not be waited for.
 
-    :meth:`submit` and :meth:`map` are for greenlets of the client's thread.  Their futures
-    need that thread's hub; so the client cannot be `threaded`.
-
-    Args:
-        *args: the arguments of :class:`Client`.
-        **keywords: the keywords of :class:`Client`.
-
-    Raises:
-        ConfigurationError: an option is wrong.
+    It takes the arguments of :class:`Client`, and is safe for the same greenlets and threads.  In a thread
+    without a hub, futures are waited for without making one.
     """
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        if self.threaded:
-            raise ConfigurationError("threaded is for Client: an AsyncClient's futures need the hub of their thread")
 
     def submit(
         self,
@@ -52,7 +38,7 @@ class AsyncClient(Client):
     ) -> Future:
         """Begin a call, and do not wait for its answer.
 
-        Any greenlet of the client's thread.
+        Any greenlet, any thread.
 
         Args:
             service: the service's name; a str is encoded as UTF-8.
@@ -99,7 +85,7 @@ class AsyncClient(Client):
     ) -> Iterator[list[bytes]]:
         """Ask a service once for each body, several calls at a time.
 
-        Any greenlet of the client's thread.  The first error ends the iteration.  That, and
+        Any greenlet, any thread.  The first error ends the iteration.  That, and
         closing the iterator, cancels the calls that are still open.
 
         Args:
@@ -144,21 +130,21 @@ class AsyncClient(Client):
         ordered: bool,
     ) -> Iterator[list[bytes]]:
         open_calls: deque[Future] = deque()
-        done: Queue[Future] = Queue()
+        done = EndedQueue()
         try:
             while True:
                 for body in itertools.islice(bodies, in_flight - len(open_calls)):
                     future = submit(body)
                     open_calls.append(future)
                     if not ordered:
-                        future.rawlink(done.put_nowait)
+                        future.put_into(done)
                 if not open_calls:
                     return
                 if ordered:
                     reply = open_calls[0].get()
                     open_calls.popleft()
                 else:
-                    future = done.get()
+                    future = done.get(open_calls[0])
                     open_calls.remove(future)
                     reply = future.get()
                 yield reply

@@ -32,17 +32,20 @@ from ..io.dealers import EXTENSION_LABELS
 from ..io.descriptors import get_hub
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
 from ..io.owner import Owner, OwnerGreenlet, must_not_wait
-from ..io.slots import Slot, get_hub_if_exists
+from ..io.slots import FirstPass, Slot, get_hub_if_exists
 from ..protocol.extension import CLIENT_NONCE_SIZE, NORMAL_PRIORITY, TIME_STATED
 from ..security.credentials import make_credentials
 from ..security.keys import Key
 from ..tracing import traceparent as current_traceparent
 from ..tracing import tracer
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
-from .answers import Answer, Stream
+from .answers import Answer, Stream, hub_not_running
 from .engine import ClientEngine
 from .options import DEFAULT_TIMEOUT, FLAGS, CallOptions, check_retries, check_timeout, check_when_no_worker
 from .threaded import ClientThread
+
+#: The text of the error of a call whose client is closed.
+CLOSED = "the client is closed; start() opens it again"
 
 
 @implementer(IClient)
@@ -118,6 +121,8 @@ class Client(Lifecycle):
 
     #: The hub of the client's thread; None until that thread has one.
     _home: Any
+    #: Tells whether that hub runs at all.
+    _first_pass: FirstPass | None
     #: None unless the client is `threaded`.
     _thread: ClientThread | None
 
@@ -156,6 +161,7 @@ class Client(Lifecycle):
         super().__init__(context)
         self._begin_anew()
         self._home = None if threaded else get_hub()
+        self._first_pass = FirstPass(self._home) if self._home is not None else None
 
     @property
     def timeout(self) -> float:
@@ -317,15 +323,28 @@ class Client(Lifecycle):
         Raises:
             StateError: the client is closing, or its own thread does not start.
         """
+        forks.notice()
+        self._may_start = True
+        try:
+            self._start()
+        except ClosedError:
+            pass  # another thread has closed the client meanwhile
+
+    def _start(self) -> None:
+        """Start as :meth:`start` does, or for a call, unless the client was closed."""
         thread = self._thread
         if thread is None:
-            super().start()
-            return
-        thread.start(self, self._start_in_thread, lambda: self.started and self._owner is not None)
+            self._start_here()
+        else:
+            thread.start(self, self._start_here, lambda: self.started and self._owner is not None)
 
-    def _start_in_thread(self) -> Owner | None:
-        """In the client's own thread: start, and return the owner that the thread must serve."""
-        super().start()
+    def _start_here(self) -> Owner | None:
+        """In the thread that will serve the client: start, and return the owner.  ClosedError if it was closed."""
+        if self._may_start:
+            super().start()
+        if not self._may_start:
+            super().stop(0)  # another thread has closed the client meanwhile
+            raise ClosedError(CLOSED)
         return self._owner
 
     def stop(self, timeout: float | None = None) -> None:
@@ -341,13 +360,31 @@ class Client(Lifecycle):
         self.close()
 
     def close(self) -> None:
-        """Close at once; callers that wait for a reply get ClosedError.  No effect if closed.  Any thread."""
+        """Close at once; callers that wait for a reply get ClosedError.  No effect if closed.  Any thread.
+
+        No call opens the client again, not even its first one: :meth:`start` does.
+        """
+        forks.notice()
+        self._may_start = False
         thread = self._thread
         if thread is not None and thread.starting:
-            self.start()  # the client is about to start, and has nothing to close yet
+            thread.wait_for_start()
         super().stop(0)
         if thread is not None and get_hub_if_exists() is not self._home and not must_not_wait():
             thread.join()
+        if self.state is State.NEW:
+            if thread is not None or self._home is None or get_hub_if_exists() is self._home:
+                self._close_new()
+            else:
+                try:
+                    self._home.loop.run_callback_threadsafe(self._close_new)
+                except (AttributeError, ValueError):
+                    pass  # that thread's hub is gone: no call can start the client
+
+    def _close_new(self) -> None:
+        """In the thread that would serve the client: note that it was closed before it started."""
+        if self.state is State.NEW and not self._may_start:
+            self._advance(State.CLOSED)
 
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
         owner = getattr(self, "_owner", None)
@@ -376,7 +413,9 @@ class Client(Lifecycle):
         )
 
     def _open(self) -> tuple[Owner, State, str]:
-        self._home = get_hub()
+        if self._home is not get_hub():
+            self._home = get_hub()
+            self._first_pass = FirstPass(self._home)
         self._core = self._new_core()
         on_ended = functools.partial(_end_client, weakref.ref(self))
         engine = self._engine = ClientEngine(
@@ -386,18 +425,22 @@ class Client(Lifecycle):
             self._credentials,
             on_ended,
         )
+        engine.first_pass = self._first_pass
         engine.owner = Owner(engine, f"client of {self.endpoints[0]}")
         return engine.owner, State.RUNNING, ""
 
     def _reset_after_fork(self) -> None:
         self._begin_anew()
         self._home = None if self.threaded else get_hub_if_exists()
+        self._first_pass = FirstPass(self._home) if self._home is not None else None
 
     def _begin_anew(self) -> None:
         """Make the parts of a client that has never started: counters, core and thread."""
         self._counters = ClientCounters()
         self._core = self._new_core()
         self._thread = ClientThread(OWNER_TIMEOUT) if self.threaded else None
+        #: False from `close` to `start`: no call may start the client.
+        self._may_start = True
 
     def _drain(self, until: float) -> None:
         self._engine.close(ClosedError("the client was closed before the reply came"))
@@ -437,12 +480,12 @@ class Client(Lifecycle):
     def _start_engine(self, timeout: float) -> ClientEngine:
         """Return the engine; a client that has not started yet starts within `timeout` seconds."""
         if self._owner is None:
-            if self.state is State.CLOSED:
-                raise ClosedError("the client is closed; start() opens it again")
+            if self.state is State.CLOSED or not self._may_start:
+                raise ClosedError(CLOSED)
             if self.threaded or self._home is None or get_hub_if_exists() is self._home:
                 # The client's own thread serves it, or this thread: the one that made the client,
                 # or, in the child of a fork, the first one that calls.
-                self.start()
+                self._start()
             else:
                 # Another thread made the client, and the hub of that thread must serve it.
                 slot = Slot()
@@ -450,18 +493,16 @@ class Client(Lifecycle):
                     self._home.loop.run_callback_threadsafe(self._start_for_thread, slot)
                 except (AttributeError, ValueError):
                     raise StateError("the thread that made the client has ended, or its hub was destroyed") from None
-                if not slot.wait(timeout):
-                    raise HubNotRunning(
-                        f"the hub of the thread that made the client did not run for {timeout:g} s; "
-                        "threaded=True gives the client one of its own"
-                    )
+                assert self._first_pass is not None  # there is one for each home
+                if not self._first_pass.wait(slot, timeout):
+                    raise HubNotRunning(hub_not_running(self._first_pass))
                 slot.get()
         return self._engine
 
     def _start_for_thread(self, slot: Slot) -> None:
         """In the client's thread: start for a call from another thread, which waits on `slot`."""
         try:
-            self.start()
+            self._start()
             slot.set(None)
         except Exception as error:
             slot.fail(error)

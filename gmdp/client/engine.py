@@ -14,6 +14,7 @@ from ..exceptions import ClosedError, MDPError
 from ..io import guarded
 from ..io.contexts import Context
 from ..io.dealers import ConnectorEngine
+from ..io.slots import FirstPass
 from ..security.credentials import Credentials
 from ..tracing import log_failure, tracer
 from .errors import error_of
@@ -47,6 +48,8 @@ class ClientEngine(ConnectorEngine[ClientCore]):
     ) -> None:
         super().__init__(core, context, zmtp_heartbeat, credentials)
         self._on_closed = on_closed
+        #: Tells callers in other threads whether the owner's hub runs; the client sets it.
+        self.first_pass: FirstPass | None = None
         #: Why the client was closed, once it was.
         self._error: MDPError | None = None
 

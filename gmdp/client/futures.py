@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
 
+import gevent
 import greenlet
 from gevent.event import AsyncResult
 from gevent.hub import Waiter
@@ -14,6 +16,7 @@ from gevent.hub import Waiter
 from ..core.peer.calls import Part
 from ..exceptions import CallCancelled, MDPError
 from ..io import guarded, logs
+from ..io.slots import Slot
 from .answers import Answer
 
 _log = logs.QueuedLogger("gmdp")
@@ -52,6 +55,34 @@ class FutureAnswer(Answer):
             self.future._resolve(None, error)
 
 
+class EndedQueue:
+    """Futures in the order in which their calls ended, for one reader in any thread."""
+
+    def __init__(self) -> None:
+        self._futures: deque[Future] = deque()
+        self._slot: Slot | None = None
+
+    def put(self, future: Future) -> None:
+        """Add a future; any thread."""
+        self._futures.append(future)
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.set(None)
+
+    def get(self, waits_for: Future) -> Future:
+        """Wait for a future and return it.
+
+        `waits_for`: a future that will come; it knows how long to wait for its owner.
+        """
+        while not self._futures:
+            self._slot = slot = Slot()
+            if self._futures:
+                self._slot = None
+            else:
+                waits_for.wait_for_owner(slot)
+        return self._futures.popleft()
+
+
 def _call_in(context: Context, callback: Callable[[Any], Any], future: Future) -> None:
     guarded.call(context.run, callback, future, default=None, on_error=_log_failure)
 
@@ -63,9 +94,9 @@ def _log_failure(error: BaseException) -> None:
 class Future(AsyncResult):  # type: ignore[misc]
     """The reply of a call that :meth:`gmdp.AsyncClient.submit` began.
 
-    A gevent ``AsyncResult`` of the reply's frames, which can be cancelled.  For greenlets
-    of the client's thread.  Callbacks given to :meth:`rawlink` run in the context
-    (:mod:`contextvars`) of the greenlet that began the call.
+    A gevent ``AsyncResult`` of the reply's frames, which can be cancelled.  Any greenlet of any thread
+    may wait for it.  In a thread without a hub no hub is made.  Callbacks given to :meth:`rawlink` run
+    in a hub, and in the context (:mod:`contextvars`) of the code that began the call.
 
     Args:
         answer: takes the reply from the client.
@@ -79,6 +110,57 @@ class Future(AsyncResult):  # type: ignore[misc]
         self._context = copy_context()
         #: Callbacks as they were given, and as they were linked.
         self._linked: list[tuple[Any, Any]] | None = None
+        #: Whoever ends the call takes the one entry: the owner, or `cancel` in any thread.
+        self._open = [True]
+        #: Slots of those that wait in another thread than the client's, and queues that get the future.
+        self._slots: deque[Slot] = deque()
+        self._queues: deque[EndedQueue] = deque()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> list[bytes]:
+        """Wait for the reply and return it.
+
+        Args:
+            block: False: do not wait.
+            timeout: seconds; None: as long as the call takes.
+
+        Raises:
+            gevent.Timeout: there is no reply yet.
+            MDPError: how the call ended, as :meth:`gmdp.Client.request` raises it.
+        """
+        if block and self._is_elsewhere():
+            if not self._wait_elsewhere(timeout):
+                error = gevent.Timeout()  # one of so many seconds would make a hub
+                error.seconds = timeout
+                raise error
+            block = False
+        frames: list[bytes] = super().get(block, timeout)
+        return frames
+
+    def wait(self, timeout: float | None = None) -> list[bytes] | None:
+        """Wait until the call has ended, for `timeout` seconds at most; returns the reply, or None."""
+        if not self._is_elsewhere():
+            super().wait(timeout)
+        else:
+            self._wait_elsewhere(timeout)
+        frames: list[bytes] | None = self.value
+        return frames
+
+    def _is_elsewhere(self) -> bool:
+        """Return whether the call may be open, and its owner is of another thread."""
+        if self.ready():
+            return False
+        answer = self._answer
+        return answer is None or not answer.canceller.owner.runs_here
+
+    def _wait_elsewhere(self, timeout: float | None) -> bool:
+        slot = Slot()
+        self._slots.append(slot)
+        if self.ready():
+            return True
+        if timeout is not None:
+            return slot.wait(timeout)
+        self.wait_for_owner(slot)
+        return True
 
     def rawlink(self, callback: Callable[[Any], Any]) -> None:
         """Have the hub call a callback once the call has ended.  What it raises is logged.
@@ -109,13 +191,43 @@ class Future(AsyncResult):  # type: ignore[misc]
                 break
         super().unlink(callback)
 
-    def _resolve(self, frames: list[bytes] | None, error: MDPError | None) -> None:
-        """Give the future its value or its error: the call has ended."""
+    def _resolve(self, frames: list[bytes] | None, error: MDPError | None) -> bool:
+        """Give the future its value or its error: the call has ended.  Returns False if it had ended before."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
         self._answer = None
+        self._cancelled = isinstance(error, CallCancelled)
         if error is None:
             self.set(frames)
         else:
             self.set_exception(error)
+        while self._slots:
+            self._slots.popleft().set(None)
+        self._empty_queues()
+        return True
+
+    def put_into(self, queue: EndedQueue) -> None:
+        """Put the future into `queue` once the call has ended."""
+        self._queues.append(queue)
+        if self.ready():
+            self._empty_queues()
+
+    def _empty_queues(self) -> None:
+        try:
+            while True:
+                self._queues.pop().put(self)
+        except IndexError:
+            return
+
+    def wait_for_owner(self, slot: Slot) -> None:
+        """Wait until `slot` is set; HubNotRunning if the owner is of another thread, and its hub does not run."""
+        answer = self._answer
+        if answer is None:
+            slot.wait()  # the call has just ended
+        else:
+            answer.wait(slot)
 
     def cancel(self) -> bool:
         """End the call; waiting greenlets get CallCancelled.
@@ -129,12 +241,10 @@ class Future(AsyncResult):  # type: ignore[misc]
         answer = self._answer
         if answer is None:
             return False
-        self._cancelled = True
         answer.close()
         call = answer.call
         message = f"the call of service {call.service!r} was cancelled"
-        self._resolve(None, CallCancelled(message, service=call.service, attempt=call.tries))
-        return True
+        return self._resolve(None, CallCancelled(message, service=call.service, attempt=call.tries))
 
     def cancelled(self) -> bool:
         """True if :meth:`cancel` ended the call."""

@@ -101,6 +101,15 @@ class ClientThread:
             raise StateError(f"the client's own thread did not start within {self._patience:g} seconds")
         slot.get()
 
+    def wait_for_start(self) -> None:
+        """Wait until no caller waits any more for the client to start, whether or not it has started."""
+        slot = Slot()
+        with self._starters_lock:
+            if not self._starters:
+                return
+            self._starters.append(slot)
+        slot.wait(self._patience)
+
     def join(self) -> None:
         """Wait until the thread has ended: an interpreter must not end while it runs."""
         if self._alive.acquire(True, self._patience):

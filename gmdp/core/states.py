@@ -3,7 +3,8 @@
 =============  ==================================================  ============
 state          meaning                                             next
 =============  ==================================================  ============
-new            never started; no socket is held                    starting
+new            never started; no socket is held                    starting,
+                                                                   closed
 starting       sockets are being opened                            connecting,
                                                                    running,
                                                                    closed
@@ -38,7 +39,7 @@ class State(enum.Enum):
 
 #: Every change that is allowed.
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.NEW: frozenset({State.STARTING}),
+    State.NEW: frozenset({State.STARTING, State.CLOSED}),  # a client may be closed before its first call
     State.STARTING: frozenset({State.CONNECTING, State.RUNNING, State.CLOSED}),
     State.CONNECTING: frozenset({State.RUNNING, State.DRAINING, State.CLOSED}),
     State.RUNNING: frozenset({State.CONNECTING, State.DRAINING, State.CLOSED}),

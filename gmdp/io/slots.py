@@ -15,6 +15,41 @@ allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
 allocate_rlock = gevent.monkey.get_original("_thread", "RLock")
 start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 
+#: Seconds that a hub gets for its first pass.
+FIRST_PASS_TIME = 2.0
+
+
+class FirstPass:
+    """Tells whether a hub has made a pass since this object was made, in the hub's thread.
+
+    Args:
+        hub: the hub.
+    """
+
+    __slots__ = ("made",)
+
+    def __init__(self, hub: Any) -> None:
+        self.made = False
+        hub.loop.run_callback(self._note)
+
+    def _note(self) -> None:
+        self.made = True
+
+    def wait(self, slot: Slot, timeout: float) -> bool:
+        """Wait in another thread until the hub's thread has set `slot`.
+
+        A hub that has made a pass may be busy, and is waited for.
+
+        Args:
+            slot: made by the calling thread.
+            timeout: seconds.
+
+        Returns:
+            False if `timeout` seconds went by, or if the hub has made no pass and :data:`FIRST_PASS_TIME` went by.
+        """
+        first = min(timeout, FIRST_PASS_TIME)
+        return slot.wait(first) or (self.made and slot.wait(timeout - first))
+
 
 class Slot:
     """A value that any thread sets once, and that the thread which made the slot awaits once.

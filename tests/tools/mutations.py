@@ -492,6 +492,30 @@ MUTATIONS = {
         "io.contexts", "if context not in _begun:", "if False:", tests="unit/io/test_descriptors.py"
     ),
     # Connections
+    "a call opens a client that was closed": Mutation(
+        "client.client",
+        "if self.state is State.CLOSED or not self._may_start:",
+        "if self.state is State.CLOSED:",
+        tests="unit/client/test_threaded.py::test_G16_a_call_that_races_with_close_does_not_open_the_client",
+    ),
+    "a hub that does not run is waited for": Mutation(
+        "io.slots",
+        "return slot.wait(first) or (self.made and slot.wait(timeout - first))",
+        "return slot.wait(timeout)",
+        tests="unit/client/test_threaded.py::test_G8_a_hub_that_has_not_run_is_not_waited_for",
+    ),
+    "a busy hub is not waited for": Mutation(
+        "io.slots",
+        "return slot.wait(first) or (self.made and slot.wait(timeout - first))",
+        "return slot.wait(first)",
+        tests="unit/client/test_threaded.py::test_G8_a_busy_hub_is_waited_for",
+    ),
+    "a future wakes only the threads of a hub": Mutation(
+        "client.futures",
+        "            self._slots.popleft().set(None)\n",
+        "            self._slots.popleft()\n",
+        tests="unit/client/test_async_client.py::test_G8_G17_futures_are_for_any_thread",
+    ),
     "a fork in C is not noticed by an owner": Mutation(
         "io.owner",
         "        forks.notice()\n",

@@ -265,7 +265,9 @@ def documents():
             yield name, thing, thing.__doc__, False
         elif inspect.isclass(thing) and not issubclass(thing, (BaseException, tuple, enum.Enum)):
             if inspect.isfunction(thing.__init__) and not hasattr(thing, "__dataclass_fields__"):
-                yield name, thing.__init__, thing.__doc__, True
+                # A constructor that is inherited is documented where it is defined.
+                maker = next(base for base in thing.__mro__ if "__init__" in vars(base))
+                yield name, thing.__init__, maker.__doc__, True
             for base in thing.__mro__:
                 for method_name, method in vars(base).items() if base.__module__.startswith("gmdp") else ():
                     if inspect.isfunction(method) and not method_name.startswith("_"):

@@ -572,7 +572,8 @@ def test_a_client_shows_its_state_and_counts(unused_endpoint):
 def test_a_client_may_be_closed_twice_and_before_its_start(echoing, threaded):
     client = Client(echoing.endpoint, timeout=20, threaded=threaded)
     client.close()
-    assert client.state is State.NEW
+    assert client.state is State.CLOSED
+    client.start()
     assert client.request("echo", b"x") == [b"x"]
     for _ in range(2):
         client.close()

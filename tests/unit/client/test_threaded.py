@@ -1,5 +1,6 @@
 """The thread of a threaded client: its start, calls in it, and its end."""
 
+import contextlib
 import threading
 import weakref
 
@@ -9,7 +10,7 @@ from waiting import wait_until
 
 import gmdp.client.threaded
 import gmdp.io.slots
-from gmdp import Client, ClosedError, StateError
+from gmdp import Client, ClosedError, HubNotRunning, State, StateError
 from gmdp.client.threaded import ClientThread
 
 
@@ -38,7 +39,7 @@ def test_closing_ends_a_call_that_waits_in_a_thread(echo):
         except ClosedError as error:
             errors.append(error)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     wait_until(lambda: client.started and client.statistics().in_flight == 1)
     client.close()
@@ -104,6 +105,120 @@ def test_a_client_closed_at_any_moment_of_its_start_is_closed(echo):
         client.close()
         assert client.closed
         assert not client._thread.alive
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+@pytest.mark.parametrize("here", [True, False], ids=["this thread", "another thread"])
+def test_G16_a_client_closed_before_its_first_call_stays_closed(echo, threaded, here):
+    client = Client(echo, timeout=20, threaded=threaded)
+    if here:
+        client.close()
+        assert client.state is State.CLOSED
+    else:
+        thread = threading.Thread(target=client.close)
+        thread.start()
+        wait_until(lambda: not thread.is_alive())
+        wait_until(lambda: client.state is State.CLOSED)
+    with pytest.raises(ClosedError, match=r"start\(\) opens it again"):
+        client.request("echo", b"")
+    assert client.closed
+    client.start()
+    assert client.request("echo", b"again") == [b"again"]
+    client.close()
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_G16_a_call_that_races_with_close_does_not_open_the_client(echo, threaded):
+    """The client is seen without an owner, but not yet as closed: its last act is under way."""
+    client = Client(echo, timeout=20, threaded=threaded)
+    client.start()
+    errors = []
+
+    def call_now(change):
+        if change.new is State.CLOSED:
+            client._machine.state = State.DRAINING  # as another thread sees it a moment earlier
+            thread = threading.Thread(target=call)
+            thread.start()
+            thread.join()
+            client._machine.state = State.CLOSED
+
+    def call():
+        try:
+            client.request("echo", b"", timeout=1)
+        except Exception as error:
+            errors.append(type(error))
+
+    client._machine._watch = call_now
+    client.close()
+    assert errors == [ClosedError]
+    assert client.closed
+    assert client._owner is None
+
+
+def test_G16_a_client_that_is_closed_while_a_call_starts_it_is_closed(echo, monkeypatch):
+    opened = Client._open
+
+    def close_first(client):
+        client._may_start = False  # what close does first, in another thread
+        return opened(client)
+
+    client = Client(echo, timeout=20)
+    monkeypatch.setattr(Client, "_open", close_first)
+    with pytest.raises(ClosedError):
+        client.request("echo", b"")
+    assert client.closed
+
+
+# A hub that does not run
+
+
+def ask_in_thread(client):
+    """A thread that makes a call, and where its result goes."""
+    results = []
+
+    def ask():
+        try:
+            results.append(client.request("echo", b"hello"))
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    return thread, results
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_G8_a_hub_that_has_not_run_is_not_waited_for(monkeypatch, start):
+    """The time is that of the call, 600 s, otherwise."""
+    monkeypatch.setattr(gmdp.io.slots, "FIRST_PASS_TIME", 0.05)
+    client = Client("tcp://127.0.0.1:1", timeout=600)
+    if start:
+        client.start()
+    thread, results = ask_in_thread(client)
+    thread.join(5)  # meanwhile, this thread's hub does not run
+    (error,) = results
+    assert isinstance(error, HubNotRunning)
+    assert "threaded=True" in str(error)
+    assert "did not run since the client was made" in str(error)
+    client.close()
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_G8_a_busy_hub_is_waited_for(echo, monkeypatch, start):
+    monkeypatch.setattr(gmdp.io.slots, "FIRST_PASS_TIME", 0.01)
+    with Client(echo, timeout=20) if start else contextlib.nullcontext(Client(echo, timeout=20)) as client:
+        gevent.sleep(0)  # the hub has run
+        thread, results = ask_in_thread(client)
+        thread.join(0.1)
+        assert thread.is_alive()
+        assert not results
+        wait_until(lambda: not thread.is_alive())
+        assert results == [[b"hello"]]
+    client.close()
+
+
+def test_G8_two_seconds_are_what_a_hub_gets():
+    assert gmdp.io.slots.FIRST_PASS_TIME == 2.0
 
 
 class Closable:
