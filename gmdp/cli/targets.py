@@ -9,11 +9,12 @@ import shutil
 import sys
 from typing import Any
 
-from gevent import subprocess
+import gevent
 
 from ..exceptions import ConfigurationError, MDPError
 from ..worker.handlers import Handler
 from ..worker.request import Request
+from .commands import Command, Guard
 
 
 class CommandFailed(MDPError):
@@ -45,6 +46,9 @@ class Execute:
 
     The request's frames, one after another, are the command's standard input.  Its standard
     output is the reply.  An exit status other than 0 is a failure of the handler.
+
+    If the handler is killed, or the worker's process ends, the command and all processes of its
+    group are killed: see :mod:`gmdp.cli.commands`.
     """
 
     def __init__(self, command: str) -> None:
@@ -56,20 +60,35 @@ class Execute:
             raise ConfigurationError("--exec needs a command")
         if shutil.which(self.arguments[0]) is None:
             raise ConfigurationError(f"--exec: no such command: {self.arguments[0]}")
+        self._guard = Guard()
 
     def __call__(self, request: Request) -> bytes:
         """Run the command for `request`; returns its output.  Raises CommandFailed."""
-        # The command has a session of its own.  Ctrl-C on the worker's terminal thus reaches the
-        # worker alone, which lets the command finish.
-        process = subprocess.Popen(
-            self.arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
+        self._guard.ensure()
+        process = Command(self.arguments, self._guard)
+        writer = gevent.spawn(_write, process.stdin, b"".join(request.body))
         try:
-            output, _ = process.communicate(b"".join(request.body))
+            with process.stdout:
+                output: bytes = process.stdout.read()
+            process.wait()
         except BaseException:
-            process.kill()
+            process.kill_group()
             process.wait()
             raise
+        finally:
+            writer.kill()  # nothing reads any more, or what reads is no part of the command
+            self._guard.remove(process.pid)
         if process.returncode:
             raise CommandFailed(f"{self.arguments[0]} ended with status {process.returncode}")
-        return bytes(output)
+        return output
+
+
+def _write(pipe: Any, data: bytes) -> None:
+    """Write all of `data`, and close `pipe`."""
+    try:
+        with pipe:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[pipe.write(rest) :]
+    except OSError:
+        pass  # a command need not read its input

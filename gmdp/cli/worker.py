@@ -62,7 +62,9 @@ def worker(
     Requests go to a Python callable (it gets a gmdp.Request and returns bytes, a
     list of bytes, or an iterator of parts), or with --exec to a command: the
     request is its standard input, its output the reply.  An exit status other
-    than 0 is a failure: gmdp clients get an error, others the reply "500".  The
+    than 0 is a failure: gmdp clients get an error, others the reply "500".  If the
+    handler is stopped, or the worker ends in any way, the command's process group
+    is killed; a process that has left the group lives on.  The
     standard library is monkey-patched for gevent.  Prints "serving SERVICE…" when
     it is registered.  SIGTERM and SIGINT finish the present request
     (--stop-timeout) and exit 0; a second signal ends at once.

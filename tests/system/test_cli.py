@@ -14,6 +14,7 @@ from typing import NamedTuple
 import gevent
 import peers
 import pytest
+from families import Family
 from processes import HANDLERS, Gate, Process, Unreachable, environment, gmdp, only_line, outcomes
 from refusals import Refusal
 from waiting import wait_until
@@ -570,6 +571,39 @@ def test_exec_survives_the_interrupt_of_a_terminal(broker_endpoint, command_line
         gate.open()
         assert reply.get() == [b"done"]
         assert process.ended() == (0, b"", b"")
+
+
+class End(NamedTuple):
+    """How a worker, or one request of it, is brought to an end while a command runs."""
+
+    #: Further options of the worker.
+    options: list[str]
+    #: The signals that the worker gets; without any, the caller cancels its call.
+    signals: list[int]
+
+
+ENDS = {
+    "killed": End([], [signal.SIGKILL]),
+    "stopped": End(["--stop-timeout", "0.1"], [signal.SIGTERM]),
+    "two signals": End([], [signal.SIGTERM, signal.SIGINT]),
+    "two signals to a pool": End(["--processes", "1"], [signal.SIGTERM, signal.SIGINT]),
+    "cancelled": End(["--enforce-deadline"], []),
+}
+
+
+@pytest.mark.both_ends
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_X11_no_process_of_a_command_outlives_its_worker_or_its_call(broker_endpoint, client, tmp_path, end):
+    arguments = ("worker", "family", "--broker", broker_endpoint, *end.options)
+    with Family(tmp_path) as family, Process(*arguments, "--exec", family.command) as process:
+        process.line()
+        reply = client.submit("family", b"", retries=0)
+        family.started()
+        for number in end.signals:
+            process.signal(number)
+        if not end.signals:
+            reply.cancel()
+        family.ended()
 
 
 # gmdp call

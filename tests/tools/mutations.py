@@ -701,6 +701,38 @@ MUTATIONS = {
         "        if current_lifecycle.get() is self or gevent.getcurrent() is owner.greenlet:",
         tests="unit/io/test_lifecycle.py::test_G5_in_the_hub_a_stop_begins_and_returns",
     ),
+    # Commands
+    "only the first process of a command is killed": Mutation(
+        "cli.commands",
+        "            os.killpg(self.pid, signal.SIGKILL)",
+        "            os.kill(self.pid, signal.SIGKILL)",
+        tests="unit/cli/test_targets.py::test_X11_all_processes_of_a_command_are_killed_with_its_handler",
+    ),
+    "a command whose handler is killed as it starts runs on": Mutation(
+        "cli.commands",
+        "                self.kill_group()\n                self.wait()",
+        "                pass",
+        tests="unit/cli/test_targets.py::test_X11_a_handler_that_is_killed_while_its_command_starts_leaves_no_process",
+    ),
+    "what a killed worker ran lives on": Mutation(
+        "cli.guard",
+        "            os.killpg(group, signal.SIGKILL)",
+        "            os.killpg(group, 0)",
+        tests="unit/cli/test_guard.py "
+        "system/test_cli.py::test_X11_no_process_of_a_command_outlives_its_worker_or_its_call",
+    ),
+    "a signal to all processes of a service ends the guard": Mutation(
+        "cli.commands",
+        "    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):",
+        "    for number in ():",
+        tests="unit/cli/test_targets.py::test_X11_there_is_always_a_guard",
+    ),
+    "a guard that was killed is not replaced": Mutation(
+        "cli.commands",
+        "if self._process is None or self._process.returncode is not None:",
+        "if self._process is None:",
+        tests="unit/cli/test_targets.py::test_X11_there_is_always_a_guard",
+    ),
     # Streams
     "credits are not passed on": Mutation(
         "core.broker.flows", "        flow.granted = credit\n", "        flow.granted = credit\n        return\n"
