@@ -677,6 +677,12 @@ MUTATIONS = {
         tests="unit/io/test_logs.py::test_G3_a_log_handler_that_waits_delays_no_owner "
         "unit/io/test_logs.py::test_G3_a_record_is_made_where_it_happens",
     ),
+    "a record is made though no logger is enabled for it": Mutation(
+        "io.logs",
+        "        if self._logger.isEnabledFor(logging.DEBUG):",
+        "        if True:",
+        tests="unit/io/test_logs.py::test_G3_a_call_that_is_disabled_makes_nothing",
+    ),
     "the queue of log records has no bound": Mutation(
         "io.logs",
         "if len(self.entries) >= self.bound and",

@@ -245,11 +245,24 @@ def test_G1_the_text_of_what_is_logged_is_bounded_and_made_at_any_rate(attach):
         assert len(logging.Formatter("%(message)s").format(record)) < 20_000
 
 
-def test_G3_a_call_that_is_disabled_makes_nothing(attach, monkeypatch):
-    log = attach("gmdp.test", Handler(), level=logging.WARNING)
-    monkeypatch.setattr(logs.QueuedLogger, "_make", pytest.fail)
-    log.debug("%r", strangers.Wordless())
-    log.info("%r", strangers.Wordless())
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("method", ["debug", "info", "warning", "error", "exception", "critical", "log"])
+def test_G3_a_call_that_is_disabled_makes_nothing(attach, method, enabled):
+    """Neither a record nor the text of an argument; a call that is enabled makes both."""
+    shown = []
+
+    class Argument:
+        def __repr__(self):
+            shown.append(self)
+            return "an argument"
+
+    handler, argument = Handler(), Argument()
+    log = attach("gmdp.test", handler, level=logging.DEBUG if enabled else logging.CRITICAL + 1)
+    levels = [logging.CRITICAL] if method == "log" else []
+    in_greenlet(getattr(log, method), *levels, "%r", argument)
+    logs.flush(30)
+    assert bool(shown) == enabled
+    assert handler.texts == ["an argument"] * enabled
 
 
 def test_G3_a_writer_that_is_killed_leaves_what_waits_to_the_next(attach):
