@@ -500,8 +500,9 @@ def core_with_call(retries=0, dialect=RFC18, **more):
     return core, call, opened.connection
 
 
-def connect(core, connection, now):
-    """Connect, and answer the probe as a broker of the RFC does."""
+def connect(core, connection, now, offer=None):
+    """Connect, and answer the probe with this offer; without one, as a broker of the RFC does."""
     core.on_connected(connection, now)
     if connection.phase is Phase.PROBING:
-        core.feed(connection, core.dialect.reply(b"mmi.gmdp", [b"501"]), now, 0.5)
+        answer = [b"501"] if offer is None else offer_body(offer)
+        core.feed(connection, core.dialect.reply(b"mmi.gmdp", answer), now, 0.5)

@@ -35,19 +35,21 @@ if __name__ == "__main__" and sys.argv[1:2] not in ([], ["all"], ["-h"], ["--hel
         import gmdp.core.peer.worker  # noqa: F401
 
 from gmdp.core.broker.access import CALL, REVOKED, SERVE, Access, Rules
+from gmdp.core.broker.complaints import Complaint
 from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.decisions import DeadLetter, Event, Refusal
 from gmdp.core.broker.options import BrokerOptions
+from gmdp.core.broker.reasons import DropReason
 from gmdp.core.broker.records import STRICT, Place, charged_bytes
 from gmdp.core.broker.reports import About
 from gmdp.core.broker.statistics import BrokerStatistics
-from gmdp.core.outcomes import Outcome
+from gmdp.core.outcomes import EndReason, Outcome
 from gmdp.core.peer.calls import Call, CallState, Ended, Part
 from gmdp.core.peer.client import ClientCore
 from gmdp.core.peer.connector import Close, Open, Phase, Send
 from gmdp.core.peer.reasons import CloseReason
 from gmdp.core.peer.reconnect import Reconnect
-from gmdp.core.peer.sessions import CallerGone, Failure, SessionState, Work
+from gmdp.core.peer.sessions import CallerGone, Failure, Resumed, SessionState, Work
 from gmdp.core.peer.statistics import ClientCounters, WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
 from gmdp.protocol import extension, token, wire
@@ -607,6 +609,34 @@ OPTIONS = BrokerOptions(
 )
 
 
+#: Kinds of warnings about the message that was fed last, and about strict clients' requests that end without an answer.
+WARNINGS = {
+    "no_delimiter",
+    *(
+        DropReason[name].value
+        for name in (
+            "MALFORMED",
+            "TOO_MANY_FRAMES",
+            "FRAME_TOO_LARGE",
+            "STRAY_REPLY",
+            "RESERVED_NAME",
+            "WORKERS_FULL",
+            "SESSIONS_FULL",
+            "SERVICES_FULL",
+            "BYTES_FULL",
+            "DRAINING",
+        )
+    ),
+}
+ENDS_WITHOUT_ANSWER = {
+    EndReason[name].value for name in ("EXPIRED", "OVERLOADED", "EVICTED", "TOO_LARGE", "CLIENT_FULL")
+}
+
+
+#: A drain takes a step in each pass, and no more of them than this before it waits for something.
+STEPS_OF_A_DRAIN = 10
+
+
 class Assignment:
     """A request that the broker sent to a worker."""
 
@@ -644,6 +674,8 @@ class BrokerRun:
         self.has_users = access is not None
         #: The user of the last message of each routing id.
         self.heard: dict[bytes, str] = {}
+        #: All users that have spoken.
+        self.callers: set[str] = set()
         #: The users that sent requests under each request id.
         self.asked: dict[bytes, set[str]] = {}
         self.assignments: list[Assignment] = []
@@ -823,6 +855,8 @@ class BrokerRun:
         if core.deadline() <= self.now:
             # A connection that could not be reached is lost in the next pass, once all is read.
             core.on_caught_up(self.now)
+        for _ in range(STEPS_OF_A_DRAIN if core.draining else 0):
+            core.tick(self.now)
         assert core.deadline() > self.now, "the broker would spin"
 
     def reach(self) -> None:
@@ -881,14 +915,26 @@ class BrokerRun:
         if frames:
             user = self.users.get(frames[0], self.users[PEERS[0]])
             self.heard[frames[0]] = user
+            self.callers.add(user)
         for frame in frames[1:10]:
             if extension.is_call(frame):
                 self.asked.setdefault(frame[9:33], set()).add(user)
         core.feed(frames, self.now, user)
-        for refusal in core.take_refusals():
-            assert isinstance(refusal, Refusal)
+        self.take_refusals(user)
+
+    def take_refusals(self, user: str | None = None) -> None:
+        """Take what is reported of the message of `user` that was fed last; None: no message was fed since."""
+        for refusal in self.core.take_refusals():
+            if isinstance(refusal, Complaint):
+                assert refusal.same_peer >= 0 <= refusal.other_peers
+                if refusal.kind in ENDS_WITHOUT_ANSWER:
+                    assert refusal.user in self.callers, "a request of nobody ended"
+                    continue
+                assert refusal.kind in WARNINGS, refusal
+            else:
+                assert isinstance(refusal, Refusal)
+                assert self.has_users
             assert refusal.user == user
-            assert self.has_users
 
     # Messages that go out
 
@@ -942,6 +988,7 @@ class BrokerRun:
     # Checks
 
     def check(self) -> None:
+        self.take_refusals()
         core = self.core
         counters = core.counters
         queued, assigned = core.queued, core.assigned
@@ -1005,7 +1052,9 @@ class BrokerRun:
                 assert worker.connection is connection
                 assert worker.session == session
                 assert services.by_name.get(worker.service.name) is worker.service
-                assert (worker in worker.service.idle) is (worker.request is None) is (worker.token == b"")
+                idle = worker in (worker.service.mute if connection.mute else worker.service.idle)
+                assert idle is (worker.request is None) is (worker.token == b"")
+                assert (worker in worker.service.idle) + (worker in worker.service.mute) == idle
                 assert not self.ruled or self.policy(connection.user, SERVE, worker.service.name), (
                     "a worker serves without permission"
                 )
@@ -1287,6 +1336,9 @@ class WorkerRun(PeerRun):
         )
         #: Work whose handlers run.
         self.running: list[Work] = []
+        #: Work that is held, and how much of it was lost before it began.
+        self.held: list[Work] = []
+        self.never_began = 0
         core.start(self.now)
         return core
 
@@ -1322,9 +1374,14 @@ class WorkerRun(PeerRun):
         if type(event) is Work:
             assert all(work.session is not event.session for work in self.running), "two handlers of one session"
             self.running.append(event)
+            self.held = [work for work in self.held if work is not event]
         else:
-            assert type(event) is CallerGone
-            assert event.work in self.running
+            assert any(work is event.work for work in self.running), "news of work that has not begun"
+            if type(event) is Resumed:
+                lost = event.work.session.work is not event.work
+                assert lost or event.work.hints.credits, "a handler waits for no credit"
+            else:
+                assert type(event) is CallerGone
 
     def some_work(self) -> Work | None:
         said = self.source.byte()
@@ -1369,13 +1426,22 @@ class WorkerRun(PeerRun):
 
     def close(self) -> None:
         super().close()
+        self.carry_out()
         for work in self.running:
             self.core.final(work, [b"late"], None, self.now)
         self.running.clear()
         assert self.core.closed
 
+    def note_held(self) -> None:
+        """See which work is held now, and which was lost before it began."""
+        held = [event for event in self.core._held if type(event) is Work]
+        assert not held or self.core._reads_first
+        self.never_began += sum(all(work is not other for other in held) for work in self.held)
+        self.held = held
+
     def check(self) -> None:
         core = self.core
+        self.note_held()
         registered = 0
         for session in core.sessions:
             connection = session.connection
@@ -1386,7 +1452,7 @@ class WorkerRun(PeerRun):
                 assert connection in core._usable
             assert session.work is None or session.handling
             assert (session.state is SessionState.BUSY) is (session.work is not None)
-            assert session.handling is any(work.session is session for work in self.running)
+            assert session.handling is any(work.session is session for work in (*self.running, *self.held))
             free = session in core._waiting
             waits = session.state is SessionState.DETACHED and not session.handling and session.timer is None
             assert free is waits, "a session is lost, or waits twice"
@@ -1394,7 +1460,8 @@ class WorkerRun(PeerRun):
         assert core.closed is all(session.state is SessionState.CLOSED for session in core.sessions)
         assert len(core._connections) <= len(core.sessions) + 1
         counters = core.counters
-        assert counters.requests == counters.replies + counters.late_replies + len(self.running)
+        ended = counters.replies + counters.late_replies + self.never_began
+        assert counters.requests == ended + len(self.running) + len(self.held)
 
     STEPS = (
         *[PeerRun.hear] * 8,

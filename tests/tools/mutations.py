@@ -278,7 +278,9 @@ MUTATIONS = {
         "core.peer.worker", "if now > self._woke_at + PAUSE:", "if False:"
     ),
     "what was taken back before it began begins": Mutation(
-        "core.peer.worker", "                    del works[at]\n", "                    pass\n"
+        "core.peer.worker",
+        "                events[:] = [\n",
+        "                _ = [\n",
     ),
     "a worker does not say what it begins": Mutation(
         "core.peer.worker", "            self._report_begun()\n", "            pass\n"
@@ -767,6 +769,20 @@ MUTATIONS = {
         "        elif waiting is not None:\n            waiting.set(False)",
         "",
         tests="unit/worker/test_streams.py",
+    ),
+    # Messages and news that outlive what they are about
+    "a message to a lost worker goes to the next peer": Mutation(
+        "core.broker.replies",
+        "(isinstance(outgoing.target, (Worker, Connection)) and outgoing.target.registered)",
+        "isinstance(outgoing.target, (Worker, Connection))",
+        tests="unit/core/broker/test_core.py::"
+        "test_S8_a_heartbeat_that_was_decided_for_a_closed_connection_goes_to_nobody",
+    ),
+    "a handler is told that its caller has gone before it begins": Mutation(
+        "core.peer.worker",
+        "(held if any(work is event.work for work in held) else self.events).append(event)",
+        "self.events.append(event)",
+        tests="unit/core/peer/test_worker.py::test_L2_news_of_held_work_comes_after_the_work_has_begun",
     ),
     "the shared credit of a stream that has ended is lost": Mutation(
         "core.peer.client", "        self._shared_credit += call.extra_credit\n", ""

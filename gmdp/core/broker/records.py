@@ -333,6 +333,7 @@ class Connection(Target):
         "mute",
         "probes",
         "pulse",
+        "registered",
         "suspect",
         "timer",
         "token_flags",
@@ -355,6 +356,8 @@ class Connection(Target):
         #: By session frame; the frame of a strict connection's one worker is empty.
         self.workers: dict[bytes, Worker] = {}
         self.pulse = Pulse(now)
+        #: True until the connection is lost.
+        self.registered = True
         #: True if the connection leads to the peer itself.  Behind a proxy, ZMTP heartbeats end at the proxy.
         self.is_direct = len(address) == 1
         #: True while the peer is mute (:mod:`gmdp.core.liveness`).

@@ -210,6 +210,7 @@ class Registry:
     def lose_connection(self, connection: Connection, reason: LossReason, now: float, disconnect: bool = False) -> None:
         """Lose a connection, with all its workers."""
         del self.connections[connection.key]
+        connection.registered = False
         routing_id = connection.address[0]
         sharing = self._by_routing_id[routing_id]
         del sharing[connection]

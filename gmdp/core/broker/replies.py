@@ -114,7 +114,8 @@ class Replies:
         kept = [
             outgoing
             for outgoing in outbox
-            if outgoing.frames[0] != routing_id or isinstance(outgoing.target, (Worker, Connection))
+            if outgoing.frames[0] != routing_id
+            or (isinstance(outgoing.target, (Worker, Connection)) and outgoing.target.registered)
         ]
         for _ in range(len(outbox) - len(kept)):
             self._state.counters.count_drop(counted_as)

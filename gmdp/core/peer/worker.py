@@ -98,8 +98,8 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         self._reads_first = False
         #: When the present pass began, and when work that is held begins even if not everything was read.
         self._woke_at = self._begins_at = now
-        #: Work that begins once everything was read.
-        self._held: list[Work] = []
+        #: Work that begins once everything was read, and what was decided about it meanwhile.
+        self._held: list[Work | CallerGone | Resumed] = []
         #: How many sessions are registered.
         self.registered = 0
         self._interval = heartbeat_interval
@@ -138,7 +138,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
 
     def _begin_held(self) -> None:
         self._reads_first = False
-        self.events[:0] = self._held  # in front of what was decided about them meanwhile
+        self.events += self._held
         self._held.clear()
 
     def take(self) -> tuple[list[Action], list[Work | CallerGone | Resumed]]:
@@ -354,7 +354,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
                     self._report_caller_gone(session.work, GoneReason.STALLED if stalled else GoneReason.CALLER_GONE)
                 elif credit > session.credit:
                     session.credit = credit
-                    self.events.append(Resumed(session.work))
+                    self._report(Resumed(session.work))
             if credit:
                 return  # no question whether this worker is alive
             if connection.pulse.on_heartbeat():
@@ -477,11 +477,13 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
     def _forget_work_not_begun(self, session: Session) -> bool:
         """A session loses its work: work that has not begun never begins.  Returns True if it had not."""
         work = session.work
-        for works in (self._held, self.events):
-            for at, event in enumerate(works if work is not None else ()):
-                if event is work:
-                    del works[at]
-                    return True
+        for events in (self._held, self.events) if work is not None else ():
+            if any(event is work for event in events):
+                # What was decided about the work goes with it.
+                events[:] = [
+                    event for event in events if event is not work and getattr(event, "work", None) is not work
+                ]
+                return True
         return False
 
     def _on_session_disconnect(self, session: Session | None, now: float, jitter: float) -> None:
@@ -550,7 +552,12 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         """Have the handler of `work` told that nobody waits for its answer."""
         self.counters.callers_gone += 1
         work.session.unwanted = True
-        self.events.append(CallerGone(work, reason))
+        self._report(CallerGone(work, reason))
+
+    def _report(self, event: CallerGone | Resumed) -> None:
+        """Tell the handler of some work; work that is held begins first."""
+        held = self._held
+        (held if any(work is event.work for work in held) else self.events).append(event)
 
     def _failure_body(self, failure: Failure) -> list[bytes]:
         """Return the body of a failure for a gmdp client: type name and message, if they may be revealed."""

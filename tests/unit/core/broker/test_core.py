@@ -232,6 +232,19 @@ def test_S8_a_peer_that_takes_the_routing_id_of_a_closed_connection_gets_no_late
     assert (broker.core.held_bytes, broker.core._state.users) == (0, {b"v": "worker1"})
 
 
+def test_S8_a_heartbeat_that_was_decided_for_a_closed_connection_goes_to_nobody():
+    """Another peer may have its routing id by now."""
+    broker = SecuredBroker()
+    for peer in (b"v", b"w"):
+        broker.ready(peer, "worker1")
+    broker.take(b"w")
+    core = broker.core
+    core.tick(core.deadline())
+    assert [outgoing.frames[0] for outgoing in core._state.outbox] == [b"v", b"w"]
+    core.on_connection_closed(b"w", broker.now)
+    assert [outgoing.frames[0] for outgoing in core._state.outbox] == [b"v"]
+
+
 any_messages = st.one_of(
     st.lists(frames_of_any_kind, max_size=12),
     near_misses(st.builds(as_frames, st.binary(max_size=4), valid_messages())),

@@ -18,16 +18,18 @@ from models import (
 
 from gmdp.core.peer.connector import Open, Phase
 from gmdp.core.peer.reconnect import Reconnect
-from gmdp.core.peer.sessions import SessionState, Work
+from gmdp.core.peer.sessions import CallerGone, Resumed, SessionState, Work
 from gmdp.core.peer.statistics import WorkerCounters
 from gmdp.core.peer.worker import WorkerCore
+from gmdp.protocol import extension, token
 from gmdp.protocol.dialects import RFC18, Command
+from gmdp.protocol.extension import Feature, Offer
 
 STEADY = settings(derandomize=False, deadline=None, database=None)
 
 
-def a_worker(dialect=RFC18):
-    """A worker with one session on a strict connection: (core, session, connection)."""
+def a_worker(dialect=RFC18, offer=None):
+    """A worker with one session, on a strict connection without `offer`: (core, session, connection)."""
     core = WorkerCore(
         b"s",
         dialect,
@@ -41,7 +43,7 @@ def a_worker(dialect=RFC18):
     )
     core.start(0.0)
     (opened,) = core.actions
-    connect(core, opened.connection, 0.0)
+    connect(core, opened.connection, 0.0, offer)
     core.actions.clear()
     return core, core.sessions[0], opened.connection
 
@@ -103,6 +105,44 @@ def test_L2_held_work_begins_once_everything_was_read_or_the_expiry_is_over():
                 core.on_wake(now)
         (work,) = core.take()[1]
         assert work.address == b"address"
+
+
+def held_work_of_an_extended_worker():
+    """A worker that has been given work in its first pass after a pause: (core, connection, session frame)."""
+    core, _, connection = a_worker(offer=Offer(1, 1, 16, 300, 1.0, 2, sum(Feature)))
+    core.take()
+    core.on_wake(5.0)
+    (session,) = connection.sessions
+    address = token.prefix(token.start(b"nonce-of"), 1) + token.tail(1, None, token.CREDITS)
+    request = core.extended.worker_command(Command.REQUEST, address, b"", b"body")
+    core.feed(connection, [session, *request], 5.0, 0.5)
+    assert core.take()[1] == []
+    return core, connection, session
+
+
+@pytest.mark.parametrize("what", ["the caller has gone", "more credit"])
+def test_L2_news_of_held_work_comes_after_the_work_has_begun(what):
+    """A handler that has not begun could not be told."""
+    core, connection, session = held_work_of_an_extended_worker()
+    frame = extension.mark_session(session, extension.CALLER_GONE)
+    if what == "more credit":
+        frame = extension.mark_session(session, 0, extension.credit_bytes(2 * extension.INITIAL_CREDIT))
+    core.feed(connection, [frame, *core.extended.worker_command(Command.HEARTBEAT)], 5.0, 0.5)
+    assert core.take()[1] == []
+    core.on_caught_up(5.0)
+    work, news = core.take()[1]
+    assert isinstance(work, Work)
+    assert isinstance(news, CallerGone if what == "the caller has gone" else Resumed)
+    assert news.work is work
+
+
+def test_L2_there_is_no_news_of_work_that_never_begins():
+    core, connection, session = held_work_of_an_extended_worker()
+    gone = [extension.mark_session(session, extension.CALLER_GONE), *core.extended.worker_command(Command.HEARTBEAT)]
+    core.feed(connection, gone, 5.0, 0.5)
+    core.feed(connection, [session, *core.extended.worker_command(Command.DISCONNECT)], 5.0, 0.5)
+    core.on_caught_up(5.0)
+    assert core.take()[1] == []
 
 
 @pytest.mark.parametrize("garbage", [[], [b"garbage"], [b"MDPW02", b"\x09"], [b"MDPW02", b"\x02", b"address", b"no"]])
