@@ -12,7 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gmdp.protocol.dialects import MAJORTOMO, RFC7, RFC18
+from gmdp.protocol.dialects import DELIMITED, MAJORTOMO, RFC7, RFC18
 
 DIALECTS = (RFC7, RFC18, MAJORTOMO)
 
@@ -22,12 +22,14 @@ _LAYOUT = {
     RFC7: ([b"", b"MDPC01"], [], None, [], True, [b"", b"MDPW01"]),
     RFC18: ([b"MDPC02"], [b"\x01"], [b"\x02"], [b"\x03"], True, [b"MDPW02"]),
     MAJORTOMO: ([b"", b"MDPC02"], [b"\x02"], [b"\x03"], [b"\x04"], False, [b"", b"MDPW02"]),
+    # What a client of RFC 18 behind a delimiter says; its workers are told apart from majortomo's by nothing.
+    DELIMITED: ([b"", b"MDPC02"], [b"\x01"], [b"\x02"], [b"\x03"], True, [b"", b"MDPW02"]),
 }
 _WORKER_CODES = {
     RFC7: {"READY": 1, "REQUEST": 2, "FINAL": 3, "HEARTBEAT": 4, "DISCONNECT": 5},
     RFC18: {"READY": 1, "REQUEST": 2, "PARTIAL": 3, "FINAL": 4, "HEARTBEAT": 5, "DISCONNECT": 6},
 }
-_WORKER_CODES[MAJORTOMO] = _WORKER_CODES[RFC18]
+_WORKER_CODES[MAJORTOMO] = _WORKER_CODES[DELIMITED] = _WORKER_CODES[RFC18]
 
 
 def weight(body):
