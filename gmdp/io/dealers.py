@@ -6,7 +6,7 @@ The rules of this module:
 * libzmq is given addresses only: names are looked up before (:mod:`~.resolving`).
 * A message that finds no room waits in its connection's :class:`SendQueue`, in order.
 * A socket is closed when the core says so, after its unsent messages if the core asks for that.
-* Two things are logged once each: a broker speaks the RFC only; no broker can be reached.
+* Three things are logged once each: a broker speaks the RFC only; no broker can be reached; none says anything.
 """
 
 from __future__ import annotations
@@ -156,6 +156,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         self._lookups: dict[Connection, Callable[[], None]] = {}
         self._logged_strict = False
         self._logged_unreachable = False
+        self._logged_silent = False
 
     # What the owner calls
 
@@ -207,6 +208,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
                         self._open(action.connection, now)
                     elif type(action) is Close:
                         self._log_unreachable()
+                        self._log_silent()
                         last_queue: SendQueue | None = action.connection.handle
                         if last_queue is None:
                             continue  # its socket could not even be opened
@@ -255,6 +257,12 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         logged, self._logged_unreachable = self._logged_unreachable, bool(self.core.unreachable)
         if self._logged_unreachable and not logged:
             _log.warning("%s: no broker can be reached (%s); still trying", self.owner.name, self.core.unreachable)
+
+    def _log_silent(self) -> None:
+        """Log that a broker takes connections and says nothing, once until one speaks."""
+        logged, self._logged_silent = self._logged_silent, bool(self.core.silent)
+        if self._logged_silent and not logged:
+            _log.warning("%s: %s", self.owner.name, self.core.silent)
 
     def _send_unsent(self, queue: SendQueue) -> None:
         if not queue.send_unsent():

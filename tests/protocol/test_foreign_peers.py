@@ -8,10 +8,13 @@ from contextlib import ExitStack
 
 import gevent
 import pytest
+import zmq
 from peers import ANYWHERE, DEADLINE, Echo, Peer, Proxy, Script, dealer, req
 from waiting import wait_until
 
-from gmdp import Broker, Client, Worker
+from gmdp import Broker, Client, RequestTimeout, Worker
+from gmdp.core.peer.client import ClientCore
+from gmdp.core.peer.worker import WorkerCore
 
 
 @pytest.fixture
@@ -142,6 +145,42 @@ def test_req_clients_behind_a_proxy(broker: Broker) -> None:
             bob.send(b"MDPC01", b"echo", b"bob %d" % number)
             assert bob.recv() == [b"MDPC01", b"echo", b"bob %d" % number]
             assert ann.recv() == [b"MDPC01", b"echo", b"ann %d" % number]
+
+
+def silence(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings that nothing was ever heard."""
+    return [text for text in caplog.messages if "nothing was ever heard" in text]
+
+
+def test_F4_our_client_of_01_behind_a_proxy_and_one_of_02_hears_what_to_try(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message of MDP/0.2 has no empty frame, so the broker cannot tell where the proxy's address ends."""
+    monkeypatch.setattr(ClientCore, "probe_timeout", 0.05)
+    with rfc7_worker(broker.endpoint, b"echo"), Proxy(broker.endpoint) as proxy:
+        with Client(proxy.endpoint, version="0.1", timeout=DEADLINE) as client:
+            for body in (b"one", b"two"):
+                assert client.request("echo", body) == [body]
+        with Client(proxy.endpoint, timeout=0.2) as client:
+            for _ in range(3):
+                with pytest.raises(RequestTimeout) as caught:
+                    client.request("echo", b"")
+                assert f"nothing was ever heard from {proxy.endpoint}" in str(caught.value)
+                assert "version='0.1'" in str(caught.value)
+        assert len(silence(caplog)) == 1
+
+
+def test_F4_a_worker_at_a_router_that_never_speaks_warns_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(WorkerCore, "probe_timeout", 0.05)
+    with Peer(zmq.ROUTER, ANYWHERE, bind=True) as silent:
+        options = {"heartbeat_interval": 0.05, "reconnect_interval": 0.02}
+        with Worker(silent.endpoint, "echo", lambda request: b"", **options) as worker:
+            wait_until(lambda: worker.statistics().reconnects >= 3)
+        (text,) = silence(caplog)
+        assert f"nothing was ever heard from {silent.endpoint}" in text
+        assert "version='0.1'" in text
 
 
 def test_a_req_client_behind_two_proxies(broker: Broker) -> None:

@@ -494,6 +494,24 @@ MUTATIONS = {
         "io.contexts", "if context not in _begun:", "if False:", tests="unit/io/test_descriptors.py"
     ),
     # Connections
+    "a connection whose probe was not answered is used": Mutation(
+        "core.peer.connector",
+        "if self._require_extensions or connection.epoch != self._epoch:\n            self._settle_for_strict",
+        "if True:\n            self._settle_for_strict",
+        tests="unit/core/peer/test_connector.py::test_F8_a_probe_that_was_not_answered_costs_its_connection",
+    ),
+    "a timeout does not say that nothing was ever heard": Mutation(
+        "core.peer.client",
+        'return f"no reply; {silence}" if silence else "no reply"',
+        'return "no reply"',
+        tests="unit/core/peer/test_connector.py::test_F9_the_error_of_a_call_says_that_nothing_was_ever_heard",
+    ),
+    "a worker at a silent broker never says so": Mutation(
+        "core.peer.worker",
+        "self._note_silent_round(connection)",
+        "pass",
+        tests="unit/core/peer/test_connector.py::test_F4_a_worker_at_a_broker_that_never_speaks_says_so_after_two_rounds",
+    ),
     "a call opens a client that was closed": Mutation(
         "client.client",
         "if self.state is State.CLOSED or not self._may_start:",

@@ -412,7 +412,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                 self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
             return
         if not self._may_retry(call, now):
-            detail = self._why_not_sent() if connection is None else "no reply"
+            detail = self._why_not_sent() if connection is None else self._why_no_reply(connection)
             self._withdraw(call)
             self._end_call(call, Outcome.TIMEOUT, detail)
             if connection is not None and connection.phase is Phase.CLOSED:
@@ -425,6 +425,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._begin_try(call, now)
             self._send_call(call, connection, now)
         else:
+            self._note_silent_round(connection)
             self._withdraw(call)
             self._queue_retry(call, now)
             self._leave_if_silent(connection, now, jitter)
@@ -519,6 +520,11 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         else:
             self.counters.errors += 1
         self.events.append(Ended(call, outcome, detail, body))
+
+    def _why_no_reply(self, connection: ClientConnection) -> str:
+        """Return why a call that was sent has no answer, for its error."""
+        silence = self._note_silent_round(connection)
+        return f"no reply; {silence}" if silence else "no reply"
 
     def _why_not_sent(self) -> str:
         """Return why no connection took a call before its time was up."""

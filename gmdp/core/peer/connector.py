@@ -11,9 +11,10 @@ The rules of this module:
   :attr:`Connector.denied` says why.  The connector goes on trying.
 * A connection that stands is *probed* once: a request for ``mmi.gmdp``, in the
   peer's own version.  A gmdp broker's answer makes the connection *extended*.  Any
-  other answer makes it *strict*, and so does none within
-  :attr:`Connector.probe_timeout`.  Once an epoch is known to be strict, its further
+  other answer makes it *strict*.  Once an epoch is known to be strict, its further
   connections are not probed.
+* A probe without an answer within :attr:`Connector.probe_timeout` costs its connection: some brokers keep one
+  request for each client, and would answer nothing else there.  The epoch is strict from then on.
 * The probe may be sent before the connection stands, once its transport is connected.  A broker that
   makes no report of its handshake (ZMTP 2.0) shows by taking the probe that the connection stands.
   Further connections to that broker stand as soon as their transport is connected.
@@ -27,7 +28,7 @@ The rules of this module:
   connecting   it stands                          probing, or strict
                it fails or takes too long         closed
   probing      the broker answers the probe       extended, or strict
-               no answer comes in time            strict
+               no answer comes in time            closed
                extensions are required, and the   closed
                broker has none
                it is lost, or not needed          closed
@@ -55,6 +56,13 @@ from .reconnect import Reconnect
 REFUSALS = frozenset({CloseReason.NOT_ALLOWED, CloseReason.MISMATCH})
 #: How many failed handshakes in a row, for each broker, count as a refusal.
 FAILURES_THAT_COUNT = 3
+#: How many rounds in which no broker says anything make :attr:`Connector.silent`.
+SILENT_ROUNDS = 2
+#: For each version, what to try where a broker has said nothing.
+_HINTS = {
+    "0.1": "a broker of MDP/0.2 alone needs version='0.2'",
+    "0.2": "a broker of MDP/0.1, or a path through zmq_proxy, needs version='0.1'",
+}
 
 
 class Phase(enum.Enum):
@@ -81,8 +89,8 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.PROBING: frozenset(
         {
             Phase.EXTENDED,  # the broker answered with its offer
-            Phase.STRICT,  # the broker answered anything else, or nothing in time
-            Phase.CLOSED,  # lost, not needed any more, or extensions are required and there are none
+            Phase.STRICT,  # the broker answered anything else
+            Phase.CLOSED,  # lost, no answer in time, not needed any more, or extensions are required
         }
     ),
     Phase.STRICT: frozenset({Phase.CLOSED}),  # lost, or not needed any more
@@ -233,6 +241,12 @@ class Connector(abc.ABC, Generic[C, E]):
         self._heard = False
         #: False if the present epoch's broker makes no report of its handshakes.
         self._handshakes_reported = True
+        #: True once the present epoch's broker has said anything, be it only the answer to a probe.
+        self._spoken = False
+        #: Rounds in a row in which no broker said anything: calls without an answer, or connections of a worker.
+        self._silent_rounds = 0
+        #: What was never heard and what to try, once there were so many of them; empty else.
+        self.silent = ""
         #: When the present epoch's first connection may be opened.
         self._open_at = -math.inf
         #: Connections in a row that brokers refused, with a reason.
@@ -370,6 +384,7 @@ class Connector(abc.ABC, Generic[C, E]):
         if connection.phase is Phase.PROBING and (body := self._probe_answer(frames)) is not None:
             if self.probe_suffices:
                 self._note_broker_heard(connection, now)
+            self._note_spoken(connection)
             connection.offer = offer = read_offer(body)
             if offer is not None and offer.leaving:
                 self._lose_connection(connection, CloseReason.SHUTTING_DOWN, now, jitter)
@@ -387,7 +402,7 @@ class Connector(abc.ABC, Generic[C, E]):
             if not isinstance(item, Connection) or item.phase in USABLE:
                 self._on_timer(item, now, jitter)
             elif item.phase is Phase.PROBING:
-                self._settle_for_strict(item, now, jitter)  # type: ignore[arg-type]
+                self._on_probe_unanswered(item, now, jitter)  # type: ignore[arg-type]
             elif item.looks_up and self._reconnect.known(item.endpoint):
                 self._connect(item, now)  # type: ignore[arg-type]
             else:
@@ -442,6 +457,32 @@ class Connector(abc.ABC, Generic[C, E]):
         if connection.epoch == self._epoch and not self._heard:
             self._heard = True
             self._reconnect.on_answer(now)
+            self._note_spoken(connection)
+
+    def _note_spoken(self, connection: C) -> None:
+        """Note that the broker has said anything."""
+        if connection.epoch == self._epoch:
+            self._spoken = True
+            self._silent_rounds = 0
+            self.silent = ""
+
+    def _note_silent_round(self, connection: C) -> str:
+        """The broker had time to say something.  Returns the text for an error if it never did, else nothing."""
+        if self._spoken or connection.epoch != self._epoch:
+            return ""
+        text = f"nothing was ever heard from {connection.place}: {_HINTS[self.dialect.version]}"
+        self._silent_rounds += 1
+        if self._silent_rounds >= SILENT_ROUNDS:
+            self.silent = text
+        return text
+
+    def _on_probe_unanswered(self, connection: C, now: float, jitter: float) -> None:
+        """The broker speaks an RFC only; whether it says anything more on this connection is unknown."""
+        if self._require_extensions or connection.epoch != self._epoch:
+            self._settle_for_strict(connection, now, jitter)
+        else:
+            self._mode = Phase.STRICT
+            self._close(connection, CloseReason.PROBE_UNANSWERED)
 
     def _settle_for_strict(self, connection: C, now: float, jitter: float) -> None:
         """Go on without gmdp's extension, or leave the broker if the extension is required."""
@@ -487,7 +528,7 @@ class Connector(abc.ABC, Generic[C, E]):
         """Open no further connection to the present broker, and none to the next before `open_at`."""
         self._epoch += 1
         self._mode = None
-        self._heard = False
+        self._heard = self._spoken = False
         self._handshakes_reported = True
         self._trouble = f"{connection.place}: {reason.describe(detail)}"
         self._open_at = open_at

@@ -42,6 +42,7 @@ class CloseReason(enum.Enum):
 
     # The peer's own decision
     BROKER_LOST = "another connection to the same broker was lost"
+    PROBE_UNANSWERED = "its probe was not answered"
     BROKER_LEFT = "the peer has left the broker for another"
     CALL_WITHDRAWN = "its call was withdrawn"
     NOT_NEEDED = "not needed"

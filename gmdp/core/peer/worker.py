@@ -389,6 +389,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
             if self._gap.may_judge(now):
                 # "If the worker detects that the broker has disconnected, it SHOULD
                 # restart a new conversation."
+                self._note_silent_round(connection)
                 self._lose_connection(connection, CloseReason.NO_HEARTBEAT, now, jitter)
                 return
             lost_at = self._gap.until
@@ -420,6 +421,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         # the broker; it MUST close its socket, and reconnect to the broker on a
         # new socket."
         reason = CloseReason.DISCONNECT
+        self._note_spoken(connection)
         if connection.epoch == self._epoch:
             self._end_epoch(connection, reason, now + self._reconnect.on_disconnect(now, jitter))
         self._lose_connection(connection, reason, now, jitter)

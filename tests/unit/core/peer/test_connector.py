@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from cores import MDP02, ClientBench, ManualClient, client_core, connect
+from cores import EXPIRY, INTERVAL, MDP01, MDP02, ClientBench, ManualClient, ManualWorker, client_core, connect
 
 from gmdp.core.outcomes import Outcome
 from gmdp.core.peer.calls import Call, CallState
@@ -70,9 +70,10 @@ def test_a_connection_that_stands_when_its_broker_was_given_up_is_closed():
     first = client.submit(b"echo", b"1", timeout=3.0)
     (opened,) = client.take()
     client.core.on_connected(opened.connection, client.now)
-    client.advance(1.0)  # the probe is not answered
+    client.advance(1.0)  # the probe is not answered, which costs the connection
     second = client.submit(b"echo", b"2", timeout=30.0)
-    (another,) = [action.connection for action in client.take() if isinstance(action, Open)]
+    again, another = [action.connection for action in client.take() if isinstance(action, Open)]
+    client.core.on_connected(again, client.now)
     client.advance(2.0)  # nor is the call
     assert first.state is CallState.DONE
     client.core.on_connected(another, client.now)
@@ -83,6 +84,80 @@ def test_a_connection_that_stands_when_its_broker_was_given_up_is_closed():
     ((connection, frames),) = client.connect()
     assert (connection.endpoint, frames) == ("tcp://two", MDP02.client_request(b"echo", b"2"))
     assert second.state is CallState.SENT
+
+
+def test_F8_a_probe_that_was_not_answered_costs_its_connection():
+    """A broker of RFC 18 without MMI may keep the probe as the one request of its client."""
+    client = ManualClient(MDP02)
+    call = client.submit(b"echo", b"1", timeout=10.0)
+    (opened,) = client.take()
+    client.core.on_connected(opened.connection, client.now)
+    client.advance(client.core.probe_timeout)
+    closed, again = client.take()
+    assert closed == Close(opened.connection, CloseReason.PROBE_UNANSWERED)
+    client.core.on_connected(again.connection, client.now)
+    (sent,) = client.take()  # without another probe
+    assert sent == Send(again.connection, MDP02.client_request(b"echo", b"1"))
+    client.core.feed(opened.connection, MDP02.client_final(b"mmi.gmdp", b"501"), client.now, 0.5)
+    client.feed(again.connection, MDP02.client_final(b"echo", b"answer"))
+    (part,) = client.events()
+    assert (part.call, part.body) == (call, [b"answer"])
+    # Further calls use that connection, and further connections are not probed either.
+    client.submit(b"echo", b"2")
+    client.submit(b"echo", b"3")
+    sent, third = client.take()
+    assert sent.connection is again.connection
+    client.core.on_connected(third.connection, client.now)
+    assert client.take() == [Send(third.connection, MDP02.client_request(b"echo", b"3"))]
+
+
+@pytest.mark.parametrize(("mdp", "other"), [(MDP01, "0.2"), (MDP02, "0.1")])
+def test_F9_the_error_of_a_call_says_that_nothing_was_ever_heard(mdp, other):
+    client = ManualClient(mdp)
+    client.submit(b"echo", b"1", timeout=3.0)
+    (opened,) = client.take()
+    client.core.on_connected(opened.connection, client.now)
+    client.advance(1.0)
+    (connection,) = [action.connection for action in client.take() if isinstance(action, Open)]
+    client.core.on_connected(connection, client.now)
+    client.advance(2.0)
+    (ended,) = client.events()
+    assert ended.outcome is Outcome.TIMEOUT
+    assert ended.detail.startswith("no reply; nothing was ever heard from tcp://one: ")
+    assert f"version='{other}'" in ended.detail
+    assert client.core.silent == ""
+    # F4: after two such rounds it is worth a warning, until the broker speaks.
+    client.submit(b"echo", b"2", timeout=3.0)
+    ((connection, _),) = client.connect()
+    client.advance(3.0)
+    assert client.core.silent in client.events()[-1].detail
+    assert client.core.silent.startswith("nothing was ever heard from tcp://one: ")
+    client.submit(b"echo", b"3", timeout=3.0)
+    ((connection, _),) = client.connect()
+    client.feed(connection, mdp.client_final(b"echo", b"answer"))
+    assert client.core.silent == ""
+    client.submit(b"echo", b"4", timeout=3.0)
+    client.take()
+    client.advance(3.0)
+    assert client.events()[-1].detail == "no reply"  # a broker that has spoken is a broker
+
+
+@pytest.mark.parametrize("mdp", [MDP01, MDP02])
+def test_F4_a_worker_at_a_broker_that_never_speaks_says_so_after_two_rounds(mdp):
+    worker = ManualWorker(mdp)
+    assert worker.core.silent == ""
+    for rounds in range(1, 4):
+        worker.core.on_connected(worker.connection, worker.now)
+        worker.advance(worker.core.probe_timeout)
+        worker.core.on_connected(worker.connection, worker.now)
+        worker.advance(0)
+        assert worker.session.registered
+        worker.advance(EXPIRY + INTERVAL)  # a new connection is opened meanwhile
+        assert not worker.session.registered
+        assert bool(worker.core.silent) is (rounds >= 2), rounds
+    assert worker.core.silent.startswith("nothing was ever heard from tcp://one: ")
+    worker.connected()  # and the probe is answered
+    assert worker.core.silent == ""
 
 
 def _ask(client, uid, timeout=60.0, **more):
