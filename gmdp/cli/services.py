@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from ..client.client import Client
-from ..exceptions import ConfigurationError, MDPError
+from ..exceptions import ConfigurationError, MDPError, RequestTimeout
+from ..protocol.dialects import VERSIONS
 from .options import (
     F,
     broker_option,
@@ -27,7 +28,7 @@ from .printing import print_json, print_table, printable
 
 def _report_options(command: F) -> F:
     """Add the options of a command that prints a broker's report."""
-    for option in (security_options, json_option, timeout_option(5.0), broker_option):
+    for option in (mdp_option, security_options, json_option, timeout_option(5.0), broker_option):
         command = option(command)
     return command
 
@@ -43,12 +44,15 @@ def _parse_report(reply: list[bytes]) -> dict[str, Any] | None:
     return None
 
 
-def _ask(report: str, name: str, endpoint: str, timeout: float, security: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _ask(
+    report: str, name: str, endpoint: str, timeout: float, mdp: str, security: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
     """Ask the broker for a report, about everything or about `name`; MDPError if it has none.
 
     Returns the report, and the endpoint of the broker.
     """
-    with Client(split_endpoints(endpoint), timeout=timeout, **security_keywords(security)) as client:
+    keywords = security_keywords(security)
+    with Client(split_endpoints(endpoint), version=mdp, timeout=timeout, **keywords) as client:
         reply = client.request(report, os.fsencode(name))
         answering = client.endpoint
     parsed = _parse_report(reply)
@@ -76,12 +80,13 @@ def _list(
     endpoint: str,
     timeout: float,
     as_json: bool,
+    mdp: str,
     security: dict[str, Any],
     columns: Mapping[str, str],
     text: Collection[str],
 ) -> None:
     """Print one of a broker's lists."""
-    report, answering = _ask(f"mmi.{table}", service, endpoint, timeout, security)
+    report, answering = _ask(f"mmi.{table}", service, endpoint, timeout, mdp, security)
     if as_json:
         print_json(report)
         return
@@ -97,19 +102,19 @@ _COUNTS = ("workers", "idle", "busy", "queued", "requests", "replies")
 @click.command()
 @click.argument("service", default="")
 @_report_options
-def services(service: str, endpoint: str, timeout: float, as_json: bool, **security: Any) -> None:
+def services(service: str, endpoint: str, timeout: float, as_json: bool, mdp: str, **security: Any) -> None:
     """List the services a broker knows, their workers and queues.
 
     With SERVICE, that one alone.
     """
     columns = {"name": "service", **{name: name for name in _COUNTS}}
-    _list("services", service, endpoint, timeout, as_json, security, columns, text=("service",))
+    _list("services", service, endpoint, timeout, as_json, mdp, security, columns, text=("service",))
 
 
 @click.command()
 @click.argument("service", default="")
 @_report_options
-def workers(service: str, endpoint: str, timeout: float, as_json: bool, **security: Any) -> None:
+def workers(service: str, endpoint: str, timeout: float, as_json: bool, mdp: str, **security: Any) -> None:
     """List the workers of a broker, what they do and since when.
 
     With SERVICE, those of that service.  Times are seconds: in the present state, since the
@@ -124,17 +129,17 @@ def workers(service: str, endpoint: str, timeout: float, as_json: bool, **securi
         "heard_seconds": "heard",
         "served": "served",
     }
-    _list("workers", service, endpoint, timeout, as_json, security, columns, text=("service", "protocol", "state"))
+    _list("workers", service, endpoint, timeout, as_json, mdp, security, columns, text=("service", "protocol", "state"))
 
 
 @click.command()
 @_report_options
-def statistics(endpoint: str, timeout: float, as_json: bool, **security: Any) -> None:
+def statistics(endpoint: str, timeout: float, as_json: bool, mdp: str, **security: Any) -> None:
     """Show a broker's counters.
 
     README.md says what they count; totals are since the broker's start.
     """
-    report, _ = _ask("mmi.statistics", "", endpoint, timeout, security)
+    report, _ = _ask("mmi.statistics", "", endpoint, timeout, mdp, security)
     if as_json:
         print_json(report)
         return
@@ -147,27 +152,50 @@ def statistics(endpoint: str, timeout: float, as_json: bool, **security: Any) ->
     print_table(("counter", "value"), rows, text=("counter",))
 
 
+def _ping(
+    endpoints: list[str], mdp: str, timeout: float, count: int, keywords: dict[str, Any]
+) -> tuple[list[bytes], list[float], str]:
+    """Make `count` round trips: (the last reply, milliseconds of each, the endpoint that answered)."""
+    times = []
+    with Client(endpoints, version=mdp, timeout=timeout, **keywords) as client:
+        for _ in range(count):
+            began = perf_counter()
+            reply = client.request("mmi.broker", b"")
+            times.append((perf_counter() - began) * 1000)
+        return reply, times, client.endpoint
+
+
 @click.command()
 @broker_option
 @timeout_option(5.0)
 @click.option("--count", default=5, show_default=True, help="Round trips to make.")
 @json_option
 @security_options
-@mdp_option
-def ping(endpoint: str, timeout: float, count: int, as_json: bool, mdp: str, **security: Any) -> None:
+@click.option(
+    "--mdp",
+    envvar="GMDP_MDP",
+    default=None,
+    type=click.Choice(sorted(VERSIONS)),
+    help="The protocol's version; else $GMDP_MDP; else 0.1 and then 0.2, each for half of the time.",
+)
+def ping(endpoint: str, timeout: float, count: int, as_json: bool, mdp: str | None, **security: Any) -> None:
     """Tell whether a broker answers, what it is, and how fast it is.
 
     Any MDP broker that has the management interface of RFC 8 answers.
     """
     if count < 1:
         raise ConfigurationError("--count must be at least 1")
-    times = []
-    with Client(split_endpoints(endpoint), version=mdp, timeout=timeout, **security_keywords(security)) as client:
-        for _ in range(count):
-            began = perf_counter()
-            reply = client.request("mmi.broker", b"")
-            times.append((perf_counter() - began) * 1000)
-        answering = client.endpoint
+    endpoints, keywords = split_endpoints(endpoint), security_keywords(security)
+    if mdp is not None:
+        reply, times, answering = _ping(endpoints, mdp, timeout, count, keywords)
+    else:
+        # 0.1 first: a gmdp broker answers both, and the one of ZeroMQ's guide ends at a message of 0.2.
+        mdp = "0.1"
+        try:
+            reply, times, answering = _ping(endpoints, mdp, timeout / 2, count, keywords)
+        except RequestTimeout:
+            mdp = "0.2"
+            reply, times, answering = _ping(endpoints, mdp, timeout / 2, count, keywords)
     about = _parse_report(reply) or {}
     if as_json:
         took = {"min": min(times), "mean": sum(times) / count, "max": max(times)}
@@ -176,7 +204,7 @@ def ping(endpoint: str, timeout: float, count: int, as_json: bool, mdp: str, **s
     try:
         broker = f"{about['name']} {about['version']}, {about['state']}, up {about['uptime']:.0f} s"
     except (KeyError, TypeError, ValueError):
-        broker = "an MDP broker"
+        broker = f"an MDP/{mdp} broker"
     click.echo(
         f"{answering}: {printable(broker)}; {count} round trips: "
         f"min {min(times):.2f}, mean {sum(times) / count:.2f}, max {max(times):.2f} ms"

@@ -494,6 +494,12 @@ MUTATIONS = {
         "io.contexts", "if context not in _begun:", "if False:", tests="unit/io/test_descriptors.py"
     ),
     # Connections
+    "ping tries one version": Mutation(
+        "cli.services",
+        'mdp = "0.2"\n',
+        "raise\n",
+        tests="unit/cli/test_services.py::test_F9_ping_tries_both_versions",
+    ),
     "a connection whose probe was not answered is used": Mutation(
         "core.peer.connector",
         "if self._require_extensions or connection.epoch != self._epoch:\n            self._settle_for_strict",

@@ -56,19 +56,20 @@ def foreign():
     """A function: starts a bare ROUTER that answers every request with `body`; returns its endpoint."""
     opened = []
 
-    def start(body):
+    def start(body, *versions):
+        versions = versions or ("0.1", "0.2")
         router = zmq.green.Context.instance().socket(zmq.ROUTER)
         router.set(zmq.LINGER, 0)
         router.bind(ANYWHERE)
-        opened.append((router, gevent.spawn(answer, router, body)))
+        opened.append((router, gevent.spawn(answer, router, body, versions)))
         return router.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
 
-    def answer(router, body):
+    def answer(router, body, versions):
         while True:
             sender, *frames = router.recv_multipart()
-            if frames[:2] == [b"", b"MDPC01"]:
+            if frames[:2] == [b"", b"MDPC01"] and "0.1" in versions:
                 router.send_multipart([sender, b"", b"MDPC01", frames[2], *body])
-            elif frames[:2] == [b"MDPC02", b"\x01"]:
+            elif frames[:2] == [b"MDPC02", b"\x01"] and "0.2" in versions:
                 router.send_multipart([sender, b"MDPC02", b"\x03", frames[2], *body])
 
     yield start
@@ -82,7 +83,25 @@ def test_ping_of_a_foreign_broker_of_0_1(foreign):
     endpoint = foreign([b"501"])
     ended = gmdp_here("ping", "--broker", endpoint, "--mdp", "0.1", "--count", "2")
     assert (ended.status, ended.err) == (0, b"")
-    assert re.fullmatch(PING.format(endpoint, "an MDP broker", 2), only_line(ended.out))
+    assert re.fullmatch(PING.format(endpoint, "an MDP/0.1 broker", 2), only_line(ended.out))
+
+
+@pytest.mark.parametrize("speaks", ["0.1", "0.2"])
+def test_F9_ping_tries_both_versions(foreign, speaks):
+    endpoint = foreign([b"501"], speaks)
+    ended = gmdp_here("ping", "--broker", endpoint, "--count", "1", "--timeout", "0.4")
+    assert (ended.status, ended.err) == (0, b"")
+    assert re.fullmatch(PING.format(endpoint, f"an MDP/{speaks} broker", 1), only_line(ended.out))
+    other = {"0.1": "0.2", "0.2": "0.1"}[speaks]
+    ended = gmdp_here("ping", "--broker", endpoint, "--count", "1", "--timeout", "0.2", "--mdp", other)
+    assert ended.status == 124
+
+
+@pytest.mark.parametrize("command", ["services", "workers", "statistics"])
+def test_F9_reports_are_asked_for_in_the_version_that_is_named(foreign, command):
+    endpoint = foreign([b"200", b'{"services": [], "workers": [], "total": 0}'], "0.1")
+    ended = gmdp_here(command, "--broker", endpoint, "--mdp", "0.1", "--json")
+    assert (ended.status, ended.err) == (0, b"")
 
 
 def test_services_of_a_foreign_broker_says_that_it_does_not_know(foreign):
@@ -108,7 +127,7 @@ def test_what_a_foreign_broker_may_answer(foreign, name):
     commands = [["ping", "--broker", endpoint, "--count", "1"], ["services", "--broker", endpoint]]
     pinged, listed = (gmdp_here(*command) for command in commands)
     assert (pinged.status, pinged.err) == (0, b"")
-    assert re.fullmatch(PING.format(endpoint, "an MDP broker", 1), only_line(pinged.out))
+    assert re.fullmatch(PING.format(endpoint, "an MDP/0.1 broker", 1), only_line(pinged.out))
     assert listed.status == 1
     assert endpoint in listed.one_line()
 
