@@ -279,6 +279,13 @@ class Report:
 
 
 @dataclass(eq=False)
+class ModelClient:
+    """One that has a routing id until a message to it cannot be sent; who speaks under it next is another."""
+
+    gone: bool = False
+
+
+@dataclass(eq=False)
 class ModelRequest:
     uid: bytes
     address: list
@@ -288,6 +295,7 @@ class ModelRequest:
     ttl_left: float
     #: How many requests were accepted, this one included.
     number: int
+    client: ModelClient
     due: float | None = None
     attempts: int = 0
     streamed: bool = False
@@ -355,8 +363,14 @@ class BrokerModel:
         self.workers = {}
         self.muted = {}
         self.outbox = []
+        #: By routing id.
+        self.clients = {}
         self.unreachable = {}
         self.draining = False
+        #: True once the first step of a drain is done, in which gmdp peers are told.
+        self.announced = False
+        #: When idle workers may be let go next.
+        self.release_at = 0.0
         #: Until when no worker is lost for silence: the broker ran late.
         self.excused_until = 0.0
         self.requests = 0
@@ -380,9 +394,9 @@ class BrokerModel:
     def held(self):
         return sum(request.held for request in self.queued() + self.assigned())
 
-    def has_room(self, lane, size):
+    def has_room(self, client, size):
         """A client may hold as many bytes as are free."""
-        own = sum(request.held for request in self.queued() + self.assigned() if request.lane == lane)
+        own = sum(request.held for request in self.queued() + self.assigned() if request.client is client)
         return own + size <= self.options.max_queue_bytes - self.held()
 
     def _send(self, frames, target=None, essential=False):
@@ -400,8 +414,9 @@ class BrokerModel:
                 return
             self._open(service)
         ttl = self.options.for_service(service).request_ttl
-        request = ModelRequest(body[0], address, dialect, service, body, ttl, self.requests + 1)
-        if not self.has_room(request.lane, request_weight(address, body)):
+        client = self.clients.setdefault(address[0], ModelClient())
+        request = ModelRequest(body[0], address, dialect, service, body, ttl, self.requests + 1, client)
+        if not self.has_room(client, request_weight(address, body)):
             self.drops["bytes_full"] += 1
             self._collect(service)
             return
@@ -527,13 +542,13 @@ class BrokerModel:
             return
         if key not in self.workers:
             return
-        self.hear(worker, now)
         if worker.request is not None and now >= worker.assigned_at + self.options.heartbeat_interval:
             worker.heard_busy = True
         if worker.answered:
             worker.answered = False
         else:
             self._beat(worker, now)
+        self.hear(worker, now)  # it may get a request after its HEARTBEAT is answered
 
     def _beat(self, worker, now):
         worker.sent = worker.beat = now
@@ -562,6 +577,20 @@ class BrokerModel:
                 self._beat(who, now)
             elif who.due is not None:
                 self.expire(who)
+        if self.draining:
+            self._drain(now)
+
+    def _drain(self, now):
+        """Take the next step of a drain."""
+        if not self.announced:
+            self.announced = True
+        elif not self.assigned():
+            self.finish(now)
+        elif now >= self.release_at:
+            idle = [one for one in self.workers.values() if not one.request and not self.services[one.service].queue]
+            for worker in idle:
+                self.lose(worker, "stopped", now, disconnect=True)
+                self.release_at = now + 0.02
 
     def disconnect(self, key, now):
         worker = self.workers.get(key)
@@ -614,6 +643,8 @@ class BrokerModel:
             request.due = None
             if request.abandoned:
                 self.ended[request.abandoned] += 1
+            elif request.client.gone:
+                self.ended["client_gone"] += 1
             elif request.streamed:
                 self.ended["worker_lost"] += 1
             elif request.attempts >= self.options.for_service(request.service).attempts:
@@ -667,7 +698,7 @@ class BrokerModel:
         elif final:
             worker.request = None
             self.replies += 1
-            if request.abandoned:
+            if request.abandoned or request.client.gone:
                 self.drops["abandoned"] += 1
             else:
                 failed = address[21:22] == b"\x01"
@@ -675,12 +706,12 @@ class BrokerModel:
             self._free(worker, now)
         else:
             self.partials += 1
-            if request.abandoned:
+            if request.abandoned or (request.client.gone and request.dialect is not RFC7):
                 self.drops["abandoned"] += 1
             elif request.dialect is not RFC7:
                 request.streamed = True
                 self._reply(request, body, False)
-            elif not self.has_room(request.lane, weight(request.joined + body) - weight(request.joined)):
+            elif not self.has_room(request.client, weight(request.joined + body) - weight(request.joined)):
                 request.abandoned = "too_large"
                 self.drops["reply_too_large"] += 1
             else:
@@ -711,20 +742,42 @@ class BrokerModel:
             self.drops["client_gone"] += 1
             if target is not None:
                 target.abandoned = "client_gone"
+            self._forget_client(expected.frames[0])
+
+    def _forget_client(self, routing_id):
+        """Nobody waits for the answers to these requests."""
+        client = self.clients.pop(routing_id, ModelClient())
+        client.gone = True
+        for request in self.queued():
+            if request.client is client:
+                self.services[request.service].queue.remove(request)
+                self.ended["client_gone"] += 1
+                self._collect(request.service)
 
     def adopt(self, core):
         """Go on from where the broker is."""
         requests = {}
+        clients = {}
+
+        def client_of(one):
+            return clients.setdefault(one, ModelClient(one is not None and one.gone))
 
         def request_of(one):
             uid = one.body[0] if one.body else b""
             copy = ModelRequest(
-                uid, list(one.address), one.dialect, one.service.name, one.body, one.ttl_left, one.number
+                uid,
+                list(one.address),
+                one.dialect,
+                one.service.name,
+                one.body,
+                one.ttl_left,
+                one.number,
+                client_of(one.client),
             )
             copy.due, copy.attempts = one.timer and one.timer[0], one.attempts
             copy.streamed, copy.abandoned, copy.joined = (
                 one.partial_sent,
-                one.abandon_reason,
+                one.abandon_reason.value if one.abandon_reason else "",
                 list(one.joined_parts or ()),
             )
             requests[one] = copy
@@ -755,8 +808,11 @@ class BrokerModel:
             service.idle = [workers[worker] for worker in one.idle]
             for request in one.queue:
                 service.queue.push(request_of(request))
+        self.clients = {key: client_of(one) for key, one in core._accounts.clients.items()}
         self.unserved = list(core._services.without_worker)
         self.excused_until = core._state.gap.until
+        self.announced = core._draining._sent_elsewhere
+        self.release_at = core._draining._release_at
         muted = core._registry._refused.items()
         self.muted = {key if isinstance(key, tuple) else (key,): until for key, until in muted}
         counters = core.counters

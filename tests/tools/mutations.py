@@ -357,7 +357,7 @@ MUTATIONS = {
     ),
     "a retry's reply goes to where the first try came from": Mutation(
         "core.broker.intake",
-        "self._accounts.redirect(request, address, self._accounts.client_of(address[0], identity[0]))",
+        "self._accounts.redirect(request, address, self._accounts.client_of(address[0], identity[0], now))",
         "pass",
     ),
     "replies overtake those that wait for a slow client": Mutation(

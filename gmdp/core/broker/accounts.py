@@ -14,6 +14,7 @@ The rules of this module:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 
 from ...protocol import extension
@@ -36,13 +37,17 @@ class Accounts:
         self.users: dict[Hashable, Client] = {}
         #: Open requests of gmdp clients, by user and request id.
         self.calls: dict[tuple[str, bytes], Request] = {}
+        #: When the clients that wait for answers are looked for next, if there are clients (:mod:`~.notices`).
+        self.check_at = math.inf
 
     # Clients
 
-    def client_of(self, routing_id: bytes, user: str) -> Client:
+    def client_of(self, routing_id: bytes, user: str, now: float) -> Client:
         """The client that speaks on this connection; made if it is not known."""
         client = self.clients.get(routing_id)
         if client is None:
+            if not self.clients:
+                self.check_at = now + self._state.options.heartbeat_interval
             account = None
             if user:
                 account = self.users.get(user)

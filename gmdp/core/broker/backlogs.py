@@ -75,7 +75,7 @@ class Backlogs:
     def send_failed(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """A client's message could not be sent: the client's socket is `full`, or its connection is closed."""
         routing_id = outgoing.frames[0]
-        client = self._accounts.client_of(routing_id, self._state.users.get(routing_id, ""))
+        client = self._accounts.client_of(routing_id, self._state.users.get(routing_id, ""), now)
         backlog = client.backlog
         if full:
             if backlog is None:

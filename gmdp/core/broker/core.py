@@ -106,7 +106,7 @@ class BrokerCore:
         self._intake = Intake(
             state, self._accounts, self._replies, self._flows, self._services, self._delivery, reports
         )
-        self._notices = Notices(state, self._accounts, self._replies, reports, now)
+        self._notices = Notices(state, self._accounts, self._replies, reports)
         self._draining = Draining(state, self.backlogs, self._services, self._delivery, self._registry, self._notices)
         self._sweep_at = SWEEP_AT
         # Needed for each message, so bound here.
@@ -202,7 +202,7 @@ class BrokerCore:
             else:
                 assert isinstance(item, Backlog)  # nothing else is armed here
                 self.backlogs.on_timer(item, now)
-        if now >= self._notices.check_at:
+        if self._accounts.clients and now >= self._accounts.check_at:
             self._notices.check_clients(now)
         if self._state.draining:
             self._draining.proceed(now, self.connections)
@@ -216,8 +216,8 @@ class BrokerCore:
         if self._registry.unreachable or self._services.failing:
             return 0.0
         due_at = self._state.timers.next_due()
-        if self._accounts.clients and self._notices.check_at < due_at:
-            due_at = self._notices.check_at
+        if self._accounts.clients and self._accounts.check_at < due_at:
+            due_at = self._accounts.check_at
         return due_at if not self._state.draining else min(due_at, self._draining.deadline(self.connections))
 
     @property

@@ -121,7 +121,7 @@ class Intake:
             self.refuse(address, message, DropReason.DRAINING, Status.NOT_RUN if not_run else Status.SHUTTING_DOWN, now)
             return
         options = state.options
-        client = accounts.clients.get(routing_id) or accounts.client_of(routing_id, user)
+        client = accounts.clients.get(routing_id) or accounts.client_of(routing_id, user, now)
         if client.open >= options.max_in_flight and call is not None:
             # The client has requests open, so it is not forgotten here.
             self.refuse(address, message, DropReason.IN_FLIGHT_FULL, Status.OVERLOADED, now)
@@ -173,7 +173,7 @@ class Intake:
         if found is None:
             return False
         request = Request(found, (), RFC18, body, EMPTY, now)
-        client = self._accounts.client_of(EMPTY, "")
+        client = self._accounts.client_of(EMPTY, "", now)
         if not self._accounts.admit(request, client):
             self._accounts.forget_if_unused(client)
             self._services.forget_if_unused(found)
@@ -250,7 +250,7 @@ class Intake:
             return False
         self._state.counters.joins += 1
         request.terms = request.terms._replace(frame=extension.bare_call(message.extra))
-        self._accounts.redirect(request, address, self._accounts.client_of(address[0], identity[0]))
+        self._accounts.redirect(request, address, self._accounts.client_of(address[0], identity[0], now))
         request.deadline = math.inf if call.time_left is None else now + call.time_left
         if request.place is Place.QUEUED:
             self._services.on_new_deadline(request)

@@ -25,17 +25,15 @@ from .state import BrokerState
 class Notices:
     """Sends the broker's offer again."""
 
-    def __init__(self, state: BrokerState, accounts: Accounts, replies: Replies, reports: Reports, now: float) -> None:
+    def __init__(self, state: BrokerState, accounts: Accounts, replies: Replies, reports: Reports) -> None:
         self._state = state
         self._accounts = accounts
         self._replies = replies
         self._reports = reports
-        #: When :meth:`check_clients` is needed next, if there are clients with open requests.
-        self.check_at = now + state.options.heartbeat_interval
 
     def check_clients(self, now: float) -> None:
         """Send the offer to the clients that have waited for answers since the last time."""
-        self.check_at = now + self._state.options.heartbeat_interval
+        self._accounts.check_at = now + self._state.options.heartbeat_interval
         offer: list[bytes] | None = None
         for client in list(self._accounts.clients.values()):
             address: tuple[bytes, ...] = (client.key,)  # type: ignore[assignment]  # a connection's is its routing id

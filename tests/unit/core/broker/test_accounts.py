@@ -81,8 +81,8 @@ def request_of(accounts, client, body, number=None, service=None):
 
 def test_a_client_is_known_as_long_as_it_holds_something():
     _, accounts = accounts_of()
-    client = accounts.client_of(b"c", "")
-    assert accounts.client_of(b"c", "") is client
+    client = accounts.client_of(b"c", "", 0.0)
+    assert accounts.client_of(b"c", "", 0.0) is client
     request = request_of(accounts, client, [b"x"])
     assert accounts.admit(request, client)
     accounts.forget_if_unused(client)
@@ -95,7 +95,7 @@ def test_a_client_is_known_as_long_as_it_holds_something():
 
 def test_connections_of_a_user_share_an_account():
     state, accounts = accounts_of(max_user_bytes=2_000)
-    one, two = accounts.client_of(b"1", "user"), accounts.client_of(b"2", "user")
+    one, two = accounts.client_of(b"1", "user", 0.0), accounts.client_of(b"2", "user", 0.0)
     first, second = request_of(accounts, one, [b"x" * 60]), request_of(accounts, two, [b"x" * 60])
     assert accounts.admit(first, one)
     assert not accounts.admit(second, two)
@@ -107,7 +107,7 @@ def test_connections_of_a_user_share_an_account():
 
 def test_a_client_may_hold_as_many_bytes_as_are_free():
     state, accounts = accounts_of(max_queue_bytes=10_000)
-    client = accounts.client_of(b"c", "")
+    client = accounts.client_of(b"c", "", 0.0)
     assert accounts.has_room(client, 10_000)
     accounts.charge(client, 5_000)
     assert not accounts.has_room(client, 1)
@@ -118,7 +118,7 @@ def test_a_client_may_hold_as_many_bytes_as_are_free():
 
 def test_an_answer_that_moves_takes_its_bytes_along():
     state, accounts = accounts_of()
-    old, new = accounts.client_of(b"old", ""), accounts.client_of(b"new", "")
+    old, new = accounts.client_of(b"old", "", 0.0), accounts.client_of(b"new", "", 0.0)
     request = request_of(accounts, old, [b"x" * 10], number=1)
     assert accounts.admit(request, old)
     assert accounts.calls == {request.terms.identity: request}
@@ -132,7 +132,7 @@ def test_an_answer_that_moves_takes_its_bytes_along():
 @pytest.mark.parametrize("extended", [True, False])
 def test_the_worker_of_an_abandoned_request_hears_so_if_it_can(extended):
     state, accounts = accounts_of()
-    client = accounts.client_of(b"c", "")
+    client = accounts.client_of(b"c", "", 0.0)
     request = request_of(accounts, client, [b"x"])
     assert accounts.admit(request, client)
     dialect = EXTENDED[RFC18] if extended else RFC18

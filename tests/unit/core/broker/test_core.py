@@ -1,6 +1,7 @@
 """The broker's core as a whole, in virtual time."""
 
 import gc
+import math
 import sys
 
 import pytest
@@ -230,6 +231,15 @@ def test_S8_a_peer_that_takes_the_routing_id_of_a_closed_connection_gets_no_late
     assert broker.take(b"v") == []
     assert broker.core.counters.ended == {"client_gone": 2}
     assert (broker.core.held_bytes, broker.core._state.users) == (0, {b"v": "worker1"})
+
+
+def test_waiting_clients_are_looked_for_an_interval_after_the_first_one_came():
+    """A deadline in the past would cost a pass."""
+    broker = GmdpBroker()
+    assert broker.core.deadline() == math.inf
+    broker.now += 100.0
+    broker.ask(MDP02, b"c", b"x")
+    assert broker.core.deadline() == broker.now + broker.core.options.heartbeat_interval
 
 
 def test_S8_a_heartbeat_that_was_decided_for_a_closed_connection_goes_to_nobody():
