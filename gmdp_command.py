@@ -17,7 +17,7 @@ def main() -> None:
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from gmdp import cli
+    import gmdp.cli as cli  # "from gmdp import" would import all that is public
 
     run = cli.load(sys.argv[1:])
     if interruptible:

@@ -11,90 +11,34 @@ MDP/0.2, RFC 8 MMI), to embed in gevent programs::
                 print(client.request("echo", b"hello"))
 """
 
-from .broker.audit import AuditRecord, LogAudit
-from .broker.broker import Broker
-from .broker.deadletters import ForwardDeadLetters, LogDeadLetters
-from .client.async_client import AsyncClient
-from .client.client import Client
-from .client.futures import Future
-from .core.broker.decisions import DeadLetter
-from .core.broker.options import BrokerOptions
-from .core.states import State, StateChange
-from .exceptions import (
-    AuthenticationFailed,
-    BindError,
-    BrokerLost,
-    BrokerShuttingDown,
-    CallCancelled,
-    CallError,
-    ClosedError,
-    ConfigurationError,
-    HandlerFailed,
-    HubNotRunning,
-    MDPError,
-    MessageTooLarge,
-    NotAllowed,
-    NoWorker,
-    Overloaded,
-    OwnerDied,
-    RequestCancelled,
-    RequestExpired,
-    RequestRejected,
-    RequestTimeout,
-    StateError,
-    StreamOverflow,
-    StreamStalled,
-    UnsupportedBroker,
-    WorkerLost,
-)
-from .security import generate_keys, hash_password
-from .version import __version__
-from .worker.handlers import Handler
-from .worker.request import Request
-from .worker.worker import Worker
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "AsyncClient",
-    "AuditRecord",
-    "AuthenticationFailed",
-    "BindError",
-    "Broker",
-    "BrokerLost",
-    "BrokerOptions",
-    "BrokerShuttingDown",
-    "CallCancelled",
-    "CallError",
-    "Client",
-    "ClosedError",
-    "ConfigurationError",
-    "DeadLetter",
-    "ForwardDeadLetters",
-    "Future",
-    "Handler",
-    "HandlerFailed",
-    "HubNotRunning",
-    "LogAudit",
-    "LogDeadLetters",
-    "MDPError",
-    "MessageTooLarge",
-    "NoWorker",
-    "NotAllowed",
-    "Overloaded",
-    "OwnerDied",
-    "Request",
-    "RequestCancelled",
-    "RequestExpired",
-    "RequestRejected",
-    "RequestTimeout",
-    "State",
-    "StateChange",
-    "StateError",
-    "StreamOverflow",
-    "StreamStalled",
-    "UnsupportedBroker",
-    "Worker",
-    "WorkerLost",
-    "__version__",
-    "generate_keys",
-    "hash_password",
-]
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+    from .public import __all__ as __all__
+
+#: Modules that are attributes of the package without an import of their own.
+_MODULES = (
+    *("broker", "client", "config", "core", "exceptions", "interfaces", "io"),
+    *("protocol", "security", "tracing", "validation", "version", "worker"),
+)
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Return a module, or a public name.
+
+        The first public name (``from gmdp import Client``) imports all of them.  A command uses
+        none: it imports the modules that it needs.
+        """
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)
+        if name in ("__all__", "__version__") or not name.startswith("__"):
+            public = import_module(".public", __name__)
+            if hasattr(public, name):
+                return getattr(public, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__"), *_MODULES})

@@ -7,13 +7,15 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import gevent
 
 from ..core.states import State
-from ..worker.worker import Worker
 from .printing import PrintableFormatter, printable
+
+if TYPE_CHECKING:
+    from ..worker.worker import Worker
 
 
 def configure_logging(verbosity: int) -> None:

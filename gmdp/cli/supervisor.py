@@ -31,6 +31,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import gevent
 import gevent.socket
@@ -38,8 +39,10 @@ from gevent import subprocess
 from gevent.event import Event
 
 from ..exceptions import MDPError
-from ..worker.worker import Worker
 from .serving import wait_until_registered
+
+if TYPE_CHECKING:
+    from ..worker.worker import Worker
 
 _log = logging.getLogger("gmdp.supervisor")
 

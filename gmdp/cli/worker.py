@@ -87,10 +87,13 @@ def worker(
     monkey.patch_all()
     from gevent.threadpool import ThreadPool
 
-    from .supervisor import Parent
     from .targets import Execute, load
 
-    parent = Parent() if supervised else None
+    announce = print_when_registered
+    if supervised:
+        from .supervisor import Parent
+
+        announce = Parent().announce
     if (target is None) is (command is None):
         raise ConfigurationError("name either PACKAGE.MODULE:CALLABLE or --exec COMMAND")
     if threads is not None and command is not None:
@@ -115,6 +118,6 @@ def worker(
     serve(
         server,
         lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
-        parent.announce if parent is not None else print_when_registered,
+        announce,
     )
     return 0

@@ -5,7 +5,6 @@ A wrong value raises ``ValueError``; the message names the option, the value and
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -73,6 +72,8 @@ def check_boolean(name: str, value: Any) -> None:
 
 def unknown_name(name: str, known: Iterable[str], kind: str = "option") -> str:
     """The message for a `name` that is not among the `known` ones; suggests the nearest."""
+    import difflib  # for errors alone: it takes time
+
     known = list(known)
     near = difflib.get_close_matches(str(name), known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(known))}"

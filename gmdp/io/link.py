@@ -16,12 +16,11 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 import zmq.green
 
-from ..core.peer.connector import Connection
 from ..core.peer.reasons import CloseReason
 from ..validation import MAX_INT
 from .census import PeerCensus
@@ -30,6 +29,9 @@ from .frames import POLLIN, POLLOUT, MessageSocket, get_option, stop_green_watch
 from .ipc import TemporaryEndpoint, refusal
 from .lingering import MAX_LINGER, Lingering, copy_connections
 from .monitor import ConnectionMonitor, Monitor, PeerMonitor
+
+if TYPE_CHECKING:
+    from ..core.peer.connector import Connection
 
 #: Descriptors that ZeroMQ takes to bind an endpoint.
 _DESCRIPTORS_TO_BIND = 4

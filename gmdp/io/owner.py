@@ -23,14 +23,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import gevent
 import zmq
 import zmq.green
 from gevent.hub import Hub, Waiter
 
-from ..core.peer.connector import Connection
 from ..core.peer.reasons import CloseReason
 from ..exceptions import OwnerDied
 from . import forks, guarded, logs
@@ -39,6 +38,9 @@ from .frames import POLLIN, POLLOUT
 from .lingering import Lingering
 from .link import Link
 from .slots import Slot, get_hub_if_exists
+
+if TYPE_CHECKING:
+    from ..core.peer.connector import Connection
 
 _log = logs.QueuedLogger("gmdp.owner")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 #: The floors from top to bottom.  An import goes down, or stays in its own package.
 FLOORS = (
     ("gmdp", "gmdp.wsgi", "gmdp.__main__", "gmdp_command", "gmdp_pytest"),
+    ("gmdp.public",),
     ("gmdp.cli",),
     ("gmdp.admin",),
     ("gmdp.http",),

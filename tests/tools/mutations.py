@@ -733,6 +733,19 @@ MUTATIONS = {
         "        if current_lifecycle.get() is self or gevent.getcurrent() is owner.greenlet:",
         tests="unit/io/test_lifecycle.py::test_G5_in_the_hub_a_stop_begins_and_returns",
     ),
+    # Imports
+    "a command imports all that is public": Mutation(
+        "__init__",
+        "#: Modules that are attributes",
+        "from . import public as public  # noqa\n\n#: Modules that are attributes",
+        tests="unit/cli/test_group.py::test_F13_a_command_does_not_import_what_it_does_not_use",
+    ),
+    "what serves a broker imports the worker": Mutation(
+        "cli.serving",
+        "if TYPE_CHECKING:",
+        "if True:",
+        tests="unit/cli/test_group.py::test_F13_a_command_does_not_import_what_it_does_not_use",
+    ),
     # Commands
     "only the first process of a command is killed": Mutation(
         "cli.commands",

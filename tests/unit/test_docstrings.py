@@ -87,6 +87,7 @@ def names_in(tree):
 
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 NAMES = {name: names_in(tree) for name, tree in TREES.items()}
+NAMES["gmdp"][None] |= NAMES["gmdp.public"][None]  # it takes its names from there
 
 
 def has(module, path):

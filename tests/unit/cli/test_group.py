@@ -19,7 +19,7 @@ from gmdp.cli.group import COMMANDS, cli, import_command
 #: Runs a command line, and prints the names of all modules that were loaded for it.
 LOADED = """
 import contextlib, io, json, sys
-from gmdp.cli import main
+from gmdp_command import main
 
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     try:
@@ -69,6 +69,50 @@ def test_a_command_loads_nothing_of_the_others(arguments):
     assert f"gmdp.cli.{arguments[0]}" in modules
     assert "gmdp.cli.bench" not in modules
     assert {"rich", "matplotlib", "asyncio", "gevent.pywsgi", "gunicorn"} & modules == set()
+
+
+#: What no command of these uses, and what each of them does not use besides.
+UNUSED = {"gmdp.public", "gmdp.http", "gmdp.testing", "gmdp.wsgi", "gmdp.cli.supervisor", "rich", "gunicorn", "asyncio"}
+CLIENT = {"gmdp.client", "gmdp.core.peer.client", "gmdp.core.peer.calls"}
+WORKER = {"gmdp.worker", "gmdp.core.peer.worker", "gmdp.core.peer.sessions"}
+BROKER = {"gmdp.broker", "gmdp.core.broker.core", "gmdp.core.broker.delivery", "gmdp.security.gate", "gmdp.config"}
+ALL = {"gmdp.core", "gmdp.io", "gmdp.tracing", "zmq"} | CLIENT | WORKER | BROKER
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["broker", "--bind", "nonsense"], CLIENT | WORKER | {"gmdp.core.peer.connector", "gmdp.io.dealers"}),
+        (["worker", "svc", "--exec", "cat", "--broker", "nonsense"], CLIENT | BROKER),
+        (["call", "svc", "x", "--broker", "nonsense"], WORKER | BROKER),
+        (["ping", "--broker", "nonsense"], WORKER | BROKER),
+        (["keygen"], CLIENT | WORKER | BROKER | {"gmdp.io"}),
+        (["--help"], ALL),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_F13_a_command_does_not_import_what_it_does_not_use(arguments, unused):
+    _, modules = run_and_list_modules(*arguments)
+    assert (UNUSED | unused) & modules == set()
+
+
+#: Seconds of CPU time after which a broker listens at the latest.
+CPU_SECONDS = 0.4
+
+
+def test_F13_a_broker_listens_soon():
+    """Of a few processes one is as fast, however busy the machine is: CPU time counts, and the caches may be cold."""
+
+    def seconds():
+        command = [sys.executable, "-c", "import gmdp_command; gmdp_command.main()", "broker", "--bind"]
+        with subprocess.Popen([*command, "tcp://127.0.0.1:*"], stdout=subprocess.PIPE, env=environment()) as process:
+            assert process.stdout.readline().startswith(b"listening on ")
+            process.kill()
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        return used.ru_utime + used.ru_stime
+
+    assert any(seconds() <= CPU_SECONDS for _ in range(5))
 
 
 def test_help_imports_no_command():
