@@ -28,7 +28,9 @@ class Origin(NamedTuple):
 class Conversation:
     """The messages of one start of a broker, as far as later ones depend on them.
 
-    `cancelled`: the ids of calls that were cancelled.
+    Attributes:
+        cancelled: The ids of calls that were cancelled.
+        begun_anew: Per call, the tries that came after a handler's answer to an earlier one was sent.
     """
 
     def __init__(self, generation: int) -> None:
@@ -47,6 +49,9 @@ class Conversation:
         #: The last request of each call.
         self._origins: dict[bytes, Origin] = {}
         self.cancelled: set[bytes] = set()
+        self.begun_anew: Counter[bytes] = Counter()
+        #: The calls to which a handler's answer was sent since their last request.
+        self._ran: set[bytes] = set()
         #: Per strict client, the requests without a FINAL.
         self._open: Counter[_Address] = Counter()
         #: Per strict address, the probes without an answer.
@@ -89,6 +94,8 @@ class Conversation:
                 self._answered[call.id] = now
                 return
             self.cancelled.discard(call.id)
+            self.begun_anew[call.id] += call.id in self._ran
+            self._ran.discard(call.id)
             self._calls[call.id] += 1
             origin = self._origins.get(call.id)
             # The broker ignores a request to another service under an id in use.  A late message of an
@@ -144,6 +151,8 @@ class Conversation:
             if final:
                 self._calls[call.id] -= 1
                 self._answered[call.id] = self.now
+                if call.status in (extension.Status.OK, extension.Status.HANDLER_FAILED):
+                    self._ran.add(call.id)
             return
         key = tuple(frames[:at])
         if frames[at] == EMPTY and frames[at + 1] == CLIENT_02:

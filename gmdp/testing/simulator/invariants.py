@@ -13,7 +13,7 @@ from ...core.broker.decisions import Outgoing
 from ...core.broker.records import Connection, Place, Request, Service, Worker, charged_bytes
 from ...core.liveness import MUTE_AFTER
 from ...core.peer.calls import CallState
-from ...core.peer.connector import Phase
+from ...core.peer.connector import Phase, Send
 from ...core.peer.sessions import SessionState
 from ...protocol import extension, token, wire
 from ...protocol.dialects import EMPTY, Command
@@ -59,6 +59,10 @@ class Invariants:
         else:
             conversation.now = node.schedule.now
             conversation.on_sent(frames, slow=self._is_slow(node, frames[0]))
+
+    def begun_anew(self, call_id: bytes) -> int:
+        """Return how many tries of a call reached a broker after it had sent the answer to an earlier one."""
+        return sum(conversation.begun_anew[call_id] for conversation in self._conversations.values())
 
     def _is_slow(self, node: BrokerNode, routing_id: bytes) -> bool:
         """Return whether messages wait for this client to read them, or ever did."""
@@ -299,7 +303,7 @@ def check_peer_traffic(node: WorkerNode | ClientNode, direction: str, peer_wire:
     if direction == "received":
         check_version(node.extension, frames)
     if isinstance(node, ClientNode):
-        on_client_traffic(direction, peer_wire, frames)
+        on_client_traffic(node, direction, peer_wire, frames)
 
 
 def _check_worker(node: WorkerNode) -> None:
@@ -328,16 +332,18 @@ def _check_worker(node: WorkerNode) -> None:
     require(core.sockets <= len(core.sessions) + 1, "more connections than sessions, and one")
 
 
-def on_client_traffic(direction: str, peer_wire: Wire, frames: list[bytes]) -> None:
-    """Check a message of a client: no call begins at a broker that has said that it stops."""
+def on_client_traffic(node: ClientNode, direction: str, peer_wire: Wire, frames: list[bytes]) -> None:
+    """Check a message of a client: no call is decided for a broker that has said that it stops."""
     if extension.is_call(frames[0]):
         call = extension.read_call(frames[0])
+        decided = peer_wire.decided_before_stop
         if direction == "received":
-            stopping = (extension.Status.SHUTTING_DOWN, extension.Status.NOT_RUN)
-            peer_wire.broker_stops = peer_wire.broker_stops or call.status in stopping
-        else:
+            if decided is None and call.status in (extension.Status.SHUTTING_DOWN, extension.Status.NOT_RUN):
+                sends = [action for action in node.core.actions if isinstance(action, Send)]
+                peer_wire.decided_before_stop = [send.frames for send in sends]
+        elif decided is not None:
             old = call.attempt > 1 or call.flags & (extension.CANCEL | extension.GRANT)
-            require(old or not peer_wire.broker_stops, "a call begins at a broker that stops")
+            require(old or any(frames is earlier for earlier in decided), "a call begins at a broker that stops")
 
 
 def _check_client(node: ClientNode) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
 from ...core.peer.connector import Connection
-from ...protocol.dialects import Command, Dialect
+from ...protocol.dialects import EXTENDED, Command, Dialect
 from ...protocol.extension import PROBE_SERVICE
 from .schedule import Schedule
 
@@ -135,8 +135,8 @@ class Wire:
         self.silent = False
         #: True once the wire is cut.
         self.broken = False
-        #: True once the broker has said on this wire that it stops.
-        self.broker_stops = False
+        #: The messages to the broker that were decided, and not sent, when it said that it stops; None before.
+        self.decided_before_stop: list[list[bytes]] | None = None
         #: The generation of the broker that the wire is attached to.
         self.generation = -1
         #: Messages to the node that the node has not read.
@@ -325,8 +325,8 @@ class Wire:
 
         Parts of an answer are left out: MDP does not number parts, and ZeroMQ repeats no message.
         """
-        dialect = self.node.dialect
-        part = dialect.worker_command(Command.PARTIAL)[-2:] if dialect.streams else [PROBE_SERVICE]
+        dialect = EXTENDED.get(self.node.dialect, self.node.dialect)  # MDP/0.1 has parts in the extension only
+        part = dialect.worker_command(Command.PARTIAL)[-2:]
         repeatable = [frames for frames in self._history if not _contains(frames, part)]
         for frames in repeatable[-count:]:
             self.schedule.record("a message arrives twice:", self)

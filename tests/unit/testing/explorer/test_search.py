@@ -29,3 +29,15 @@ def test_a_seed_that_fails_is_reported_with_its_kind(monkeypatch):
     (failure,) = report.failures
     assert failure.startswith("seed 1, after ")
     assert "of the kind" in failure
+
+
+def test_a_check_that_fails_between_two_steps_is_a_failure_of_its_seed(monkeypatch):
+    """A node that is unblocked runs at once, outside all steps."""
+
+    def fail(node):
+        raise AssertionError("as the node was unblocked")
+
+    monkeypatch.setattr("gmdp.testing.simulator.node.Node.unblock", fail)
+    report = run_seeds([1, 2])
+    assert ["as the node was unblocked" in failure for failure in report.failures] == [True, True]
+    assert report.failures[1].startswith("seed 2, after 20.0")

@@ -124,3 +124,16 @@ def test_nothing_follows_a_workers_disconnect_but_what_was_decided_before(broker
 def test_bytes_that_are_no_message_change_nothing(broker):
     broker.hears(b"id", b"\xff")
     assert broker.cancelled == set()
+
+
+def test_a_try_begins_anew_only_after_a_handler_s_answer_was_sent(broker):
+    retry = call_frame(ID, attempt=2)
+    broker.hears(b"c", CALL, b"", b"MDPC02", b"\x01", b"it", b"x")
+    broker.hears(b"c", retry, b"", b"MDPC02", b"\x01", b"it", b"x")
+    broker.sends(b"c", answer_frame(retry, Status.SHUTTING_DOWN, 0, 0), b"", b"MDPC02", b"\x03", b"it", b"")
+    broker.hears(b"c", retry, b"", b"MDPC02", b"\x01", b"it", b"x")
+    assert broker.begun_anew[ID] == 0
+    broker.sends(b"c", answer_frame(retry, Status.OK, 1, 0), b"", b"MDPC02", b"\x03", b"it", b"x")
+    broker.hears(b"c", retry, b"", b"MDPC02", b"\x01", b"it", b"x")
+    broker.hears(b"c", retry, b"", b"MDPC02", b"\x01", b"it", b"x")
+    assert broker.begun_anew[ID] == 1

@@ -4,6 +4,7 @@ import pytest
 
 from gmdp.core.broker.records import Place
 from gmdp.core.peer.calls import CallState
+from gmdp.core.peer.connector import Send
 from gmdp.protocol.extension import FAIL_WITHOUT_WORKER, Status, answer_frame, call_frame, request_id
 from gmdp.testing import Crash, Simulation, SimulationFailed
 from gmdp.testing.simulator import internals
@@ -175,12 +176,19 @@ def test_a_worker_whose_message_waits_must_not_be_lost():
 def test_no_call_is_sent_to_a_broker_that_stops():
     it = Installation()
     (wire,) = it.client_node.wires
-    call = [call_frame(request_id(b"n" * 16, 1))]
-    on_client_traffic("received", wire, [b"no call"])
-    on_client_traffic("sent", wire, call)
-    on_client_traffic("received", wire, [answer_frame(call[0], Status.SHUTTING_DOWN, 1, 1)])
+    node = it.client_node
+    call, decided = [call_frame(request_id(b"n" * 16, 1))], [call_frame(request_id(b"n" * 16, 2))]
+    on_client_traffic(node, "received", wire, [b"no call"])
+    on_client_traffic(node, "sent", wire, call)
+    node.core.actions.append(Send(wire.connection, decided))
+    on_client_traffic(node, "received", wire, [answer_frame(call[0], Status.SHUTTING_DOWN, 1, 1)])
+    # The client had decided on this one before it heard that the broker stops.
+    on_client_traffic(node, "sent", wire, decided)
+    on_client_traffic(node, "received", wire, [answer_frame(call[0], Status.SHUTTING_DOWN, 1, 1)])
     with pytest.raises(AssertionError, match="a broker that stops"):
-        on_client_traffic("sent", wire, call)
+        on_client_traffic(node, "sent", wire, call)
+    with pytest.raises(AssertionError, match="a broker that stops"):
+        on_client_traffic(node, "sent", wire, list(decided))
 
 
 def test_every_state_of_an_honest_run_passes():
