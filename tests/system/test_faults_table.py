@@ -11,8 +11,12 @@ TEXT = faults.TABLE.read_text(encoding="utf-8")
 NUMBERS = [number for number, *_ in faults.rows(TEXT)]
 
 
+#: The last number of each letter.
+LAST = {"W": 16, "C": 10, "B": 12, "P": 7, "S": 8, "L": 9, "G": 21, "X": 11, "F": 13}
+
+
 def test_the_rows_are_numbered_without_a_gap():
-    for letter, last in (("W", 16), ("C", 10), ("B", 12), ("P", 7), ("S", 8)):
+    for letter, last in LAST.items():
         assert [number for number in NUMBERS if number[0] == letter] == [f"{letter}{n + 1}" for n in range(last)]
 
 

@@ -15,13 +15,13 @@ TESTS = Path(__file__).parents[1]
 TABLE = TESTS / "FAULTS.md"
 
 #: A fault's number.
-_NUMBER = re.compile(r"(?<![A-Z0-9a-z])[WCBPS]\d{1,2}(?![0-9A-Za-z])")
+_NUMBER = re.compile(r"(?<![A-Z0-9a-z])[WCBPSLGXF]\d{1,2}(?![0-9A-Za-z])")
 
 
 def rows(text: str) -> Iterator[list[str]]:
     """The cells of each row: number, fault, outcome, tests."""
     for line in text.splitlines():
-        if re.match(r"\| [WCBPS]\d+ \|", line):
+        if re.match(r"\| [WCBPSLGXF]\d+ \|", line):
             yield [cell.strip() for cell in line.strip("|").split("|")]
 
 
