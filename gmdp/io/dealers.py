@@ -152,8 +152,8 @@ class ConnectorEngine(abc.ABC, Generic[K]):
         self._credentials = credentials
         #: Queues with unsent messages.
         self._unsent_queues: dict[SendQueue, None] = {}
-        #: What cancels each look-up of a name, by the connection that needs it.
-        self._lookups: dict[Connection, Callable[[], None]] = {}
+        #: For each host that is being looked up: what cancels that, and the connections that need it, with ports.
+        self._lookups: dict[str, tuple[Callable[[], None], dict[Connection, str]]] = {}
         self._logged_strict = False
         self._logged_unreachable = False
         self._logged_silent = False
@@ -234,7 +234,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
 
     def cancel_lookups(self) -> None:
         """Wait for no answer to a name any more."""
-        for cancel in self._lookups.values():
+        for cancel, _ in self._lookups.values():
             cancel()
         self._lookups.clear()
 
@@ -289,12 +289,22 @@ class ConnectorEngine(abc.ABC, Generic[K]):
     def _look_up(self, connection: Connection, host: str, port: str, now: float) -> None:
         """Have the addresses of a connection's host looked up; nobody waits for that."""
         self.core.on_lookup(connection, now)
-        tell = partial(self.owner.post, self._on_looked_up, connection, host, port)
-        self._lookups[connection] = look_up(host, tell)
+        found = self._lookups.get(host)
+        if found is None:
+            cancel = look_up(host, partial(self.owner.post, self._on_looked_up, host))
+            self._lookups[host] = cancel, {connection: port}
+            return
+        # A name server may never answer.  Each endpoint keeps one closed connection at most.
+        waiting = found[1]
+        for other in [other for other in waiting if other.phase is Phase.CLOSED]:
+            if other.endpoint == connection.endpoint:
+                del waiting[other]
+        waiting[connection] = port
 
-    def _on_looked_up(self, connection: Connection, host: str, port: str, answer: Answer) -> None:
-        """A host was looked up.  The answer is kept even if its connection is closed by now."""
-        if self._lookups.pop(connection, None) is not None:
+    def _on_looked_up(self, host: str, answer: Answer) -> None:
+        """A host was looked up.  The answer is kept even if its connections are closed by now."""
+        _, waiting = self._lookups.pop(host, (None, {}))
+        for connection, port in waiting.items():
             detail = f"{host}: {answer.error}"
             self.core.on_looked_up(connection, answer.endpoints(port), detail, monotonic(), random.random())
 

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import gevent
 from gevent.resolver.thread import Resolver as ThreadResolver
 
+from . import guarded
 from .descriptors import get_hub
 from .slots import Slot, allocate_lock, get_hub_if_exists, start_thread
 
@@ -154,6 +155,8 @@ class Lookups:
                 if lookup in self._line:
                     self._line.remove(lookup)
                     del self._open[lookup.key]
+                elif greenlet is not None and self._open.get(lookup.key) is lookup:
+                    del self._open[lookup.key]  # it will have no answer for those who ask before it has ended
         if greenlet is not None:
             greenlet.kill(block=False)
 
@@ -167,9 +170,13 @@ class Lookups:
             try:
                 self._run(lookup, self._finish)
             except RuntimeError as error:  # the system allows no further thread
-                self._finish(lookup, Answer((), str(error)))
+                self._give_answer(lookup, Answer((), str(error)))
 
     def _finish(self, lookup: Lookup, answer: Answer) -> None:
+        self._give_answer(lookup, answer)
+        self._start_next()
+
+    def _give_answer(self, lookup: Lookup, answer: Answer) -> None:
         with self._lock:
             self._running -= 1
             lookup.greenlet = None
@@ -180,10 +187,9 @@ class Lookups:
             callbacks, lookup.callbacks = lookup.callbacks, []
         for callback in callbacks:
             callback(answer)
-        self._start_next()
 
 
-#: The answer of a look-up whose greenlet was killed.
+#: The answer of a look-up that was ended before it had one.
 ENDED = Answer((), "the look-up was ended")
 
 
@@ -193,11 +199,15 @@ def _run_in_thread(lookup: Lookup, finish: Callable[[Lookup, Answer], None]) -> 
 
 def _resolve_in_thread(lookup: Lookup, finish: Callable[[Lookup, Answer], None]) -> None:
     threads.add(get_ident())
+    answer = ENDED
     try:
         resolver = copy.copy(lookup.resolver)
         resolver.pool = _Here()
-        finish(lookup, resolve(resolver, lookup.host))
+        answer = resolve(resolver, lookup.host)
+    except Exception as error:  # of the copy: the resolver's class may be the program's own
+        answer = _failure(error)
     finally:
+        finish(lookup, answer)
         hub = get_hub_if_exists()  # a resolver of the program's own may have made one
         if hub is not None:
             hub.destroy(destroy_loop=True)
@@ -230,14 +240,18 @@ def resolve(resolver: Any, host: str) -> Answer:
             # Some resolvers have IPv4 addresses only for those who ask for them: glibc, for "::1 localhost".
             with contextlib.suppress(OSError):
                 addresses += _ask(resolver, host, socket.AF_INET)
-    except gevent.GreenletExit:
-        raise
-    except BaseException as error:  # of a resolver that may be the program's own: its text may raise, too
-        words = error.strerror if isinstance(error, OSError) else None
-        return Answer((), words if isinstance(words, str) else type(error).__name__)
+    except (gevent.GreenletExit, *guarded.INTERRUPTS):
+        raise  # it ends this greenlet, or the program
+    except BaseException as error:  # of a resolver that may be the program's own
+        return _failure(error)
     # IPv4 first, because a broker that is bound to tcp://* listens there only.
     ordered = sorted(dict.fromkeys(addresses), key=_is_ipv4, reverse=True)
     return Answer(tuple(ordered), "" if ordered else "it has no address")
+
+
+def _failure(error: BaseException) -> Answer:
+    words = error.strerror if isinstance(error, OSError) else None
+    return Answer((), words if isinstance(words, str) else guarded.type_name(error))
 
 
 def _ask(resolver: Any, host: str, family: int) -> list[str]:
@@ -291,7 +305,13 @@ def look_up(host: str, callback: Callback) -> Callable[[], None]:
         A function that cancels: the callback is not called any more, unless it is being called.
     """
     hub = get_hub()
-    resolver = hub.resolver
+    failures: list[BaseException] = []
+    # gevent makes the resolver on first use, of a class that may be the program's own or lack what it imports.
+    resolver = guarded.call(getattr, hub, "resolver", default=None, on_error=failures.append)
+    if resolver is None:
+        reason = ": ".join(["gevent's resolver cannot be made", *map(guarded.text_of, failures)])
+        callback(Answer((), reason))
+        return _do_nothing
     lookups = _lookups_of(hub, resolver)
     lookup = lookups.ask(resolver, host, callback)
     return _do_nothing if lookup is None else partial(lookups.cancel, lookup, callback)

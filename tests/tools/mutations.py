@@ -466,6 +466,18 @@ MUTATIONS = {
     "each client looks a name up for itself": Mutation(
         "io.resolving", "lookup = self._open.get(key)", "lookup = None", tests="unit/io/test_resolving.py"
     ),
+    "an interrupt is a resolver's error": Mutation(
+        "io.resolving",
+        "except (gevent.GreenletExit, *guarded.INTERRUPTS):",
+        "except gevent.GreenletExit:",
+        tests="unit/io/test_resolving.py::test_G4_an_interrupt_during_a_look_up_ends_the_program",
+    ),
+    "each attempt waits for the name server": Mutation(
+        "io.dealers",
+        "        if found is None:\n            cancel",
+        "        if True:\n            cancel",
+        tests="unit/io/test_dealers.py",
+    ),
     "a name that libzmq resolves": Mutation(
         "io.dealers", "        if name is not None:\n", "        if False:\n", tests="unit/io/test_resolving.py"
     ),

@@ -5,9 +5,11 @@ import zmq
 import zmq.green
 
 from gmdp import Client, Worker
+from gmdp.core.peer.connector import Connection, Phase
 from gmdp.io import dealers
 from gmdp.io.dealers import SendQueue, open_dealer
 from gmdp.io.owner import Owner
+from gmdp.io.resolving import Answer
 from gmdp.io.slots import Slot
 
 
@@ -76,6 +78,51 @@ def test_F5_the_options_of_a_dealer(unused_endpoint, heartbeat):
     assert [link.socket.get(option) for option in options] == [0, dealers.NEVER, *times]
     link.close()
     assert owner._links == []
+
+
+class Core:
+    """Takes note of what it is told of look-ups."""
+
+    def __init__(self):
+        self.looked_up = []
+
+    def on_lookup(self, connection, now):
+        """As a core has it."""
+
+    def on_looked_up(self, connection, addresses, detail, now, jitter):
+        self.looked_up.append((connection, addresses))
+
+
+class Engine(dealers.ConnectorEngine):
+    def _on_events(self, events, now):
+        """There are none."""
+
+
+def test_G11_a_name_server_that_never_answers_keeps_no_connections(monkeypatch):
+    asked = []
+
+    def look_up(host, callback):
+        asked.append(host)
+        callbacks.append(callback)
+        return lambda: asked.remove(host)
+
+    callbacks = []
+    monkeypatch.setattr(dealers, "look_up", look_up)
+    engine = Engine(Core(), None, None, None)
+    engine.owner = type("Mailbox", (), {"post": staticmethod(lambda function, *args: function(*args))})
+    for number in range(20):
+        connection = Connection(f"tcp://silent:{number % 2}", number)
+        engine._look_up(connection, "silent", str(number % 2), 0.0)
+        if number < 18:
+            connection.phase = Phase.CLOSED
+    assert asked == ["silent"]
+    callbacks[0](Answer(("127.0.0.1",)))
+    told = [(connection.epoch, *addresses) for connection, addresses in engine.core.looked_up]
+    assert told == [(18, "tcp://127.0.0.1:0"), (19, "tcp://127.0.0.1:1")]
+    engine._look_up(connection, "silent", "1", 0.0)
+    engine.cancel_lookups()
+    callbacks[1](Answer(("127.0.0.1",)))
+    assert (asked, len(engine.core.looked_up)) == (["silent"], 2)
 
 
 def test_no_descriptors_left_is_one_more_lost_connection(broker, monkeypatch):

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import sys
 import threading
 from time import monotonic
 
@@ -160,6 +161,32 @@ def test_G11_whatever_a_resolver_raises_is_an_answer(use, error, text):
     assert resolve(Names(it=[("x",)]), "other").addresses == ()
 
 
+@pytest.mark.parametrize("interrupt", [SystemExit, KeyboardInterrupt])
+def test_G4_an_interrupt_during_a_look_up_ends_the_program(use, interrupt):
+    """A handler of `signal.signal` raises it in the greenlet that happens to run."""
+    use(Names(it=interrupt(7)))
+    answers = []
+    look_up("it", answers.append)
+    with pytest.raises(interrupt, match="7"):
+        Event().wait(10)
+    wait_until(lambda: answers == [resolving.ENDED])
+
+
+class Lacking:
+    """Stands for a hub whose resolver cannot be made."""
+
+    @property
+    def resolver(self):
+        raise ImportError("No module named 'dns'")
+
+
+def test_G11_no_resolver_is_an_answer(monkeypatch):
+    answers = []
+    monkeypatch.setattr(resolving, "get_hub", Lacking)
+    look_up("it", answers.append)
+    assert answers == [Answer((), "gevent's resolver cannot be made: No module named 'dns'")]
+
+
 # Who asks, and how often
 
 
@@ -212,6 +239,20 @@ def test_G11_what_nobody_waits_for_is_not_begun_or_ended(use):
     wait_until(lambda: names.asked == ["a", "b", "a"])  # a look-up that was ended is no answer
     gates["a"].set()
     wait_until(lambda: len(answered) == 2)
+
+
+def test_G11_who_asks_again_before_an_ended_look_up_is_dead_gets_an_answer(use):
+    gates = [Event(), Event()]
+    names = use(Names(it=gates[0]))
+    answered = []
+    cancel = look_up("it", answered.append)
+    wait_until(lambda: names.asked == ["it"])
+    cancel()
+    names.names["it"] = gates[1]
+    look_up("it", answered.append)
+    gates[1].set()
+    wait_until(lambda: answered)
+    assert answered == [Answer((V4,))]
 
 
 def test_G11_one_of_two_who_ask_may_leave(use):
@@ -287,6 +328,38 @@ def test_G11_no_further_thread_is_an_answer():
     for name in "abc":
         lookups.ask(None, name, answered.append)
     assert answered == 3 * [Answer((), "can't start new thread")]
+
+
+def test_G11_any_number_of_names_in_line_may_find_no_thread():
+    held = []
+    lookups = Lookups(lambda lookup, finish: held.append((lookup, finish)))
+    answered = []
+    for number in range(2 + 3 * sys.getrecursionlimit()):
+        lookups.ask(None, f"n{number}", answered.append)
+
+    def fail(lookup, finish):
+        raise RuntimeError("can't start new thread")
+
+    lookups._run = fail
+    (lookup, finish), _ = held
+    finish(lookup, Answer((V4,)))
+    assert len(answered) == 1 + 3 * sys.getrecursionlimit()
+    assert lookups._running == 1
+
+
+class Uncopied(Threads):
+    def __copy__(self):
+        raise TypeError("it cannot be copied")
+
+
+def test_G11_a_resolver_that_cannot_be_copied_takes_no_thread_for_ever(use):
+    use(Uncopied())
+    answered = []
+    for number in range(5):
+        look_up(f"n{number}", answered.append)
+    wait_until(lambda: len(answered) == 5)
+    assert set(answered) == {Answer((), "TypeError")}
+    wait_until(lambda: not resolving.threads)
 
 
 def test_G11_the_child_of_a_fork_begins_anew(use, monkeypatch):
