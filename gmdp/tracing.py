@@ -159,6 +159,13 @@ def can_trace() -> bool:
     return trace is not None
 
 
+def record_wait(*wait: Any) -> None:
+    """Make the span of a request that waited in a broker, as :meth:`Tracer.record_wait` does, if spans are made."""
+    active_tracer = tracer()
+    if active_tracer is not None:
+        active_tracer.record_wait(*wait)
+
+
 _tracer: Tracer | None = None
 
 

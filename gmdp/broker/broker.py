@@ -318,11 +318,10 @@ class Broker(Lifecycle):
                 bind(engine.link, endpoint, addresses, last)
                 for endpoint, addresses, last in zip(self._bind, targets, self._bound, strict=True)
             ]
-        except SocketError as error:
+        except BaseException as error:
             engine.close()
-            raise BindError(error.errno or 0, f"cannot bind {self._bind[0]}: {error_text(error)}") from None
-        except BindError:
-            engine.close()
+            if isinstance(error, SocketError):
+                raise BindError(error.errno or 0, f"cannot bind {self._bind[0]}: {error_text(error)}") from None
             raise
         self._endpoints = engine.endpoints = tuple(itertools.chain.from_iterable(self._bound))
         owner.name = f"broker {self._endpoints[0]}"

@@ -32,7 +32,7 @@ from ..io.link import Link
 from ..io.owner import Owner
 from ..io.router import open_router
 from ..security.gate import Gate, RefusedConnection, credential_owner
-from ..tracing import can_trace, log_failure, tracer
+from ..tracing import can_trace, log_failure, record_wait
 from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION_REFUSED, AuditHook, Auditor
 
 _log = logs.QueuedLogger("gmdp.broker")
@@ -232,9 +232,7 @@ class BrokerEngine:
                 if isinstance(event, DeadLetter):
                     self._on_dead_letter(event)
                 elif isinstance(event, QueueWait):
-                    traced = tracer()
-                    if traced is not None:
-                        guarded.call(traced.record_wait, *event, default=None, on_error=log_failure)
+                    guarded.call(record_wait, *event, default=None, on_error=log_failure)
                 else:
                     level = (
                         logging.DEBUG if event.kind == "registered" or self._drain_until is not None else logging.INFO

@@ -11,9 +11,9 @@ from collections import deque
 from typing import Any, Protocol
 
 from ..core.peer.calls import Call, Part
-from ..exceptions import HubNotRunning, MDPError, StateError
+from ..exceptions import HubNotRunning, MDPError
 from ..io import forks
-from ..io.owner import Owner, must_not_wait
+from ..io.owner import Owner
 from ..io.slots import FirstPass, Slot
 from ..protocol.extension import part_weight
 
@@ -63,6 +63,9 @@ class Answer:
         "canceller",
         "span",
     )
+
+    #: True if the greenlet that makes the call waits for the parts.
+    is_awaited = True
 
     #: Both are set before the call is posted to the owner.
     call: Call
@@ -147,8 +150,6 @@ class Answer:
 
     def _next_part(self) -> Part | MDPError:
         while not self._parts:
-            if must_not_wait():
-                raise StateError("a hook, or a callback of the hub, must not wait for an answer")
             self._slot = slot = Slot()
             if self._parts:
                 self._slot = None

@@ -16,7 +16,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import gevent
 from zope.interface import implementer
 
 from ..core.peer.calls import Call
@@ -31,7 +30,7 @@ from ..io.contexts import Context
 from ..io.dealers import EXTENSION_LABELS
 from ..io.descriptors import get_hub
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
-from ..io.owner import Owner, OwnerGreenlet, must_not_wait
+from ..io.owner import Owner, must_not_wait
 from ..io.slots import FirstPass, Slot, get_hub_if_exists
 from ..protocol.extension import CLIENT_NONCE_SIZE, NORMAL_PRIORITY, TIME_STATED
 from ..security.credentials import make_credentials
@@ -234,13 +233,11 @@ class Client(Lifecycle):
             RequestTimeout: no reply came in time.
             CallError: the call ended without its answer; the subclass says why.
             ClosedError: the client is closed, or was closed before the reply came.
-            StateError: the thread that made the client has ended, or the caller is a hook, which an
-                owner runs: an owner that waits would keep its peers waiting.
+            StateError: the thread that made the client has ended, or the caller is a hook or a callback of the
+                hub: an owner or hub that waits would keep others waiting.
             ConfigurationError: an argument has a wrong value.
             TypeError: the service or the body has a wrong type.
         """
-        if type(gevent.getcurrent()) is OwnerGreenlet:
-            raise StateError("an owner runs this code, and must not wait: have another greenlet make the request")
         options = self._defaults.override(
             timeout=timeout,
             retries=retries,
@@ -287,6 +284,7 @@ class Client(Lifecycle):
 
         Raises:
             ClosedError: the client is closed.
+            StateError: as for :meth:`request`.
             ConfigurationError: an argument has a wrong value.
             TypeError: the service or the body has a wrong type.
         """
@@ -389,8 +387,8 @@ class Client(Lifecycle):
     def __del__(self, warn: Callable[..., None] = warnings.warn) -> None:
         owner = getattr(self, "_owner", None)
         if owner is not None:
+            owner.post(self._engine.close_when_idle)  # first: a warning may be an error
             warn(f"unclosed {type(self).__name__} of {self.endpoints[0]}", ResourceWarning, source=self)
-            owner.post(self._engine.close_when_idle)
 
     def __repr__(self) -> str:
         now = self._core.statistics()
@@ -454,6 +452,8 @@ class Client(Lifecycle):
         deadline: float,
     ) -> None:
         """Post a call to the owner; its answer goes to `answer`.  `deadline`: seconds in all."""
+        if answer.is_awaited and must_not_wait():
+            raise StateError("a hook, or a callback of the hub, must not wait: have another greenlet make the call")
         forks.notice()
         call = Call(
             check_service(service),

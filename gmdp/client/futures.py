@@ -27,6 +27,8 @@ class FutureAnswer(Answer):
 
     __slots__ = ("_frames", "future")
 
+    is_awaited = False
+
     def __init__(self) -> None:
         super().__init__(0)  # no part waits to be read
         self._frames: list[bytes] = []

@@ -133,15 +133,19 @@ class Lifecycle(abc.ABC):
             return
         if not self.closed:
             raise StateError(f"{self!r} is still stopping: wait for stop() to return")
-        self._advance(State.STARTING)
         try:
+            self._advance(State.STARTING)
             self._owner, state, reason = self._open()
         except BaseException as error:
             self._advance(State.CLOSED, guarded.text_of(error))
             raise
         self._finished.clear()
         self._owner.start()
-        self._advance(state, reason)
+        try:
+            self._advance(state, reason)
+        except BaseException:
+            Lifecycle.stop(self, 0)
+            raise
 
     def stop(self, timeout: float | None = None) -> None:
         """Take no new work, finish the work in hand, close, and wait until all of this is done.
@@ -285,9 +289,11 @@ class Lifecycle(abc.ABC):
     def _begin_stop(self, owner: Owner, limit: float) -> None:
         if self._owner is not owner or self.closed:
             return
-        if self._machine.state is not State.DRAINING:
-            self._advance(State.DRAINING)
-        owner.post(self._drain, monotonic() + limit)
+        try:
+            if self._machine.state is not State.DRAINING:
+                self._advance(State.DRAINING)
+        finally:
+            owner.post(self._drain, monotonic() + limit)
 
     def _on_owner_ended(self, death: BaseException | None = None) -> None:
         """In the owner, as its last act: every socket is closed."""

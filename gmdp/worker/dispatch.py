@@ -20,7 +20,7 @@ import greenlet
 from gevent.queue import Queue
 
 from ..core.peer.reasons import GoneReason
-from ..core.peer.sessions import CallerGone, Failure, Session, SessionState, Work
+from ..core.peer.sessions import CallerGone, Failure, Session, Work
 from ..exceptions import RequestCancelled, StreamStalled
 from ..io import guarded, logs
 from ..io.dealers import SendQueue
@@ -61,6 +61,7 @@ class Dispatcher:
     """
 
     __slots__ = (
+        "_killed",
         "_on_task_ended",
         "_owner",
         "_queue",
@@ -103,6 +104,8 @@ class Dispatcher:
         #: Where `spawn` may wait: the greenlet that calls `spawn`, and its queue of one piece of work at most.
         self.starter: gevent.Greenlet | None = None
         self._queue: Queue[Work] | None = None
+        #: True once `kill` has stopped the starter for good.
+        self._killed = False
         if spawner.may_wait:
             self._queue = Queue()
             self._spawn_starter()
@@ -156,6 +159,7 @@ class Dispatcher:
 
     def kill(self, spared: object) -> None:
         """Stop the starter, and kill the running handler unless it is `spared`."""
+        self._killed = True
         if self.starter is not None:
             self.starter.kill(block=False)
         if self.waiting is not None:
@@ -167,7 +171,7 @@ class Dispatcher:
 
     def _spawn_starter(self, _: object = None) -> None:
         """Spawn the starter, and do so again if some other code has killed it."""
-        if self.session.state is not SessionState.CLOSED:
+        if not self._killed:
             self.starter = gevent.spawn(self._start_all)
             self.starter.rawlink(self._spawn_starter)
 

@@ -178,10 +178,13 @@ def _send_parts(parts: Iterator[Any], work: Work, observer: HandlerObserver) -> 
                     credit = answer
     except StreamStalled as error:
         throw = getattr(parts, "throw", None)
-        if throw is not None:
+        if throw is None:
+            raise
+        try:
             throw(error)  # the handler waits in its yield; if it yields once more, it is closed
-            return None
-        raise
+        except StopIteration:
+            pass  # the handler has returned
+        return None
     except StopIteration as stop:
         return None if stop.value is None else check_body(stop.value)
     finally:

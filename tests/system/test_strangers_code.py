@@ -148,7 +148,7 @@ class FailingTracer:
 @pytest.mark.parametrize("name", strangers.ERRORS)
 def test_G2_a_span_processor_that_fails_ends_neither_client_nor_broker(broker, monkeypatch, name):
     tracer = FailingTracer(name)
-    for module in ("gmdp.client.client", "gmdp.client.engine", "gmdp.broker.engine"):
+    for module in ("gmdp.client.client", "gmdp.client.engine", "gmdp.tracing"):
         monkeypatch.setattr(f"{module}.tracer", lambda: tracer)
     broker._core.trace()
     with AsyncClient(broker.endpoint, timeout=20) as client:

@@ -739,6 +739,24 @@ MUTATIONS = {
         "",
         tests="unit/worker/test_dispatch.py::test_G18_close_ends_raw_handlers_as_it_ends_others",
     ),
+    "a call of code that must not wait is sent": Mutation(
+        "client.client",
+        "        if answer.is_awaited and must_not_wait():",
+        "        if False:",
+        tests="unit/client/test_client.py::test_G3_a_call_of_code_that_must_not_wait_is_not_sent",
+    ),
+    "a tracer provider that fails ends the broker": Mutation(
+        "broker.engine",
+        "                    guarded.call(record_wait, *event, default=None, on_error=log_failure)",
+        "                    record_wait(*event)",
+        tests="unit/broker/test_engine.py::test_G2_a_tracer_provider_that_fails_does_not_end_the_broker",
+    ),
+    "a starter that was stopped is replaced": Mutation(
+        "worker.dispatch",
+        "        if not self._killed:",
+        "        if self.session.work is None:",
+        tests="unit/worker/test_dispatch.py::test_a_starter_that_its_worker_has_stopped_is_not_replaced",
+    ),
     "a stop in the hub waits": Mutation(
         "io.lifecycle",
         "        if current_lifecycle.get() is self or must_not_wait():",

@@ -1,5 +1,6 @@
 """Brokers as users hold them: endpoints, options, stopping."""
 
+import contextlib
 import dataclasses
 import errno
 import inspect
@@ -17,6 +18,7 @@ from gevent.event import Event
 from peers import Peer
 from waiting import wait_until
 
+import gmdp.broker.broker
 from gmdp import AsyncClient, BindError, Broker, BrokerOptions, Client, ConfigurationError, NotAllowed, State, Worker
 
 
@@ -79,6 +81,31 @@ def test_B10_an_endpoint_in_use_is_a_clear_error_and_nothing_remains(tmp_path, n
             assert client.request("echo", b"x") == [b"x"]
     second.start()  # it is free now
     second.stop()
+    nothing_left()
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, gevent.Timeout, MemoryError])
+def test_G9_whatever_ends_a_start_frees_the_port(unused_endpoint, monkeypatch, nothing_left, raised):
+    bind = gmdp.broker.broker.bind
+    broker = Broker(unused_endpoint)
+
+    def fail(*args):
+        bind(*args)
+        raise raised
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gmdp.broker.broker.bind", fail)
+        with pytest.raises(raised):
+            broker.start()
+    assert broker.closed
+
+    def starts():
+        with contextlib.suppress(BindError):  # ZeroMQ closes sockets in the background
+            broker.start()
+        return broker.started
+
+    wait_until(starts)
+    broker.stop()
     nothing_left()
 
 

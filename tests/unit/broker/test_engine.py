@@ -9,6 +9,7 @@ from time import monotonic
 import gevent
 import peers
 import pytest
+import strangers
 import zmq
 import zmq.green
 from gevent.event import Event
@@ -448,3 +449,21 @@ def test_G19_others_have_their_turn_while_many_requests_end(end):
         assert len(between) >= count // BURST // 2
     finally:
         broker.close()
+
+
+@pytest.mark.parametrize("name", strangers.ERRORS)
+def test_G2_a_tracer_provider_that_fails_does_not_end_the_broker(broker, monkeypatch, name):
+    pytest.importorskip("opentelemetry.trace")
+    for module in ("gmdp.client.client", "gmdp.worker.handlers"):  # they may run in another process
+        monkeypatch.setattr(f"{module}.tracer", lambda: None)
+    asked = []
+    monkeypatch.setattr("gmdp.tracing._tracer", None)
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: asked.append(1) or strangers.throw(name))
+    broker._core.trace()
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with AsyncClient(broker.endpoint, timeout=20) as client:
+        future = client.submit("later", b"", traceparent=trace)
+        wait_until(lambda: broker.statistics().queued)
+        with Worker(broker.endpoint, "later", lambda request: b"done"):
+            assert future.get(timeout=30) == [b"done"]
+    assert asked

@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import sys
 import threading
 from time import monotonic
 
@@ -613,6 +614,22 @@ def test_G9_a_forgotten_client_gives_a_warning_and_closes(broker, forgotten, thr
     wait_until(lambda: owner._ended)
 
 
+def test_G9_a_forgotten_client_closes_though_its_warning_is_an_error(broker, monkeypatch):
+    def fail(*args, **keywords):
+        raise ResourceWarning("an error")
+
+    errors = []
+    monkeypatch.setattr(Client.__del__, "__defaults__", (fail,))
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    client = Client(broker.endpoint, timeout=20)
+    client.start()
+    owner = client._owner
+    del client
+    gc.collect()
+    assert [error.exc_type for error in errors] == [ResourceWarning]
+    wait_until(lambda: owner._ended)
+
+
 def test_G9_clients_that_are_closed_or_never_opened_give_no_warning(broker, forgotten):
     client = Client(broker.endpoint, timeout=20)
     client.request("mmi.service", b"x")
@@ -638,6 +655,29 @@ def test_G9_the_calls_of_a_forgotten_client_end_before_it_closes(broker, forgott
         answer.set()
         assert future.get(timeout=20) == [b"x"]
         wait_until(lambda: owner._ended)
+
+
+# Calls where nobody may wait
+
+
+@pytest.mark.parametrize("method", ["request", "stream"])
+@pytest.mark.parametrize("where", ["hub", "hook"])
+def test_G3_a_call_of_code_that_must_not_wait_is_not_sent(broker, where, method):
+    errors, handled = [], []
+
+    def call():
+        try:
+            list(getattr(client, method)("it", b"refused"))
+        except StateError as error:
+            errors.append(error)
+
+    worker = Worker(broker.endpoint, "it", lambda request: handled.append(request.body) or b"")
+    with worker, Client(broker.endpoint, timeout=20) as client:
+        client.request("it", b"sent")
+        {"hub": gevent.get_hub().loop.run_callback, "hook": broker._owner.post}[where](call)
+        wait_until(lambda: errors)
+        client.request("it", b"sent later")
+    assert handled == [[b"sent"], [b"sent later"]]
 
 
 # A program whose hub runs during calls only

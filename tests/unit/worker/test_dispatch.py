@@ -65,6 +65,17 @@ def test_W6_a_starter_that_is_killed_is_replaced(broker, client):
         assert client.request("it", b"2") == [b"2"]
 
 
+def test_a_starter_that_its_worker_has_stopped_is_not_replaced(broker):
+    """Not even if a defect has left its session open."""
+    with Worker(broker.endpoint, "it", echo, spawn=2) as worker:
+        dispatcher = worker._engine._dispatchers[0]
+        starter = dispatcher.starter
+        dispatcher.kill(None)
+        starter.join()
+        gevent.sleep(0)
+        assert dispatcher.starter is starter
+
+
 def test_concurrency_is_the_number_of_requests_at_once(broker, client):
     running, most = [], []
     release = Event()

@@ -108,15 +108,23 @@ def test_a_handler_may_end_its_stalled_stream_in_its_own_way(broker):
                 seen.append(error.service)
         return b"end"
 
+    def orderly(request):
+        try:
+            while True:
+                yield b"x" * SIZE
+        except StreamStalled:
+            return b"end"
+
     def iterator(request):
         return iter(lambda: b"x" * SIZE, b"")
 
-    for handler in (stubborn, iterator):
+    for handler in (stubborn, orderly, iterator):
         with Broker("tcp://127.0.0.1:*", stream_stall_timeout=0.2) as broker:
             with Worker(broker.endpoint, "it", handler) as worker, Client(broker.endpoint, timeout=60) as client:
                 stream = client.stream("it", b"")
                 wait_until(lambda broker=broker: broker.statistics().stalled_streams == 1)
                 wait_until(lambda worker=worker: worker.statistics().busy == 0)
+                assert worker.statistics().errors == (handler is iterator)  # which cannot be told
                 stream.close()
     assert seen == [b"it"]
 
