@@ -184,6 +184,9 @@ CALL_SIZES_1 = frozenset({CALL_SIZE, CALL_SIZE + _TRACEPARENT_SIZE})
 MAX_SESSION = 2**32 - 1
 #: The most bytes of a probe's body that a broker reads.
 MAX_PROBE = 4_096
+#: The largest limit, and the most seconds, that an offer may name.
+MOST_LIMIT = 2**63 - 1
+MOST_SECONDS = 1e9
 
 
 class Feature(enum.IntFlag):
@@ -557,16 +560,21 @@ def read_offer(body: list[bytes]) -> Offer | None:
         return None
     if type(version) is not int or version < 1:
         return None
-    if not all(type(value) is int and value >= 1 for value in values[:-1]):
+    if not all(type(value) is int and 1 <= value <= MOST_LIMIT for value in values[:-1]):
         return None
-    if type(values[-1]) not in (int, float) or not values[-1] > 0:
+    if not _is_seconds(values[-1]):
         return None
     if version == 1:
         return Offer._make([*values, version, 0, False, Offer._field_defaults["stream_stall_timeout"]])
     patience = offer.get("stream_stall_timeout")
-    if type(patience) not in (int, float) or not patience > 0:
+    if not _is_seconds(patience):
         patience = Offer._field_defaults["stream_stall_timeout"]
     return Offer._make([*values, version, _read_features(offer), offer.get("leaving") is True, patience])
+
+
+def _is_seconds(value: Any) -> bool:
+    """True if `value`, out of a peer's JSON, is a number of seconds with which a core can calculate."""
+    return type(value) in (int, float) and 0 < value <= MOST_SECONDS
 
 
 def _to_json(version: int, features: int, limits: Mapping[str, float] = MappingProxyType({})) -> bytes:

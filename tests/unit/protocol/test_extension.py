@@ -193,18 +193,38 @@ def test_the_names_of_the_features_on_the_wire():
     assert probe == {"extension": 2, "features": names}
 
 
+#: The numbers of an offer, without which there is none.
+LIMITS = {"max_in_flight": 1, "max_sessions": 2, "max_frames": 3, "max_frame_size": 4, "heartbeat_interval": 5}
+
+
 def test_features_that_are_not_known_are_skipped():
-    limits = {"max_in_flight": 1, "max_sessions": 2, "max_frames": 3, "max_frame_size": 4, "heartbeat_interval": 5}
     for names in (["telepathy", "credits", 1, None], ["credits", "credits"]):
-        offer = json.dumps({"extension": 2, "features": names, **limits}).encode()
+        offer = json.dumps({"extension": 2, "features": names, **LIMITS}).encode()
         assert extension.read_offer([b"200", offer]) == extension.Offer(1, 2, 3, 4, 5, 2, extension.Feature.CREDITS)
     for version, names in ((2, "credits"), (2, None), (2, {"credits": 1}), (1, ["credits"])):
-        offer = json.dumps({"extension": version, "features": names, **limits}).encode()
+        offer = json.dumps({"extension": version, "features": names, **LIMITS}).encode()
         assert extension.read_offer([b"200", offer]) == extension.Offer(1, 2, 3, 4, 5, version, 0)
 
 
+@pytest.mark.parametrize(
+    "value", ["1e400", "Infinity", "NaN", str(10**400), "-1", "0", "1000000001", "true", '"5"', "[]"]
+)
+def test_an_offer_names_only_numbers_with_which_a_core_can_calculate(value):
+    content = (
+        '{"extension": 2, "max_in_flight": 1, "max_sessions": 2, "max_frames": 3, "max_frame_size": 4, '
+        '"heartbeat_interval": %s, "stream_stall_timeout": %s}'
+    )
+    offer = extension.Offer(1, 2, 3, 4, 5, 2)
+    assert extension.read_offer([b"200", (content % (5, value)).encode()]) == offer
+    assert extension.read_offer([b"200", (content % (value, 30)).encode()]) is None
+    most = (content % (10**9, 10**9)).encode()
+    assert extension.read_offer([b"200", most]) == offer._replace(heartbeat_interval=1e9, stream_stall_timeout=1e9)
+    for number in (10**400, 2**63):
+        assert extension.read_offer([b"200", (content % (5, 30)).replace(": 4", f": {number}").encode()]) is None
+
+
 json_values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(max_size=5)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=8,
 )
@@ -215,16 +235,18 @@ json_values = st.recursive(
     st.one_of(
         st.lists(st.binary(max_size=20), max_size=3),
         st.tuples(st.just(b"200"), st.binary(max_size=50)).map(list),
-        st.dictionaries(st.sampled_from(["extension", *extension.Offer._fields[:5], "features"]), json_values).map(
-            lambda offer: [b"200", json.dumps(offer).encode()]
-        ),
+        st.dictionaries(
+            st.sampled_from(["extension", *extension.Offer._fields[:5], "features", "leaving", "stream_stall_timeout"]),
+            json_values,
+        ).map(lambda offer: [b"200", json.dumps({**LIMITS, **offer}).encode()]),
     )
 )
 def test_any_answer_to_a_probe_is_an_offer_or_none(body):
     offer = extension.read_offer(body)
     if offer is not None:
-        assert all(type(value) is int and value >= 1 for value in offer[:4])
-        assert offer.heartbeat_interval > 0
+        assert all(type(value) is int and 1 <= value < 2**63 for value in offer[:4])
+        assert 0 < offer.heartbeat_interval <= 1e9
+        assert 0 < offer.stream_stall_timeout <= 1e9
 
 
 @pytest.mark.parametrize(
