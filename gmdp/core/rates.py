@@ -32,3 +32,7 @@ class Rates:
                 self._full_at.clear()
         self._full_at[key] = full_at + self._step * tokens
         return True
+
+    def charge(self, key: Hashable, now: float, tokens: int) -> None:
+        """Take tokens out of the bucket from which :meth:`take` has just taken some, whatever it holds."""
+        self._full_at[key] = max(now, self._full_at.get(key, now)) + self._step * tokens

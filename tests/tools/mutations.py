@@ -817,6 +817,30 @@ MUTATIONS = {
         "self._state.timers.arm(request, now + self._state.options.stream_stall_timeout)",
         "pass",
     ),
+    "each small grant is a message to the worker": Mutation(
+        "core.broker.flows",
+        " or (left > 0 and flow.granted - flow.passed_on < LOW)",
+        "",
+        tests="unit/core/broker/test_flows.py",
+    ),
+    "a grant below what was sent ends the watch over the reader": Mutation(
+        "core.broker.flows",
+        "            self._await_reader(request, now)  # the handler waits on, but the reader reads",
+        "            self._state.timers.disarm(request)",
+        tests="unit/core/broker/test_flows.py",
+    ),
+    "the parts of a cancelled stream are waited for": Mutation(
+        "core.broker.conversation",
+        "and request.abandon_reason is None",
+        "and True",
+        tests="unit/core/broker/test_flows.py",
+    ),
+    "the rows of a report that empties its asker's bucket are free": Mutation(
+        "core.broker.reports",
+        "self._rates.charge(",
+        "self._rates.take(",
+        tests="unit/core/broker/test_reports.py",
+    ),
     "a handler goes on without credit": Mutation(
         "core.peer.worker", "session.credit = extension.INITIAL_CREDIT if", "session.credit = 1e9 if"
     ),

@@ -242,7 +242,10 @@ class Conversation:
         if request.dialect.streams:
             request.partial_sent = True
             self._replies.answer(request, message.body, Status.PARTIAL, now)
-            if request.terms.token_flags & worker.connection.token_flags & token.CREDITS:
+            if (
+                request.terms.token_flags & worker.connection.token_flags & token.CREDITS
+                and request.abandon_reason is None
+            ):
                 self._flows.on_part(request, message.body, now)
         else:
             self._replies.keep_part(request, message.body, now)

@@ -4,8 +4,8 @@ The rules of this module:
 
 * Where the caller grants credits and the worker heeds them, the broker passes the credits on.
   It keeps an account of each stream, from its first part on.
-* A worker gets a new credit once it has nearly used up the last one: so the messages to it
-  are as many as its parts allow, however many grants a client sends.
+* A worker gets a new credit once it has nearly used up the last one, and a small one only when its handler
+  waits: so the messages to it are as many as its parts allow, however many grants a client sends.
 * A reader that grants nothing for ``stream_stall_timeout``, while the handler of its stream waits,
   has stalled: both sides are told, and the session is free once its handler has ended.
 * For strict callers, joined answers and peers of version 1 the broker is the reader, and
@@ -24,7 +24,8 @@ from .records import Connection, Flow, Request
 from .replies import Replies
 from .state import BrokerState
 
-#: A worker is told of a new credit once it has less left of the last one.
+#: A worker is told of a new credit once it has less left of the last one.  While it has anything left, it is
+#: told only of a credit that is greater by so much.
 LOW = INITIAL_CREDIT // 2
 #: Seconds until a credit is passed on again for which the worker's socket had no room.
 RETRY = 0.1
@@ -56,11 +57,13 @@ class Flows:
         flow = request.flow
         if flow is None:
             flow = request.flow = Flow()
-        flow.sent += extension.part_weight(body)
-        if flow.granted > flow.passed_on:
-            self._pass_on(request, flow, now)
-        if flow.sent >= flow.granted and request.timer is None:
-            self._state.timers.arm(request, now + self._state.options.stream_stall_timeout)
+        before, granted = flow.sent, flow.granted
+        flow.sent = sent = before + extension.part_weight(body)
+        if sent < granted:
+            if granted > flow.passed_on:
+                self._pass_on(request, flow, now)
+        elif before < granted:
+            self._await_reader(request, now)
 
     def on_grant(self, identity: tuple[str, bytes], call: CallFrame, now: float) -> None:
         """A client has granted credits to one of its calls."""
@@ -72,7 +75,9 @@ class Flows:
         flow.granted = credit
         if flow.sent < credit:
             self._state.timers.disarm(request)
-        self._pass_on(request, flow, now)
+            self._pass_on(request, flow, now)
+        else:
+            self._await_reader(request, now)  # the handler waits on, but the reader reads
 
     def send_failed(self, grant: Grant, now: float) -> None:
         """The worker's socket had no room for a credit, which is passed on again soon."""
@@ -91,10 +96,15 @@ class Flows:
             self._state.counters.stalled_streams += 1
             self._replies.end_early(request, EndReason.STALLED, now)
 
+    def _await_reader(self, request: Request, now: float) -> None:
+        """The handler waits for its reader: from now on, the reader's time runs."""
+        self._state.timers.arm(request, now + self._state.options.stream_stall_timeout)
+
     def _pass_on(self, request: Request, flow: Flow, now: float) -> None:
         """Tell the worker of the credit, unless it has enough of the last one."""
         worker = request.worker
-        if worker is None or flow.passed_on - flow.sent >= LOW:
+        left = flow.passed_on - flow.sent
+        if worker is None or left >= LOW or (left > 0 and flow.granted - flow.passed_on < LOW):
             return
         earlier, flow.passed_on = flow.passed_on, flow.granted
         connection = worker.connection

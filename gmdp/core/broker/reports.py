@@ -152,7 +152,7 @@ class Reports:
             if now < made_at + FRESH:
                 return [FOUND, encoded]
         made = report(view, name, now)
-        self._rates.take(asker, now, sum(len(rows) for rows in made.values() if isinstance(rows, list)))
+        self._rates.charge(asker, now, sum(len(rows) for rows in made.values() if isinstance(rows, list)))
         encoded = json.dumps(made, separators=(",", ":")).encode()
         if not name and len(encoded) > COSTLY:
             self._recent[service] = (now, encoded)

@@ -16,6 +16,17 @@ def test_keys_have_buckets_of_their_own():
     assert [buckets.take(key, 0.0) for key in ("one", "two", "one")] == [True, True, False]
 
 
+def test_a_charge_is_paid_for_whatever_the_bucket_holds():
+    buckets = Rates(10)
+    assert buckets.take("key", 5.0, 10)
+    buckets.charge("key", 5.0, 20)
+    assert not buckets.take("key", 6.9)  # paid for at 7.0, and a token needs 0.1 s
+    assert buckets.take("key", 7.2)
+    assert buckets.take("other", 5.0)
+    buckets.charge("other", 20.0, 5)  # a full bucket pays, too
+    assert buckets._full_at["other"] == 20.5
+
+
 def test_full_buckets_are_forgotten_first_and_then_all(monkeypatch):
     monkeypatch.setattr(rates, "MAX_REMEMBERED", 3)
     buckets = Rates(1)

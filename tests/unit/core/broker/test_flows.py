@@ -4,6 +4,7 @@ import pytest
 from brokers import GmdpBroker, SlowBroker, counters
 from cores import MDP02
 
+from gmdp.core.broker.flows import LOW
 from gmdp.protocol import extension, token
 from gmdp.protocol.extension import CALLER_GONE, GRANT, GRANTS_CREDITS, INITIAL_CREDIT, STALLED, Feature, Status
 
@@ -85,6 +86,29 @@ def test_X9_many_grants_of_a_client_are_few_messages_to_its_worker():
     assert told(broker) == [(0, 165_536)]
 
 
+@pytest.mark.parametrize("step", [1, 7_000])
+def test_X9_small_grants_of_a_client_are_few_messages_to_its_worker(step):
+    """However little each grants: a worker's socket must have room for requests."""
+    broker, address = stream()
+    send_part(broker, address, INITIAL_CREDIT)
+    messages = 0
+    credit = sent = INITIAL_CREDIT + 64
+    for parts in range(1, 10):
+        for _ in range(100):
+            credit += step
+            grant(broker, credit)
+        news = told(broker)
+        messages += len(news)
+        # The worker may go on, and knows all but little of what it may send.
+        assert messages <= 2 * parts
+        if news:
+            known = news[-1][1]
+        assert sent < known
+        assert credit - known < LOW or known - sent >= LOW
+        send_part(broker, address, 100 * step - 64)
+        sent += 100 * step
+
+
 def test_X9_a_stream_whose_reader_grants_nothing_ends_on_both_sides():
     broker, address = stream()
     for _ in range(4):
@@ -143,6 +167,60 @@ def test_X9_without_credits_the_broker_is_the_reader(features, flags):
     broker.advance(100.0)
     assert statuses(broker) == [Status.PARTIAL] * 10
     assert told(broker) == []
+
+
+def test_X9_a_grant_below_what_was_sent_begins_the_reader_s_time_anew():
+    """The handler waits on: nothing is to be passed on."""
+    broker, address = stream()
+    send_part(broker, address, 200_000)
+    for credit in (100_000, 150_000):
+        broker.advance(2.9)
+        grant(broker, credit)
+        assert told(broker) == []
+    broker.advance(2.9)
+    assert counters(broker).stalled_streams == 0
+    broker.advance(0.2)
+    assert counters(broker).stalled_streams == 1
+    assert statuses(broker) == [Status.PARTIAL, Status.STALLED]
+
+
+def test_X9_parts_that_were_on_their_way_give_a_reader_no_more_time():
+    broker, address = stream()
+    for _ in range(4):
+        send_part(broker, address)
+    broker.advance(2.0)
+    send_part(broker, address)
+    broker.advance(1.1)
+    assert counters(broker).stalled_streams == 1
+
+
+def test_X9_a_reader_has_its_time_also_while_a_credit_waits_to_be_passed_on():
+    broker, address = stream(broker_class=SlowBroker)
+    for _ in range(4):
+        send_part(broker, address)
+    broker.socket.room[b"W"] = 0
+    grant(broker, 200_000)
+    broker.advance(0.05)
+    send_part(broker, address, 300_000)
+    broker.advance(2.9)
+    assert counters(broker).stalled_streams == 0
+    grant(broker, 500_000)
+    broker.socket.room[b"W"] = 10
+    broker.advance(0.2)
+    assert told(broker) == [(0, 500_000)]
+    broker.advance(10.0)
+    assert counters(broker).stalled_streams == 0
+
+
+def test_X9_parts_after_the_end_of_a_call_are_no_stream_of_which_a_reader_must_grant():
+    broker, address = stream()
+    send_part(broker, address)
+    broker.call(b"c", 1, flags=extension.CANCEL)
+    for _ in range(4):
+        send_part(broker, address)  # they were on their way
+    broker.advance(10.0)
+    assert counters(broker).stalled_streams == 0
+    assert told(broker) == [(CALLER_GONE, 0)]
 
 
 @pytest.mark.parametrize("how", ["final", "cancel", "lost"])

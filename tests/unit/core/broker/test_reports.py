@@ -135,6 +135,24 @@ def test_X7_an_asker_pays_for_the_rows_it_asks_for():
     assert broker.answers(MDP02, b"greedy", service=b"mmi.services")[0][0] == b"200"
 
 
+@pytest.mark.parametrize("every", [0.001, 0.0317])
+def test_X7_an_asker_gets_so_many_rows_a_second_however_it_asks(every):
+    """Also where the question empties the bucket, and the rows come when it is empty."""
+    broker = GmdpBroker(liveness=1_000)
+    broker.register(b"W", *range(1, 301))
+    broker.take(b"W")
+    seconds = 3
+    start, rows = broker.now, 0
+    for number in range(int(seconds / every)):
+        broker.now = start + number * every
+        broker.ask(MDP02, b"greedy", b"echo", service=b"mmi.workers")
+        for code, *report in broker.answers(MDP02, b"greedy", service=b"mmi.workers"):
+            rows += len(json.loads(report[0])["workers"]) if code == b"200" else 0
+    # One second's worth at once, and the last report may be more than what is left.
+    most = (seconds + 1) * reports.REPORT_RATE + 300
+    assert 0.6 * most < rows <= most
+
+
 def test_X7_a_gmdp_client_hears_that_it_asks_too_much(monkeypatch):
     monkeypatch.setattr(reports, "REPORT_RATE", 2.0 * reports.REPORT_COST)
     broker = GmdpBroker()
