@@ -808,6 +808,12 @@ MUTATIONS = {
         "if self._process is None:",
         tests="unit/cli/test_targets.py::test_X11_there_is_always_a_guard",
     ),
+    "a connection without calls to a broker that leaves stays": Mutation(
+        "core.peer.client",
+        "            if not connection.calls:\n                self._retire",
+        "            if False:\n                self._retire",
+        tests="unit/core/peer/test_client.py",
+    ),
     # Streams
     "credits are not passed on": Mutation(
         "core.broker.flows", "        flow.granted = credit\n", "        flow.granted = credit\n        return\n"

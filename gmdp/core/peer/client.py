@@ -244,8 +244,6 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         if parsed is None:
             if self._is_leaving(frames):
                 self._stop_using(connection, now, jitter)
-                if connection in self._draining and not connection.calls:
-                    self._retire(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
                 self._assign_waiting(now)
             elif self._probe_answer(frames) is None:
                 self.counters.malformed += 1
@@ -328,6 +326,8 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._draining.add(connection)
             if connection.epoch == self._epoch:
                 self._end_epoch(connection, CloseReason.SHUTTING_DOWN, now + self._reconnect.on_lost(now, jitter))
+            if not connection.calls:
+                self._retire(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
 
     def _retire(self, connection: ClientConnection, reason: CloseReason, after_sending: bool = False) -> None:
         """Unlist and close a connection that is not to be used again."""

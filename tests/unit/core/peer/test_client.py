@@ -26,7 +26,7 @@ from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.statistics import ClientCounters
 from gmdp.protocol import extension
 from gmdp.protocol.dialects import RFC7, RFC18
-from gmdp.protocol.extension import CANCEL, Status, answer_frame
+from gmdp.protocol.extension import CANCEL, Offer, Status, answer_frame, offer_body
 
 PARTIAL = [b"MDPC02", b"\x02", b"it", b"part"]
 
@@ -274,6 +274,35 @@ def test_a_reply_that_names_another_service_is_no_reply():
     assert core.events == []
     assert core.counters.malformed == 1
     assert call.state is CallState.SENT
+
+
+def leaves(bench, connection, call, how):
+    """The broker says that it takes no more calls: in an answer to this call, or by its offer."""
+    if how == "leaving":
+        offer = offer_body(Offer(100, 100, 100, 10_000, 1.0, leaving=True))
+        bench.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 1.0)
+    else:
+        frame = answer_frame(extension.call_frame(call.identity), Status[how], 1, 0)
+        bench.feed(connection, [frame, b"", b"MDPC02", b"\x03", b"it", b""], 1.0)
+    return bench.act()
+
+
+@pytest.mark.parametrize("how", ["NOT_RUN", "SHUTTING_DOWN", "leaving"])
+@pytest.mark.parametrize("others", [0, 1])
+def test_L8_a_connection_to_a_broker_that_leaves_is_closed_after_its_last_call(how, others):
+    """Also if the broker said so in the answer to a call that has ended already."""
+    bench = ClientBench()
+    call, connection = bench.extended_call()
+    other = bench.call() if others else None
+    bench.core.cancel(call, Outcome.CANCELLED, 0.5)
+    bench.act()
+    assert leaves(bench, connection, call, how) == []
+    if other is not None:
+        assert (bench.closed, bench.core.statistics().sockets) == ([], 1)
+        bench.core.cancel(other, Outcome.CANCELLED, 2.0)
+        bench.act()
+    assert bench.closed == [connection]
+    assert bench.core.statistics().sockets == 0
 
 
 def test_a_stream_of_many_parts_costs_no_memory():
