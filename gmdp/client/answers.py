@@ -49,7 +49,7 @@ class Answer:
 
     Args:
         stream_bytes: weight of the parts before the last that may be unread for longer than
-            :data:`CATCH_UP_TIME`.  Where the handler heeds credits, no more than these is unread.
+            :data:`CATCH_UP_TIME`.  Where the handler heeds credits, the unread parts never weigh more than that.
     """
 
     __slots__ = (

@@ -45,7 +45,8 @@ _MANAGEMENT = "mmi."
 class Gateway:
     """A WSGI application that exposes services of a broker (:mod:`gmdp.wsgi`).
 
-    Holds nothing but the client, which remains the caller's to close.  Safe for any number of
+    The client remains the caller's to close.  Each request holds its body, up to `max_body`, and its
+    answer or the unread parts of a stream (the client's ``stream_bytes``).  Safe for any number of
     greenlets, and for threads as far as the client is.
 
     Args:

@@ -44,6 +44,8 @@ PACE = 10_000.0
 MOST_TO_DROP = 65_536
 #: Seconds in which a client that still sends an unwanted body may read the answer.
 LINGER = 2.0
+#: Bytes of an unwanted body that are read and dropped meanwhile.
+MOST_TO_LINGER = 256 * 1024 * 1024
 
 _LINGER_NOT_AT_ALL = struct.pack("ii", 1, 0)
 
@@ -192,10 +194,12 @@ class _Exchange:
 
         A connection that is closed with something unread is reset, and the client loses the answer.
         """
+        left = MOST_TO_LINGER
         try:
             with gevent.Timeout(LINGER, False):
                 self._connection.shutdown(socket.SHUT_WR)
-                while self._connection.recv(MOST_TO_DROP):
-                    pass
+                while left > 0 and (piece := self._connection.recv(MOST_TO_DROP)):
+                    left -= len(piece)
+                    gevent.sleep(0)  # a client that sends fast never makes `recv` wait
         except OSError:
             pass

@@ -79,6 +79,10 @@ class Lifecycle(abc.ABC):
         self._subscribers: list[Queue[StateChange]] = []
         #: The wait of a start that looks up a host name.
         self._name_wait: Wait | None = None
+        #: The greenlet of the last start.
+        self._starting: gevent.greenlet | None = None
+        #: Slots that are set once the present start has ended.
+        self._start_waiters: list[Slot] = []
         self._finished = Event()
         self._finished.set()
 
@@ -133,6 +137,7 @@ class Lifecycle(abc.ABC):
             return
         if not self.closed:
             raise StateError(f"{self!r} is still stopping: wait for stop() to return")
+        self._starting = gevent.getcurrent()
         try:
             self._advance(State.STARTING)
             self._owner, state, reason = self._open()
@@ -150,10 +155,10 @@ class Lifecycle(abc.ABC):
     def stop(self, timeout: float | None = None) -> None:
         """Take no new work, finish the work in hand, close, and wait until all of this is done.
 
-        No effect if not started; a start that still looks up a name is ended.  From the object's own
-        handler, from any hook and in the hub (where a handler of ``signal.signal`` may run), the stop
-        begins, and the method returns at once.  Any thread.  What the object logged is written by
-        then, unless a log handler takes more than a second.
+        No effect if not started; a start that still looks up a name is ended, and raises StateError.
+        From the object's own handler, from any hook and in the hub (where a handler of ``signal.signal`` may
+        run), the stop begins, and the method returns at once.  Any thread.  What the object logged is
+        written by then, unless a log handler takes more than a second.
 
         Args:
             timeout: seconds that running work and the last messages may take; None:
@@ -170,7 +175,7 @@ class Lifecycle(abc.ABC):
         if owner is None:
             wait = self._name_wait
             if wait is not None:
-                wait.end()
+                self._end_start(wait)
             return
         if must_not_wait() and not owner.runs_here:
             owner.post(self._begin_stop, owner, limit)
@@ -186,6 +191,21 @@ class Lifecycle(abc.ABC):
             self._call_in_owner_thread(owner, owner.set_when_gone, slot)
             if not slot.wait(limit + OWNER_TIMEOUT):
                 raise StateError(f"the hub of {owner.name} did not run: it is still stopping")
+
+    def _end_start(self, wait: Wait) -> None:
+        """End a start that looks up a name, and wait until it has ended."""
+        ended = Slot()
+        wait.call_in_thread(self._end_name_wait, ended)
+        if not must_not_wait() and gevent.getcurrent() is not self._starting and not ended.wait(OWNER_TIMEOUT):
+            raise StateError("the hub of the thread that looks up a name did not run: the start goes on")
+
+    def _end_name_wait(self, ended: Slot) -> None:
+        """In the thread that starts: end the wait for a name, and have `ended` set once the start has ended."""
+        if self._name_wait is None:
+            ended.set(None)
+        else:
+            self._start_waiters.append(ended)
+            self._name_wait.end()
 
     def close(self) -> None:
         """Close at once, whatever is being done.  No effect if closed.  Any thread, as for :meth:`stop`."""
@@ -254,6 +274,10 @@ class Lifecycle(abc.ABC):
         for queue in self._subscribers:
             if not guarded.call(self._put, queue, change, default=False, on_error=self._log_broken_queue):
                 self.unsubscribe(queue)
+        if change.old is State.STARTING:
+            waiters, self._start_waiters = self._start_waiters, []
+            for waiter in waiters:
+                waiter.set(None)
 
     def _put(self, queue: Queue[StateChange], change: StateChange) -> bool:
         """Put a change into a subscriber's queue; False if there is no room."""

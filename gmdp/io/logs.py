@@ -12,7 +12,7 @@ The rules of this module:
   next that is written says so.  What an owner says of its end always finds room.
 * An owner that ends waits until the queue is empty, for :data:`FLUSH_TIMEOUT` at most; so does the
   interpreter's end.  The child of a fork begins with an empty queue: the parent writes its records.
-* A call that no logger is enabled for costs what it costs with :mod:`logging`.
+* A call below the logger's level makes no record: it costs as much as the same call of a plain logger.
 """
 
 from __future__ import annotations

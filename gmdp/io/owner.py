@@ -14,8 +14,8 @@ The rules of this module:
 * Nobody's code but gmdp's runs in an owner unguarded (:mod:`.guarded`, :mod:`.logs`).
 * An owner that ends, whatever ends it, answers everybody who waits for it.  Only then it logs, and is gone
   when what it logged is written.  What is posted to it later is answered, too.
-* An error of a signal's handler (SystemExit, KeyboardInterrupt) that hits gmdp's own code cuts a decision in
-  half.  The owner ends in good order, and the hub gets the error.
+* A signal's handler may raise SystemExit or KeyboardInterrupt in gmdp's own code, in the middle of a decision.
+  The owner then ends in good order, and the hub gets the error.
 """
 
 from __future__ import annotations

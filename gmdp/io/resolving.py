@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import gevent
 from gevent.resolver.thread import Resolver as ThreadResolver
 
+from ..exceptions import StateError
 from . import guarded
 from .descriptors import get_hub
 from .slots import Slot, allocate_lock, get_hub_if_exists, start_thread
@@ -341,9 +342,20 @@ class Wait:
         return answer
 
     def end(self) -> None:
-        """End the wait.  Any thread."""
+        """End the wait.  For the thread that waits."""
+        self._cancel()
+        self._slot.set(None)
+
+    def call_in_thread(self, function: Callable[..., object], *args: Any) -> None:
+        """Have the thread that waits call `function(*args)`: at once if that is this one.
+
+        Raises:
+            StateError: the hub of that thread is gone.
+        """
         if get_hub_if_exists() is self._hub:
-            self._cancel()
-            self._slot.set(None)
-        else:
-            self._hub.loop.run_callback_threadsafe(self.end)
+            function(*args)
+            return
+        try:
+            self._hub.loop.run_callback_threadsafe(function, *args)
+        except (AttributeError, ValueError):
+            raise StateError("the hub of the thread that looks up a name is gone") from None

@@ -185,3 +185,38 @@ def test_under_other_servers_a_request_passes_unchanged():
         for environ in (environ_of("GET", "/"), environ_of("GET", "/", **{"gunicorn.socket": plain})):
             assert slow_clients.serve(application, environ, start_response, 1) == [b"body"]
             assert seen.pop() == (environ, start_response)
+
+
+class Flood:
+    """A connection whose client sends without a pause."""
+
+    def __init__(self):
+        self.received = 0
+
+    def shutdown(self, how):
+        """The answer is complete."""
+
+    def recv(self, size):
+        self.received += size
+        assert self.received < 2**30, "it is read for ever"
+        return b"x" * size
+
+
+@pytest.mark.parametrize("bound", ["bytes", "time"])
+def test_X3_a_client_that_never_ends_its_body_is_read_for_a_while_and_others_go_on(monkeypatch, bound):
+    monkeypatch.setattr(slow_clients, *(("MOST_TO_LINGER", 1_000_000) if bound == "bytes" else ("LINGER", 0.05)))
+    turns = []
+
+    def other():
+        while True:
+            turns.append(connection.received)
+            gevent.sleep(0)
+
+    connection = Flood()
+    exchange = slow_clients._Exchange(connection, environ_of("POST", "/"), None, 1)
+    neighbour = gevent.spawn(other)
+    exchange._linger()
+    neighbour.kill()
+    assert len(turns) > 10
+    assert connection.received <= slow_clients.MOST_TO_LINGER + slow_clients.MOST_TO_DROP
+    assert connection.received >= (1_000_000 if bound == "bytes" else 1)

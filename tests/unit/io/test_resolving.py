@@ -13,7 +13,7 @@ from gevent.event import Event
 from gevent.resolver.thread import Resolver as ThreadResolver
 from waiting import wait_until
 
-from gmdp import AuthenticationFailed, BindError, Broker, Client, RequestTimeout, StateError, Worker
+from gmdp import AuthenticationFailed, BindError, Broker, Client, RequestTimeout, State, StateError, Worker
 from gmdp.core.peer.connector import Connector
 from gmdp.io import resolving
 from gmdp.io.resolving import Answer, Lookups, look_up, resolve, split_name
@@ -526,12 +526,60 @@ def test_G11_close_ends_a_start_that_waits_for_a_name(use, from_thread):
     broker = Broker("tcp://silent:*")
     starting = gevent.spawn(broker.start)
     wait_until(lambda: broker._name_wait is not None)
+    states = []
+
+    def close():
+        broker.close()
+        states.append(broker.state)
+
     if from_thread:
-        thread = threading.Thread(target=broker.close)
+        thread = threading.Thread(target=close)
         thread.start()
         wait_until(lambda: not thread.is_alive())
     else:
-        broker.close()
+        close()
+    assert states == [State.CLOSED]
     with pytest.raises(StateError, match="closed while it looked up silent"):
         starting.get(timeout=20)
     assert broker.closed
+
+
+def test_G11_the_greenlet_that_starts_may_be_the_one_that_stops(use):
+    """A handler of `signal.signal` runs in the greenlet that happens to run."""
+    broker = Broker("tcp://silent:*")
+
+    class Signalled(Names):
+        def getaddrinfo(self, *arguments):
+            raise AssertionError("the look-up was ended before it began")
+
+    use(Signalled())
+    put = broker._set_name_wait
+
+    def set_name_wait(wait):
+        put(wait)
+        if wait is not None:
+            broker.close()
+
+    broker._set_name_wait = set_name_wait
+    with pytest.raises(StateError, match="closed while it looked up silent"):
+        broker.start()
+    assert broker.closed
+
+
+def test_G11_a_start_whose_hub_is_gone_cannot_be_ended(use):
+    hubs = []
+
+    def wait_for_name():
+        hub = gevent.get_hub()
+        hub.resolver = Names(silent=Event())
+        hubs.append((hub, resolving.Wait("silent")))
+        hub.destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=wait_for_name)
+    thread.start()
+    wait_until(lambda: not thread.is_alive())
+    broker = Broker("tcp://silent:*")
+    broker._name_wait = hubs[0][1]
+    with pytest.raises(StateError, match="hub of the thread that looks up a name is gone"):
+        broker.close()
+    broker._name_wait = None
