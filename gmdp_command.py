@@ -6,9 +6,14 @@ import os
 import signal
 import sys
 
+#: True if the package `gmdp` is not to import all that is public; the package reads it.
+lean = False
+
 
 def main() -> None:
     """Run the command line and exit."""
+    global lean
+    lean = True
     # A closed standard stream leaves its number to the next file that is opened.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass

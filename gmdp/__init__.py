@@ -11,34 +11,27 @@ MDP/0.2, RFC 8 MMI), to embed in gevent programs::
                 print(client.request("echo", b"hello"))
 """
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+#: True in the process of the command ``gmdp``, which imports the modules that it needs.
+_LEAN = getattr(sys.modules.get("gmdp_command"), "lean", False)
+
+if TYPE_CHECKING or not _LEAN:
+    # All of it at once: a name that is first used in several threads must not be imported there.
     from .public import *  # noqa: F403
     from .public import __all__ as __all__
 
-#: Modules that are attributes of the package without an import of their own.
-_MODULES = (
-    *("broker", "client", "config", "core", "exceptions", "interfaces", "io"),
-    *("protocol", "security", "tracing", "validation", "version", "worker"),
-)
-
-if not TYPE_CHECKING:
+if not TYPE_CHECKING and _LEAN:
 
     def __getattr__(name: str) -> Any:
-        """Return a module, or a public name.
-
-        The first public name (``from gmdp import Client``) imports all of them.  A command uses
-        none: it imports the modules that it needs.
-        """
-        if name in _MODULES:
-            return import_module(f".{name}", __name__)
-        if name in ("__all__", "__version__") or not name.startswith("__"):
+        """Return a module, or a public name: the first one, as in ``from gmdp import Client``, imports all of them."""
+        if name == "__all__" or not name.startswith("__"):
+            if find_spec(f".{name}", __name__) is not None:
+                return import_module(f".{name}", __name__)
             public = import_module(".public", __name__)
             if hasattr(public, name):
                 return getattr(public, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__getattr__("__all__"), *_MODULES})

@@ -1,4 +1,4 @@
-"""All names that programs import from :mod:`gmdp`: the package takes them from here at their first use."""
+"""All names that programs import from :mod:`gmdp`."""
 
 from .broker.audit import AuditRecord, LogAudit
 from .broker.broker import Broker

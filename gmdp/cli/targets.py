@@ -26,6 +26,7 @@ def load(target: str) -> Handler:
     module_name, colon, path = target.partition(":")
     if not (colon and module_name and path):
         raise ConfigurationError(f"{target!r} must look like package.module:callable")
+    importlib.import_module("gmdp.public")  # here, and not in the handlers' threads
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

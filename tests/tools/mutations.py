@@ -766,8 +766,8 @@ MUTATIONS = {
     # Imports
     "a command imports all that is public": Mutation(
         "__init__",
-        "#: Modules that are attributes",
-        "from . import public as public  # noqa\n\n#: Modules that are attributes",
+        "if TYPE_CHECKING or not _LEAN:",
+        "if True:",
         tests="unit/cli/test_group.py::test_F13_a_command_does_not_import_what_it_does_not_use",
     ),
     "what serves a broker imports the worker": Mutation(
