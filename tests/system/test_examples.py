@@ -24,7 +24,7 @@ PRINTS = {
         "call_refused bank.transfer not_allowed",
         "connection_refused at the door key",
     ],
-    "simulated_faults": ["5 hours of faults, 500 bookings, none lost, none booked twice; the slowest took 12.0 s"],
+    "simulated_faults": ["5 hours of faults, 500 bookings, none lost, none booked twice; the slowest took 14.0 s"],
     "streaming": ["3", "2", "1", "lift-off"],
     "supervised": ["desserts", "<Broker closed inproc://supervised ..."],
     "web_app": [
