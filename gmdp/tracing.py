@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import gevent
 
 from .core.rates import Rates
+from .protocol.text import plain_name
 from .version import __version__
 
 # Imported with gmdp, and not at the first call: in a monkey-patched program, a later import fails
@@ -90,10 +91,10 @@ class Tracer:
         if parent is None and not trace.get_current_span().get_span_context().is_valid:
             parent = traceparent.get()
         span = self._tracer.start_span(
-            f"call {_name(service)}",
+            f"call {plain_name(service)}",
             self._context_of(parent),
             trace.SpanKind.CLIENT,
-            attributes={"rpc.system": "gmdp", "rpc.service": _name(service)},
+            attributes={"rpc.system": "gmdp", "rpc.service": plain_name(service)},
         )
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier, trace.set_span_in_context(span))
@@ -111,9 +112,9 @@ class Tracer:
         """Make the span of a request that waited for `seconds` in a broker until a worker got it."""
         now = time.time_ns()  # the only use of a wall clock: readers compare the spans of many hosts
         self._tracer.start_span(
-            f"wait {_name(service)}",
+            f"wait {plain_name(service)}",
             self._context_of(parent.decode("latin-1")),
-            attributes={"rpc.system": "gmdp", "rpc.service": _name(service), "gmdp.attempt": attempt},
+            attributes={"rpc.system": "gmdp", "rpc.service": plain_name(service), "gmdp.attempt": attempt},
             start_time=now - int(seconds * 1e9),
         ).end(now)
 
@@ -133,10 +134,10 @@ class Tracer:
     @_guarded
     def _enter_handler_span(self, service: bytes, parent: str | None, attempt: int) -> Any:
         manager = self._tracer.start_as_current_span(
-            f"handle {_name(service)}",
+            f"handle {plain_name(service)}",
             self._context_of(parent),
             trace.SpanKind.SERVER,
-            attributes={"rpc.system": "gmdp", "rpc.service": _name(service), "gmdp.attempt": attempt},
+            attributes={"rpc.system": "gmdp", "rpc.service": plain_name(service), "gmdp.attempt": attempt},
         )
         manager.__enter__()
         return manager
@@ -148,10 +149,6 @@ class Tracer:
             raise
         except BaseException as failure:  # a gevent.Timeout, too: the handler has returned
             log_failure(failure)
-
-
-def _name(service: bytes) -> str:
-    return service.decode("utf-8", "replace")
 
 
 def can_trace() -> bool:

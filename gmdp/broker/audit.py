@@ -9,10 +9,10 @@ from typing import Any
 
 from zope.interface import implementer
 
-from ..core.broker.reports import text
 from ..core.rates import Rates
 from ..interfaces import IAuditHook
 from ..io import guarded, logs
+from ..protocol.text import plain_name
 
 _log = logs.QueuedLogger("gmdp.audit")
 
@@ -41,7 +41,7 @@ class AuditRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
-        return {**asdict(self), "service": text(self.service)}
+        return {**asdict(self), "service": plain_name(self.service)}
 
 
 AuditHook = Callable[[AuditRecord], None]

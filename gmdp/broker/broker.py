@@ -26,6 +26,7 @@ from ..io.contexts import Context, SocketError, error_text
 from ..io.lifecycle import Lifecycle
 from ..io.owner import Owner
 from ..io.resolving import Wait
+from ..protocol.text import show_name
 from ..protocol.token import NONCE_SIZE
 from ..security.credentials import warn_of_clear_passwords
 from ..security.gate import Gate, KeyCheck, PasswordCheck
@@ -341,7 +342,7 @@ class Broker(Lifecycle):
 
     def _call_dead_letter_hook(self, letter: DeadLetter) -> None:
         def log_failure(error: BaseException) -> None:
-            _log.exception("the dead-letter hook failed for a request of %.100r", letter.service)
+            _log.exception("the dead-letter hook failed for a request of %s", show_name(letter.service))
 
         guarded.call(lambda: self.dead_letter(letter, self), default=None, on_error=log_failure)
 

@@ -9,11 +9,11 @@ from typing import Protocol
 from zope.interface import implementer
 
 from ..core.broker.decisions import DeadLetter
-from ..core.broker.reports import text
 from ..exceptions import ConfigurationError
 from ..interfaces import IDeadLetterHook
 from ..io import logs
 from ..protocol.dialects import MMI_PREFIX
+from ..protocol.text import plain_name, show_name
 from ..validation import check_service
 
 _log = logs.QueuedLogger("gmdp.broker")
@@ -32,8 +32,8 @@ class LogDeadLetters:
 
     def __call__(self, letter: DeadLetter, broker: Enqueuer) -> None:
         _log.warning(
-            "a request for %.100r was given up (%s) after %d %s and %.1f seconds",
-            letter.service,
+            "a request for %s was given up (%s) after %d %s and %.1f seconds",
+            show_name(letter.service),
             letter.reason,
             letter.attempts,
             "attempt" if letter.attempts == 1 else "attempts",
@@ -62,7 +62,8 @@ class ForwardDeadLetters(LogDeadLetters):
         self.service = check_service(service)
         if self.service.startswith(MMI_PREFIX):
             raise ConfigurationError(
-                f"dead letters cannot go to {self.service!r}: the broker itself serves what begins with mmi. (RFC 8)"
+                f"dead letters cannot go to {show_name(self.service)}: "
+                "the broker itself serves what begins with mmi. (RFC 8)"
             )
 
     def __call__(self, letter: DeadLetter, broker: Enqueuer) -> None:
@@ -70,11 +71,13 @@ class ForwardDeadLetters(LogDeadLetters):
         if letter.service == self.service:
             return
         facts = {
-            "service": text(letter.service),
+            "service": plain_name(letter.service),
             "attempts": letter.attempts,
             "reason": letter.reason,
             "age": round(letter.age, 3),
             "user": letter.user,
         }
         if not broker.enqueue(self.service, [json.dumps(facts).encode(), *letter.body]):
-            _log.warning("no room for a dead letter of %.100r at the service %.100r", letter.service, self.service)
+            _log.warning(
+                "no room for a dead letter of %s at the service %s", show_name(letter.service), show_name(self.service)
+            )

@@ -31,6 +31,7 @@ from ..io.contexts import Context, new_context, terminate
 from ..io.link import Link
 from ..io.owner import Owner
 from ..io.router import open_router
+from ..protocol.text import show_name
 from ..security.gate import Gate, RefusedConnection, credential_owner
 from ..tracing import can_trace, log_failure, record_wait
 from .audit import CALL_REFUSED, CONNECTION_REFUSED, LIST_RELOADED, REGISTRATION_REFUSED, AuditHook, Auditor
@@ -237,7 +238,7 @@ class BrokerEngine:
                     level = (
                         logging.DEBUG if event.kind == "registered" or self._drain_until is not None else logging.INFO
                     )
-                    _log.log(level, "%s %.100r: %s", event.kind, event.service, event.reason)
+                    _log.log(level, "%s %s: %s", event.kind, show_name(event.service), event.reason)
         if self._drain_until is not None and core.drained:
             self._close_socket(now)
 

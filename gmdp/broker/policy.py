@@ -11,6 +11,7 @@ from ..core.broker.access import Policy, Rules
 from ..core.rates import Rates
 from ..exceptions import ConfigurationError
 from ..io import guarded, logs
+from ..protocol.text import show_name
 from .deadletters import ForwardDeadLetters, LogDeadLetters
 
 _log = logs.QueuedLogger("gmdp.broker")
@@ -63,7 +64,7 @@ class GuardedPolicy:
     def __call__(self, user: str, action: str, service: bytes) -> bool | None:
         def log_failure(error: BaseException) -> None:
             if self._log_rate.take("", monotonic()):
-                _log.exception("the access policy failed: %.100r may not %s %.100r", user, action, service)
+                _log.exception("the access policy failed: %.100r may not %s %s", user, action, show_name(service))
 
         return guarded.call(self._ask, user, action, service, default=None, on_error=log_failure)
 

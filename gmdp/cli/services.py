@@ -13,6 +13,7 @@ import click
 from ..client.client import Client
 from ..exceptions import ConfigurationError, MDPError, RequestTimeout
 from ..protocol.dialects import VERSIONS
+from ..protocol.text import show_name
 from .options import (
     F,
     broker_option,
@@ -57,7 +58,7 @@ def _ask(
         answering = client.endpoint
     parsed = _parse_report(reply)
     if parsed is None:
-        raise MDPError(f"the broker at {answering} does not know {report} (it replied {reply[0][:20]!r})")
+        raise MDPError(f"the broker at {answering} does not know {report} (it replied {show_name(reply[0], 20)})")
     return parsed, answering
 
 

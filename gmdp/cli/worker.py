@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..exceptions import ConfigurationError
+from ..protocol.text import plain_name
 from ..worker.worker import Worker
 from .options import (
     broker_option,
@@ -117,7 +118,7 @@ def worker(
     server.stop_timeout = stop_timeout
     serve(
         server,
-        lambda worker: f"serving {worker.service.decode(errors='replace')} for {' '.join(worker.endpoints)}",
+        lambda worker: f"serving {plain_name(worker.service)} for {' '.join(worker.endpoints)}",
         announce,
     )
     return 0

@@ -16,6 +16,7 @@ from ..io import forks
 from ..io.owner import Owner
 from ..io.slots import FirstPass, Slot
 from ..protocol.extension import part_weight
+from ..protocol.text import show_name
 
 
 class Canceller(Protocol):
@@ -167,7 +168,8 @@ class Answer:
         first_pass = canceller.first_pass
         if not (slot.wait(time_to_wait) if first_pass is None else first_pass.wait(slot, time_to_wait)):
             raise HubNotRunning(
-                f"no reply from {self.call.service!r}: {hub_not_running(first_pass)}", service=self.call.service
+                f"no reply from {show_name(self.call.service)}: {hub_not_running(first_pass)}",
+                service=self.call.service,
             )
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from .. import exceptions
 from ..core.outcomes import ROW_OF_OUTCOME
 from ..core.peer.calls import LEAST_TRY, Ended
 from ..exceptions import CallError, HandlerFailed
+from ..protocol.text import show_name
 
 #: The class of each outcome's error.
 _CLASSES = {outcome: getattr(exceptions, row.error) for outcome, row in ROW_OF_OUTCOME.items()}
@@ -27,7 +28,7 @@ def error_of(ended: Ended, now: float) -> CallError:
     if call.retries_cut:
         tries += f" (a try lasts at least {LEAST_TRY:g} s)"
     error: CallError = _CLASSES[ended.outcome](
-        f"{ended.outcome.value}: service {call.service!r}, after {elapsed:.3f} s and {tries}"
+        f"{ended.outcome.value}: service {show_name(call.service)}, after {elapsed:.3f} s and {tries}"
         + (f": {detail}" if detail else ""),
         service=call.service,
         elapsed=elapsed,

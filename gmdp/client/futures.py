@@ -17,6 +17,7 @@ from ..core.peer.calls import Part
 from ..exceptions import CallCancelled, MDPError
 from ..io import guarded, logs
 from ..io.slots import Slot
+from ..protocol.text import show_name
 from .answers import Answer
 
 _log = logs.QueuedLogger("gmdp")
@@ -245,7 +246,7 @@ class Future(AsyncResult):  # type: ignore[misc]
             return False
         answer.close()
         call = answer.call
-        message = f"the call of service {call.service!r} was cancelled"
+        message = f"the call of service {show_name(call.service)} was cancelled"
         return self._resolve(None, CallCancelled(message, service=call.service, attempt=call.tries))
 
     def cancelled(self) -> bool:

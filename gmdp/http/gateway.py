@@ -16,6 +16,7 @@ from ..client import Client
 from ..client.options import check_when_no_worker
 from ..exceptions import ConfigurationError, MDPError, NotAllowed
 from ..protocol.dialects import MAX_SERVICE_NAME
+from ..protocol.text import show_name
 from ..validation import check_number, check_service
 from . import slow_clients
 from .answers import Answer, RequestRefused, error_answer
@@ -219,8 +220,7 @@ class Gateway:
         try:
             for name in self.ready_services:
                 if self._request("mmi.service", name, until)[0] != b"200":
-                    text = name.decode("utf-8", "backslashreplace")
-                    raise RequestRefused(503, "NoWorker", f"no worker is registered for {text}")
+                    raise RequestRefused(503, "NoWorker", f"no worker is registered for {show_name(name)}")
             if not self.ready_services:
                 self._request("mmi.service", b"mmi.service", until)
             if self.client.extensions:

@@ -29,6 +29,11 @@ def show_name(name: bytes, most: int = MAX_SHOWN) -> str:
     return f"{text}…" if cut else text
 
 
+def plain_name(name: bytes) -> str:
+    r"""Return a name without quotes, for JSON and spans; bytes that are no text are escaped, ``\xff``."""
+    return name.decode("utf-8", "backslashreplace")
+
+
 def show_frames(frames: Sequence[bytes]) -> str:
     """Return the beginning of a message: how many frames it has, and the first of them."""
     shown = " ".join(show_name(frame, _MAX_SHOWN_OF_FRAME) for frame in frames[:_MAX_SHOWN_FRAMES])

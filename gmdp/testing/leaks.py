@@ -50,6 +50,7 @@ from ..io import lifecycle, resolving
 from ..io.contexts import open_lazy_descriptors
 from ..io.forks import Instance, instances
 from ..io.owner import Owner
+from ..protocol.text import show_name
 
 #: The kinds of leaks, in the order of a report.
 KINDS = ("requests", "greenlets", "descriptors", "threads")
@@ -369,7 +370,7 @@ def _requests(silent: weakref.WeakSet[Owner]) -> Iterator[tuple[Instance, dict[s
         counts: Counter[str] = Counter()
         if isinstance(now, BrokerStatistics):
             for name, service in now.services.items():
-                shown = repr(name[:_WIDTH]).replace("{", "{{").replace("}", "}}")
+                shown = show_name(name, _WIDTH).replace("{", "{{").replace("}", "}}")
                 counts[f"service {shown}: {{number}} queued, no worker was free"] = service.queued
                 counts[f"service {shown}: {{number}} assigned, the worker has not answered"] = service.busy
         elif now is not None:

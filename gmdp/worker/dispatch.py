@@ -25,6 +25,7 @@ from ..exceptions import RequestCancelled, StreamStalled
 from ..io import guarded, logs
 from ..io.dealers import SendQueue
 from ..io.owner import Owner
+from ..protocol.text import show_name
 from .handlers import HandlerGreenlet, HandlerOwner, PartSlot, Spawner, failure_of, run
 from .request import Request, make_request
 
@@ -190,7 +191,7 @@ class Dispatcher:
             self.on_ended(work, None, failure_of(error), 0.0)
             if isinstance(error, (gevent.GreenletExit, *guarded.INTERRUPTS)):
                 raise
-            _log.warning("the handler of %.100r could not be started", self._service, exc_info=True)
+            _log.warning("the handler of %s could not be started", show_name(self._service), exc_info=True)
             return
         # A task that is killed before it began never calls on_ended itself.
         if type(task) is HandlerGreenlet:
@@ -209,7 +210,7 @@ class Dispatcher:
         self.on_ended(work, None, Failure("GreenletExit", "killed before it began"), 0.0)
 
     def _log_broken_task(self, error: BaseException) -> None:
-        _log.warning("what spawn returned for the handler of %.100r is broken", self._service, exc_info=error)
+        _log.warning("what spawn returned for the handler of %s is broken", show_name(self._service), exc_info=error)
 
     # What a running handler calls; any thread
 

@@ -21,6 +21,7 @@ from ..io import logs
 from ..io.contexts import Context
 from ..io.dealers import ConnectorEngine
 from ..io.owner import Owner
+from ..protocol.text import show_name
 from ..security.credentials import Credentials
 from .dispatch import Dispatcher
 from .handlers import HandlerOwner, PartSlot, Spawner
@@ -110,11 +111,11 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         if pause > self._heartbeat + self.owner.safety_interval:
             handling = any(dispatcher.running is not None for dispatcher in self._dispatchers)
             _log.warning(
-                "the hub did not run for %.1f seconds%s: the worker of %.100r said nothing meanwhile; a silent worker "
+                "the hub did not run for %.1f seconds%s: the worker of %s said nothing meanwhile; a silent worker "
                 "gets no request, and the broker gives it up after busy_timeout%s",
                 pause,
                 ", while a handler ran" if handling else "",
-                self.core.service,
+                show_name(self.core.service),
                 self._advice() if handling else "",
             )
         self._pass_began_at = now
@@ -200,8 +201,8 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         self.core.final(work, body, failure, monotonic())
         if counters.errors > errors:
             _log.warning(
-                "an answer of the handler of %.100r is larger than the broker allows; its caller gets an error",
-                self.core.service,
+                "an answer of the handler of %s is larger than the broker allows; its caller gets an error",
+                show_name(self.core.service),
             )
 
     def drain(self, until: float) -> None:
@@ -230,7 +231,9 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         denied, self._denied = self._denied, bool(self.core.denied)
         if self._denied and not denied and self._drain_until is None:
             level = logging.WARNING  # once, while the worker goes on trying
-        _log.log(level, "worker of %.100r: %s: %s", self.core.service, action.connection.place, self._close_reason)
+        _log.log(
+            level, "worker of %s: %s: %s", show_name(self.core.service), action.connection.place, self._close_reason
+        )
 
     def _change_registered(self, now: float) -> None:
         """The first session was registered, or the last one is no longer registered."""
@@ -249,9 +252,9 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         self._brief_registrations += 1
         if self._brief_registrations == LOGGED_BRIEF_REGISTRATIONS:
             _log.warning(
-                "%s does not keep a worker of %.100r: its rules or bounds may not allow the worker; still trying",
+                "%s does not keep a worker of %s: its rules or bounds may not allow the worker; still trying",
                 self.core.endpoint,
-                self.core.service,
+                show_name(self.core.service),
             )
 
     # The end

@@ -32,6 +32,7 @@ from ..io import guarded, logs
 from ..io.lifecycle import current_lifecycle
 from ..io.slots import Slot
 from ..protocol.extension import INITIAL_CREDIT, part_weight
+from ..protocol.text import show_name
 from ..tracing import traceparent, tracer
 from ..validation import Frame, check_body
 from .request import Request
@@ -112,7 +113,7 @@ def _run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObs
         # The text of gmdp's own errors suffices; any other error needs its traceback.
         with_traceback = None if isinstance(raised, MDPError) else raised
         level = logging.INFO if isinstance(raised, (RequestCancelled, StreamStalled)) else logging.WARNING
-        _log.log(level, "the handler of %.100r failed: %r", request.service, raised, exc_info=with_traceback)
+        _log.log(level, "the handler of %s failed: %r", show_name(request.service), raised, exc_info=with_traceback)
         if isinstance(raised, guarded.INTERRUPTS):
             raise raised
 

@@ -11,6 +11,7 @@ from ..core.peer.sessions import Work
 from ..core.snapshots import FrozenDict
 from ..interfaces import IRequest
 from ..protocol.extension import is_traceparent
+from ..protocol.text import show_name
 
 _NO_METADATA: Mapping[str, str] = FrozenDict()
 
@@ -77,7 +78,7 @@ class Request:
 
     def __repr__(self) -> str:
         size = sum(map(len, self.body))
-        return f"<Request {self.service[:60]!r} attempt={self.attempt} frames={len(self.body)} bytes={size}>"
+        return f"<Request {show_name(self.service, 60)} attempt={self.attempt} frames={len(self.body)} bytes={size}>"
 
 
 def make_request(service: bytes, work: Work, clock: Callable[[], float] = monotonic) -> Request:

@@ -24,6 +24,7 @@ from ..io.dealers import EXTENSION_LABELS
 from ..io.lifecycle import Lifecycle, current_lifecycle
 from ..io.owner import Owner
 from ..protocol.dialects import MMI_PREFIX
+from ..protocol.text import show_name
 from ..security.credentials import make_credentials
 from ..security.keys import Key
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
@@ -138,7 +139,8 @@ class Worker(Lifecycle):
         self.service = check_service(service)
         if self.service.startswith(MMI_PREFIX):
             raise ConfigurationError(
-                f"a worker's service cannot be {self.service!r}: the broker itself serves what begins with mmi. (RFC 8)"
+                f"a worker's service cannot be {show_name(self.service)}: "
+                "the broker itself serves what begins with mmi. (RFC 8)"
             )
         self.handler: Handler = check_handler(handler)
         self._spawner = make_spawner(spawn)
@@ -193,8 +195,8 @@ class Worker(Lifecycle):
     def __repr__(self) -> str:
         now = self._statistics()
         return (
-            f"<{type(self).__name__} {self.state.value} {self.service[:60]!r} {EXTENSION_LABELS[self.extensions]} "
-            f"sessions={now.sessions} registered={now.registered} busy={now.busy}>"
+            f"<{type(self).__name__} {self.state.value} {show_name(self.service, 60)} "
+            f"{EXTENSION_LABELS[self.extensions]} sessions={now.sessions} registered={now.registered} busy={now.busy}>"
         )
 
     def _open(self) -> tuple[Owner, State, str]:
@@ -229,7 +231,7 @@ class Worker(Lifecycle):
             on_registered=self._on_registered,
             on_ended=self._on_owner_ended,
         )
-        owner = Owner(self._engine, f"worker {self.service[:60]!r}")
+        owner = Owner(self._engine, f"worker {show_name(self.service, 60)}")
         self._engine.start(owner)
         return owner, State.CONNECTING, ""
 

@@ -670,7 +670,7 @@ def test_each_status_is_an_error_with_the_facts(played, status, error):
         facts = caught.value
         assert (facts.service, facts.attempt, facts.deliveries) == (b"echo", 1, 3)
         assert 0 < facts.elapsed < 60
-        assert "b'echo'" in str(facts)
+        assert "service 'echo'," in str(facts)
 
 
 def test_answers_come_in_any_order_and_late_ones_are_dropped(played):

@@ -322,7 +322,7 @@ def test_broker_logs_to_standard_error_when_asked():
         process.signal(signal.SIGTERM)
         ended = process.ended()
     assert (ended.status, ended.out) == (0, b"")
-    assert "gmdp.broker: registered b'logged'" in ended.err.decode()
+    assert "gmdp.broker: registered 'logged'" in ended.err.decode()
 
 
 @pytest.fixture
@@ -469,7 +469,7 @@ def test_p5_a_second_signal_ends_a_worker_whose_handler_computes(broker_endpoint
 
 def test_a_worker_without_a_broker_waits_for_one_and_ends_when_told(unreachable):
     with Process("worker", "svc", "--exec", "cat", "--broker", unreachable) as process:
-        process.log(b"worker b'svc': no broker can be reached")
+        process.log(b"worker 'svc': no broker can be reached")
         process.signal(signal.SIGTERM)
         ended = process.ended()
     assert (ended.status, ended.out) == (0, b"")
@@ -650,7 +650,7 @@ def test_call_of_a_handler_that_fails(worker_of_work, broker_endpoint):
     ended = gmdp("call", "work", "fail", "--broker", broker_endpoint)
     assert (ended.status, ended.out) == (1, b"")
     assert re.fullmatch(
-        r"gmdp: handler failed: service b'work', after \d+\.\d+ s and 1 try, 1 delivery", ended.one_line()
+        r"gmdp: handler failed: service 'work', after \d+\.\d+ s and 1 try, 1 delivery", ended.one_line()
     )
 
 

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ...protocol.extension import PROBE_SERVICE, SUPPORTED, VERSION, Feature, Offer, offer_body
+from ...protocol.text import plain_name
 from ..rates import Rates
 from .options import BrokerOptions
 from .records import Service, Worker
@@ -112,11 +113,6 @@ class BrokerView(Protocol):
         """All counters and gauges."""
 
 
-def text(name: bytes) -> str:
-    """A service name as JSON can carry it."""
-    return name.decode("utf-8", "backslashreplace")
-
-
 class Reports:
     """Answers for the ``mmi.`` services."""
 
@@ -183,7 +179,8 @@ def _services(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
     if name:
         chosen = [view.services[name]] if name in view.services else []
     rows = [
-        {"name": text(service.name), **vars(service.statistics(now))} for service in itertools.islice(chosen, MAX_ROWS)
+        {"name": plain_name(service.name), **vars(service.statistics(now))}
+        for service in itertools.islice(chosen, MAX_ROWS)
     ]
     return {"total": len(chosen), "services": rows}
 
@@ -195,7 +192,7 @@ def _workers(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
     chosen = service.members if service is not None else view.workers if not name else ()
     rows = [
         {
-            "service": text(worker.service.name),
+            "service": plain_name(worker.service.name),
             "protocol": worker.connection.dialect.name,
             "state": "idle" if worker.request is None else "busy",
             "state_seconds": None if worker.request is None else round(now - worker.assigned_at, 3),

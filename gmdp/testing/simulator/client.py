@@ -14,6 +14,7 @@ from ...core.peer.reconnect import Reconnect
 from ...core.peer.statistics import ClientCounters
 from ...protocol.dialects import Dialect
 from ...protocol.extension import VERSION, part_weight
+from ...protocol.text import show_name
 from ...validation import check_body
 from .network import Network
 from .peer import PeerNode
@@ -55,7 +56,7 @@ class SimulatedCall:
         return frames[:-1] if len(self.parts) > 1 and self.parts[-1] == [b""] else frames
 
     def __repr__(self) -> str:
-        return f"<call {self.number} of {self.call.service!r}: {self.outcome}>"
+        return f"<call {self.number} of {show_name(self.call.service)}: {self.outcome}>"
 
 
 class ClientNode(PeerNode[ClientCore]):
@@ -143,7 +144,7 @@ class ClientNode(PeerNode[ClientCore]):
         self.post(self.core.close, self.schedule.now)
 
     def _submit(self, call: Call) -> None:
-        self.schedule.record(self, f"calls {call.service!r}: {call.body[0]!r}")
+        self.schedule.record(self, f"calls {show_name(call.service)}: {call.body[0]!r}")
         self.core.submit(call, self.schedule.now)
 
     def _cancel(self, call: Call) -> None:

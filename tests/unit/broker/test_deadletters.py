@@ -36,7 +36,7 @@ def deadly():
 def test_W5_dead_letters_are_logged_without_their_bodies(deadly, caplog):
     deadly(None)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "a request for b'it' was given up (attempts) after 1 attempt and 0.0 seconds"
+        "a request for 'it' was given up (attempts) after 1 attempt and 0.0 seconds"
     ]
 
 
@@ -71,7 +71,7 @@ def test_W5_dead_letters_of_the_dead_letters_service_are_only_logged(deadly, cap
 def test_W5_a_dead_letter_without_room_in_the_queue_is_logged(deadly, caplog, monkeypatch):
     monkeypatch.setattr(Broker, "enqueue", lambda *_: False)
     deadly(ForwardDeadLetters("morgue"))
-    assert "no room for a dead letter of b'it' at the service b'morgue'" in caplog.text
+    assert "no room for a dead letter of 'it' at the service 'morgue'" in caplog.text
 
 
 def test_an_error_of_the_hook_is_logged(deadly, caplog):
@@ -79,7 +79,7 @@ def test_an_error_of_the_hook_is_logged(deadly, caplog):
         raise ValueError("the hook's own fault")
 
     broker = deadly(hook, times=2)
-    assert "the dead-letter hook failed for a request of b'it'" in caplog.text
+    assert "the dead-letter hook failed for a request of 'it'" in caplog.text
     assert broker.started
 
 

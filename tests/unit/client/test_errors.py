@@ -8,9 +8,9 @@ from gmdp.core.outcomes import ROW_OF_OUTCOME, Outcome
 from gmdp.core.peer.calls import Call, Ended
 
 
-def ended(outcome, detail="", body=(), tries=1, deliveries=0):
+def ended(outcome, detail="", body=(), tries=1, deliveries=0, service=b"it"):
     """A call that began at 100.0, and how it ended."""
-    call = Call(b"it", [b"x"], timeout=5.0)
+    call = Call(service, [b"x"], timeout=5.0)
     call.submitted_at = 100.0
     call.tries = tries
     call.deliveries = deliveries
@@ -33,7 +33,15 @@ def test_each_outcome_has_its_error(outcome):
 def test_the_message_counts_tries_and_deliveries(tries, deliveries, text):
     error = error_of(ended(Outcome.TIMEOUT, tries=tries, deliveries=deliveries), 101.0)
     assert isinstance(error, RequestTimeout)
-    assert f"b'it', after 1.000 s and {text}" in str(error)
+    assert f"service 'it', after 1.000 s and {text}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("service", "shown"),
+    [(b"echo", "'echo'"), ("größe".encode(), "'größe'"), (b"\xff", r"b'\xff'"), (b"\x1b[2J", r"'\x1b[2J'")],
+)
+def test_the_service_is_shown_as_text_where_its_name_is_text(service, shown):
+    assert f": service {shown}, after" in str(error_of(ended(Outcome.TIMEOUT, service=service), 101.0))
 
 
 def test_the_client_s_own_detail_goes_before_the_table_s_text():

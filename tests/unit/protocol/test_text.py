@@ -2,7 +2,7 @@
 
 import pytest
 
-from gmdp.protocol.text import MAX_SHOWN, show_frames, show_name
+from gmdp.protocol.text import MAX_SHOWN, plain_name, show_frames, show_name
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,10 @@ from gmdp.protocol.text import MAX_SHOWN, show_frames, show_name
 )
 def test_names_are_text_where_they_are_text_and_bounded(name, shown):
     assert show_name(name) == shown
+
+
+def test_names_in_json_have_no_quotes():
+    assert [plain_name(name) for name in (b"echo", "größe".encode(), b"\xffx")] == ["echo", "größe", r"\xffx"]
 
 
 def test_the_beginning_of_a_message():

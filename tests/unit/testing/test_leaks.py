@@ -100,7 +100,7 @@ def test_earlier_requests_are_no_leaks():
         census = Census()
         client.submit("nobody", b"")
         wait_until(lambda: broker.statistics().queued == 2)
-        with pytest.raises(Leaked, match=r"service b'nobody': 2 queued(.|\n)*calls in flight: 2"):
+        with pytest.raises(Leaked, match=r"service 'nobody': 2 queued(.|\n)*calls in flight: 2"):
             census.check(patience=0.05)
 
 

@@ -269,8 +269,8 @@ def test_leaks_are_reported_at_the_teardown(run):
     says("test_thread", r"<Thread\(sleeper, started daemon", r"threading\.py:\d+ in wait")
     says("test_pool", "gevent ThreadPool that was not killed")
     assert kinds("test_queued") == kinds("test_assigned") == ["requests"]
-    says("test_queued", r"service b'no\{body\}': 2 queued", "<Broker running", r"calls in flight: 2\n +<AsyncClient")
-    says("test_assigned", "service b'slow': 1 assigned", r"calls in flight: 1\n")
+    says("test_queued", r"service 'no\{body\}': 2 queued", "<Broker running", r"calls in flight: 2\n +<AsyncClient")
+    says("test_assigned", "service 'slow': 1 assigned", r"calls in flight: 1\n")
     assert kinds("test_call")[:2] == ["requests", "greenlets"]  # and what it tries to connect with
     says("test_call", r"calls not yet sent: 1\n", "gmdp-client of tcp://127.0.0.1:1", rf"{here} test_call: KEPT")
     assert "on its own account" in reports["test_failed"]
@@ -345,7 +345,7 @@ def test_a_test_that_hangs_fails_with_all_stacks(run):
     assert re.search(r"at .* in nothing_happens: gevent.sleep\(1000\)", waits)
     assert re.search(r'File ".*", line \d+, in nothing_happens', waits.partition("Captured stderr")[2])
     assert '<OwnerGreenlet "gmdp-broker' in waits.partition("Captured stderr")[2]
-    assert "service b'slow': 1 assigned" in waits.partition("Captured leaks teardown")[2]
+    assert "service 'slow': 1 assigned" in waits.partition("Captured leaks teardown")[2]
     assert "the deadline of 0.2 s passed" in reports["test_swallows"]
     for name, what in (("test_handler_blocks", "while True"), ("test_sleeps", r"time\.sleep")):
         assert re.search(rf">  .*{what}.*\n(?: +\^+\n)?E +KeyboardInterrupt", reports[name])

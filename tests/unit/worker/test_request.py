@@ -29,7 +29,7 @@ def test_the_request_tells_what_is_known(broker, client):
     assert dict(request.metadata) == {}
     assert before <= request.received <= monotonic()
     assert 0 <= request.age <= monotonic() - before
-    assert repr(request) == "<Request b'it' attempt=1 frames=2 bytes=2>"
+    assert repr(request) == "<Request 'it' attempt=1 frames=2 bytes=2>"
 
 
 class Clock:

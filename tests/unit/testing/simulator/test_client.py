@@ -19,7 +19,7 @@ def simulation():
 def test_a_call_tells_how_it_ended(simulation):
     client = simulation.client()
     call = client.request(b"echo", [b"a", b"b"])
-    assert (call.outcome, call.ended, repr(call)) == (None, math.inf, "<call 1 of b'echo': None>")
+    assert (call.outcome, call.ended, repr(call)) == (None, math.inf, "<call 1 of 'echo': None>")
     assert list(client.open_calls) == client.calls == [call]
     with pytest.raises(AssertionError, match="has no reply"):
         _ = call.reply
