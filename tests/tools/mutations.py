@@ -855,6 +855,11 @@ MUTATIONS = {
         "call.credit = new_credit = consumed + INITIAL_CREDIT + extra",
         "call.credit = new_credit = consumed + extra",
     ),
+    "what a reader behind a slow link has taken is not granted": Mutation(
+        "core.peer.client",
+        "if now >= call.look_at:",
+        "if False:",
+    ),
     "a reader that takes little at a time grants nothing": Mutation(
         "core.peer.client",
         "            self.grant(call, now)\n            if call.timer is None:",

@@ -61,7 +61,8 @@ class BrokerOptions(ServiceOptions):
             for peers of ZMTP 3.0, which do not answer: a worker is then lost when it says nothing
             for the expiry, whatever it does.
         stream_stall_timeout: Seconds for which the reader of a stream may take nothing while the
-            handler waits for it; then the stream ends, and its session is free.
+            handler waits for it; then the stream ends, and its session is free.  A part, with what is on its
+            way before it, must cross the client's link in less time.
         max_request_ttl: Seconds that all waits of a request may take together whose caller states how
             long it waits.
         max_services: How many services there may be.

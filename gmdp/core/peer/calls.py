@@ -109,6 +109,7 @@ class Call:
         "flags",
         "grant_at",
         "identity",
+        "look_at",
         "number",
         "parts",
         "priority",
@@ -179,6 +180,8 @@ class Call:
         self.extra_credit = 0
         #: Once the reader has taken so much, it calls :meth:`.client.ClientCore.grant`.
         self.grant_at = math.inf
+        #: When a part comes after this time, what the reader has taken by then is granted.
+        self.look_at = 0.0
         self.connection: ClientConnection | None = None
         self.try_ends_at = math.inf
         self.timer: list[Any] | None = None

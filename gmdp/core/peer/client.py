@@ -22,6 +22,7 @@ The rules of this module:
 * The reader of a stream grants credits as it takes parts (:mod:`gmdp.protocol.extension`): up to a *window* for
   each stream, as long as all streams together have granted less than a bound.  Each stream has
   :data:`~gmdp.protocol.extension.INITIAL_CREDIT` besides, so that it never waits for another stream's reader.
+* A reader that takes little for long, be it slow or its link, grants that: the broker must see that it reads.
 * While a stream's handler waits for its reader, the time for its next part does not run.
 * Until a broker has answered, one connection is tried at a time.
 """
@@ -52,7 +53,7 @@ SLOW_LINK = (
     "; a frame must cross its link in less than heartbeat_interval * (liveness - 0.5) seconds (the broker's options), "
     "and the largest one had {} bytes"
 )
-#: Seconds between two looks at the reader of a stream whose handler waits: the least, and the most.
+#: Seconds between two looks at the reader of a stream, whatever it has taken: the least, and the most.
 LEAST_LOOK = 0.1
 MOST_LOOK = 5.0
 
@@ -314,6 +315,10 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             call.received += extension.part_weight(body)
             if call.received < call.credit:
                 call.try_ends_at = now + call.timeout
+                if now >= call.look_at:
+                    # Parts may take long to get here: the broker must see that they are read.
+                    self.grant(call, now)
+                    call.look_at = now + self._look_interval(call)
             else:
                 # The handler waits for the reader, so nobody waits for the next part.
                 call.try_ends_at = now + self._look_interval(call)
@@ -460,7 +465,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
 
     @staticmethod
     def _look_interval(call: Call) -> float:
-        """Return after how many seconds to look whether the reader of a waiting stream has taken anything."""
+        """Return after how many seconds to look whether a stream's reader has taken anything."""
         offer = call.connection.offer if call.connection is not None else None
         return MOST_LOOK if offer is None else max(LEAST_LOOK, min(offer.stream_stall_timeout / 4, MOST_LOOK))
 

@@ -51,6 +51,10 @@ ATTEMPTS = 3
 #: A body that begins with one of these makes the handler crash its process, or fail.
 POISON = b"poison"
 BROKEN = b"broken"
+#: A body that begins with this, in a scenario of slow links, is answered by a stream of 400,000 bytes.
+STREAM = b"stream"
+#: Bytes a second of a slow link.
+SLOW = 20_000.0
 
 SERVICES = (b"a", b"b")
 
@@ -122,8 +126,6 @@ class Scenario:
         self.kind = random.choice(list(KINDS))
         simulation.schedule.record("a scenario of the kind", repr(self.kind))
         simulation.network.latency = random.choice([0.0005, 0.01, 0.05])
-        if self.kind == "slow links":
-            simulation.network.bandwidth = 20_000.0
         self._uids = itertools.count(1)
         #: How often a handler has begun with each body.
         self.runs: Counter[bytes] = Counter()
@@ -131,6 +133,8 @@ class Scenario:
         self.begun: dict[bytes, list[float]] = {}
         self._healing = False
         self._proving = False
+        #: The clients that have called for a stream, in a scenario of slow links.
+        self._streaming: set[ClientNode] = set()
         flood = self.kind == "flood"
         self.options: dict[str, Any] = {
             "heartbeat_interval": INTERVAL,
@@ -180,6 +184,8 @@ class Scenario:
             times = 3
         elif self.kind == "poison":
             times = 1
+        elif self.kind == "slow links":
+            times = self.random.randint(1, 4)
         else:
             times = self.random.randint(4, 14)
         for name in self.random.choices(names, weights, k=times):
@@ -220,6 +226,8 @@ class Scenario:
             counts, fillings = [0, 4, 8, 16], [50, 5_000, 40_000, 100_000]
         count = 0 if self._proving else self.random.choice(counts)
         filling = b"x" * self.random.choice(fillings)
+        if uid.startswith(STREAM):
+            count, filling = 40, b"x" * 10_000
         if count == 0:
             return [uid, run, b"final 0", filling]
         return self._parts(uid, run, count, filling)
@@ -238,7 +246,9 @@ class Scenario:
         random = self.random
         # A broker cannot know which strict connections belong to one process, and so die together.
         strict = random.random() < 0.4 and self.kind != "poison"
-        dialect: Dialect = random.choice([RFC7, RFC18, MAJORTOMO] if strict else [RFC7, RFC18])
+        # Most workers on slow links, and most clients, know credits.
+        extended = [RFC18] if self.kind == "slow links" else [RFC7, RFC18]
+        dialect: Dialect = random.choice([RFC7, RFC18, MAJORTOMO] if strict else extended)
         endpoints = endpoints or self.endpoints
         self.simulation.worker(
             service or random.choice(SERVICES),
@@ -255,21 +265,26 @@ class Scenario:
             extension=self._draw_version(),
             # Four at once, one after the other, take less than BUSY_TIMEOUT.
             computes=(0.1, 1.8) if self.kind == "computing" and not self._healing else (0.0, 0.0),
+            # A fast worker's stream waits for the client's link, a slow one's for the worker's own.
+            bandwidth=random.choice([SLOW, math.inf, math.inf]) if self.kind == "slow links" else math.inf,
         )
 
     def _new_client(self) -> ClientNode:
-        strict = self.random.random() < 0.4
-        dialect: Dialect = self.random.choice([RFC7, RFC18, MAJORTOMO] if strict else [RFC7, RFC18])
+        slow = self.kind == "slow links"
+        strict = self.random.random() < (0.1 if slow else 0.4)
+        extended = [RFC18] if slow else [RFC7, RFC18]
+        dialect: Dialect = self.random.choice([RFC7, RFC18, MAJORTOMO] if strict else extended)
         client = self.simulation.client(
             version=dialect,
             endpoints=self.endpoints,
             strict=strict and self.random.choice([True, True, "silent"]),
             max_connections=self.random.choice([1, 3]),
             max_in_flight=self.random.choice([2, 30]),
-            stream_window=self.random.choice([10_000, 100_000, 400_000]),
+            stream_window=self.random.choice([10_000, 250_000, 250_000] if slow else [10_000, 100_000, 400_000]),
             stream_bytes=self.random.choice([0, 100_000, 1_000_000]),
             extension=self._draw_version(),
             heartbeat_interval=INTERVAL,
+            bandwidth=SLOW if slow else math.inf,
         )
         client.on_part = self._on_part
         return client
@@ -297,7 +312,14 @@ class Scenario:
             options["flags"] |= FAIL_WITHOUT_WORKER
         sizes = [200, 10_000, 40_000, 90_000] if self.kind == "slow links" else [0, 20, 200]
         body = [mark + b" %d" % next(self._uids), b"x" * random.choice(sizes)]
-        random.choice(living).request(random.choice(SERVICES), body, **options)
+        client = random.choice(living)
+        if self.kind == "slow links" and self.simulation.now < 5.0 and not client.calls and len(self._streaming) < 2:
+            self._streaming.add(client)
+            body = [body[0].replace(mark, STREAM)]
+            options.update(timeout=12.0, retries=0, deadline=math.inf)
+        elif client in self._streaming:
+            del body[1:]  # grants would wait behind large requests
+        client.request(random.choice(SERVICES), body, **options)
 
     def _on_part(self, simulated: SimulatedCall, part: Part) -> None:
         """Check that a part of an answer belongs to its call, to one run, and is the next one."""
@@ -524,6 +546,8 @@ class Scenario:
                     require(simulated.outcome in expected, simulated, "without a fault")
                 if self.kind == "computing":
                     self._check_ran_once(client, simulated)
+                if uid.startswith(STREAM):
+                    require(simulated.outcome is not Outcome.STALLED, "a slow link was taken for a reader:", simulated)
                 if self.kind == "streams" and uid.startswith(b"uid"):
                     self._check_stream(simulated)
                 if self.kind == "poison" and uid.startswith(b"uid"):

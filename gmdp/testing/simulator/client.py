@@ -83,8 +83,9 @@ class ClientNode(PeerNode[ClientCore]):
         heartbeat_interval: float = 2.5,
         stream_window: int = 1024 * 1024,
         stream_bytes: int = 64 * 1024 * 1024,
+        bandwidth: float = math.inf,
     ) -> None:
-        super().__init__(network, name, strict, extension)
+        super().__init__(network, name, strict, extension, bandwidth)
         self.zmtp_heartbeat = (heartbeat_interval, 3 * heartbeat_interval)
         self.counters = ClientCounters()
         self.core = ClientCore(

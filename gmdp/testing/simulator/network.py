@@ -63,6 +63,8 @@ class PeerEnd(Protocol):
     strict: bool | str
     #: The version of gmdp's extension that the node speaks.
     extension: int
+    #: The most bytes a second of its wires, in each direction.
+    bandwidth: float
     dead: bool
     zmtp_heartbeat: tuple[float, float]
 
@@ -126,7 +128,7 @@ class Wire:
         self.broker = broker
         self.routing_id = network.routing_id()
         #: Bytes a second, in each direction.
-        self.bandwidth = network.bandwidth
+        self.bandwidth = min(network.bandwidth, node.bandwidth)
         #: False once the node has closed the wire, or knows of its loss.
         self.open = True
         #: True while the broker counts the wire among its peers.

@@ -22,16 +22,18 @@ class PeerNode(Node, Generic[K]):
         strict: True if brokers appear to the node as speaking an RFC only; "silent" if they do not even answer
             its probe.
         extension: The version of gmdp's extension that the node speaks.
+        bandwidth: The most bytes a second of its wires, in each direction.
         wires: The connections to brokers that are open.
         on_traffic: Called with "received" or "sent", the wire and the frames of each message.
     """
 
     core: K
 
-    def __init__(self, network: Network, name: str, strict: bool | str, extension: int) -> None:
+    def __init__(self, network: Network, name: str, strict: bool | str, extension: int, bandwidth: float) -> None:
         super().__init__(network, name)
         self.strict = strict
         self.extension = extension
+        self.bandwidth = bandwidth
         self.on_traffic: Callable[[str, Wire, list[bytes]], None] | None = None
         self.wires: list[Wire] = []
 

@@ -118,7 +118,8 @@ class Simulation:
                 ``concurrency``, ``heartbeat_interval``, ``liveness``, ``enforce_deadline`` as for :class:`gmdp.Worker`;
                 ``strict``, True if brokers appear to the worker as speaking an RFC only,
                 "silent" if they do not even answer its probe;
-                ``extension``, the version of gmdp's extension that it speaks.
+                ``extension``, the version of gmdp's extension that it speaks;
+                ``bandwidth``, the most bytes a second of its connections.
         """
         name, endpoints = self._name("worker"), options.pop("endpoints", ["one"])
         worker = WorkerNode(
@@ -137,7 +138,7 @@ class Simulation:
             version: Of MDP: "0.1" or "0.2", or a dialect.
             endpoints: Those of its brokers.
             options: ``max_connections`` and ``max_in_flight`` as for :class:`gmdp.Client`;
-                ``strict`` and ``extension`` as for a worker.
+                ``strict``, ``extension`` and ``bandwidth`` as for a worker.
         """
         client = ClientNode(self.network, self._name("client"), endpoints, _dialect(version), **options)
         client.on_traffic = functools.partial(check_peer_traffic, client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -71,8 +72,9 @@ class WorkerNode(PeerNode[WorkerCore]):
         enforce_deadline: bool = False,
         extension: int = VERSION,
         computes: tuple[float, float] = (0.0, 0.0),
+        bandwidth: float = math.inf,
     ) -> None:
-        super().__init__(network, name, strict, extension)
+        super().__init__(network, name, strict, extension, bandwidth)
         self.zmtp_heartbeat = zmtp_heartbeat(heartbeat_interval, heartbeat_interval * liveness)
         self.handler = handler
         self.takes = takes

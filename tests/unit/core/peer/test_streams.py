@@ -196,6 +196,37 @@ def test_X9_a_reader_that_takes_little_at_a_time_grants_that(stall, interval):
     assert bench.granted(call) == []
 
 
+@pytest.mark.parametrize(("stall", "interval"), [(40.0, MOST_LOOK), (8.0, 2.0)])
+def test_X9_a_reader_behind_a_slow_link_grants_what_it_has_taken(stall, interval):
+    """The handler waits, but its parts take long to get here: the broker must see that each is read."""
+    bench = StreamBench(stall=stall)
+    call = bench.begin(timeout=100.0)
+    bench.frames()
+    bench.part(call, count=7)
+    assert bench.take(call, 70_000) == [70_000 + WINDOW]
+    bench.advance(interval)  # of what was granted, the parts come now, one a second
+    taken = 70_000
+    grants = []
+    for _ in range(int(4 * interval)):
+        bench.part(call)
+        grants += bench.granted(call)
+        assert bench.take(call, 10_000) == []
+        taken += 10_000
+        bench.advance(1.0)
+    bench.part(call)
+    # The reader takes a part after it has come, so the first look finds nothing new.
+    assert len(grants) in (3, 4)
+    assert grants == [70_000 + WINDOW + int(interval) * 10_000 * number for number in range(1, len(grants) + 1)]
+    # A call without credits has nothing to grant.
+    old = StreamBench(features=0)
+    call = old.begin(timeout=100.0)
+    old.frames()
+    for _ in range(3):
+        old.part(call)
+        old.advance(MOST_LOOK)
+    assert old.frames() == []
+
+
 def test_a_stalled_stream_ends_its_call():
     bench = StreamBench()
     call = bench.begin()

@@ -1,5 +1,6 @@
 """Wires: order, bounds, and the ways in which they break."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ class End:
         self.dead = False
         self.frozen = False
         self.zmtp_heartbeat = (1.0, 6.0)
+        self.bandwidth = math.inf
         self.up = True
         self.generation = 1
         self.peers = {}
@@ -180,6 +182,13 @@ def test_L6_a_wire_with_a_bandwidth_carries_messages_as_fast_as_that(schedule, n
     assert broker.log == []
     schedule.run(0.2)
     assert broker.log == [[wire.routing_id, b"x" * 3000]]
+
+
+def test_a_wire_is_as_slow_as_its_node(network, node, broker):
+    network.bandwidth, node.bandwidth = 1000.0, 10.0
+    assert network.connect(node, SimpleNamespace(endpoint="one")).bandwidth == 10.0
+    network.bandwidth = 1.0
+    assert network.connect(node, SimpleNamespace(endpoint="one")).bandwidth == 1.0
 
 
 def test_L6_a_frame_that_takes_too_long_ends_its_wire(schedule, network, node, broker):
