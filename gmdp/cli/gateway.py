@@ -37,7 +37,7 @@ def _parse_address(bind: str) -> tuple[str, int]:
 
 
 def _import_prefork() -> ModuleType:
-    """Import what needs gunicorn; ConfigurationError if it is missing, or too old, or gevent is."""
+    """Import what needs gunicorn; ConfigurationError if a package is missing, or gunicorn or gevent is too old."""
     needed = "gmdp gateway needs gunicorn 27 and gevent 24.10.1: pip install 'gmdp[gateway]'"
     try:
         import gunicorn
@@ -46,11 +46,22 @@ def _import_prefork() -> ModuleType:
             raise ConfigurationError(f"{needed} (gunicorn {gunicorn.__version__} is installed)")
         return import_module(".prefork", __package__)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("gunicorn", "packaging"):
+        package = (error.name or "").partition(".")[0]
+        if package == "gmdp":
             raise
-        raise ConfigurationError(needed) from None
+        raise ConfigurationError(needed if package == "gunicorn" else f"{needed} ({error})") from None
     except RuntimeError as error:  # gunicorn raises it for a gevent that is too old
         raise ConfigurationError(f"{needed} ({error})") from None
+
+
+def _check_access_log(context: click.Context, parameter: click.Parameter, file: str | None) -> str | None:
+    """Return the value of --access-log; ConfigurationError if it is a file that cannot be written."""
+    if file is not None and file != "-":
+        try:
+            open(file, "a", encoding="utf-8").close()
+        except OSError as error:
+            raise ConfigurationError(f"--access-log: cannot write {file}: {error.strerror}") from None
+    return file
 
 
 @click.command()
@@ -116,7 +127,12 @@ def _import_prefork() -> ModuleType:
     metavar="SECONDS",
     help="Time for an HTTP client that does not send its body, or does not read.",
 )
-@click.option("--access-log", metavar="FILE", help="Log each request to a file; '-': to standard output.")
+@click.option(
+    "--access-log",
+    metavar="FILE",
+    callback=_check_access_log,
+    help="Log each request to a file; '-': to standard output.",
+)
 @stop_timeout_option
 @security_options
 @verbose_option

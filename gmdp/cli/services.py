@@ -62,13 +62,23 @@ def _ask(
     return parsed, answering
 
 
+#: Columns that a broker of gmdp 0.1.0 does not report.
+_ADDED = frozenset({"mute"})
+
+
+def _cell(row: Mapping[str, Any], column: str) -> object:
+    """Return what a row has in a column; nothing is an empty cell."""
+    value = row.get(column) if column in _ADDED else row[column]
+    return "" if value is None else value
+
+
 def _print_rows(report: dict[str, Any], table: str, columns: Mapping[str, str], text: Collection[str]) -> None:
     """Print the rows of a report's `table`, and how many there are beyond them.
 
     `columns`: their keys and titles.  `text`: the titles of those that are no numbers.
     Raises KeyError, TypeError or ValueError if the report is not of gmdp.
     """
-    rows = [[row[column] for column in columns] for row in report[table]]
+    rows = [[_cell(row, column) for column in columns] for row in report[table]]
     more = int(report["total"]) - len(rows)
     print_table(tuple(columns.values()), rows, text)
     if more > 0:
@@ -97,7 +107,7 @@ def _list(
         raise MDPError(f"the broker at {answering} has another mmi.{table} than gmdp's") from None
 
 
-_COUNTS = ("workers", "idle", "busy", "queued", "requests", "replies")
+_COUNTS = ("workers", "idle", "mute", "busy", "queued", "requests", "replies")
 
 
 @click.command()
@@ -106,7 +116,8 @@ _COUNTS = ("workers", "idle", "busy", "queued", "requests", "replies")
 def services(service: str, endpoint: str, timeout: float, as_json: bool, mdp: str, **security: Any) -> None:
     """List the services a broker knows, their workers and queues.
 
-    With SERVICE, that one alone.
+    With SERVICE, that one alone.  Each worker is idle, mute or busy: a mute one has no request, has
+    said nothing for two heartbeat intervals, and gets no request until it speaks.
     """
     columns = {"name": "service", **{name: name for name in _COUNTS}}
     _list("services", service, endpoint, timeout, as_json, mdp, security, columns, text=("service",))
@@ -118,7 +129,8 @@ def services(service: str, endpoint: str, timeout: float, as_json: bool, mdp: st
 def workers(service: str, endpoint: str, timeout: float, as_json: bool, mdp: str, **security: Any) -> None:
     """List the workers of a broker, what they do and since when.
 
-    With SERVICE, those of that service.  Times are seconds: in the present state, since the
+    With SERVICE, those of that service.  A worker is idle, busy, or mute (silent for two heartbeat
+    intervals, so that it gets no request).  Times are seconds: in the present state, since the
     registration, and since the broker last heard of the worker.
     """
     columns = {

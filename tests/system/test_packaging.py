@@ -1,7 +1,9 @@
 """The README, the packaging files and the code say the same."""
 
+import ast
 import configparser
 import importlib.metadata
+import importlib.util
 import os
 import re
 import socket
@@ -11,6 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import gmdp
 from gmdp.core.broker.options import BrokerOptions
@@ -43,6 +47,32 @@ def test_every_python_that_is_claimed_has_an_environment():
     environments = re.findall(r"py3(\d+)", parsed("tox.ini")["tox"]["env_list"])
     assert claimed == environments
     assert claimed[0] == "10"
+
+
+def closure(requirements, extra=""):
+    """The distributions that requirements bring along, as they are installed here."""
+    found = set()
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        found.add(name)
+        theirs = importlib.metadata.requires(name) or []
+        for each in ["", *requirement.extras]:
+            found |= closure([one for one in theirs if name != "gmdp"], each)
+    return found
+
+
+def test_the_extra_of_the_gateway_brings_what_gunicorns_worker_imports():
+    stated = parsed("setup.cfg")["options.extras_require"]["gateway"].splitlines()
+    brought = closure([line for line in stated if line and not line.startswith(("#", "gmdp"))])
+    source = Path(importlib.util.find_spec("gunicorn").origin).parent / "workers" / "ggevent.py"
+    imports = [node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.ImportFrom)]
+    modules = {node.module.partition(".")[0] for node in imports}
+    distributions = importlib.metadata.packages_distributions()
+    needed = {canonicalize_name(name) for module in modules for name in distributions.get(module, ())}
+    assert {"gunicorn", "gevent", "packaging"} <= needed <= brought
 
 
 def test_the_package_is_typed_and_has_a_command():

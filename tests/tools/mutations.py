@@ -121,7 +121,7 @@ MUTATIONS = {
         "self._state.timers.arm(request, until if until < request.deadline else request.deadline)",
         "self._state.timers.arm(request, 1e9)",
     ),
-    "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = None\n", ""),
+    "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = now\n", ""),
     # Strangers
     "a request counts nothing but its body": Mutation(
         "core.broker.records", "REQUEST_COST + charged_bytes(body)", "charged_bytes(body)"
@@ -287,7 +287,7 @@ MUTATIONS = {
     ),
     "a mute worker gets requests": Mutation(
         "core.broker.registry",
-        "                del worker.service.idle[worker]\n                worker.service.mute.add(worker)\n",
+        "                del worker.service.idle[worker]\n                worker.service.mute[worker] = now\n",
         "                pass\n",
     ),
     "a worker is mute for ever": Mutation(
@@ -296,7 +296,7 @@ MUTATIONS = {
     "a worker that speaks again stays without work": Mutation(
         "core.broker.registry",
         "                self._delivery.give_next(worker, now)\n\n    def probe_mute",
-        "                worker.service.idle[worker] = None\n\n    def probe_mute",
+        "                worker.service.idle[worker] = now\n\n    def probe_mute",
     ),
     "a worker whose process has ended is kept for the busy_timeout": Mutation(
         "core.broker.registry",

@@ -71,7 +71,7 @@ class Delivery:
             service = worker.service
             del service.members[worker]
             service.idle.pop(worker, None)
-            service.mute.discard(worker)
+            service.mute.pop(worker, None)
             if not service.members:
                 self._services.without_worker[service.name] = None
             if worker.request is not None:
@@ -112,7 +112,7 @@ class Delivery:
             # The request's time was up before the tick that would have ended it.
             reason = EndReason.DEADLINE if now >= request.deadline else EndReason.EXPIRED
             self._services.end_request(request, reason, now)
-        service.idle[worker] = None
+        service.idle[worker] = now
 
     def mark_answered(self, worker: Worker) -> None:
         """Take from a worker the request that the worker has answered."""

@@ -95,10 +95,10 @@ class Service:
         #: The ``request_ttl`` of requests whose callers state how long they wait.
         self.stated_ttl = options.request_ttl
         self.queue: FairQueue[Request] = FairQueue()
-        #: Workers without a request that may get one, the least recently used first.
-        self.idle: OrderedDict[Worker, None] = OrderedDict()
-        #: Workers without a request whose connections are mute: they get none.
-        self.mute: set[Worker] = set()
+        #: Workers without a request that may get one, the least recently used first, and since when.
+        self.idle: OrderedDict[Worker, float] = OrderedDict()
+        #: Workers without a request whose connections are mute, and since when: they get none.
+        self.mute: dict[Worker, float] = {}
         #: All workers, idle, mute or busy.
         self.members: dict[Worker, None] = {}
         #: How many queued requests are to fail when no worker is left.

@@ -294,7 +294,7 @@ class Registry:
         gap = self._state.gap
         judged_at = pulse.heard_at + MUTE_AFTER * interval
         if not connection.mute and now >= judged_at and gap.may_judge(now):
-            self._become_mute(connection)
+            self._become_mute(connection, now)
         if connection.mute:
             if connection.features & _BEGUN:
                 self._recall(connection, now)
@@ -323,7 +323,7 @@ class Registry:
                         lost_at, reason = until, LossReason.BUSY_TIMEOUT
         return lost_at, reason
 
-    def _become_mute(self, connection: Connection) -> None:
+    def _become_mute(self, connection: Connection, now: float) -> None:
         """Give a connection no request until it speaks."""
         connection.mute = True
         connection.probes = 0
@@ -331,7 +331,7 @@ class Registry:
         for worker in connection.workers.values():
             if worker.request is None:
                 del worker.service.idle[worker]
-                worker.service.mute.add(worker)
+                worker.service.mute[worker] = now
 
     def _recall(self, connection: Connection, now: float) -> None:
         """Give to others what a mute connection was given and has not begun."""
@@ -363,7 +363,7 @@ class Registry:
         del self.mute[connection]
         for worker in list(connection.workers.values()):
             if worker in worker.service.mute:
-                worker.service.mute.remove(worker)
+                del worker.service.mute[worker]
                 self._delivery.give_next(worker, now)
 
     def probe_mute(self, now: float) -> None:

@@ -194,15 +194,24 @@ def _workers(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
         {
             "service": plain_name(worker.service.name),
             "protocol": worker.connection.dialect.name,
-            "state": "idle" if worker.request is None else "busy",
-            "state_seconds": None if worker.request is None else round(now - worker.assigned_at, 3),
+            "state": state,
+            "state_seconds": round(now - since, 3),
             "registered_seconds": round(now - worker.registered_at, 3),
             "heard_seconds": round(now - worker.connection.pulse.heard_at, 3),
             "served": worker.replies,
         }
         for worker in itertools.islice(chosen, MAX_ROWS)
+        for state, since in [_state_of(worker)]
     ]
     return {"total": total, "workers": rows}
+
+
+def _state_of(worker: Worker) -> tuple[str, float]:
+    """What a worker does, and since when."""
+    if worker.request is not None:
+        return "busy", worker.assigned_at
+    service = worker.service
+    return ("mute", service.mute[worker]) if worker in service.mute else ("idle", service.idle[worker])
 
 
 def _statistics(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:

@@ -86,7 +86,9 @@ class ServiceStatistics:
 
     workers: int = field(metadata=gauge("Workers registered for the service.", "workers"))
     idle: int = field(metadata=gauge("Workers without a request that may get one.", "workers"))
-    mute: int = field(metadata=gauge("Workers that say nothing, and get no request until they do.", "workers"))
+    mute: int = field(
+        metadata=gauge("Workers without a request that say nothing, and get none until they do.", "workers")
+    )
     busy: int = field(metadata=gauge("Workers with a request.", "workers"))
     queued: int = field(metadata=gauge("Requests that wait for a worker.", "requests"))
     requests: int = field(metadata=counter("Requests accepted while the service was known.", "requests"))
@@ -105,7 +107,7 @@ class BrokerStatistics:
     uptime: float = field(metadata=gauge("Time since the broker started.", "seconds"))
     services: Mapping[bytes, ServiceStatistics] = field(metadata=gauge("The known services.", "", "service"))
     workers: int = field(metadata=gauge("Workers registered.", "workers"))
-    idle: int = field(metadata=gauge("Workers without a request.", "workers"))
+    idle: int = field(metadata=gauge("Workers without a request, mute ones included.", "workers"))
     busy: int = field(metadata=gauge("Workers with a request.", "workers"))
     queued: int = field(metadata=gauge("Requests that wait for a worker.", "requests"))
     queued_bytes: int = field(metadata=gauge("Bytes that count in max_queue_bytes.", "bytes"))

@@ -60,6 +60,13 @@ def test_without_the_extra_one_line_names_it(monkeypatch):
     assert (ended.one_line(), ended.status) == (f"gmdp: {NEEDS}", 2)
 
 
+def test_a_package_that_gunicorn_lacks_is_named(monkeypatch):
+    error = ModuleNotFoundError("No module named 'packaging'", name="packaging.version")
+    monkeypatch.setattr(gmdp.cli.gateway, "import_module", mock.Mock(side_effect=error))
+    ended = gmdp_here("gateway", "--service", "x")
+    assert (ended.one_line(), ended.status) == (f"gmdp: {NEEDS} (No module named 'packaging')", 2)
+
+
 def test_a_gunicorn_that_is_too_old_is_named(monkeypatch):
     old = SimpleNamespace(version_info=(26, 2, 0), __version__="26.2.0")
     monkeypatch.setitem(sys.modules, "gunicorn", old)
@@ -92,6 +99,8 @@ REFUSALS = [
     (["--service", ""], "services must be names, not ''", 2),
     (["--server-key", "nowhere.key"], r"server_key: cannot read nowhere\.key: .*", 2),
     (["--username", "me"], "--username needs --password-file.*", 2),
+    (["--access-log", "nowhere/log"], "--access-log: cannot write nowhere/log: No such file or directory", 2),
+    (["--access-log", "."], r"--access-log: cannot write \.: Is a directory", 2),
     (["--servce", "x"], ".*[Nn]o such option.*--servce.*", 2),
 ]
 

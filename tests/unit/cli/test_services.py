@@ -172,6 +172,21 @@ def test_workers_for_people(broker):
     titles, row = (line.split() for line in ended.out.decode().replace("MDP/0.2 (gmdp)", "gmdp").splitlines())
     assert titles == ["service", "protocol", "state", "for", "registered", "heard", "served"]
     assert (row[0], row[2], row[-1]) == ("it", "idle", "0")
+    assert all(0 <= float(seconds) < 60 for seconds in row[3:6])
+
+
+def test_the_workers_and_services_of_an_earlier_broker_have_empty_cells(foreign):
+    """gmdp 0.1.0 says neither how long a worker has been idle nor how many workers are mute."""
+    worker = {"service": "it", "protocol": "MDP/0.1", "state": "idle", "state_seconds": None}
+    worker |= {"registered_seconds": 2.5, "heard_seconds": 1.5, "served": 7}
+    endpoint = foreign([b"200", json.dumps({"total": 1, "workers": [worker]}).encode()])
+    row = gmdp_here("workers", "--broker", endpoint).out.decode().splitlines()[1]
+    assert row.split() == ["it", "MDP/0.1", "idle", "2.5", "1.5", "7"]
+    counts = {"workers": 1, "idle": 1, "busy": 0, "queued": 0, "requests": 3, "replies": 3}
+    endpoint = foreign([b"200", json.dumps({"total": 1, "services": [{"name": "it", **counts}]}).encode()])
+    titles, row = gmdp_here("services", "--broker", endpoint).out.decode().splitlines()
+    assert titles.split() == ["service", "workers", "idle", "mute", "busy", "queued", "requests", "replies"]
+    assert row.split() == ["it", "1", "1", "0", "0", "3", "3"]
 
 
 def test_statistics_for_people_and_for_programs(broker):

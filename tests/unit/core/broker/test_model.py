@@ -654,7 +654,7 @@ class BrokerMachine(RuleBasedStateMachine):
         for service in core.services.values():
             mine = [worker for worker in core.workers if worker.service is service]
             assert service.workers == len(mine)
-            assert set(service.idle) | service.mute <= set(mine)
+            assert set(service.idle) | set(service.mute) <= set(mine)
             assert not (service.idle and len(service.queue)), "a request waits while a worker is idle"
             assert mine or len(service.queue), "a service of nothing is remembered"
         assert set(core._services.without_worker) == {

@@ -79,7 +79,7 @@ def test_a_service_describes_itself():
     connection = Connection(b"w", (b"w",), RFC18, RFC18, 0.0, "")
     idle, busy = Worker(connection, b"", service, 0.0), Worker(connection, b"1", service, 0.0)
     service.members.update({idle: None, busy: None})
-    service.idle[idle] = None
+    service.idle[idle] = 0.0
     service.queue.push(Request(service, (b"id",), RFC18, [b"x"], b"id", 5.0))
     statistics = service.statistics(8.0)
     assert (statistics.workers, statistics.idle, statistics.busy) == (2, 1, 1)

@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 from brokers import GmdpBroker
-from cores import MDP01, MDP02, ManualBroker
+from cores import INTERVAL, MDP01, MDP02, ManualBroker
 
 from gmdp.core.broker import reports
 from gmdp.core.broker.fairqueue import FairQueue
@@ -42,6 +42,32 @@ def test_the_reports_of_the_management_interface():
     assert report(b"mmi.statistics", b"")["assigned"] == 1
     about = report(b"mmi.broker", b"")
     assert (about["name"], about["state"], about["uptime"]) == ("gmdp", "running", 1.0)
+
+
+def test_a_worker_is_idle_busy_or_mute_for_some_time():
+    broker = ManualBroker(liveness=10)
+    broker.ready(MDP02, b"W1")
+    broker.advance(0.5)
+
+    def report():
+        broker.ask(MDP01, b"asker", b"echo", service=b"mmi.workers")
+        ((_, text),) = broker.answers(MDP01, b"asker", service=b"mmi.workers")
+        (row,) = json.loads(text)["workers"]
+        return row["state"], row["state_seconds"]
+
+    assert report() == ("idle", 0.5)
+    broker.ask(MDP02, b"client", b"x")
+    address, _ = broker.assignment(MDP02, b"W1")
+    broker.advance(0.25)
+    assert report() == ("busy", 0.25)
+    broker.feed(b"W1", MDP02.final(address, b"y"))
+    broker.advance(0.5)
+    assert report() == ("idle", 0.5)
+    broker.advance(2 * INTERVAL - 0.25)
+    assert report() == ("mute", 0.25)
+    broker.feed(b"W1", MDP02.heartbeat)
+    broker.advance(0.5)
+    assert report() == ("idle", 0.5)
 
 
 def test_reports_are_bounded(monkeypatch):

@@ -48,7 +48,7 @@ def break_queue(it):
 
 
 def break_idle(it):
-    it.service.idle[it.record] = None
+    it.service.idle[it.record] = 0.0
 
 
 def break_timer(it):
