@@ -213,12 +213,21 @@ class NaiveQueue:
         self._lane(item)[1][2].append(item)
 
     def push_front(self, item):
-        lanes, lane = self._lane(item)
-        part = lane[1 if item.suspect else 2]
-        later = [other for other in part if other.number > item.number]
-        part.insert(part.index(later[0]) if later else len(part), item)
+        lanes, lane = self._insert(item)
         lanes.remove(lane)
         lanes.insert(0, lane)
+
+    def move(self, item, name):
+        self.remove(item)
+        item.lane = name
+        self._insert(item)
+
+    def _insert(self, item):
+        lanes, lane = self._lane(item)
+        part = lane[1 if item.suspect else 2]
+        part.append(item)
+        part.sort(key=lambda other: other.number)
+        return lanes, lane
 
     def pop(self, suspects=True):
         def able(lane):

@@ -873,6 +873,20 @@ MUTATIONS = {
         tests="unit/worker/test_streams.py",
     ),
     # Messages and news that outlive what they are about
+    "a retry's request stays with the connection of the first try": Mutation(
+        "core.broker.intake",
+        "            if request.lane != lane:\n                request.service.queue.move(request, lane)",
+        "            pass",
+        tests="unit/core/broker/test_draining.py::"
+        "test_L9_a_request_whose_retry_came_on_another_connection_goes_with_that_connection[queued]",
+    ),
+    "a retry's running request stays with the connection of the first try": Mutation(
+        "core.broker.intake",
+        "            request.lane = lane",
+        "            pass",
+        tests="unit/core/broker/test_draining.py::"
+        "test_L9_a_request_whose_retry_came_on_another_connection_goes_with_that_connection[assigned]",
+    ),
     "a message to a lost worker goes to the next peer": Mutation(
         "core.broker.replies",
         "(isinstance(outgoing.target, (Worker, Connection)) and outgoing.target.registered)",

@@ -9,6 +9,7 @@ RFC 7: "The broker SHOULD serve clients on a fair basis".  The rules:
   one round.
 * Requests that are given back go before the others of their lane, in the order in which they
   first came, and their lane is next.
+* Requests whose client has come back on another connection move to its lane, in the same order.
 * Suspects (see :mod:`~.delivery`) may be passed over.
 * When a request must give way, the client with the longest backlog loses one: the newest of
   its least urgent requests.  All priorities of a client count in its backlog.
@@ -46,6 +47,10 @@ class Queued(Protocol):
 
 
 Q = TypeVar("Q", bound=Queued)
+
+
+def _number(item: Queued) -> int:
+    return item.number
 
 
 class _Lane(Generic[Q]):
@@ -148,17 +153,18 @@ class FairQueue(Generic[Q]):
 
         So the order in which items are put back matters only between lanes.
         """
-        lane = self._add(item)
-        if item.suspect:
-            if lane.suspects is None:
-                lane.suspects = deque()
-            bisect.insort(lane.suspects, item, key=lambda other: other.number)
-            self.suspects += 1
-        else:
-            bisect.insort(lane.items, item, key=lambda other: other.number)  # the lane is in order, and stays so
+        self._insert(item)
         self._lanes[item.priority].move_to_end(item.lane, last=False)
-        if self._longest is not None:
-            self._note_backlog(item.lane, newest=False)
+
+    def move(self, item: Q, lane: Hashable) -> None:
+        """Have an item that waits go on waiting in another lane, by its number; a new lane is served last."""
+        old = self._lanes[item.priority][item.lane]
+        part = old.suspects if item.suspect else old.items
+        assert part  # an item that waits stands there
+        del part[bisect.bisect_left(part, item.number, key=_number)]
+        self._count_out(item, old)
+        item.lane = lane
+        self._insert(item)
 
     def pop(self, suspects: bool = True) -> Q | None:
         """Take the next item; None if there is none, or only suspects wait and `suspects` is False."""
@@ -287,6 +293,19 @@ class FairQueue(Generic[Q]):
         self.length += 1
         self._counts[item.priority] += 1
         return lane
+
+    def _insert(self, item: Q) -> None:
+        """Put `item` into its lane by its number: the lane is in order, and stays so."""
+        lane = self._add(item)
+        if item.suspect:
+            if lane.suspects is None:
+                lane.suspects = deque()
+            bisect.insort(lane.suspects, item, key=_number)
+            self.suspects += 1
+        else:
+            bisect.insort(lane.items, item, key=_number)
+        if self._longest is not None:
+            self._note_backlog(item.lane, newest=False)
 
     def _backlog(self, key: Hashable) -> int:
         """How many items of a client wait, all its priorities together."""

@@ -252,8 +252,13 @@ class Intake:
         request.terms = request.terms._replace(frame=extension.bare_call(message.extra))
         self._accounts.redirect(request, address, self._accounts.client_of(address[0], identity[0], now))
         request.deadline = math.inf if call.time_left is None else now + call.time_left
+        lane = identity[0] or address[0]
         if request.place is Place.QUEUED:
             self._services.on_new_deadline(request)
+            if request.lane != lane:
+                request.service.queue.move(request, lane)
+        else:
+            request.lane = lane
         return True
 
     def _cancel(self, identity: tuple[str, bytes], now: float) -> None:

@@ -3,7 +3,9 @@
 import json
 import math
 
+import pytest
 from brokers import GmdpBroker, SlowBroker, failed
+from cores import MDP02
 
 from gmdp.protocol.extension import Status
 
@@ -162,3 +164,20 @@ def test_L9_one_answer_that_cannot_be_sent_is_enough():
     broker.socket.room[b"client"] = "gone"
     broker.answer_all(b"W")
     assert broker.core.queued == 0
+
+
+@pytest.mark.parametrize("place", ["queued", "assigned"])
+def test_L9_a_request_whose_retry_came_on_another_connection_goes_with_that_connection(place):
+    broker = GmdpBroker(liveness=1000)
+    if place == "assigned":
+        broker.register(b"W", 1)
+    for peer in (b"first", b"second"):
+        broker.call(peer, 1, nonce=b"n" * 16, attempt=1 + (peer == b"second"), time_left=80_000.0)
+    broker.call(b"other", 1, nonce=b"o" * 16)
+    if place == "assigned":
+        broker.feed(b"W", MDP02.disconnect)
+    assert broker.core.queued == 2
+    broker.core.on_connection_closed(b"first", broker.now)
+    assert broker.core.queued == 2
+    broker.core.on_connection_closed(b"second", broker.now)
+    assert (broker.core.queued, broker.core.counters.ended) == (1, {"client_gone": 1})

@@ -52,6 +52,7 @@ class FairQueueMachine(RuleBasedStateMachine):
 
     @rule(lane=lanes, priority=priorities, suspect=st.booleans(), number=st.integers(0, 99))
     def push_front(self, lane, priority, suspect, number):
+        number += next(self.numbers) / 1e6  # no two are the same
         item = Item(lane=lane, priority=priority, suspect=suspect, waiting=False, number=number)
         self.queue.push_front(item)
         self.model.push_front(item)
@@ -77,6 +78,16 @@ class FairQueueMachine(RuleBasedStateMachine):
             self.queue.remove(item)
             self.model.remove(item)
             assert not item.waiting
+
+    @precondition(lambda self: len(self.model))
+    @rule(data=st.data(), lane=lanes, count=st.integers(1, 5))
+    def move(self, data, lane, count):
+        for item in data.draw(st.lists(st.sampled_from(self.model.items()), min_size=1, max_size=count)):
+            before = item.lane
+            self.queue.move(item, lane)
+            assert (item.waiting, item.lane) == (True, lane)
+            item.lane = before
+            self.model.move(item, lane)
 
     @rule(lane=lanes)
     def remove_what_is_not_there(self, lane):

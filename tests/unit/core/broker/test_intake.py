@@ -39,6 +39,19 @@ def test_C9_a_retry_joins(where):
     assert broker.core.counters.requests == 1
 
 
+def test_C8_a_client_that_comes_back_on_another_connection_has_one_turn_a_round():
+    broker = GmdpBroker()
+    for number in (1, 2, 3):
+        broker.call(b"before", number, b"%d" % number, nonce=b"n" * 16)
+    broker.call(b"after", 4, b"4", nonce=b"n" * 16)
+    broker.call(b"other", 1, b"other's")
+    for number in (3, 1, 2):
+        broker.call(b"after", number, nonce=b"n" * 16, attempt=2)
+    broker.register(b"W", *range(1, 6))
+    # In the order in which they first came.
+    assert [body for _, body in broker.requests(b"W").values()] == [[b"1"], [b"other's"], [b"2"], [b"3"], [b"4"]]
+
+
 def test_C9_a_user_cannot_join_another_user_s_request_by_guessing_its_id():
     broker = GmdpBroker()
     broker.register(b"W", 1, 2)
