@@ -613,9 +613,15 @@ MUTATIONS = {
     ),
     "features are kept after the connection": Mutation(
         "core.broker.core",
-        "        self._state.forget_features((routing_id,))",
+        "        self._state.peers.forget_routing_id(routing_id)",
         "        pass",
-        tests="unit/core/broker/test_state.py",
+        tests="unit/core/broker/test_peers.py",
+    ),
+    "one proxy's peers push out everybody's features": Mutation(
+        "core.broker.peers",
+        "(len(sharing) >= MAX_BEHIND or self.count >= MAX_PEERS)",
+        "False",
+        tests="unit/core/broker/test_peers.py",
     ),
     # Drain
     "a try may last no time": Mutation(

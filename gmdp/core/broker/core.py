@@ -292,7 +292,7 @@ class BrokerCore:
         self._replies.forget_routing_id(routing_id, counted_as, now)
         if client is not None and client.open:
             self._services.drop_requests_of(client, now)
-        self._state.forget_features((routing_id,))
+        self._state.peers.forget_routing_id(routing_id)
 
     def _on_malformed(self, frames: list[bytes], reason: DropReason, now: float, user: str) -> None:
         """Drop a message that is not MDP, or too large.  A gmdp client hears why; a worker is lost.

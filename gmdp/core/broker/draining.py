@@ -141,7 +141,7 @@ class Draining:
         """Return the queued requests that no worker has had, of clients that know what to do with them."""
         for service in list(self._services.by_name.values()):
             for request in service.queue:
-                features = self._state.features_of(request.address, request.terms.frame)
+                features = self._state.peers.features_of(request.address, request.terms.frame)
                 if features & Feature.NOT_RUN and not request.attempts:
                     yield request
 

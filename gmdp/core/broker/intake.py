@@ -103,7 +103,7 @@ class Intake:
             state.counters.management += 1
             body = list(map(bytes, body))
             if name == extension.PROBE_SERVICE:
-                state.note_features(address, extension.read_probe(body) & self._reports.features, dialect)
+                state.peers.note(address, extension.read_probe(body) & self._reports.features, dialect)
             answer = self._reports.answer(name, body, now, user or routing_id)
             if call is not None and answer == [OVERLOADED]:
                 self.refuse(address, message, DropReason.REPORTS_FULL, Status.OVERLOADED, now)
@@ -117,7 +117,7 @@ class Intake:
         if state.draining:
             # Queued requests may still be worked on; a new one would only be ended.
             state.refused_at = now
-            not_run = state.features_of(address, frame) & Feature.NOT_RUN
+            not_run = state.peers.features_of(address, frame) & Feature.NOT_RUN
             self.refuse(address, message, DropReason.DRAINING, Status.NOT_RUN if not_run else Status.SHUTTING_DOWN, now)
             return
         options = state.options

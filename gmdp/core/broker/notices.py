@@ -37,31 +37,30 @@ class Notices:
         offer: list[bytes] | None = None
         for client in list(self._accounts.clients.values()):
             address: tuple[bytes, ...] = (client.key,)  # type: ignore[assignment]  # a connection's is its routing id
-            if not client.open or client.backlog is not None or address not in self._state.probe_dialects:
+            probe = self._state.peers.probe_of(address)
+            if not client.open or client.backlog is not None or probe is None:
                 continue
             if not client.waits:
                 client.waits = True
                 continue
             if offer is None:
                 offer = self._reports.offer()
-            self._replies.send(self._frames(address, offer), now)
+            self._replies.send([*address, *probe.dialect.reply(PROBE_SERVICE, offer)], now)
 
     def peers_to_tell(self) -> list[tuple[bytes, ...]]:
         """Return the peers that understand that the broker leaves."""
-        return [address for address, features in self._state.features.items() if features & Feature.LEAVING]
+        return list(self._state.peers.having(Feature.LEAVING))
 
     def tell_leaving(self, peers: Iterable[tuple[bytes, ...]], connections: Iterable[Connection], now: float) -> None:
         """Tell these peers that the broker drains; `connections` are those of workers."""
         offer = self._reports.offer()
         workers = {connection.address: connection for connection in connections}
         for address in peers:
-            if address not in self._state.probe_dialects:
+            probe = self._state.peers.probe_of(address)
+            if probe is None:
                 continue  # it has gone meanwhile
-            frames = self._frames(address, offer)
+            frames = [*address, *probe.dialect.reply(PROBE_SERVICE, offer)]
             if address in workers:
                 self._state.outbox.append(Outgoing(frames, workers[address], False))
             else:
                 self._replies.send(frames, now)
-
-    def _frames(self, address: tuple[bytes, ...], offer: list[bytes]) -> list[bytes]:
-        return [*address, *self._state.probe_dialects[address].reply(PROBE_SERVICE, offer)]

@@ -111,7 +111,7 @@ class Registry:
             self._refused.pop(key, None)
             dialect = message.dialect
             connection = Connection(key, address, dialect, _BASE_DIALECTS.get(dialect, dialect), now, user)
-            connection.features = state.features_of(address, message.extra)
+            connection.features = state.peers.features_of(address, message.extra)
             if connection.features & Feature.CREDITS and dialect.streams:
                 connection.token_flags |= token.CREDITS
             self.connections[key] = connection

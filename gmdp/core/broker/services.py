@@ -198,7 +198,7 @@ class Services:
             state.events.append(DeadLetter(name, body, request.attempts, reason.value, age, request.user))
         status = STATUS_OF_REASON[reason]
         if reason is EndReason.STOPPED and not request.attempts:  # no worker has had it
-            features = state.features_of(request.address, request.terms.frame)
+            features = state.peers.features_of(request.address, request.terms.frame)
             status = Status.NOT_RUN if features & Feature.NOT_RUN else status
         if status is not None:
             self._replies.send_status(request, status, now)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import math
 
-from ...protocol import extension
-from ...protocol.dialects import Dialect
 from ..liveness import Gap
 from ..timers import Timers
 from .access import Access
 from .complaints import Complaint, Complaints
 from .decisions import DeadLetter, Event, Outgoing, QueueWait, Refusal
 from .options import BrokerOptions
+from .peers import Peers
 from .statistics import BrokerCounters
-
-#: How many peers' features are remembered; beyond it, the oldest are forgotten.  A peer whose features
-#: are not known is sent nothing that belongs to one.
-MAX_FEATURES = 65_536
 
 
 class BrokerState:
@@ -28,13 +23,12 @@ class BrokerState:
         "counters",
         "draining",
         "events",
-        "features",
         "gap",
         "held_bytes",
         "knows_processes",
         "options",
         "outbox",
-        "probe_dialects",
+        "peers",
         "refusals",
         "refused_at",
         "timers",
@@ -62,10 +56,8 @@ class BrokerState:
         self.refusals: list[Refusal | Complaint] = []
         #: Warnings about peers that cannot be told, which go to `refusals`, too.
         self.complaints = Complaints(self.refusals)
-        #: By peer, routing id and return address: the features that its probe named.
-        self.features: dict[tuple[bytes, ...], int] = {}
-        #: By the same peers: the dialect of that probe.
-        self.probe_dialects: dict[tuple[bytes, ...], Dialect] = {}
+        #: What peers have named in their probes.
+        self.peers = Peers()
         self.timers = Timers()
         self.gap = Gap(options.heartbeat_interval, options.expiry, now)
         #: Messages to send that the owner has not taken yet, in order.
@@ -80,26 +72,3 @@ class BrokerState:
         self.draining = False
         #: While draining: when the last request was refused for that reason.
         self.refused_at = -math.inf
-
-    def note_features(self, address: tuple[bytes, ...], features: int, dialect: Dialect) -> None:
-        """Remember the features that a peer's probe named, and the dialect of that probe."""
-        self.forget_features(address)  # the latest is last
-        if features:
-            self.features[address] = features
-            self.probe_dialects[address] = dialect
-            if len(self.features) > MAX_FEATURES:
-                self.forget_features(next(iter(self.features)))
-
-    def forget_features(self, address: tuple[bytes, ...]) -> None:
-        """Forget a peer's features."""
-        self.features.pop(address, None)
-        self.probe_dialects.pop(address, None)
-
-    def features_of(self, address: tuple[bytes, ...], frame: bytes) -> int:
-        """Return the :class:`~gmdp.protocol.extension.Feature` flags of the peer at `address`.
-
-        Args:
-            address: The peer's routing id and return address.
-            frame: Its call frame or session frame; empty for a strict peer, which has no features.
-        """
-        return self.features.get(address, 0) if frame and extension.version_of(frame) > 1 else 0

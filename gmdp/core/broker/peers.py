@@ -1,0 +1,96 @@
+"""What peers have named in their probes.
+
+The rules of this module:
+
+* A peer is known by its routing id and its return address.  A peer whose features are not known is sent
+  nothing that belongs to one.
+* When a connection is closed, or another user speaks under its routing id, all its peers are forgotten.
+* Of each routing id :data:`MAX_BEHIND` peers are remembered.  Behind a proxy, many peers have one; beyond
+  the bound, the one that probed first gives way.
+* In all, :data:`MAX_PEERS` are remembered.  Beyond this number a peer with the newcomer's routing id gives way,
+  else one with the routing id from which the last probe came the longest ago.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ...protocol import extension
+from ...protocol.dialects import Dialect
+from ...protocol.extension import Feature
+
+#: How many peers are remembered, with one routing id and in all.
+MAX_BEHIND = 1_024
+MAX_PEERS = 65_536
+
+
+class Probe(NamedTuple):
+    """A peer's last probe."""
+
+    #: The features that the peer and this broker name.
+    features: int
+    dialect: Dialect
+
+
+class Peers:
+    """The peers that have named features in their probes."""
+
+    __slots__ = ("_by_routing_id", "count")
+
+    def __init__(self) -> None:
+        #: By routing id, then by address (routing id and return address); the latest are last.
+        self._by_routing_id: OrderedDict[bytes, dict[tuple[bytes, ...], Probe]] = OrderedDict()
+        #: How many peers are remembered.
+        self.count = 0
+
+    def note(self, address: tuple[bytes, ...], features: int, dialect: Dialect) -> None:
+        """Remember the features that a peer's probe named, and the dialect of that probe."""
+        self._forget(address)  # the latest is last
+        if not features:
+            return
+        routing_id = address[0]
+        sharing = self._by_routing_id.get(routing_id)
+        if sharing is not None and (len(sharing) >= MAX_BEHIND or self.count >= MAX_PEERS):
+            self._forget(next(iter(sharing)))
+        elif self.count >= MAX_PEERS:
+            oldest = next(iter(self._by_routing_id.values()))
+            self._forget(next(iter(oldest)))
+        self._by_routing_id.setdefault(routing_id, {})[address] = Probe(features, dialect)
+        self._by_routing_id.move_to_end(routing_id)
+        self.count += 1
+
+    def _forget(self, address: tuple[bytes, ...]) -> None:
+        sharing = self._by_routing_id.get(address[0], {})
+        if sharing.pop(address, None) is not None:
+            self.count -= 1
+            if not sharing:
+                del self._by_routing_id[address[0]]
+
+    def forget_routing_id(self, routing_id: bytes) -> None:
+        """Forget all peers that have this routing id."""
+        self.count -= len(self._by_routing_id.pop(routing_id, ()))
+
+    def probe_of(self, address: tuple[bytes, ...]) -> Probe | None:
+        """Return a peer's last probe; None if it is not known, or named no feature."""
+        return self._by_routing_id.get(address[0], {}).get(address)
+
+    def features_of(self, address: tuple[bytes, ...], frame: bytes) -> int:
+        """Return the :class:`~gmdp.protocol.extension.Feature` flags of the peer at `address`.
+
+        Args:
+            address: The peer's routing id and return address.
+            frame: Its call frame or session frame; empty for a strict peer, which has no features.
+        """
+        if not frame or extension.version_of(frame) < 2:
+            return 0
+        probe = self.probe_of(address)
+        return probe.features if probe is not None else 0
+
+    def having(self, feature: Feature) -> Iterator[tuple[bytes, ...]]:
+        """Return the addresses of the peers that have named this feature."""
+        for sharing in self._by_routing_id.values():
+            for address, probe in sharing.items():
+                if probe.features & feature:
+                    yield address
