@@ -474,7 +474,7 @@ def test_a_worker_with_a_wrong_key_says_so_once_and_tries_on(keys, keyed, keyed_
         process.signal(signal.SIGTERM)
         done = process.ended()
     assert (done.status, done.out) == (0, b"")
-    assert re.search("WARNING gmdp.worker: worker of b'upper': " + REFUSED, only_line(done.err))
+    assert re.search("WARNING gmdp.worker: worker of 'upper': " + REFUSED, only_line(done.err))
     keys.assert_not_in(done.err)
 
 
@@ -482,7 +482,7 @@ def test_s7_a_broker_and_a_worker_that_log_everything_log_no_secret(keys, ended,
     """S7: for connections that were let in or refused.  The log names the user or the public key."""
     stranger = secret_key("k", keys.folder / "stranger.key_secret")[0]
     of_keys = keyed.log(b"connection_refused")
-    assert b"DEBUG gmdp.broker: registered b'upper'" in of_keys
+    assert b"DEBUG gmdp.broker: registered 'upper'" in of_keys
     assert b"connection_refused user='" + stranger in of_keys
     of_passwords = named.log(b"user='carol' address='127.0.0.1' reason='password'")
     assert b"connection_refused user='bob' address='127.0.0.1' reason='password'" in of_passwords
