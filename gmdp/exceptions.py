@@ -152,6 +152,9 @@ class WorkerLost(RequestRejected):
 class HandlerFailed(RequestRejected):
     """The worker's handler failed.
 
+    The worker's log has the reason.  The caller gets it, too, if the worker has ``reveal_errors=True``
+    (``gmdp worker --reveal-errors``).
+
     Attributes:
         type_name: the name of the error's type; empty unless the worker reveals it.
         detail: the error's message; empty unless the worker reveals it.

@@ -208,7 +208,10 @@ def ping(endpoint: str, timeout: float, count: int, as_json: bool, mdp: str | No
             reply, times, answering = _ping(endpoints, mdp, timeout / 2, count, keywords)
         except RequestTimeout:
             mdp = "0.2"
-            reply, times, answering = _ping(endpoints, mdp, timeout / 2, count, keywords)
+            try:
+                reply, times, answering = _ping(endpoints, mdp, timeout / 2, count, keywords)
+            except RequestTimeout as error:
+                raise RequestTimeout(f"{error}; MDP/0.1 was tried before, in vain") from None
     about = _parse_report(reply) or {}
     if as_json:
         took = {"min": min(times), "mean": sum(times) / count, "max": max(times)}

@@ -172,7 +172,14 @@ TABLE = (
         dead_letter=True,
         message="the workers that had it were lost: they ended, or said nothing for the broker's busy_timeout",
     ),
-    Row(Outcome.HANDLER_FAILED, "HandlerFailed", 502, None, Status.HANDLER_FAILED),
+    Row(
+        Outcome.HANDLER_FAILED,
+        "HandlerFailed",
+        502,
+        None,
+        Status.HANDLER_FAILED,
+        message="the worker's log has the reason; a worker with reveal_errors=True (--reveal-errors) tells it",
+    ),
     Row(Outcome.NOT_ALLOWED, "NotAllowed", 403, None, Status.NOT_ALLOWED, (EndReason.NOT_ALLOWED,)),
     Row(
         Outcome.TOO_LARGE,

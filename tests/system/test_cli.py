@@ -650,7 +650,8 @@ def test_call_of_a_handler_that_fails(worker_of_work, broker_endpoint):
     ended = gmdp("call", "work", "fail", "--broker", broker_endpoint)
     assert (ended.status, ended.out) == (1, b"")
     assert re.fullmatch(
-        r"gmdp: handler failed: service 'work', after \d+\.\d+ s and 1 try, 1 delivery", ended.one_line()
+        r"gmdp: handler failed: service 'work', after \d+\.\d+ s and 1 try, 1 delivery: the worker's log has.*",
+        ended.one_line(),
     )
 
 

@@ -528,11 +528,22 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
 
     def _why_no_reply(self, connection: ClientConnection) -> str:
         """Return why a call that was sent has no answer, for its error."""
-        silence = self._note_silent_round(connection)
-        return f"no reply; {silence}" if silence else "no reply"
+        hint = self._note_silent_round(connection)
+        place = connection.place
+        if hint:
+            return f"no broker answered at {place}: nothing was ever heard; {hint}"
+        if connection in self._draining:
+            return f"no reply; the broker at {place} had announced its stop"
+        return f"no reply, though the broker at {place} has answered before"
 
     def _why_not_sent(self) -> str:
         """Return why no connection took a call before its time was up."""
         if self._mode is not None:
             return "all connections were busy"
-        return f"no broker answered ({self._trouble})"
+        place = self._trouble_place or self._reconnect.endpoint
+        text = f"no broker answered at {place}: {self._trouble}"
+        if len(self._reconnect.endpoints) > 1:
+            text += f" (the last that was tried of {len(self._reconnect.endpoints)} endpoints)"
+        if self._leaving_place:
+            return f"the broker at {self._leaving_place} had announced its stop, and {text}"
+        return f"{text}; a broker had answered before" if self._ever_spoken else text

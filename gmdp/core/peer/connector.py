@@ -60,8 +60,8 @@ FAILURES_THAT_COUNT = 3
 SILENT_ROUNDS = 2
 #: For each version, what to try where a broker has said nothing.
 _HINTS = {
-    "0.1": "a broker of MDP/0.2 alone needs version='0.2'",
-    "0.2": "a broker of MDP/0.1, or a path through zmq_proxy, needs version='0.1'",
+    "0.1": "a broker of MDP/0.2 alone needs version='0.2' (--mdp 0.2)",
+    "0.2": "a broker of MDP/0.1, or a path through zmq_proxy, needs version='0.1' (--mdp 0.1)",
 }
 
 
@@ -259,6 +259,12 @@ class Connector(abc.ABC, Generic[C, E]):
         self.denied: CloseReason | None = None
         #: The broker tried last and why no broker can be reached; empty while one can, or may.
         self.unreachable = ""
+        #: True once any broker has said anything.
+        self._ever_spoken = False
+        #: Where the broker is that has announced its stop; empty while another is used, or none has announced it.
+        self._leaving_place = ""
+        #: The broker tried last, empty before the first, and why the connection to it ended or was not made.
+        self._trouble_place = ""
         self._trouble = "not connected yet"
 
     # What subclasses provide
@@ -462,19 +468,19 @@ class Connector(abc.ABC, Generic[C, E]):
     def _note_spoken(self, connection: C) -> None:
         """Note that the broker has said anything."""
         if connection.epoch == self._epoch:
-            self._spoken = True
+            self._spoken = self._ever_spoken = True
             self._silent_rounds = 0
             self.silent = ""
 
     def _note_silent_round(self, connection: C) -> str:
-        """The broker had time to say something.  Returns the text for an error if it never did, else nothing."""
+        """The broker had time to say something.  Returns what to try if it never did, else nothing."""
         if self._spoken or connection.epoch != self._epoch:
             return ""
-        text = f"nothing was ever heard from {connection.place}: {_HINTS[self.dialect.version]}"
+        hint = _HINTS[self.dialect.version]
         self._silent_rounds += 1
         if self._silent_rounds >= SILENT_ROUNDS:
-            self.silent = text
-        return text
+            self.silent = f"nothing was ever heard from {connection.place}: {hint}"
+        return hint
 
     def _on_probe_unanswered(self, connection: C, now: float, jitter: float) -> None:
         """The broker speaks an RFC only; whether it says anything more on this connection is unknown."""
@@ -499,6 +505,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._timers.disarm(connection)
         if connection.epoch == self._epoch:
             self._mode = phase
+            self._leaving_place = ""
         self._on_usable(connection, now)
         self._assign_waiting(now)
 
@@ -530,7 +537,9 @@ class Connector(abc.ABC, Generic[C, E]):
         self._mode = None
         self._heard = self._spoken = False
         self._handshakes_reported = True
-        self._trouble = f"{connection.place}: {reason.describe(detail)}"
+        self._trouble_place, self._trouble = connection.place, reason.describe(detail)
+        if reason is CloseReason.SHUTTING_DOWN:
+            self._leaving_place = connection.place
         self._open_at = open_at
 
     def _close(self, connection: C, reason: CloseReason, after_sending: bool = False, detail: str = "") -> None:

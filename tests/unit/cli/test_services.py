@@ -97,6 +97,16 @@ def test_F9_ping_tries_both_versions(foreign, speaks):
     assert ended.status == 124
 
 
+def test_F9_ping_of_a_silent_broker_says_where_nothing_was_heard(foreign):
+    endpoint = foreign([b"501"], "none")
+    ended = gmdp_here("ping", "--broker", endpoint, "--timeout", "0.2")
+    assert ended.status == 124
+    assert re.fullmatch(
+        rf"gmdp: timeout: .*: no broker answered at {endpoint}: .*; MDP/0\.1 was tried before, in vain",
+        ended.one_line(),
+    )
+
+
 @pytest.mark.parametrize("command", ["services", "workers", "statistics"])
 def test_F9_reports_are_asked_for_in_the_version_that_is_named(foreign, command):
     endpoint = foreign([b"200", b'{"services": [], "workers": [], "total": 0}'], "0.1")

@@ -349,3 +349,66 @@ def test_a_client_reads_or_counts_any_frames(dialect, asked, messages):
     assert counters.replies <= (1 if asked else 0)
     if counters.replies:
         assert core.events[-1].final
+
+
+def detail_of_timeout(bench, now):
+    """Why the only open call has no answer, once its time is up at `now`."""
+    bench.core.tick(now, 0.5)
+    (ended,) = bench.act()
+    assert ended.outcome is Outcome.TIMEOUT
+    return ended.detail
+
+
+def test_F9_a_timeout_says_at_which_endpoint_no_broker_answered():
+    bench = ClientBench()
+    bench.call(timeout=3.0)
+    assert detail_of_timeout(bench, 3.0) == "no broker answered at tcp://a:1: not connected yet"
+
+    bench = ClientBench(endpoints=("tcp://a:1", "tcp://b:2"))
+    bench.call(timeout=3.0)
+    for number in range(2):
+        bench.act()
+        bench.core.on_disconnected(bench.opened[number], CloseReason.CONNECTION_REFUSED, 1.0, 0.5)
+    at_b = "no broker answered at tcp://b:2: connection refused (the last that was tried of 2 endpoints)"
+    assert detail_of_timeout(bench, 3.0) == at_b
+
+
+def test_F9_a_timeout_says_that_a_broker_had_answered_before():
+    bench = ClientBench()
+    _, connection = bench.extended_call(timeout=3.0)
+    assert detail_of_timeout(bench, 3.0) == "no reply, though the broker at tcp://a:1 has answered before"
+
+    bench.core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 4.0, 0.5)
+    bench.call(now=4.0, timeout=3.0)
+    bench.core.tick(5.0, 0.5)
+    bench.act()
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 5.0, 0.5)
+    refused = "no broker answered at tcp://a:1: connection refused; a broker had answered before"
+    assert detail_of_timeout(bench, 7.0) == refused
+
+
+def test_L8_a_timeout_says_that_the_broker_had_announced_its_stop():
+    bench = ClientBench()
+    call, connection = bench.extended_call(timeout=3.0)
+    assert leaves(bench, connection, call, "leaving") == []
+    assert detail_of_timeout(bench, 3.0) == "no reply; the broker at tcp://a:1 had announced its stop"
+
+    bench.call(now=3.0, timeout=3.0)
+    bench.core.tick(5.0, 0.5)
+    bench.act()
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 5.0, 0.5)
+    announced = (
+        "the broker at tcp://a:1 had announced its stop, and no broker answered at tcp://a:1: connection refused"
+    )
+    assert detail_of_timeout(bench, 6.0) == announced
+
+    # A broker that is back has announced nothing.
+    bench.call(now=6.0, timeout=3.0)
+    bench.core.tick(8.0, 0.5)
+    bench.act()
+    bench.connected(bench.opened[-1], 8.0)
+    assert detail_of_timeout(bench, 9.0) == "no reply, though the broker at tcp://a:1 has answered before"
+    bench.call(now=9.0, timeout=3.0)
+    bench.act()
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 9.0, 0.5)
+    assert "announced" not in detail_of_timeout(bench, 12.0)
