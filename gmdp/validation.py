@@ -23,6 +23,9 @@ BROKER_VARIABLE = "GMDP_BROKER"
 #: The largest value of a socket option of type int.
 MAX_INT = 2**31 - 1
 
+#: The largest port of TCP.
+MAX_PORT = 65_535
+
 #: Frames of a message that a client, a worker or a gateway reads.  No answer has more.
 MAX_FRAMES = 100_000
 
@@ -31,7 +34,7 @@ N = TypeVar("N", bound=float)
 #: One frame, as users may give it.
 Frame = bytes | bytearray | memoryview
 
-_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\*|[0-9]{1,5})\Z")
+_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>[^\s:/\[\]]+)\Z")
 _IPC_PATH_LIMIT = 107
 
 
@@ -89,8 +92,8 @@ def check_endpoint(endpoint: object, bind: bool) -> str:
         if match is None:
             raise ConfigurationError(wrong + "it must look like tcp://HOST:PORT")
         host, port = match["host"], match["port"]
-        if port != "*" and not 0 <= int(port) <= 65535:
-            raise ConfigurationError(wrong + "the port must be at most 65535")
+        if port != "*":
+            check_port(port, wrong, "tcp://HOST:PORT", "a number or *" if bind else "a number")
         if not bind and (port in ("*", "0") or host == "*"):
             raise ConfigurationError(wrong + "a broker can bind a wildcard, but nobody can connect to it")
     elif not rest:
@@ -98,6 +101,22 @@ def check_endpoint(endpoint: object, bind: bool) -> str:
     elif scheme == "ipc" and len(encoded) - len("ipc://") > _IPC_PATH_LIMIT:
         raise ConfigurationError(wrong + f"a socket's path is at most {_IPC_PATH_LIMIT} bytes")
     return endpoint
+
+
+def check_port(text: str, wrong: str, form: str, kinds: str = "a number") -> int:
+    """Return the port that `text` names; else raise ConfigurationError.
+
+    Args:
+        text: The port.
+        wrong: The beginning of the message, which names the address.
+        form: What the address must look like.
+        kinds: What a port may be.
+    """
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigurationError(f"{wrong}it must look like {form}, and the port must be {kinds}")
+    if len(text) > 5 or int(text) > MAX_PORT:
+        raise ConfigurationError(f"{wrong}the port must be at most {MAX_PORT}")
+    return int(text)
 
 
 def check_endpoints(endpoints: str | Sequence[str] | None, bind: bool = False) -> tuple[str, ...]:

@@ -90,7 +90,10 @@ def bind(link: Link, endpoint: str, targets: Sequence[str], last: Sequence[str])
             if candidate is targets and error.errno != errno.EADDRINUSE:
                 break
     assert failure is not None
-    raise BindError(failure.errno or 0, f"cannot bind {endpoint}: {error_text(failure)}") from None
+    reason = error_text(failure)
+    if failure.errno == errno.EEXIST and endpoint.startswith("ipc:"):
+        reason = "a file that is not a socket has this name, and is not replaced"
+    raise BindError(failure.errno or 0, f"cannot bind {endpoint}: {reason}") from None
 
 
 def _bind_each(link: Link, targets: Sequence[str]) -> tuple[str, ...]:

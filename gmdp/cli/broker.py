@@ -12,7 +12,7 @@ from ..broker.broker import Broker
 from ..core.broker.options import BrokerOptions
 from ..exceptions import ConfigurationError
 from ..validation import DEFAULT_ENDPOINT
-from .options import F, stop_timeout_option, verbose_option
+from .options import F, check_reach, stop_timeout_option, verbose_option
 from .serving import configure_logging, serve
 
 
@@ -90,5 +90,6 @@ def broker(
     lists = {"bind": bind, "allow": allow, "deny": deny}
     keywords.update((name, values) for name, values in lists.items() if values)
     server = Broker(**keywords)
+    check_reach(keywords.get("bind", ()))
     server.stop_timeout = stop_timeout
     serve(server, lambda broker: f"listening on {' '.join(broker.endpoints)}")

@@ -12,7 +12,7 @@ import click
 from ..exceptions import ConfigurationError
 from ..http.environment import make_gateway
 from ..http.gateway import MEBIBYTE, Gateway
-from ..validation import check_number
+from ..validation import check_number, check_port
 from .options import (
     broker_option,
     security_keywords,
@@ -26,14 +26,15 @@ from .serving import configure_logging
 #: The oldest gunicorn whose parser leaves no doubt about the end of a request.
 _OLDEST_GUNICORN = (27,)
 
-_ADDRESS = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>[^\s:/\[\]]+)")
 
 
 def _parse_address(bind: str) -> tuple[str, int]:
     match = _ADDRESS.fullmatch(bind)
-    if match is None or int(match["port"]) > 65535:
-        raise ConfigurationError(f"bad address {bind!r}: it must look like HOST:PORT")
-    return match["ipv6"] or match["host"], int(match["port"])
+    wrong = f"bad address {bind!r}: "
+    if match is None:
+        raise ConfigurationError(wrong + "it must look like HOST:PORT")
+    return match["ipv6"] or match["host"], check_port(match["port"], wrong, "HOST:PORT")
 
 
 def _import_prefork() -> ModuleType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -112,4 +112,15 @@ verbose_option: Callable[[F], F] = click.option("-v", "--verbose", count=True, h
 
 def split_endpoints(value: str) -> list[str]:
     """Return the endpoints in the value of --broker."""
-    return [endpoint.strip() for endpoint in value.split(",")]
+    endpoints = [endpoint.strip() for endpoint in value.split(",")]
+    check_reach(endpoints)
+    return endpoints
+
+
+def check_reach(endpoints: object) -> None:
+    """Raise ConfigurationError for an endpoint, or one of several, that no other process reaches."""
+    for endpoint in [endpoints] if isinstance(endpoints, str) else endpoints if isinstance(endpoints, Iterable) else ():
+        if isinstance(endpoint, str) and endpoint.startswith("inproc:"):
+            raise ConfigurationError(
+                f"bad endpoint {endpoint!r}: inproc:// is for brokers and peers in one process; use tcp:// or ipc://"
+            )

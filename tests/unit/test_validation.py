@@ -129,8 +129,10 @@ def test_G21_a_service_name_with_a_surrogate_is_an_error():
 
 @pytest.mark.parametrize("port", ["\u0665", "\uff15", "5\u0665"])
 def test_G21_a_port_has_ascii_digits(port):
-    with pytest.raises(ConfigurationError, match="must look like tcp://HOST:PORT"):
+    with pytest.raises(ConfigurationError, match=r"must look like tcp://HOST:PORT, .* must be a number or \*"):
         check_endpoint(f"tcp://127.0.0.1:{port}", bind=True)
+    with pytest.raises(ConfigurationError, match=r"must look like tcp://HOST:PORT, .* must be a number$"):
+        check_endpoint(f"tcp://127.0.0.1:{port}", bind=False)
 
 
 def test_no_endpoint_stands_for_those_in_the_environment(monkeypatch):

@@ -16,6 +16,7 @@ FILES = {
     "value.toml": "attempts = 0\n",
     "service_value.toml": '[services."a.*"]\nattempts = "many"\n',
     "bind.toml": 'bind = "udp://127.0.0.1:1"\n',
+    "inproc.toml": 'bind = ["tcp://127.0.0.1:*", "inproc://x"]\n',
     "context.toml": 'context = "mine"\n',
     "endless.toml": "max_queue = 1" + "0" * 400 + "\n",
     "raises.py": "def half(:\n",

@@ -55,6 +55,8 @@ def test_G12_what_is_no_socket_is_left_alone(tmp_path, kind):
         Broker(f"ipc://{path}").start()
     assert raised.value.errno == (errno.ENOTDIR if kind == "below a file" else errno.EEXIST)
     assert str(path) in str(raised.value)
+    if kind != "below a file":
+        assert str(raised.value).endswith("a file that is not a socket has this name, and is not replaced")
     assert content.read_text() == "of value"
     if kind != "below a file":
         assert path.is_symlink() == ("link" in kind)
