@@ -775,9 +775,9 @@ def test_services_lists_what_the_broker_knows(worker_of_work, broker_endpoint, c
     ended = gmdp("services", "--broker", broker_endpoint)
     assert (ended.status, ended.err) == (0, b"")
     cells = {line[0]: line[1:] for line in table(ended.out) if line}
-    assert cells["service"] == ["workers", "idle", "busy", "queued", "requests", "replies"]
-    assert cells["work"][:4] == ["4", "4", "0", "0"]
-    assert int(cells["work"][4]) >= 1
+    assert cells["service"] == ["workers", "idle", "mute", "busy", "queued", "requests", "replies"]
+    assert cells["work"][:5] == ["4", "4", "0", "0", "0"]
+    assert int(cells["work"][5]) >= 1
 
 
 def table(output):

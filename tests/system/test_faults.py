@@ -18,6 +18,8 @@ from waiting import wait_until
 
 from gmdp import AsyncClient, Broker, BrokerLost, Client, WorkerLost
 
+pytestmark = pytest.mark.both_ends
+
 EXPIRY = INTERVAL * LIVENESS
 #: Bytes of an answer that does not fit into what the system holds for a connection.
 LARGE = 15 * 1024 * 1024

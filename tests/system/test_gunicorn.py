@@ -20,7 +20,7 @@ from gmdp import Client
 needs_gunicorn()
 
 #: The processes of a fixture of the module are replaced in the tests; so are the pipes from them.
-pytestmark = pytest.mark.gmdp_allow_leaks("descriptors")
+pytestmark = [pytest.mark.both_ends, pytest.mark.gmdp_allow_leaks("descriptors")]
 
 #: The statuses that are allowed while a worker and the broker are killed.
 DOCUMENTED = {200, 429, 502, 503, 504}

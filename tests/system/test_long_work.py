@@ -19,6 +19,8 @@ from zmtp import Zmtp, ZmtpServer
 
 from gmdp import AsyncClient, Broker, BrokerLost, Client, State, Worker, WorkerLost
 
+pytestmark = pytest.mark.both_ends
+
 #: The heartbeats of the short tests.
 INTERVAL = 0.2
 EXPIRY = 3 * INTERVAL
@@ -56,7 +58,6 @@ def check_computes(bind, runs, seconds, version, *options, **times):
         assert (now.redeliveries, now.lost_workers, now.registrations) == (0, {}, 1)
 
 
-@pytest.mark.both_ends
 @pytest.mark.parametrize(("transport", "version"), [("tcp://127.0.0.1:*", "0.2"), ("ipc://*", "0.1")])
 def test_L1_L2_a_handler_that_computes_for_longer_than_the_expiry_is_run_once(runs, transport, version):
     check_computes(transport, runs, 2.5 * EXPIRY, version, *TIMES, heartbeat_interval=INTERVAL)
@@ -107,7 +108,6 @@ def test_L2_on_inproc_in_two_threads_a_handler_that_blocks_its_hub_is_run_once(v
 _sleep = time.sleep
 
 
-@pytest.mark.both_ends
 def test_L1_a_mute_worker_gets_nothing_new_and_an_idle_one_all(broker, runs):
     with (
         worker_process(broker.endpoint, "computing", *TIMES, times=False) as mute,
@@ -124,7 +124,6 @@ def test_L1_a_mute_worker_gets_nothing_new_and_an_idle_one_all(broker, runs):
     assert broker.statistics().redeliveries == 0
 
 
-@pytest.mark.both_ends
 def test_L2_what_a_worker_of_four_sessions_has_not_begun_goes_to_an_idle_one(broker, runs):
     """One session computes, three others have requests not yet begun."""
     with (
@@ -175,7 +174,6 @@ def cut(worker, passing):
     passing.update({"in": False, "out": False})
 
 
-@pytest.mark.both_ends
 @pytest.mark.parametrize("state", ["idle", "computing"])
 @pytest.mark.parametrize(
     ("end", "within"),
@@ -296,7 +294,6 @@ def test_F11_a_busy_worker_sends_an_rfc_only_broker_heartbeats():
             assert heartbeats >= 5 * EXPIRY / INTERVAL - 2
 
 
-@pytest.mark.both_ends
 def test_L3_a_frozen_broker_is_noticed_while_its_worker_has_work(unused_endpoint, runs):
     """The trust in a socket ends with the process at its other end: SIGSTOP is found out within the expiry."""
     with Process("broker", "--bind", unused_endpoint, *TIMES) as process:

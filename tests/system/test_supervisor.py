@@ -12,6 +12,8 @@ from waiting import wait_until
 
 from gmdp import AsyncClient
 
+pytestmark = pytest.mark.both_ends
+
 SERVICE = b"pool"
 
 #: A handler that answers with its version and its process.
