@@ -385,9 +385,10 @@ def core() -> dict[str, tuple[float, float]]:
             pure = "/gmdp/core/" in frame.f_code.co_filename or "/gmdp/protocol/" in frame.f_code.co_filename
             return local if pure else None
 
+        tracing = sys.gettrace()
         sys.settrace(trace)
         done = bench.run(400)
-        sys.settrace(None)
+        sys.settrace(tracing)
         found[name] = (ratio, count / done)
         print(f"{name}: {ratio:.1f} runs of the reference loop, {count / done:.0f} bytecode instructions a request")
     return found

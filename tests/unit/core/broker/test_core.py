@@ -62,13 +62,14 @@ def test_B12_idle_workers_and_services_cost_a_request_nothing():
             count += event in ("call", "c_call")
 
         gc.disable()  # others may have it call them
+        profiling = sys.getprofile()
         sys.setprofile(profile)
         try:
             broker.ask(MDP02, b"client", b"x")
             address, _ = broker.assignment(MDP02, b"worker")
             broker.feed(b"worker", MDP02.final(address, b"answer"))
         finally:
-            sys.setprofile(None)
+            sys.setprofile(profiling)
             gc.enable()
         return count
 
