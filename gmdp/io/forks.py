@@ -19,7 +19,7 @@ from typing import Protocol
 
 import gevent
 
-from . import guarded
+from . import guarded, logs
 from .slots import allocate_rlock
 
 _log = logging.getLogger("gmdp")
@@ -75,16 +75,17 @@ def _after_fork() -> None:
     _resetting = True
     try:
         if _instances:
-            _reset_instances()
+            # This must come first, before any watcher is touched: the hub's loop waits on a descriptor that is
+            # the parent's, too.  (libev notices by itself that it was forked, libuv does not.)
+            gevent.reinit()
+        logs.after_fork()
+        _reset_instances()
     finally:
         _resetting = False
         _process = os.getpid()
 
 
 def _reset_instances() -> None:
-    # This must come first, before any watcher is touched: the hub's loop waits on a descriptor that is
-    # the parent's, too.  (libev notices by itself that it was forked, libuv does not.)
-    gevent.reinit()
     for instance in instances():
         try:
             instance._on_fork()

@@ -6,12 +6,17 @@ The rules of this module:
 * Filters, handlers, formatters and record factories are the program's code.  They run in a *writer*, a
   greenlet that lives while there is something to write.  What they raise is printed where gevent
   prints the errors of greenlets.  While one of them waits cooperatively, owners go on.
+* A program's logger class is its code, too: it is asked through the gate (:mod:`.guarded`) whether it is enabled.
 * Each hub with an owner has a queue, so the records of one logger keep their order.  Any other thread writes at
-  once, since its hub may not run; so does a main greenlet that finds the queue empty.
+  once, since its hub may not run; so does a main greenlet that finds the queue empty.  A ``gevent.Timeout``
+  or GreenletExit that ends a wait there is the caller's, and is raised.
 * The queue has :attr:`LogQueue.bound` records.  A record that finds no room is dropped and counted, and the
   next that is written says so.  What an owner says of its end always finds room.
 * An owner that ends waits until the queue is empty, for :data:`FLUSH_TIMEOUT` at most; so does the
   interpreter's end.  The child of a fork begins with an empty queue: the parent writes its records.
+* A thread must not end while its writer is in a handler: the handler's lock would never be released, and the
+  interpreter's end would wait for it.  So where an owner ends in another thread than the main one, and at the
+  interpreter's end, a writer that is not done in time is stopped, and its record counts as dropped.
 * A call below the logger's level makes no record: it costs as much as the same call of a plain logger.
 """
 
@@ -27,13 +32,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import gevent
 
 from .. import tracing
 from ..core.rates import Rates
 from . import guarded
+from .descriptors import get_hub
 from .slots import get_hub_if_exists
 
 #: Seconds for which an end waits for records that are not yet written.
@@ -46,6 +52,8 @@ _PLAIN = frozenset([str, bytes, int, float, bool, type(None)])
 _MOMENT = ("created", "msecs", "relativeCreated", "thread", "threadName", "process", "processName", "taskName")
 
 _ExcInfo = Any
+
+T = TypeVar("T")
 
 
 class _Shown(str):
@@ -77,6 +85,29 @@ class Entry(NamedTuple):
     context: contextvars.Context
 
 
+class _Stopped(gevent.GreenletExit):  # type: ignore[misc]
+    """Raised in a writer that must leave its handler."""
+
+
+class _Writer(gevent.Greenlet):  # type: ignore[misc]
+    """Writes records; a handler that raises GreenletExit cannot be told from a program that kills the writer."""
+
+    killed = False
+
+
+class _LoggerOfTheProgram:
+    """Asks a logger of the program's own class, through the gate, whether it is enabled."""
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Return whether the logger is enabled for `level`; False if it fails."""
+        return guarded.call(lambda: bool(self._logger.isEnabledFor(level)), default=False, on_error=_show)
+
+
 class QueuedLogger:
     """A logger for code that runs in owners, and in greenlets on which owners depend.  Any greenlet, any thread.
 
@@ -86,10 +117,12 @@ class QueuedLogger:
         name: the logger's name.
     """
 
-    __slots__ = ("_logger",)
+    __slots__ = ("_logger", "_target")
 
     def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
+        self._target = target = logging.getLogger(name)
+        #: Tells whether a level is enabled.
+        self._logger = target if type(target) is logging.Logger else _LoggerOfTheProgram(target)
 
     def debug(self, message: str, *args: Any, exc_info: _ExcInfo = None) -> None:
         """Log at level DEBUG."""
@@ -149,7 +182,7 @@ class QueuedLogger:
         method = sys._getframe(1)
         frame = method.f_back or method
         record = logging.LogRecord(
-            self._logger.name,
+            self._target.name,
             level,
             frame.f_code.co_filename,
             frame.f_lineno,
@@ -160,7 +193,7 @@ class QueuedLogger:
         )
         if extra is not None:
             record.__dict__.update(extra)
-        entry = Entry(self._logger, record, extra, contextvars.copy_context())
+        entry = Entry(self._target, record, extra, contextvars.copy_context())
         queue = _queue()
         if queue is None or (queue.is_idle and gevent.getcurrent() is gevent.get_hub().parent):
             _write_at_once(entry)
@@ -185,13 +218,13 @@ class LogQueue:
         self.dropped = 0
         #: Dropped records of which a written one has told.
         self._dropped_told = 0
-        self._writer: gevent.Greenlet | None = None
+        self._writer: _Writer | None = None
         self._pid = os.getpid()
 
     def put(self, entry: Entry) -> None:
         """Have a record written after those before it, unless there is no room for it."""
         if self._pid != os.getpid():
-            self._reset()  # a fork that Python did not see
+            self.abandon()  # a fork that Python did not see
         if len(self.entries) >= self.bound and entry.record.levelno < logging.CRITICAL:
             self.dropped += 1
             return
@@ -212,25 +245,40 @@ class LogQueue:
         writer = self._writer
         self._reset()
         if writer is not None and writer is not gevent.getcurrent():
-            writer.kill(block=False)  # it may wait in the middle of one of the parent's records
+            writer.kill(_Stopped, block=False)  # it may wait in the middle of one of the parent's records
+
+    def stop_writer(self) -> None:
+        """Have the writer leave the handler that it is in; the records behind it wait for a further one."""
+        writer, self._writer = self._writer, None
+        if writer is not None and writer is not gevent.getcurrent():
+            writer.kill(_Stopped, timeout=FLUSH_TIMEOUT)
+
+    def write_rest(self) -> None:
+        """In a writer of another thread than the queue's, which need not run any more: write all records."""
+        while True:
+            try:
+                entry = self.entries.popleft()
+            except IndexError:
+                return
+            _write(entry)
 
     @property
     def is_idle(self) -> bool:
         """True if no record waits, and none is being written."""
-        return self._writer is None
+        return self._writer is None and not self.entries
 
     def _ensure_writer(self) -> None:
         if self._writer is None:
-            self._writer = gevent.Greenlet(self._run)
+            self._writer = _Writer(self._run)
             self._writer.name = "gmdp-log-writer"
             self._writer.start()
 
     def _run(self) -> None:
-        writer = gevent.getcurrent()
+        writer, entries = cast(_Writer, gevent.getcurrent()), self.entries
         written, interrupts = 0, guarded.interrupts
         try:
-            while self.entries and self._writer is writer:
-                entry = self.entries.popleft()
+            while entries and self._writer is writer and not writer.killed:
+                entry = entries.popleft()
                 if self.dropped != self._dropped_told:
                     self._tell_dropped(entry)
                 _write(entry)
@@ -238,6 +286,9 @@ class LogQueue:
                 if written % self.burst == 0 or guarded.interrupts != interrupts:
                     interrupts = guarded.interrupts
                     gevent.sleep(0)
+        except _Stopped:
+            if self.entries is entries:  # no fork has reset the queue
+                self.dropped += 1
         finally:
             if self._writer is writer:
                 self._writer = None
@@ -247,7 +298,7 @@ class LogQueue:
     def _tell_dropped(self, entry: Entry) -> None:
         count, self._dropped_told = self.dropped - self._dropped_told, self.dropped
         logger = logging.getLogger("gmdp")
-        if logger.isEnabledFor(logging.WARNING):
+        if _LoggerOfTheProgram(logger).isEnabledFor(logging.WARNING):
             text = "%d log records were dropped, because a log handler is slower than what is logged"
             record = logging.LogRecord(logger.name, logging.WARNING, __file__, 0, text, (count,), None, "put")
             _write(Entry(logger, record, None, entry.context))
@@ -276,6 +327,15 @@ def flush(timeout: float = FLUSH_TIMEOUT) -> None:
         queue.flush(timeout)
 
 
+def finish() -> None:
+    """Wait as :func:`flush` does, and then have the writer of a thread that may end leave its handler."""
+    queue = _queue()
+    if queue is not None:
+        queue.flush(FLUSH_TIMEOUT)
+        if not gevent.get_hub().loop.default:  # that is the main thread's
+            queue.stop_writer()
+
+
 def after_flush(function: Callable[..., object], *args: Any) -> None:
     """Call `function(*args)` once all records of this thread are written, or after :data:`FLUSH_TIMEOUT`."""
     queue = _queue()
@@ -290,9 +350,37 @@ def _flush_and_call(queue: LogQueue, function: Callable[..., object], args: tupl
     function(*args)
 
 
+class _Gate(Protocol):
+    """Calls code of the program; what it raises costs the record, or a part of it."""
+
+    def __call__(self, function: Callable[..., T], *args: Any, default: T) -> T:
+        """Return `function(*args)`, or `default` if it raises."""
+
+
+def _call_in_writer(function: Callable[..., T], *args: Any, default: T) -> T:
+    return guarded.call(function, *args, default=default, on_error=_note_error)
+
+
+def _note_error(error: BaseException) -> None:
+    """In a writer: show an error.  A writer that was killed ends, once the other handlers have the record."""
+    if isinstance(error, _Stopped):
+        raise error
+    if isinstance(error, gevent.GreenletExit):
+        gevent.getcurrent().killed = True
+    _show(error)
+
+
+def _call_at_once(function: Callable[..., T], *args: Any, default: T) -> T:
+    try:
+        return function(*args)
+    except Exception as error:
+        _show(error)
+        return default
+
+
 def _write(entry: Entry) -> None:
-    """Give a record to the program's filters and handlers."""
-    guarded.call(entry.context.run, _handle, entry, default=None, on_error=_show)
+    """In a writer: give a record to the program's filters and handlers."""
+    _call_in_writer(entry.context.run, _handle, entry, _call_in_writer, default=None)
 
 
 def _write_at_once(entry: Entry) -> None:
@@ -300,17 +388,14 @@ def _write_at_once(entry: Entry) -> None:
 
     The ``gevent.Timeout`` that a caller began may fire in a handler that waits: it is the caller's.
     """
-    try:
-        entry.context.run(_handle, entry)
-    except Exception as error:
-        _show(error)
+    _call_at_once(entry.context.run, _handle, entry, _call_at_once, default=None)
 
 
-def _handle(entry: Entry) -> None:
+def _handle(entry: Entry, call: _Gate) -> None:
     logger, record, extra, _ = entry
     kind = type(logger)
     if logging.getLogRecordFactory() is not logging.LogRecord or kind.makeRecord is not logging.Logger.makeRecord:
-        record = guarded.call(_made_by_the_program, logger, record, extra, default=record, on_error=_show)
+        record = call(_made_by_the_program, logger, record, extra, default=record)
     if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
         record.exc_text = _text_in_place_of(record.exc_info[1])
     if kind.handle is not logging.Logger.handle or kind.callHandlers is not logging.Logger.callHandlers:
@@ -318,10 +403,10 @@ def _handle(entry: Entry) -> None:
     elif not logger.disabled:
         kept = logger.filter(record)
         if kept:
-            _call_handlers(logger, kept if isinstance(kept, logging.LogRecord) else record)
+            _call_handlers(logger, kept if isinstance(kept, logging.LogRecord) else record, call)
 
 
-def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+def _call_handlers(logger: logging.Logger, record: logging.LogRecord, call: _Gate) -> None:
     """Give a record to each handler, as :meth:`logging.Logger.callHandlers` does; one that fails spares the others."""
     handlers = []
     level: logging.Logger | None = logger
@@ -332,7 +417,7 @@ def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
         logger.callHandlers(record)  # logging's last resort
     for handler in handlers:
         if record.levelno >= handler.level:
-            guarded.call(handler.handle, record, default=None, on_error=_show)
+            call(handler.handle, record, default=None)
 
 
 def _made_by_the_program(
@@ -387,19 +472,23 @@ tracing.log = QueuedLogger("gmdp.tracing")
 
 @atexit.register
 def _flush_at_exit() -> None:
-    flush()
-    for queue in list(_queues.values()):  # other threads' hubs do not run any more
-        if queue.is_idle or queue is _queue():
-            continue
-        until = monotonic() + FLUSH_TIMEOUT
-        while queue.entries and monotonic() < until:
-            _write(queue.entries.popleft())
+    """Write what waits, in :data:`FLUSH_TIMEOUT` seconds at most; the hubs of other threads do not run any more."""
+    own = _queue()
+    rest = [_Writer(queue.write_rest) for queue in list(_queues.values()) if queue is not own and queue.entries]
+    if rest:
+        get_hub()
+    for writer in rest:
+        writer.start()
+    until = monotonic() + FLUSH_TIMEOUT
+    if own is not None:
+        own.flush(FLUSH_TIMEOUT)
+        own.stop_writer()
+    if rest:
+        gevent.joinall(rest, until - monotonic())
+        gevent.killall(rest, _Stopped, timeout=FLUSH_TIMEOUT)
 
 
-def _after_fork() -> None:
+def after_fork() -> None:
+    """In the child of a fork: have every queue empty."""
     for queue in list(_queues.values()):
         queue.abandon()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

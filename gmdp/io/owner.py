@@ -365,7 +365,7 @@ class Owner:
         self._ended = True
         self._empty_mailbox_for_good()
         self._log_defects()
-        self._take_last_step(logs.flush)
+        self._take_last_step(logs.finish)
         self._gone = True
         self._set_end_waiters()
 

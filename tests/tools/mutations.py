@@ -752,10 +752,34 @@ MUTATIONS = {
         "if False and",
         tests="unit/io/test_logs.py::test_G3_records_beyond_the_bound_are_dropped_and_counted",
     ),
-    "the child of a fork writes the parent's records": Mutation(
+    "a thread that ends keeps the lock of a log handler": Mutation(
         "io.logs",
-        "    os.register_at_fork(after_in_child=_after_fork)",
-        "    pass",
+        "            queue.stop_writer()",
+        "            pass",
+        tests="unit/io/test_logs.py::test_G3_a_thread_that_ends_lets_go_of_a_handler_that_waits",
+    ),
+    "a writer that was killed goes on": Mutation(
+        "io.logs",
+        "        gevent.getcurrent().killed = True",
+        "        pass",
+        tests="unit/io/test_logs.py::test_G3_a_writer_that_is_killed_leaves_what_waits_to_the_next",
+    ),
+    "the interpreter's end waits for a log handler": Mutation(
+        "io.logs",
+        "        own.stop_writer()",
+        "        pass",
+        tests="unit/io/test_logs.py::test_G3_the_interpreter_s_end_waits_for_no_handler",
+    ),
+    "a start that is interrupted leaves the owner": Mutation(
+        "io.lifecycle",
+        "            Lifecycle.stop(self, 0)\n",
+        "            pass\n",
+        tests="unit/io/test_lifecycle.py::test_G3_a_start_or_stop_that_its_caller_s_timeout_ends_leaves_nothing_open",
+    ),
+    "the child of a fork writes the parent's records": Mutation(
+        "io.forks",
+        "        logs.after_fork()",
+        "        pass",
         tests="unit/io/test_logs.py::test_G3_the_child_of_a_fork_begins_with_an_empty_queue",
     ),
     "raw handlers go on after close": Mutation(

@@ -1,5 +1,7 @@
 """Starting, stopping and serving, as the supervisors of gevent's servers know it."""
 
+import contextlib
+import logging
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import zmq.green
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, Broker, Client, ConfigurationError, OwnerDied, State, StateError, Worker
+from gmdp import AsyncClient, BindError, Broker, Client, ConfigurationError, OwnerDied, State, StateError, Worker
 
 
 def echo(request):
@@ -202,3 +204,44 @@ def test_G13_a_wrong_time_to_stop_is_an_error_before_anything_changes(broker, wr
             broker.stop()
         del broker.stop_timeout
         assert client.request("it", b"x") == [b"x"]
+
+
+# What a log handler of the program raises in the greenlet that starts or stops
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.DRAINING])
+def test_G3_a_start_or_stop_that_its_caller_s_timeout_ends_leaves_nothing_open(unused_endpoint, nothing_left, state):
+    timeout = gevent.Timeout(600)
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            if f"-> {state.value}" in record.getMessage():
+                raise timeout
+
+    logger, handler = logging.getLogger("gmdp"), Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    broker = Broker(unused_endpoint)
+    try:
+        if state is State.DRAINING:
+            broker.start()
+            with pytest.raises(gevent.Timeout):
+                broker.stop()
+            wait_until(lambda: broker.closed)
+        else:
+            with pytest.raises(gevent.Timeout):
+                broker.start()
+            assert broker.closed
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    wait_until(lambda: gevent.spawn(starts, broker).get())
+    broker.stop()
+    nothing_left()
+
+
+def starts(broker):
+    with contextlib.suppress(BindError):  # ZeroMQ closes sockets in the background
+        broker.start()
+    return broker.started

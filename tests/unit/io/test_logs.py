@@ -13,7 +13,7 @@ import strangers
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, Broker, Client, Worker
+from gmdp import AsyncClient, Broker, Client, RequestTimeout, Worker
 from gmdp.io import logs
 
 mine = contextvars.ContextVar("mine", default="nothing")
@@ -273,10 +273,98 @@ def test_G3_a_writer_that_is_killed_leaves_what_waits_to_the_next(attach):
         in_greenlet(log.warning, "%d", number)
     gevent.sleep(0)
     queue = logs._queues[gevent.get_hub()]
-    queue._writer.kill(block=False)
+    killed = queue._writer
+    killed.kill(timeout=20)
+    assert killed.dead
+    assert queue._writer not in (None, killed)
     go.set()
     logs.flush(30)
     assert handler.texts[-2:] == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", strangers.ERRORS)
+def test_G3_a_logger_class_of_the_program_may_fail(name):
+    class Broken(logging.Logger):
+        def isEnabledFor(self, level):
+            if level == logging.ERROR:
+                strangers.throw(name)
+            return level == logging.CRITICAL
+
+    plain = logging.getLoggerClass()
+    logging.setLoggerClass(Broken)
+    try:
+        log = logs.QueuedLogger(f"gmdp.test.broken {name}")
+    finally:
+        logging.setLoggerClass(plain)
+    handler = Handler()
+    logging.getLogger(f"gmdp.test.broken {name}").addHandler(handler)
+    for method in (log.debug, log.error, log.critical):
+        in_greenlet(method, method.__name__)
+    logs.flush(30)
+    assert handler.texts == ["critical"]
+
+
+@pytest.mark.parametrize("name", strangers.ERRORS)
+def test_G3_the_caller_s_own_timeout_or_end_arrives_where_it_writes_at_once(attach, name):
+    """Other errors are the handler's, and spare the other handlers."""
+    error = strangers.error(name)
+
+    def fail(record):
+        raise error
+
+    other = Handler()
+    log = attach("gmdp.test", Handler(fail), other)
+    if isinstance(error, Exception):
+        log.warning("one")
+        assert other.texts == ["one"]
+    else:
+        with pytest.raises(BaseException) as caught:
+            log.warning("one")
+        assert caught.value is error
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+def test_G3_a_thread_that_ends_lets_go_of_a_handler_that_waits(attach, monkeypatch, unused_endpoint, threaded):
+    """Whoever logs next would wait for the handler's lock for ever; so would the interpreter's end."""
+    monkeypatch.setattr(logs, "FLUSH_TIMEOUT", 0.05)
+    main, waited = threading.get_ident(), []
+
+    def wait(record):
+        if record.thread != main:
+            waited.append(record)
+            gevent.sleep(600)
+
+    handler = Handler(wait)
+    attach("gmdp", handler, level=logging.WARNING)
+
+    def call():
+        with Client(unused_endpoint, timeout=0.1, threaded=threaded) as client, pytest.raises(RequestTimeout):
+            client.request("it", b"")
+        if not threaded:
+            gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    wait_until(lambda: not thread.is_alive())
+    assert waited
+    free = handler.lock.acquire(timeout=5)
+    handler.createLock()  # the end of this process would wait for the other one
+    assert free
+
+
+def test_G3_a_record_that_is_cut_off_is_counted_and_those_behind_it_are_kept(attach):
+    handler, told = Handler(lambda record: gevent.sleep(600) if "0" in record.getMessage() else None), Handler()
+    log = attach("gmdp.test", handler)
+    attach("gmdp", told)
+    for number in range(3):
+        in_greenlet(log.warning, "%d", number)
+    gevent.sleep(0)
+    logs._queues[gevent.get_hub()].stop_writer()
+    assert handler.texts == []
+    in_greenlet(log.warning, "%d", 3)
+    logs.flush(30)
+    assert handler.texts == ["1", "2", "3"]
+    assert any(text.startswith("1 log records were dropped") for text in told.texts)
 
 
 def test_G3_many_records_let_other_greenlets_run(attach):
@@ -451,3 +539,61 @@ def test_G3_the_child_of_a_fork_begins_with_an_empty_queue():
     lines = done.stdout.splitlines()
     assert lines[:2] == ["child True", "of the child"], (lines, done.stderr)
     assert lines[2:] == [str(number) for number in range(20)]
+
+
+FORK_IN_C = """
+import ctypes, os
+gevent.sleep(0)  # a record is being written
+writer = logs._queues[gevent.get_hub()]._writer
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    if sys.argv[1:] == ["logs"]:
+        gevent.spawn(log.warning, "of the child").join()
+        gevent.spawn(logs.flush, 30).join()
+    else:
+        print("of the child" if broker.closed else "")
+    writer.join(30)  # the copy of the parent's
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("act", ["logs", "asks"])
+def test_G3_the_child_of_a_fork_in_c_does_not_write_the_parent_s_records(act):
+    done = subprocess.run([sys.executable, "-c", EXIT + FORK_IN_C, act], capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "of the child", (lines, done.stderr)
+    assert lines[1:] == [str(number) for number in range(20)]
+
+
+EXIT_OF_ANOTHER_THREAD = """
+import threading
+logs.FLUSH_TIMEOUT = 0.1
+Slow.emit = lambda self, record: gevent.sleep(600)
+
+def run():
+    with gmdp.Broker("tcp://127.0.0.1:*"):
+        gevent.spawn(lambda: [log.warning("%d", number) for number in range(3)]).join()
+
+broker.stop()
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+print(sum(len(queue.entries) for queue in logs._queues.values()), flush=True)
+"""
+
+
+def test_G3_the_interpreter_s_end_waits_for_no_handler_of_another_thread_s_records():
+    script = EXIT.partition("gevent.spawn(lambda")[0] + EXIT_OF_ANOTHER_THREAD
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert int(done.stdout) >= 2, done.stderr
+    assert done.stderr == ""
+
+
+def test_G3_the_interpreter_s_end_waits_for_no_handler():
+    """Where gevent has patched the locks of handlers, the writer holds one, and logging would wait for it."""
+    script = "import gevent.monkey; gevent.monkey.patch_all()" + EXIT.replace("0.001", "600")
+    script += "logs.FLUSH_TIMEOUT = 0.1"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
