@@ -18,16 +18,12 @@ from typing import Any
 
 import click
 
+from ..protocol.text import escape
+
 
 def printable(text: object, keep: str = "") -> str:
     r"""Return `text` with every character escaped (``\x1b``) that is neither printable nor in `keep`."""
-    string = str(text)
-    if string.isprintable():
-        return string
-    return "".join(
-        one if one.isprintable() or one in keep else one.encode("unicode_escape", "backslashreplace").decode()
-        for one in string
-    )
+    return escape(str(text), keep)
 
 
 class PrintableFormatter(logging.Formatter):

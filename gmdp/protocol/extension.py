@@ -43,7 +43,9 @@ A status that is neither *ok* nor *partial* belongs to a FINAL that says why the
 no answer.  That FINAL's body is one empty frame, or for *handler failed* the
 error's type name and message.  *Not run*, from a broker that stops, says that no worker has had the
 request: its client may send the request elsewhere.  A client that did not name the feature
-``not-run`` hears *shutting down* in its place.
+``not-run`` hears *shutting down* in its place.  To a client that has named the feature ``reasons``, a broker
+says in words why there is no answer: the field *reason*, of at most :data:`MAX_REASON` bytes.  The client shows
+the words to people, and takes no decision by them.
 
 A request id is a secret of its client: any peer that knows the id can cancel the call.
 A *cancel* is a REQUEST with that flag and any body.
@@ -125,6 +127,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from .text import show_words
+
 #: The version that gmdp speaks.  Peers of version 1 are served in that version.
 VERSION = 2
 #: By version: a frame's magic and version.
@@ -182,6 +186,8 @@ SESSION_SIZE = _SESSION.size
 #: The lengths of a call frame of version 1.
 CALL_SIZES_1 = frozenset({CALL_SIZE, CALL_SIZE + _TRACEPARENT_SIZE})
 MAX_SESSION = 2**32 - 1
+#: The most bytes of a field REASON that are sent, and that are shown.
+MAX_REASON = 1_000
 #: The most bytes of a probe's body that a broker reads.
 MAX_PROBE = 4_096
 #: The largest limit, and the most seconds, that an offer may name.
@@ -212,7 +218,7 @@ class Feature(enum.IntFlag):
 
 
 #: The features that this release speaks, on either side.
-SUPPORTED = Feature.CREDITS | Feature.BEGUN | Feature.NOT_RUN | Feature.LEAVING | Feature.STATED | Feature.PARTS
+SUPPORTED = Feature(sum(Feature))
 _FEATURE_NAMES = {feature: str(feature.name).lower().replace("_", "-") for feature in Feature}
 _FEATURES = {name: feature for feature, name in _FEATURE_NAMES.items()}
 
@@ -224,7 +230,7 @@ class Field(enum.IntEnum):
 
     #: Of a request: a W3C ``traceparent``, 55 bytes.
     TRACEPARENT = 1
-    #: Of an answer: why there is none, for people, as UTF-8.
+    #: Of an answer with a status that says why there is none: the same in words, for people, as UTF-8.
     REASON = 2
     #: Of a grant: the credit of a stream, 8 bytes.
     CREDIT = 3
@@ -250,6 +256,7 @@ class Status(enum.IntEnum):
 
 
 _TRACEPARENT_FIELD = int(Field.TRACEPARENT)
+_REASON_FIELD = int(Field.REASON)
 _CREDIT_FIELD = int(Field.CREDIT)
 _BEGUN_FIELD = int(Field.BEGUN)
 #: The offset of a session's number, and how many numbers fit into one field.
@@ -469,6 +476,17 @@ def read_session(frame: bytes) -> tuple[int, int]:
 def session_fields(frame: bytes) -> Mapping[int, bytes]:
     """Return the optional fields of a frame for which :func:`is_session` is true, by type."""
     return _read_fields(frame, SESSION_SIZE) if len(frame) > SESSION_SIZE + len(NO_FIELDS) else EMPTY_FIELDS
+
+
+def reason_bytes(words: str) -> bytes:
+    """Return the optional fields of an answer that says in words why there is none, for :func:`with_fields`."""
+    shown = words.encode("utf-8", "backslashreplace")[:MAX_REASON].decode("utf-8", "ignore")  # no split character
+    return field_bytes([(_REASON_FIELD, shown.encode())])
+
+
+def read_reason(fields: Mapping[int, bytes]) -> str:
+    """Return the words in an answer's optional fields, on one line; empty if there are none; any bytes will do."""
+    return show_words(fields.get(_REASON_FIELD, b""), MAX_REASON)
 
 
 def credit_bytes(credit: int) -> bytes:

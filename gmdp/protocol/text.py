@@ -34,6 +34,26 @@ def plain_name(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
+def escape(text: str, keep: str = "") -> str:
+    r"""Return `text` with every character escaped (``\x1b``) that is neither printable nor in `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one in keep else one.encode("unicode_escape", "backslashreplace").decode()
+        for one in text
+    )
+
+
+def show_words(words: bytes, most: int) -> str:
+    r"""Return a peer's words for people, on one line: what is no text or not printable is escaped (``\xff``).
+
+    Args:
+        words: The words.
+        most: How many of their bytes are shown; an ellipsis stands for the rest.
+    """
+    return escape(plain_name(words[:most])) + ("…" if len(words) > most else "")
+
+
 def show_frames(frames: Sequence[bytes]) -> str:
     """Return the beginning of a message: how many frames it has, and the first of them."""
     shown = " ".join(show_name(frame, _MAX_SHOWN_OF_FRAME) for frame in frames[:_MAX_SHOWN_FRAMES])

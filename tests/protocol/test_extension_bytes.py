@@ -38,7 +38,7 @@ UNKNOWN = b"\xff\xff\xff\xff"
 
 
 #: What a peer of version 2 says about itself in its probe.
-PROBE = b'{"extension":2,"features":["credits","not-run","leaving","stated","parts"]}'
+PROBE = b'{"extension":2,"features":["credits","not-run","leaving","reasons","stated","parts"]}'
 
 
 class Spoken:
@@ -117,7 +117,7 @@ def test_the_probe_is_answered_with_an_offer(broker, question, head):
         assert (answered, code) == (head, b"200")
         assert json.loads(offer) == {
             "extension": 2,
-            "features": ["credits", "begun", "not-run", "leaving", "stated", "parts"],
+            "features": ["credits", "begun", "not-run", "leaving", "reasons", "stated", "parts"],
             "stream_stall_timeout": 30.0,
             "max_in_flight": 10_000,
             "max_sessions": 500,
@@ -503,6 +503,41 @@ def test_a_worker_skips_fields_that_it_does_not_know(played):
         assert played.recv() == [sender, session(2), b"", b"MDPW02", b"\x01", b"echo"]
 
 
+PROBE_REASONS = [b"MDPC02", b"\x01", b"mmi.gmdp", b'{"extension":2,"features":["reasons"]}']
+
+
+def test_a_client_that_names_the_feature_hears_in_words_why_there_is_no_answer(broker):
+    """Field 2 of the answer's call frame.  Version 1 has no fields, and who has not named the feature gets none."""
+    request = [b"", b"MDPC02", b"\x01", b"porg", b"x"]
+    words = field(2, b"no worker is registered for 'porg'")
+    with dealer(broker.endpoint) as client:
+        for number, fields in ((1, b""), (2, words)):
+            client.send(call(number, flags=1, trace=TRACEPARENT), *request)
+            told = {"trace": TRACEPARENT} if Spoken.version == 1 else {"fields": fields}
+            assert client.recv() == [
+                answer_frame(number, status=2, attempt=0, **told),
+                b"",
+                b"MDPC02",
+                b"\x03",
+                b"porg",
+                b"",
+            ]
+            client.send(*PROBE_REASONS)
+            assert client.recv()[:4] == [b"MDPC02", b"\x03", b"mmi.gmdp", b"200"]
+
+
+def test_a_request_that_is_refused_says_at_which_bound():
+    with Broker("tcp://127.0.0.1:*", max_in_flight=1) as broker, dealer(broker.endpoint) as client:
+        client.send(*PROBE_REASONS)
+        client.recv()
+        for number in (1, 2):
+            client.send(call(number, trace=TRACEPARENT), b"", b"MDPC02", b"\x01", b"echo", b"x")
+        fields = field(2, b"the connection had max_in_flight=1 requests open")
+        told = {"trace": TRACEPARENT} if Spoken.version == 1 else {"fields": fields}
+        frame = answer_frame(2, status=4, attempt=0, **told)
+        assert client.recv() == [frame, b"", b"MDPC02", b"\x03", b"echo", b""]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -671,6 +706,32 @@ def test_each_status_is_an_error_with_the_facts(played, status, error):
         assert (facts.service, facts.attempt, facts.deliveries) == (b"echo", 1, 3)
         assert 0 < facts.elapsed < 60
         assert "service 'echo'," in str(facts)
+
+
+@pytest.mark.parametrize("version", [2], indirect=True)
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        (field(2, b"queued for 30 s behind 12 others"), ": queued for 30 s behind 12 others"),
+        (field(200, b"?") + field(2, b"first") + field(2, "größe".encode()), ": größe"),
+        (field(2, b"\x1b[2Jgone\n\xff\xc3"), r": \x1b[2Jgone\n\xff\xc3"),
+        (field(2, "a\u202eb".encode()), r": a\u202eb"),
+        (field(2, b"x" * 1_000), ": " + "x" * 1_000),
+        (field(2, b"x" * 60_000), ": " + "x" * 1_000 + "…"),
+        (field(2, b""), ": the broker reached one of its bounds"),
+        (b"\x02\xff\xffcut off", ": the broker reached one of its bounds"),
+        (b"\x02", ": the broker reached one of its bounds"),
+    ],
+)
+def test_an_error_shows_the_broker_s_words_whatever_they_are(played, fields, shown):
+    with AsyncClient(played.endpoint, timeout=60.0) as client:
+        future = client.submit("echo", b"x")
+        sender, frame, *_ = played.recv()
+        told = frame[:5] + b"\x04" + frame[6:37] + len(fields).to_bytes(2, "big") + fields
+        played.send(sender, told, b"", b"MDPC02", b"\x03", b"echo", b"")
+        with pytest.raises(Overloaded) as caught:
+            future.get(timeout=peers.DEADLINE)
+        assert str(caught.value).endswith(shown)
 
 
 def test_answers_come_in_any_order_and_late_ones_are_dropped(played):

@@ -518,6 +518,31 @@ MUTATIONS = {
         "self._spoken = True",
         tests="unit/core/peer/test_client.py::test_F9_a_timeout_says_that_a_broker_had_answered_before",
     ),
+    "words go to clients that have not named the feature": Mutation(
+        "core.broker.wording",
+        "if state.peers.features_of(request.address, terms.frame) & _REASONS:",
+        "if terms.frame:",
+        tests="unit/core/broker/test_wording.py::test_clients_that_do_not_name_the_feature_get_no_words",
+    ),
+    "a request that waits counts itself among those before it": Mutation(
+        "core.broker.services",
+        "behind = request.waiting - 1",
+        "behind = request.waiting",
+        tests="unit/core/broker/test_wording.py::"
+        "test_L4_a_request_that_expires_says_how_long_behind_how_many_and_whether_a_worker_was_there",
+    ),
+    "words of a broker are shown unescaped": Mutation(
+        "protocol.text",
+        "return escape(plain_name(words[:most])) +",
+        "return plain_name(words[:most]) +",
+        tests="protocol/test_extension_bytes.py::test_an_error_shows_the_broker_s_words_whatever_they_are",
+    ),
+    "offers come again to peers that do not expect them": Mutation(
+        "core.broker.notices",
+        "probe is None or not probe.features & Feature.LEAVING or",
+        "probe is None or",
+        tests="unit/core/broker/test_draining.py::test_a_client_that_has_not_named_the_feature_gets_no_second_offer",
+    ),
     "a broker that is back is said to leave": Mutation(
         "core.peer.connector",
         'self._mode = phase\n            self._leaving_place = ""\n',

@@ -27,6 +27,7 @@ from .decisions import Outgoing
 from .reasons import DropReason
 from .records import Backlog, Client, Request, charged_bytes
 from .state import BrokerState
+from .wording import explain_end
 
 #: Seconds until a message is tried again: the first time, and after many failures.
 FIRST_RETRY = 0.002
@@ -151,6 +152,7 @@ class Backlogs:
                     reason.value, request.address[0], request.user, now, describe_lost_answer, request, reason
                 )
                 return
+            explain_end(self._state, request, EndReason.CLIENT_FULL)
             outgoing = Outgoing(request.answer_frames(_NOTHING, Status.OVERLOADED), None, True)
             size = charged_bytes(outgoing.frames)
             if not self._accounts.has_room(backlog.client, size, times=2):

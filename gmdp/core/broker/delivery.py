@@ -26,6 +26,7 @@ from ...protocol.dialects import EMPTY
 from ..outcomes import EndReason
 from .access import CALL, Access
 from .decisions import Outgoing, QueueWait, new_tuple
+from .reasons import LossReason
 from .records import ANSWERED, ASSIGNED, QUEUED, Connection, Request, Worker
 from .replies import Replies
 from .services import Services
@@ -61,8 +62,10 @@ class Delivery:
         self._services.without_worker.pop(service.name, None)
         self.give_next(worker, now)
 
-    def workers_lost(self, workers: Sequence[Worker], now: float, unsent: Collection[Request] = ()) -> None:
-        """Take lost workers of one connection out of their services; deliver their requests again.
+    def workers_lost(
+        self, workers: Sequence[Worker], reason: LossReason, now: float, unsent: Collection[Request] = ()
+    ) -> None:
+        """Take workers of one connection, lost for `reason`, out of their services; deliver their requests again.
 
         `unsent`: those of their requests that could not be sent, or never ran.
         """
@@ -85,7 +88,7 @@ class Delivery:
         requests.sort(key=lambda entry: entry[0])
         waiting = []
         for _, request in requests:
-            if not self._deliver_again(request, now):
+            if not self._deliver_again(request, reason, now):
                 waiting.append(request)
         for request in reversed(waiting):
             self._enqueue(request, now, again=True)
@@ -233,7 +236,7 @@ class Delivery:
                 return True
         return False
 
-    def _deliver_again(self, request: Request, now: float) -> bool:
+    def _deliver_again(self, request: Request, loss: LossReason, now: float) -> bool:
         """Find another worker for a request whose worker was lost, or end the request; False if it must wait."""
         reason: EndReason | None = None
         if request.abandon_reason is not None:
@@ -247,7 +250,7 @@ class Delivery:
         elif now >= request.deadline:
             reason = EndReason.DEADLINE
         if reason is not None:
-            self._services.end_request(request, reason, now)
+            self._services.end_request(request, reason, now, loss=loss)
             return True
         self._replies.drop_joined(request)
         worker = self._take_idle_for(request)

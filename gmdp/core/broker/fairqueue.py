@@ -42,8 +42,8 @@ class Queued(Protocol):
     suspect: bool
     #: The later the item came, the higher.
     number: int
-    #: True while the item stands in a queue, which sets it.
-    waiting: bool
+    #: How many items waited when it joined the queue, itself included; 0 while it stands in none.  The queue sets it.
+    waiting: int
 
 
 Q = TypeVar("Q", bound=Queued)
@@ -56,7 +56,7 @@ def _number(item: Queued) -> int:
 class _Lane(Generic[Q]):
     """One client's items of one priority.
 
-    An item that is removed out of turn stays in the lane with `waiting` False, until its turn
+    An item that is removed out of turn stays in the lane with `waiting` 0, until its turn
     comes or :meth:`sweep` forgets it.
     """
 
@@ -162,9 +162,11 @@ class FairQueue(Generic[Q]):
         part = old.suspects if item.suspect else old.items
         assert part  # an item that waits stands there
         del part[bisect.bisect_left(part, item.number, key=_number)]
+        waiting = item.waiting
         self._count_out(item, old)
         item.lane = lane
         self._insert(item)
+        item.waiting = waiting
 
     def pop(self, suspects: bool = True) -> Q | None:
         """Take the next item; None if there is none, or only suspects wait and `suspects` is False."""
@@ -219,7 +221,7 @@ class FairQueue(Generic[Q]):
     @staticmethod
     def _suspects_of(lane: _Lane[Q]) -> int:
         """How many suspects wait in a lane."""
-        return sum(item.waiting for item in lane.suspects or ())
+        return sum(item.waiting > 0 for item in lane.suspects or ())
 
     def _choose_priority(self, eligible: list[int]) -> int:
         """Choose which of these priorities is served: the most urgent, or one that was passed over often enough."""
@@ -241,7 +243,7 @@ class FairQueue(Generic[Q]):
         item = lane.items.popleft()
         while not item.waiting:
             item = lane.items.popleft()
-        item.waiting = False
+        item.waiting = 0
         lane.length -= 1
         if lane.length:
             lanes[key] = lane
@@ -271,7 +273,7 @@ class FairQueue(Generic[Q]):
 
     def _count_out(self, item: Q, lane: _Lane[Q]) -> None:
         """Count an item that has left its lane, and forget a lane that is empty."""
-        item.waiting = False
+        item.waiting = 0
         lane.length -= 1
         self.length -= 1
         self._counts[item.priority] -= 1
@@ -288,9 +290,8 @@ class FairQueue(Generic[Q]):
         lane = lanes.get(item.lane)
         if lane is None:
             lane = lanes[item.lane] = _Lane()
-        item.waiting = True
         lane.length += 1
-        self.length += 1
+        item.waiting = self.length = self.length + 1
         self._counts[item.priority] += 1
         return lane
 

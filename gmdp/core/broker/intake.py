@@ -33,12 +33,14 @@ from .accounts import Accounts
 from .decisions import Refusal, new_tuple
 from .delivery import Delivery
 from .flows import Flows
+from .options import BrokerOptions
 from .reasons import AUDITED, DropReason
 from .records import CallTerms, Place, Request, envelope_bytes
 from .replies import Replies
 from .reports import FORBIDDEN, OVERLOADED, Reports
 from .services import Services
 from .state import BrokerState
+from .wording import describe_refusal, explain_refusal
 
 _NOTHING = [EMPTY]
 #: The flags of call frames that begin no request.
@@ -187,10 +189,13 @@ class Intake:
         """Refuse a request; a gmdp client hears `status`."""
         self._state.counters.count_drop(reason)
         if message.extra:
-            self._reply(address, message, _NOTHING, status, now)
+            fields = explain_refusal(self._state, address, message.extra, reason, status)
+            self._reply(address, message, _NOTHING, status, now, fields)
         elif reason not in AUDITED:
-            self._state.complaints.complain(
-                reason.value, address[0], self._state.users.get(address[0], ""), now, _describe_refused, message, reason
+            state = self._state
+            user = state.users.get(address[0], "")
+            state.complaints.complain(
+                reason.value, address[0], user, now, _describe_refused, state.options, message, reason
             )
 
     def _check_rights(
@@ -220,13 +225,21 @@ class Intake:
         return False
 
     def _reply(
-        self, address: tuple[bytes, ...], message: Message, body: list[bytes], status: Status, now: float
+        self,
+        address: tuple[bytes, ...],
+        message: Message,
+        body: list[bytes],
+        status: Status,
+        now: float,
+        fields: bytes = extension.NO_FIELDS,
     ) -> None:
-        """Answer a message at once."""
+        """Answer a message at once; `fields` are the optional fields of the answer's call frame."""
         reply = message.dialect.reply(message.subject, body)
         if message.extra:
             attempt = extension.read_call(message.extra).attempt
             frame = extension.answer_frame(extension.bare_call(message.extra), status, attempt, 0)
+            if fields is not extension.NO_FIELDS:
+                frame = extension.with_fields(frame, fields)
             self._replies.send([*address, frame, *reply], now)
         else:
             self._replies.send([*address, *reply], now)
@@ -272,5 +285,6 @@ class Intake:
             self._accounts.abandon(request, EndReason.CANCELLED, now)
 
 
-def _describe_refused(message: Message, reason: DropReason) -> str:
-    return f"a request of {message.dialect.name} for {show_name(message.subject)} was dropped: {reason.text}"
+def _describe_refused(options: BrokerOptions, message: Message, reason: DropReason) -> str:
+    text = describe_refusal(options, reason)
+    return f"a request of {message.dialect.name} for {show_name(message.subject)} was dropped: {text}"

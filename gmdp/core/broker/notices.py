@@ -38,7 +38,7 @@ class Notices:
         for client in list(self._accounts.clients.values()):
             address: tuple[bytes, ...] = (client.key,)  # type: ignore[assignment]  # a connection's is its routing id
             probe = self._state.peers.probe_of(address)
-            if not client.open or client.backlog is not None or probe is None:
+            if probe is None or not probe.features & Feature.LEAVING or not client.open or client.backlog is not None:
                 continue
             if not client.waits:
                 client.waits = True

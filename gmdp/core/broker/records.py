@@ -272,8 +272,8 @@ class Request(Target):
         self.priority = NORMAL_PRIORITY
         #: True once a worker was lost over it.
         self.suspect = False
-        #: True while it stands in its service's queue.
-        self.waiting = False
+        #: How many requests waited when it joined its service's queue, itself included; 0 while it stands in none.
+        self.waiting = 0
         #: Seconds it may still wait in the queue, counted from `queued_at` while it waits.
         self.ttl_left = service.options.request_ttl
         #: When its caller stops waiting (monotonic seconds).

@@ -39,10 +39,12 @@ from ..liveness import MUTE_AFTER
 from . import access
 from .decisions import Event, Outgoing, Refusal
 from .delivery import Delivery
+from .options import BrokerOptions
 from .reasons import AUDITED, DropReason, LossReason
 from .records import Connection, Request, Service, Worker
 from .services import Services
 from .state import BrokerState
+from .wording import describe_refusal
 
 #: How many refused peers are remembered.  Beyond this number, the one that has been silent for
 #: the longest is forgotten, and may get a second DISCONNECT.
@@ -98,7 +100,9 @@ class Registry:
         if isinstance(service, DropReason):
             state.counters.count_drop(service)
             if service not in AUDITED and service is not DropReason.DRAINING:
-                state.complaints.complain(service.value, address[0], user, now, _describe_refused, message, service)
+                state.complaints.complain(
+                    service.value, address[0], user, now, _describe_refused, state.options, message, service
+                )
             if connection is not None:
                 # The session's number is used up; the connection stays.
                 connection.highest_session = extension.read_session(message.extra)[1]
@@ -245,7 +249,7 @@ class Registry:
             state.events.append(
                 Event("lost", service.name, reason.value if number == 1 else f"{reason.value} ({number} workers)")
             )
-        self._delivery.workers_lost(workers, now, unsent)
+        self._delivery.workers_lost(workers, reason, now, unsent)
 
     def lose_unreachable(self, now: float) -> None:
         """Lose the unreachable connections: every message from them was read."""
@@ -385,5 +389,6 @@ class Registry:
         self._state.outbox.append(Outgoing([*address, *dialect.worker_command(Command.DISCONNECT)], None, False))
 
 
-def _describe_refused(message: Message, reason: DropReason) -> str:
-    return f"a worker of {message.dialect.name} for {show_name(message.subject)} was refused: {reason.text}"
+def _describe_refused(options: BrokerOptions, message: Message, reason: DropReason) -> str:
+    text = describe_refusal(options, reason)
+    return f"a worker of {message.dialect.name} for {show_name(message.subject)} was refused: {text}"

@@ -21,9 +21,10 @@ from ..outcomes import STATUS_OF_REASON, EndReason
 from .accounts import Accounts
 from .backlogs import Backlogs, describe_lost_answer
 from .decisions import Outgoing, new_tuple
-from .reasons import DropReason
+from .reasons import DropReason, LossReason
 from .records import FRAME_COST, Connection, Request, Worker, charged_bytes
 from .state import BrokerState
+from .wording import explain_end
 
 _NOTHING = [EMPTY]
 
@@ -52,9 +53,23 @@ class Replies:
             else:
                 self._backlogs.append(client.backlog, outgoing, now)
 
-    def send_status(self, request: Request, status: Status, now: float) -> None:
-        """Tell a gmdp client why there is no answer."""
+    def send_status(
+        self,
+        request: Request,
+        status: Status,
+        reason: EndReason,
+        now: float,
+        *,
+        behind: int | None = None,
+        loss: LossReason | None = None,
+    ) -> None:
+        """Tell a gmdp client why there is no answer.
+
+        `behind` and `loss` are those of :func:`~.wording.describe_end`.
+        """
         if request.terms.frame and request.abandon_reason is None:
+            if status is not Status.NOT_RUN:  # such a request is not over
+                explain_end(self._state, request, reason, behind=behind, loss=loss)
             self.answer(request, _NOTHING, status, now)
 
     def end_early(self, request: Request, reason: EndReason, now: float) -> None:
@@ -62,6 +77,7 @@ class Replies:
         client = request.client
         status = STATUS_OF_REASON[reason]
         if status is not None and request.terms.frame and client is not None and not client.gone:
+            explain_end(self._state, request, reason)
             # Sent without the request as target: messages of an abandoned request are dropped.
             self.send(request.answer_frames(_NOTHING, status), now)
         if client is not None and not request.terms.frame and reason is EndReason.TOO_LARGE:

@@ -50,9 +50,11 @@ from ...protocol.text import show_name
 from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
 from .accounts import Accounts
 from .decisions import DeadLetter
+from .reasons import LossReason
 from .records import Client, Place, Request, Service
 from .replies import Replies
 from .state import BrokerState
+from .wording import describe_end
 
 #: Requests that end at once.  More end in bursts, between which others have their turn.
 BURST = 500
@@ -123,9 +125,10 @@ class Services:
 
     def withdraw(self, request: Request, reason: EndReason, now: float) -> None:
         """Take a request out of its queue and end it."""
+        behind = request.waiting - 1
         request.service.queue.remove(request)
         self.unqueue(request, now)
-        self.end_request(request, reason, now)
+        self.end_request(request, reason, now, behind=behind)
         self.forget_if_unused(request.service)
 
     def on_timer(self, request: Request, now: float) -> None:
@@ -185,8 +188,19 @@ class Services:
 
     # The end
 
-    def end_request(self, request: Request, reason: EndReason, now: float) -> None:
-        """End a request without its answer; no queue and no worker has it any more."""
+    def end_request(
+        self,
+        request: Request,
+        reason: EndReason,
+        now: float,
+        *,
+        behind: int | None = None,
+        loss: LossReason | None = None,
+    ) -> None:
+        """End a request without its answer; no queue and no worker has it any more.
+
+        `behind` and `loss` are those of :func:`~.wording.describe_end`.
+        """
         request.move(Place.ENDED)
         state = self._state
         state.counters.count_end(reason)
@@ -201,10 +215,10 @@ class Services:
             features = state.peers.features_of(request.address, request.terms.frame)
             status = Status.NOT_RUN if features & Feature.NOT_RUN else status
         if status is not None:
-            self._replies.send_status(request, status, now)
+            self._replies.send_status(request, status, reason, now, behind=behind, loss=loss)
             if not request.terms.frame and request.address and reason in _SILENT_ENDS:
                 state.complaints.complain(
-                    reason.value, request.address[0], request.user, now, _describe_end, request, reason, now
+                    reason.value, request.address[0], request.user, now, _describe_end, state, request, reason, behind
                 )
         self._accounts.release(request)
 
@@ -213,12 +227,7 @@ class Services:
 _SILENT_ENDS = frozenset({EndReason.EXPIRED, EndReason.OVERLOADED, EndReason.EVICTED})
 
 
-def _describe_end(request: Request, reason: EndReason, now: float) -> str:
-    service = request.service
-    text = reason.text
-    if reason is EndReason.EXPIRED:
-        text = f"it waited for request_ttl={service.options.request_ttl:g} s, and no worker was "
-        text += "free" if service.members else "registered"
-    elif reason is EndReason.OVERLOADED:
-        text = f"max_queue={service.options.max_queue} requests waited for the service"
-    return f"a request of {request.dialect.name} for {show_name(service.name)} ended without an answer: {text}"
+def _describe_end(state: BrokerState, request: Request, reason: EndReason, behind: int | None) -> str:
+    name = show_name(request.service.name)
+    text = describe_end(state.options, request, reason, behind=behind)
+    return f"a request of {request.dialect.name} for {name} ended without an answer: {text}"

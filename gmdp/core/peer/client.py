@@ -298,7 +298,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         if now >= call.deadline_at:
             # The time is up anyway.  A handler that was stopped for that reason has not failed.
             outcome, body = Outcome.TIMEOUT, []
-        self._end_call(call, outcome, "", body)
+        self._end_call(call, outcome, extension.read_reason(reading.fields), body)
         self._assign_waiting(now)
 
     def _deliver_part(self, call: Call, body: list[bytes], final: bool, now: float) -> None:

@@ -50,14 +50,14 @@ def test_F2_what_a_strict_client_cannot_hear_is_told_with_the_option():
     broker.ask(MDP02, b"second", b"x", service=b"other")
     assert texts(broker) == [
         "a request of MDP/0.1 for 'echo' ended without an answer: max_queue=2 requests waited for the service",
-        "a request of MDP/0.2 for 'echo' was dropped: the client held as many bytes as max_queue_bytes and "
-        "max_user_bytes allow",
-        "a request of MDP/0.2 for 'other' was dropped: there were max_services services",
+        "a request of MDP/0.2 for 'echo' was dropped: the client held as many bytes as max_queue_bytes=9000 and "
+        "max_user_bytes=268435456 allow",
+        "a request of MDP/0.2 for 'other' was dropped: there were max_services=1 services",
     ]
     broker.advance(31.0)
     assert texts(broker) == [
-        "a request of MDP/0.1 for 'echo' ended without an answer: it waited for request_ttl=30 s, and no worker was "
-        "registered"
+        "a request of MDP/0.1 for 'echo' ended without an answer: it was queued for request_ttl=30 s, and no worker "
+        "was registered"
     ]
 
 
@@ -68,7 +68,7 @@ def test_F2_what_a_strict_worker_cannot_hear_is_told():
     broker.ready(MDP01, b"u")
     assert texts(broker) == [
         "a worker of MDP/0.1 for 'mmi.mine' was refused: services that begin with mmi. are the broker's own",
-        "a worker of MDP/0.1 for 'echo' was refused: there were max_workers workers",
+        "a worker of MDP/0.1 for 'echo' was refused: there were max_workers=1 workers",
     ]
     broker.ask(MDP01, b"client", b"x")
     broker.assignment(MDP01, b"v")

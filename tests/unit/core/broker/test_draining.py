@@ -181,3 +181,13 @@ def test_L9_a_request_whose_retry_came_on_another_connection_goes_with_that_conn
     assert broker.core.queued == 2
     broker.core.on_connection_closed(b"second", broker.now)
     assert (broker.core.queued, broker.core.counters.ended) == (1, {"client_gone": 1})
+
+
+@pytest.mark.parametrize(("features", "offers"), [(b'["leaving"]', 1), (b'["reasons","not-run"]', 0)])
+def test_a_client_that_has_not_named_the_feature_gets_no_second_offer(features, offers):
+    broker = GmdpBroker()
+    broker.feed(b"client", [b"MDPC02", b"\x01", b"mmi.gmdp", b'{"extension":2,"features":%b}' % features])
+    broker.take(b"client")
+    broker.call(b"client", 1)
+    broker.advance(5.0)
+    assert [is_leaving(frames) for frames in broker.take(b"client")] == [False] * offers
