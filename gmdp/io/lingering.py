@@ -12,6 +12,10 @@ The rules of this module:
   :data:`PATIENCE` is not waited for: it may be stopped.
 * The monitor's reader stays until the last report has come, even if nobody waits for it: with a reader that is gone,
   the thread that closes ZeroMQ's sockets would wait for ever to report, and with it all sockets of the context.
+* ZeroMQ's linger time cannot be cut short once a connecting socket is closed, not even by the end of its connection;
+  until then its context does not end.  A connecting socket with more than :data:`MAX_FINAL_LINGER` is kept open
+  instead, until its peer's system has had everything for :data:`QUIET_TIME`, its connection has ended or nobody waits
+  any longer.
 * A descriptor may belong to another connection by the time it is copied.  ZeroMQ reports the end of a connection
   before it frees the descriptor.  So the reports are read once more after the copy was made.
 """
@@ -25,11 +29,12 @@ import struct
 from collections.abc import Callable, Collection, Iterable
 from fcntl import ioctl
 from termios import TIOCOUTQ
+from time import monotonic
 from typing import Any
 
 import zmq
 
-from .monitor import LISTENER_CLOSED, SOCKET_CLOSED, Monitor
+from .monitor import CONNECTION_ENDED, LISTENER_CLOSED, SOCKET_CLOSED, Monitor
 
 #: Seconds that a peer may take to close its end once it has got everything, and that ZeroMQ may
 #: take to free a bound endpoint.
@@ -37,6 +42,15 @@ PATIENCE = 1.0
 
 #: The most seconds that ZeroMQ has for the last messages, however long a stop may take.
 MAX_LINGER = 3600.0
+#: Seconds that ZeroMQ has for the last messages of a connecting socket once it is closed, and that its context may
+#: have to wait for it.
+MAX_FINAL_LINGER = 10.0
+#: Seconds for which nothing is on its way to a peer before nothing seems to be left to send.
+QUIET_TIME = 0.05
+#: Seconds between two looks at what is on its way.
+_CHECK_INTERVAL = 0.02
+#: Sockets of a parent process, kept so that the garbage collector does not close them here.
+_inherited: list[Any] = []
 #: Descriptors that are left to the rest of the process.
 _SPARE_DESCRIPTORS = 64
 #: Bytes that are thrown away at a time.
@@ -79,12 +93,13 @@ class Lingering:
     """A socket that was closed, until its last messages have arrived.  For one owner only.
 
     Args:
-        watched: ZeroMQ's socket, about to be closed by this constructor.
+        watched: ZeroMQ's socket, which this object closes.
         connections: copies of its connections (:func:`copy_connections`); None: its last messages are sent in
             the background, and only `listeners` are waited for.
         listeners: how many endpoints will be free once the socket is closed.
         linger: seconds that ZeroMQ has for the last messages.
         until: when to wait no longer (monotonic seconds).
+        connects: True for a connecting socket, which has one connection.
         loop: the loop of the owner's hub.
         wake: ends the owner's wait.
 
@@ -100,6 +115,7 @@ class Lingering:
         linger: float,
         until: float,
         *,
+        connects: bool = False,
         loop: Any,
         wake: Callable[[], None],
     ) -> None:
@@ -110,6 +126,10 @@ class Lingering:
         self._loop = loop
         self._wake = wake
         self._watchers: list[Any] = []
+        #: The socket, while it is open.
+        self._watched: Any = watched
+        #: When nothing seems to be left to send, and when to look again at what is on its way.
+        self._quiet_at = self._check_at = 0.0
         #: True once ZeroMQ has given everything to the operating system, and nothing more will be reported.
         self._sent = False
         #: When peers that have everything are not waited for any longer.
@@ -121,15 +141,39 @@ class Lingering:
             # For these events alone: reports that nobody reads would stop ZeroMQ's thread, which
             # carries all the messages of the context.
             events = LISTENER_CLOSED | SOCKET_CLOSED if self._waits_for_messages else LISTENER_CLOSED
+            if connects:
+                events |= CONNECTION_ENDED
             self._monitor = Monitor(watched, events, self._on_report)
         except zmq.ZMQError:
             self._close_connections()
             raise
-        watched.close(int(min(max(0.0, linger), MAX_LINGER) * 1000))
+        if connects and self._connections and linger > MAX_FINAL_LINGER:
+            self._note_traffic(monotonic())
+        else:
+            self._close_watched(linger)
+
+    def _close_watched(self, linger: float) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watched.close(int(min(max(0.0, linger), MAX_LINGER) * 1000))
+
+    def _note_traffic(self, now: float) -> None:
+        self._quiet_at = now + QUIET_TIME
+        self._check_at = now + _CHECK_INTERVAL
+
+    def _check_traffic(self, now: float) -> None:
+        """Close a socket that was kept open once nothing seems to be left to send."""
+        self._check_at = now + _CHECK_INTERVAL
+        if any(map(_count_unsent, self._connections)):
+            self._note_traffic(now)
+        elif now >= self._quiet_at:
+            self._close_watched(min(self._until - now, MAX_FINAL_LINGER))
 
     @property
     def due_at(self) -> float:
         """When :meth:`poll` is needed at the latest (monotonic seconds)."""
+        if self._watched is not None:
+            return min(self._until, self._check_at)
         return min(self._until, self._patient_until) if self._sent and not self._slow else self._until
 
     def limit(self, until: float) -> None:
@@ -139,6 +183,8 @@ class Lingering:
     def poll(self, now: float) -> bool:
         """Do what can be done now.  Returns True once nothing is left to wait for."""
         if not self.finished:
+            if self._watched is not None and now >= self._check_at:
+                self._check_traffic(now)
             if not self._sent and self._has_last_report():
                 self._on_sent(now)
             if self._sent:
@@ -150,8 +196,12 @@ class Lingering:
         return self.finished
 
     def close(self) -> None:
-        """Wait no longer, and have ZeroMQ drop what it has not sent yet."""
+        """Wait no longer, and have ZeroMQ drop what it has not sent yet.
+
+        A connecting socket that is closed already has its linger time, :data:`MAX_FINAL_LINGER` at most.
+        """
         if not self.finished:
+            self._close_watched(0)
             if not self._sent:
                 for connection in self._connections:
                     _shut_down(connection, socket.SHUT_RDWR)
@@ -161,6 +211,8 @@ class Lingering:
         """In the child of a fork: let go of the parent's descriptors, and do nothing to its connections."""
         self._stop_watchers()
         self._close_connections()
+        if self._watched is not None:
+            _inherited.append(self._watched)
         if not self._sent:
             self._monitor.abandon()
         self.finished = True
@@ -177,7 +229,10 @@ class Lingering:
         for event, _ in self._monitor.read():
             if event == SOCKET_CLOSED:
                 return True
-            self._listeners -= 1
+            if event == CONNECTION_ENDED:
+                self._close_watched(0)  # nobody is left to send to: a connecting socket never reconnects
+            else:
+                self._listeners -= 1
         return not self._waits_for_messages and self._listeners <= 0
 
     def _on_sent(self, now: float) -> None:

@@ -286,9 +286,13 @@ class Link(MessageSocket):
             connections = copy_connections(monitor.descriptors(), monitor.read_ended) if monitor is not None else []
         if self._narrow:
             linger = 0.0  # what was sent ahead on a connection that was never established waits for nobody
+        connects = isinstance(self._monitor, ConnectionMonitor)
         self._end_use()
+        loop, wake = self._loop, self._wake
         try:
-            return Lingering(self.socket, connections, listeners, linger, until, loop=self._loop, wake=self._wake)
+            return Lingering(
+                self.socket, connections, listeners, linger, until, connects=connects, loop=loop, wake=wake
+            )
         except zmq.ZMQError:
             self.socket.close(int(min(linger, MAX_LINGER) * 1000))
             return None

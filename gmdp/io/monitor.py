@@ -30,7 +30,8 @@ _HANDSHAKE_SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
 # A connecting socket's events
 _CONNECTED = int(zmq.EVENT_CONNECTED)
-_DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+#: The connection has ended; more messages may still be read from it.
+CONNECTION_ENDED = _DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
 _RETRY_PLANNED = int(zmq.EVENT_CONNECT_RETRIED)
 _HUNG_UP = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 #: Events after which the connection is gone, but may still have messages to be read.

@@ -10,6 +10,7 @@ The rules of this module:
 * The socket has no bound: a monitor whose reports nobody takes stops all traffic of the socket it watches.
 * It is read until it is empty, by the hub or by an owner of that hub.  Reading never switches greenlets.
 * It is closed with the last monitor that reports to it.
+* It is closed, too, once its context is being terminated: nothing can be read any more, and the context waits for it.
 * In the child of a fork it is kept, and never used or closed.
 """
 
@@ -118,11 +119,15 @@ class _ReportSocket:
 
     def abandon(self) -> None:
         if self._readers:
-            self._readers.clear()
-            self._news.clear()
-            _sockets.pop(self._key, None)
-            self._stop_watcher()
+            self._detach()
             _inherited.append(self._socket)
+
+    def _detach(self) -> None:
+        """Have no readers any more."""
+        self._readers.clear()
+        self._news.clear()
+        _sockets.pop(self._key, None)
+        self._stop_watcher()
 
     def _stop_watcher(self) -> None:
         self._watcher.stop()
@@ -143,7 +148,10 @@ class _ReportSocket:
                 key = receive_frame(socket, DONTWAIT)
                 report = receive_frame(socket, DONTWAIT)
                 receive_frame(socket, DONTWAIT)  # the endpoint
-            except SocketError:
+            except SocketError as error:
+                if error.errno == zmq.ETERM:
+                    self._detach()
+                    self._socket.close(0)
                 return
             reader = self._readers.get(key)
             if reader is not None:  # else its monitor has ended

@@ -701,6 +701,25 @@ MUTATIONS = {
         "            pass",
         "unit/core/broker/test_draining.py",
     ),
+    "a connecting socket that sends for long is closed at once": Mutation(
+        "io.lingering",
+        "and linger > MAX_FINAL_LINGER",
+        "and False",
+        tests="unit/io/test_lingering.py::test_L7_a_long_wait_for_a_reader_can_be_cut_short_and_the_context_ends",
+    ),
+    "a context waits for the reader of its monitors": Mutation(
+        "io.reports",
+        "if error.errno == zmq.ETERM:",
+        "if False:",
+        tests="unit/io/test_lingering.py::"
+        "test_L7_a_context_that_is_terminated_ends_although_the_last_report_cannot_be_read",
+    ),
+    "unsent messages wait for a peer that has gone": Mutation(
+        "io.lingering",
+        "self._close_watched(0)  # nobody",
+        "pass  # nobody",
+        tests="unit/io/test_lingering.py::test_L7_nobody_is_waited_for_whose_connection_has_ended",
+    ),
     "a closed socket's connections are not kept": Mutation(
         "io.lingering",
         "return list(copies.values())",

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import socket
+import threading
 from time import monotonic
 
 import gevent
@@ -14,6 +15,7 @@ from waiting import wait_until
 
 from gmdp.io import lingering as module
 from gmdp.io.lingering import Lingering, copy_connections
+from gmdp.io.monitor import ConnectionMonitor
 
 
 @pytest.fixture
@@ -188,3 +190,106 @@ def test_without_descriptors_the_connections_are_closed_and_the_error_is_raised(
         held.linger(monotonic() + 60)
     assert held.theirs.recv(100) == b""
     assert not held.router.closed
+
+
+class Dealer:
+    """A connecting socket with 20 MB to send, in a context of its own, to a ROUTER that reads one message at a time."""
+
+    count, size = 20, 1_000_000
+
+    def __init__(self):
+        self.context = zmq.green.Context()
+        self.reader = zmq.green.Context.instance().socket(zmq.ROUTER)
+        self.reader.set(zmq.RCVHWM, 1)
+        port = self.reader.bind_to_random_port("tcp://127.0.0.1")
+        dealer = self.context.socket(zmq.DEALER)
+        dealer.set(zmq.LINGER, 0)
+        dealer.set(zmq.RECONNECT_IVL, 24 * 3600 * 1000)
+        monitor = ConnectionMonitor(dealer, 1.0)
+        dealer.connect(f"tcp://127.0.0.1:{port}")
+        wait_until(monitor.descriptors)
+        connections = copy_connections(monitor.descriptors(), monitor.read_ended)
+        monitor.close()
+        for number in range(self.count):
+            dealer.send(number.to_bytes(1, "big") * self.size)
+        (connection,) = connections
+        wait_until(lambda: module._count_unsent(connection))
+        loop = gevent.get_hub().loop
+        self.lingering = Lingering(
+            dealer, connections, 0, 300.0, monotonic() + 300, connects=True, loop=loop, wake=lambda: None
+        )
+
+    def begin_to_end_context(self):
+        """Have a thread end the context, and return the thread."""
+        thread = threading.Thread(target=zmq.Context.term, args=(self.context,), daemon=True)
+        thread.start()
+        return thread
+
+    def end_context(self):
+        """Wait until the context has ended, for seconds at most."""
+        thread = self.begin_to_end_context()
+        wait_until(lambda: not thread.is_alive(), 5)
+
+
+@pytest.fixture
+def dealer():
+    dealer = Dealer()
+    yield dealer
+    dealer.reader.close(0)
+
+
+@pytest.mark.parametrize("end", ["close", "limit"])
+def test_L7_a_long_wait_for_a_reader_can_be_cut_short_and_the_context_ends(dealer, end):
+    lingering = dealer.lingering
+    assert not lingering.poll(lingering.due_at)
+    if end == "close":
+        lingering.close()
+    else:
+        lingering.limit(monotonic())
+        assert lingering.poll(monotonic())
+    dealer.end_context()
+
+
+def test_L7_a_context_that_is_terminated_ends_although_the_last_report_cannot_be_read(dealer):
+    thread = dealer.begin_to_end_context()
+    wait_until(lambda: has_terminated(dealer.lingering._watched))
+    dealer.lingering.close()
+    wait_until(lambda: not thread.is_alive(), 5)
+
+
+def has_terminated(socket):
+    try:
+        socket.get(zmq.EVENTS)
+    except zmq.ContextTerminated:
+        return True
+    return False
+
+
+def test_L7_a_slow_reader_gets_everything_in_a_long_time(dealer):
+    lingering = dealer.lingering
+
+    def poll():
+        return lingering.poll(monotonic())
+
+    for number in range(dealer.count):
+        assert not poll() or number > dealer.count // 2  # its reader's ZeroMQ may hold the last ones
+        _, body = dealer.reader.recv_multipart()
+        assert body == number.to_bytes(1, "big") * dealer.size
+    wait_until(poll)
+    dealer.end_context()
+
+
+def test_L7_nobody_is_waited_for_whose_connection_has_ended(dealer):
+    dealer.reader.close(0)
+    wait_until(lambda: dealer.lingering.poll(monotonic()), 5)
+    dealer.end_context()
+
+
+def test_an_abandoned_one_keeps_the_open_socket_of_the_parent(dealer, monkeypatch):
+    monkeypatch.setattr(module, "_inherited", [])
+    monkeypatch.setattr(module.Monitor, "abandon", lambda monitor: monitor.close())  # this process goes on
+    dealer.lingering.abandon()
+    (socket,) = module._inherited
+    assert not socket.closed
+    socket.close(0)
+    dealer.end_context()
