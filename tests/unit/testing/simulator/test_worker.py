@@ -1,8 +1,11 @@
 """A worker in virtual time: how it runs its handler."""
 
+import math
+
 import pytest
 
 from gmdp.core.outcomes import Outcome
+from gmdp.protocol.dialects import Command
 from gmdp.testing import Crash, Simulation
 
 
@@ -102,3 +105,57 @@ def test_a_strict_worker_serves(simulation, strict):
     simulation.run(30)
     assert call.reply == [b"done"]
     assert worker.dialect is worker.core.dialect
+
+
+def test_a_handler_that_computes_keeps_its_worker_from_running(simulation):
+    """With two sessions, too: two requests are computed one after the other."""
+    worker = simulation.worker("it", lambda request: b"done", computes=(3.0, 3.0), concurrency=2)
+    client = simulation.client()
+    first, second = (client.request("it", b"%d" % number) for number in range(2))
+    simulation.run(1)
+    assert worker.blocked
+    simulation.run(10)
+    assert not worker.blocked
+    assert (first.reply, second.reply) == ([b"done"], [b"done"])
+    first_end, second_end = sorted(call.ended - call.began for call in (first, second))
+    assert 3.0 < first_end < 6.0 < second_end
+
+
+@pytest.mark.parametrize("end", ["cancel", "stall"])
+@pytest.mark.parametrize("enforce", [True, False])
+def test_a_handler_that_waits_for_its_reader_ends_with_its_call(end, enforce):
+    """Without `enforce_deadline`, too."""
+    simulation = Simulation()
+    simulation.broker(stream_stall_timeout=5.0)
+
+    def handler(request):
+        for _ in range(10):
+            yield b"x" * 50_000
+
+    worker = simulation.worker("it", handler, enforce_deadline=enforce)
+    client = simulation.client(stream_window=0)
+    call = client.request("it", b"x", timeout=60.0, reads=(0.0, math.inf))
+    simulation.run(3)
+    (run,) = worker.running
+    assert run.waits
+    assert run.request.remaining() > 0
+    if end == "cancel":
+        client.cancel(call)
+    simulation.run(3 if end == "stall" else 0.1)
+    assert not worker.running
+    assert run.request.remaining() == 0
+    assert call.outcome is (Outcome.CANCELLED if end == "cancel" else Outcome.STALLED)
+
+
+def test_a_handler_that_begins_though_its_request_was_taken_back_is_an_error(simulation):
+    """A worker reads what its broker sent before it begins anything."""
+    worker = simulation.worker("it", lambda request: b"done", takes=(1.0, 1.0))
+    simulation.client().request("it", b"x")
+    simulation.run(0.5)
+    (run,) = worker.running
+    worker.inbox.append((worker.on_message, (None, [b"", b"unrelated"])))
+    worker._check_read_first(run.work)
+    taken_back = [run.work.session.frame, *worker.core.extended.worker_command(Command.DISCONNECT)]
+    worker.inbox.append((worker.on_message, (taken_back,)))
+    with pytest.raises(AssertionError, match="a handler begins though its request was taken back"):
+        worker._check_read_first(run.work)
