@@ -210,8 +210,7 @@ class BrokerEngine:
     def flush(self, now: float) -> None:
         """Carry out what the core decided."""
         if self._drain_until is not None and self.link.closed:
-            if not self.owner.lingers:
-                self._end()
+            self._end_unless_it_lingers()
             return
         core = self._core
         send = self.link.send
@@ -241,6 +240,7 @@ class BrokerEngine:
                     _log.log(level, "%s %s: %s", event.kind, show_name(event.service), event.reason)
         if self._drain_until is not None and core.drained:
             self._close_socket(now)
+            self._end_unless_it_lingers()
 
     def drain(self, until: float) -> None:
         """Take no new requests, and end when none is left, at `until` (monotonic seconds) at the latest."""
@@ -257,11 +257,12 @@ class BrokerEngine:
         listeners = self.link.unbind_inproc(self.endpoints)
         self.owner.linger(self.link, self.linger if self._abrupt else left, until, listeners, not self._abrupt)
 
-    def _end(self) -> None:
-        """End with this pass."""
-        self.close()
-        self.owner.finish()
-        self._on_ended(None)
+    def _end_unless_it_lingers(self) -> None:
+        """End with this pass if nothing is left to wait for."""
+        if not self.owner.lingers:
+            self.close()
+            self.owner.finish()
+            self._on_ended(None)
 
     def on_owner_died(self, error: BaseException) -> None:
         """A bug ends the owner."""

@@ -269,8 +269,8 @@ class Link(MessageSocket):
     def linger(self, linger: float, until: float, listeners: int = 0, messages: bool = True) -> Lingering | None:
         """Close the socket, and return what says when its last messages have arrived and its endpoints are free.
 
-        None if the socket was closed before, or no descriptors are left: then ZeroMQ sends the last
-        messages in the background.
+        None if the socket was closed before, nothing is to be waited for, or no descriptors are left: then ZeroMQ
+        sends the last messages in the background.
 
         Args:
             linger: seconds that ZeroMQ has for the last messages.
@@ -279,6 +279,9 @@ class Link(MessageSocket):
             messages: False if the last messages are not waited for.
         """
         if self.closed:
+            return None
+        if not messages and not listeners:
+            self.close(linger)
             return None
         connections: list[socket.socket] | None = None
         if messages:

@@ -701,6 +701,18 @@ MUTATIONS = {
         "            pass",
         "unit/core/broker/test_draining.py",
     ),
+    "a broker that has nothing to wait for waits": Mutation(
+        "broker.engine",
+        "            self._close_socket(now)\n            self._end_unless_it_lingers()",
+        "            self._close_socket(now)",
+        tests="unit/broker/test_broker.py::test_a_broker_that_has_nothing_to_wait_for_closes_at_once",
+    ),
+    "the end of endpoints is awaited where there are none": Mutation(
+        "io.link",
+        "if not messages and not listeners:",
+        "if False:",
+        tests="unit/broker/test_broker.py::test_a_broker_that_has_nothing_to_wait_for_closes_at_once[inproc]",
+    ),
     "a connecting socket that sends for long is closed at once": Mutation(
         "io.lingering",
         "and linger > MAX_FINAL_LINGER",

@@ -20,6 +20,8 @@ from waiting import wait_until
 
 import gmdp.broker.broker
 from gmdp import AsyncClient, BindError, Broker, BrokerOptions, Client, ConfigurationError, NotAllowed, State, Worker
+from gmdp.io.link import Link
+from gmdp.io.owner import Owner
 
 
 def echo(request):
@@ -107,6 +109,18 @@ def test_G9_whatever_ends_a_start_frees_the_port(unused_endpoint, monkeypatch, n
     wait_until(starts)
     broker.stop()
     nothing_left()
+
+
+@pytest.mark.parametrize("why", ["inproc", "no descriptors are left"])
+def test_a_broker_that_has_nothing_to_wait_for_closes_at_once(monkeypatch, tmp_path, why):
+    monkeypatch.setattr(Link, "patience", 600.0)
+    monkeypatch.setattr(Owner, "safety_interval", 600.0)
+    if why != "inproc":
+        monkeypatch.setattr(Link, "linger", lambda link, *args: link.close())
+    with Broker(f"inproc://{tmp_path}" if why == "inproc" else "tcp://127.0.0.1:*") as broker:
+        with gevent.Timeout(30):
+            broker.close()
+        assert broker.closed
 
 
 @pytest.mark.parametrize("transport", ["tcp", "ipc", "inproc"])
