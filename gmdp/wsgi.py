@@ -43,7 +43,8 @@ status 200.  NAME is the rest of the path, percent-decoded; it may be any bytes.
 
 * ``GET /services/NAME`` with that header is for a browser's ``EventSource``, which can do nothing else.
   It calls the services that ``safe`` names; others are 405, and a GET without the header is 406.  Each
-  query parameter ``body`` is a frame; without any, the body is one empty frame.  The last event is
+  query parameter ``body`` is a frame; without a query, the body is one empty frame, and a query without
+  ``body`` is 400.  Other parameters, such as a proxy's, are ignored beside ``body``.  The last event is
   ``end``.  A browser asks again after any other end of the connection, with a new call.
 
 In all of them, an error before the first byte has its own status.  The gateway notices that a client

@@ -41,6 +41,8 @@ MEBIBYTE = 1024 * 1024
 
 _SERVICES = b"/services/"
 _MANAGEMENT = "mmi."
+#: What makes a name a shell-style pattern.
+_WILDCARD = re.compile(r"[*?\[]")
 
 
 class Gateway:
@@ -58,6 +60,7 @@ class Gateway:
             that begin with ``mmi.`` expose such names.
         safe: Those of the exposed services that change nothing, as names and patterns like `services`.
             A browser's ``EventSource`` may call them, by GET.  Any web page can make a browser do that.
+            A name or pattern that exposes nothing is an error.
         cors_origins: Origins like ``https://app.example`` whose web pages may read the gateway's answers;
             ``*`` for all pages.  Without any, a browser keeps the answers from pages of other origins.
         timeout: Seconds that a call may take in all.
@@ -109,6 +112,7 @@ class Gateway:
         self.safe = _check_names("safe", safe)
         self._exposed = _Patterns(self.services)
         self._safe = _Patterns(self.safe)
+        self._check_safe_is_exposed()
         self._cross_origin = CrossOrigin(cors_origins)
         self.cors_origins = self._cross_origin.origins
         self.timeout: float = check_number("timeout", timeout, above=0)
@@ -116,6 +120,22 @@ class Gateway:
         self.when_no_worker = check_when_no_worker(when_no_worker)
         self.ready_services = tuple(check_service(name) for name in _check_names("ready_services", ready_services))
         self.client_timeout: float = check_number("client_timeout", client_timeout, above=0)
+
+    def _check_safe_is_exposed(self) -> None:
+        """Raise ConfigurationError for a safe service that is certainly not exposed.
+
+        Whether two patterns have a name in common is not decided.
+        """
+        for safe in self.safe:
+            if not _WILDCARD.search(safe):
+                exposed = self._exposed.match(safe.encode("utf-8", "surrogateescape"))
+            elif any(_WILDCARD.search(name) for name in self.services):
+                continue
+            else:
+                pattern = _Patterns([safe])
+                exposed = any(pattern.match(name.encode("utf-8", "surrogateescape")) for name in self.services)
+            if not exposed:
+                raise ConfigurationError(f"safe: {safe!r} is none of the exposed services; services must name it, too")
 
     @property
     def client(self) -> Client:

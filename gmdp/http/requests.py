@@ -81,10 +81,12 @@ def wants_chunks(query: str) -> bool:
 
 
 def read_query_body(query: str) -> list[bytes]:
-    """Return the frames in a query: the values of ``body``, or one empty frame."""
+    """Return the frames in a query: the values of ``body``; one empty frame if there is no query."""
     # Latin-1 gives each byte, however it was written.
-    values = parse_qs(query, keep_blank_values=True, encoding="latin-1").get("body", [""])
-    return [value.encode("latin-1") for value in values]
+    parameters = parse_qs(query, keep_blank_values=True, encoding="latin-1")
+    if parameters and "body" not in parameters:
+        raise bad_request("the query of a GET has the request's frames in parameters named body, like ?body=hello")
+    return [value.encode("latin-1") for value in parameters.get("body", [""])]
 
 
 def media_type(header: str) -> str:

@@ -168,6 +168,12 @@ MUTATIONS = {
         "if False:",
         tests="unit/core/broker/test_complaints.py",
     ),
+    "a warning for each peer that a full table refuses": Mutation(
+        "core.broker.registry",
+        "peer = EMPTY if service in TABLES_FULL else address[0]",
+        "peer = address[0]",
+        tests="unit/core/broker/test_complaints.py",
+    ),
     "frames above the limit are not counted": Mutation(
         "io.frames",
         "if len(frame) > self.max_frame_size:",

@@ -6,6 +6,7 @@ The rules of this module:
   would be right.
 * A warning is given once per kind and peer, and again after :data:`QUIET` seconds at the earliest.  In that time
   all peers together cause at most :data:`MAX_PER_KIND` warnings of a kind.
+* A warning that concerns the whole broker, such as a full table, is given once for all peers.
 * What is left out is counted, and the next warning of that kind and peer, or of that kind, says how many there were.
 * The table of peers is bounded by :data:`MAX_REMEMBERED`; the peer that was noted first is forgotten first.
 """
@@ -67,7 +68,7 @@ class Complaints:
 
         Args:
             kind: The key of the reason in the broker's statistics.
-            peer: The peer's routing id.
+            peer: The peer's routing id; empty if the warning concerns the whole broker.
             user: The peer's user; empty if no user is known.
             now: Monotonic seconds.
             describe: Makes the text of the warning; called only if it is given.
@@ -91,9 +92,10 @@ class Complaints:
             general.left_out += 1
             return
         general.count += 1
-        self._sink.append(
-            Complaint(kind, describe(*args), user, note.left_out if note is not None else 0, general.left_out)
-        )
+        same_peer, other_peers = note.left_out if note is not None else 0, general.left_out
+        if not peer:
+            same_peer, other_peers = 0, same_peer + other_peers
+        self._sink.append(Complaint(kind, describe(*args), user, same_peer, other_peers))
         general.left_out = 0
         peers.pop(key, None)
         peers[key] = _Note(now + QUIET)

@@ -34,7 +34,7 @@ from .decisions import Refusal, new_tuple
 from .delivery import Delivery
 from .flows import Flows
 from .options import BrokerOptions
-from .reasons import AUDITED, DropReason
+from .reasons import AUDITED, TABLES_FULL, DropReason
 from .records import CallTerms, Place, Request, envelope_bytes
 from .replies import Replies
 from .reports import FORBIDDEN, OVERLOADED, Reports
@@ -193,10 +193,8 @@ class Intake:
             self._reply(address, message, _NOTHING, status, now, fields)
         elif reason not in AUDITED:
             state = self._state
-            user = state.users.get(address[0], "")
-            state.complaints.complain(
-                reason.value, address[0], user, now, _describe_refused, state.options, message, reason
-            )
+            user, peer = state.users.get(address[0], ""), EMPTY if reason in TABLES_FULL else address[0]
+            state.complaints.complain(reason.value, peer, user, now, _describe_refused, state.options, message, reason)
 
     def _check_rights(
         self, rights: access.Access, address: tuple[bytes, ...], message: Message, user: str, now: float

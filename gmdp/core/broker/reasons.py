@@ -96,3 +96,6 @@ AUDITED = frozenset(
         DropReason.USER_WORKERS_FULL,
     }
 )
+
+#: The reasons of refusals because a table of the whole broker is full.
+TABLES_FULL = frozenset({DropReason.WORKERS_FULL, DropReason.SERVICES_FULL})

@@ -31,7 +31,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Iterable
 
 from ...protocol import extension, token
-from ...protocol.dialects import EXTENDED, MMI_PREFIX, Command, Dialect
+from ...protocol.dialects import EMPTY, EXTENDED, MMI_PREFIX, Command, Dialect
 from ...protocol.extension import Feature
 from ...protocol.text import show_name
 from ...protocol.wire import Message
@@ -40,7 +40,7 @@ from . import access
 from .decisions import Event, Outgoing, Refusal
 from .delivery import Delivery
 from .options import BrokerOptions
-from .reasons import AUDITED, DropReason, LossReason
+from .reasons import AUDITED, TABLES_FULL, DropReason, LossReason
 from .records import Connection, Request, Service, Worker
 from .services import Services
 from .state import BrokerState
@@ -100,8 +100,9 @@ class Registry:
         if isinstance(service, DropReason):
             state.counters.count_drop(service)
             if service not in AUDITED and service is not DropReason.DRAINING:
+                peer = EMPTY if service in TABLES_FULL else address[0]
                 state.complaints.complain(
-                    service.value, address[0], user, now, _describe_refused, state.options, message, service
+                    service.value, peer, user, now, _describe_refused, state.options, message, service
                 )
             if connection is not None:
                 # The session's number is used up; the connection stays.

@@ -95,6 +95,7 @@ REFUSALS = [
     (["--workers", "0"], ".*--workers.*", 2),
     (["--cors-origin", "https://x/"], "cors_origins must be.*, not 'https://x/'.*", 2),
     (["--safe", ""], "safe must be names, not ''", 2),
+    (["--safe", "y"], "safe: 'y' is none of the exposed services.*", 2),
     (["--max-body", "-1"], "max_body must be a whole number of at least 0, not -1.*", 2),
     (["--retries", "x"], ".*--retries.*'x' is not a valid integer.*", 2),
     (["--when-no-worker", "never"], ".*--when-no-worker.*never.*", 2),

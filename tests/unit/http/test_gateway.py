@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 
 import gevent
@@ -445,7 +446,7 @@ def test_an_event_source_that_asks_again_after_the_end_is_told_to_stop():
 @pytest.mark.parametrize(
     ("query", "frames"),
     [
-        *(("", [b""]), ("?x=1", [b""]), ("?body", [b""]), ("?body=", [b""]), ("?body=a+b%20c", [b"a b c"])),
+        *(("", [b""]), ("?body", [b""]), ("?body=", [b""]), ("?body=a+b%20c", [b"a b c"])),
         *(("?body=%FF%00%C3%A4", [b"\xff\x00\xc3\xa4"]), ("?body=\xc3\xa4", [b"\xc3\xa4"])),
         *(("?body=1&x=2&body=3", [b"1", b"3"]), ("?stream=7&body=1", [b"1"])),
     ],
@@ -460,6 +461,28 @@ def test_the_frames_of_a_get_are_in_its_query(query, frames):
 
     assert ask(Gateway(Client(), ["*"], safe=["*"]), "GET", f"/services/x{query}", headers=EVENTS).status == 200
     assert bodies == [frames]
+
+
+@pytest.mark.parametrize("query", ["?bdy=a", "?x", "?stream=1"])
+def test_a_query_without_a_body_is_400_and_says_what_would_be_right(query):
+    client = RecordingClient()
+    answer = ask(Gateway(client, ["*"], safe=["*"]), "GET", f"/services/x{query}", headers=EVENTS)
+    assert (answer.status, answer.error, client.options) == (400, "BadRequest", {})
+    assert b"?body=hello" in answer.body
+
+
+@pytest.mark.parametrize(
+    ("exposed", "safe", "wrong"),
+    [(["a"], ["b"], "b"), (["a"], ["a", "b*"], "b*"), (["*"], ["mmi.service"], "mmi.service"), (["a.*"], ["b"], "b")],
+)
+def test_a_safe_service_that_is_not_exposed_is_an_error(exposed, safe, wrong):
+    with pytest.raises(ConfigurationError, match=f"safe: '{re.escape(wrong)}' is none of the exposed services"):
+        Gateway(RecordingClient(), exposed, safe=safe)
+
+
+@pytest.mark.parametrize(("exposed", "safe"), [(["*.daily"], ["report.*"]), (["report.x"], ["*"]), (["*"], ["r\xe4"])])
+def test_a_safe_pattern_that_may_match_an_exposed_name_is_taken(exposed, safe):
+    assert Gateway(RecordingClient(), exposed, safe=safe).safe == tuple(safe)
 
 
 @pytest.mark.parametrize("accept", [None, "*/*", "text/*", "text/event-stream;q=0"])

@@ -77,6 +77,25 @@ def test_F2_what_a_strict_worker_cannot_hear_is_told():
     assert "its client address is not that of the worker's request, which must come back unchanged" in text
 
 
+def test_a_full_table_is_told_once_for_all_peers():
+    """A worker with a million sessions has thousands of connections; strict clients have one each."""
+    broker = ManualBroker(max_workers=1, max_services=1)
+    for number in range(5):
+        broker.ready(MDP01, b"w%d" % number)
+        broker.ask(MDP01, b"client %d" % number, b"x", service=b"another")
+    refused = [
+        "a worker of MDP/0.1 for 'echo' was refused: there were max_workers=1 workers",
+        "a request of MDP/0.1 for 'another' was dropped: there were max_services=1 services",
+    ]
+    given = broker.core.take_refusals()
+    assert sorted(one.text for one in given) == sorted(refused)
+    assert {(one.same_peer, one.other_peers) for one in given} == {(0, 0)}
+    broker.advance(QUIET)
+    broker.ready(MDP01, b"w8", b"w9")  # the first worker is lost
+    (again,) = broker.core.take_refusals()
+    assert (again.text, again.same_peer, again.other_peers) == (refused[0], 0, 3)
+
+
 def test_F2_a_gmdp_client_is_told_and_causes_no_warning():
     broker = GmdpBroker(max_queue=1, max_in_flight=2)
     for number in range(5):
