@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -9,23 +11,35 @@ import click
 
 from .. import config
 from ..broker.broker import Broker
-from ..core.broker.options import BrokerOptions
+from ..core.broker.options import BrokerOptions, ServiceOptions
 from ..exceptions import ConfigurationError
 from ..validation import DEFAULT_ENDPOINT
 from .options import F, check_reach, stop_timeout_option, verbose_option
 from .serving import configure_logging, serve
+from .spelling import Command, FileRefused
+
+
+def _read_texts(*classes: type) -> dict[str, str]:
+    """Return the first sentence about each option, from the docstrings of the classes that have the options."""
+    docstrings = "\n".join(inspect.cleandoc(each.__doc__ or "") for each in classes)
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", docstrings, re.M)
+    return {
+        name: re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0].replace("`", "") for name, text in entries
+    }
 
 
 def _broker_options(command: F) -> F:
     """Add an option for each number and switch of `BrokerOptions`."""
+    texts = _read_texts(ServiceOptions, BrokerOptions)
     for option in reversed(fields(BrokerOptions)):
-        flag = "--" + option.name.replace("_", "-")
+        flag, text = "--" + option.name.replace("_", "-"), texts.get(option.name, "")
         if option.type == "bool":
             switch = f"{flag}/--no-{flag[2:]}"
-            command = click.option(switch, option.name, default=None, help=f"[default: {option.default}]")(command)
+            command = click.option(switch, option.name, default=None, help=f"{text}  [default: on]")(command)
         elif option.name != "services":
             kind = int if option.type == "int" else float
-            help_text = f"[default: {option.default:g}]" if kind is float else f"[default: {option.default}]"
+            default = f"{option.default:g}" if kind is float else str(option.default)
+            help_text = f"{text}  [default: {default}]"
             command = click.option(flag, option.name, type=kind, default=None, help=help_text)(command)
     return command
 
@@ -41,7 +55,22 @@ def _select_checkable(keywords: dict[str, Any], options: dict[str, Any]) -> dict
     return {name: value for name, value in keywords.items() if name not in halves}
 
 
-@click.command()
+def _load(file: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the keywords in a file of options; FileRefused if one of them is wrong, whatever `options` say."""
+    try:
+        keywords = config.load(file)
+    except ConfigurationError as error:
+        raise FileRefused(str(error)) from None
+    try:
+        if "context" in keywords:
+            raise ConfigurationError("unknown option 'context'")
+        Broker(**_select_checkable(keywords, options))
+    except (ConfigurationError, TypeError) as error:
+        raise FileRefused(f"{file}: {error}") from None
+    return keywords
+
+
+@click.command(cls=Command)
 @click.option(
     "--bind",
     multiple=True,
@@ -79,13 +108,7 @@ def broker(
     configure_logging(verbose)
     keywords: dict[str, Any] = {}
     if file is not None:
-        keywords = config.load(file)
-        try:
-            if "context" in keywords:
-                raise ConfigurationError("unknown option 'context'")
-            Broker(**_select_checkable(keywords, options))
-        except (ConfigurationError, TypeError) as error:
-            raise ConfigurationError(f"{file}: {error}") from None
+        keywords = _load(file, options)
     keywords.update((name, value) for name, value in options.items() if value is not None)
     lists = {"bind": bind, "allow": allow, "deny": deny}
     keywords.update((name, values) for name, values in lists.items() if values)

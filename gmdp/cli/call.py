@@ -13,9 +13,10 @@ from ..client.client import Client
 from ..exceptions import MDPError, RequestTimeout
 from ..protocol.extension import NORMAL_PRIORITY
 from .options import broker_option, mdp_option, security_keywords, security_options, split_endpoints, timeout_option
+from .spelling import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("service")
 @click.argument("frames", nargs=-1, metavar="[FRAME]...")
 @broker_option
@@ -29,7 +30,7 @@ from .options import broker_option, mdp_option, security_keywords, security_opti
     "--separator",
     metavar="TEXT",
     default="",
-    help=r"Written after each part of the reply; \n, \t, \0 and \\ are meant.",
+    help=r"Written after each part of the reply; \n, \t, \0 and \\ are understood.",
 )
 @security_options
 @mdp_option

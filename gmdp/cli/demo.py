@@ -24,6 +24,7 @@ from ..client.async_client import AsyncClient
 from ..exceptions import ConfigurationError, MDPError
 from ..worker.request import Request
 from .printing import print_table, printable
+from .spelling import Command
 from .terminal import progress_bar
 
 WORKERS = 4
@@ -227,7 +228,7 @@ def _start_worker(endpoint: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 def demo(folder: Path | None) -> int:
     """Hash every file of FOLDER through a broker and four worker processes.

@@ -22,6 +22,7 @@ from .options import (
     verbose_option,
 )
 from .serving import configure_logging
+from .spelling import Command
 
 #: The oldest gunicorn whose parser leaves no doubt about the end of a request.
 _OLDEST_GUNICORN = (27,)
@@ -65,7 +66,7 @@ def _check_access_log(context: click.Context, parameter: click.Parameter, file: 
     return file
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--bind", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where to listen; port 0: any."
 )

@@ -5,24 +5,26 @@ The rules:
 * A command's module is imported when the command runs.  A broker's process loads neither
   the benchmark nor what draws tables.
 * An error is one line on standard error, never a traceback.
-* Every option has an environment variable: ``GMDP_<COMMAND>_<OPTION>``, or one of its own (the
-  options of the connection, like ``GMDP_BROKER``).  The command line wins over it.
+  It names an option as it is spelt on the command line, or the variable that its value came from.
+* Every option has an environment variable: ``GMDP_<COMMAND>_<OPTION>``.  The options of the connection
+  have one for all commands besides, like ``GMDP_BROKER``.  The command line wins over both.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from importlib import import_module
 from typing import NamedTuple
 
 import click
-from click.core import ParameterSource
 from gevent.hub import Hub
 
 from ..exceptions import ConfigurationError, MDPError, RequestTimeout
 from ..version import __version__
 from .printing import printable
+from .spelling import flag, spelling
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -65,25 +67,26 @@ def import_command(name: str) -> click.Command | None:
     return with_variables(name, command)
 
 
-class Listed(click.types.StringParamType):
-    """Text; in an environment variable, several texts with commas or spaces between."""
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        """Return the texts in a variable's value."""
-        return rv.replace(",", " ").split()
+def _split_values(value: str) -> list[str]:
+    """Return the values of an option in an environment variable: they have commas or spaces between."""
+    return value.replace(",", " ").split()
 
 
 def with_variables(name: str, command: click.Command) -> click.Command:
-    """Give every option of the command `name` an environment variable, unless it has one."""
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and not parameter.hidden:
-            if parameter.envvar is None:
-                flag = max(parameter.opts, key=len).lstrip("-")
-                parameter.envvar = f"GMDP_{name}_{flag}".replace("-", "_").upper()
-            if parameter.multiple and type(parameter.type) is click.types.StringParamType:
-                parameter.type = Listed()
-    variable = f"GMDP_{name}_<OPTION>".upper()
-    command.epilog = command.epilog or f"Each option may also be given as ${variable}, unless its help names another."
+    """Give every option of the command `name` an environment variable, before one that all commands share."""
+    options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+    for option in options:
+        own = f"GMDP_{name}_{flag(option).lstrip('-')}".replace("-", "_").upper()
+        shared = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
+        option.envvar = [own, *(variable for variable in shared if variable != own)]
+        if option.multiple:
+            option.type = copy(option.type)
+            option.type.split_envvar_value = _split_values  # type: ignore[method-assign, assignment]
+    if options and not command.epilog:
+        command.epilog = f"Each option may also be given as $GMDP_{name.upper()}_<OPTION>"
+        if any(option.multiple for option in options):
+            command.epilog += ", several values with commas or spaces between"
+        command.epilog += "."
     return command
 
 
@@ -161,8 +164,8 @@ def _usage_error(error: click.ClickException) -> str:
     message = error.format_message()
     if not isinstance(error, click.BadParameter) or error.ctx is None or not isinstance(error.param, click.Option):
         return message
-    source = error.ctx.get_parameter_source(error.param.name or "")
-    return f"${error.param.envvar}: {message}" if source is ParameterSource.ENVIRONMENT else message
+    written = spelling(error.ctx, error.param)
+    return f"{written}: {message}" if written.startswith("$") else message
 
 
 def _fail(program: str, message: str, status: int) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
-from ..exceptions import MDPError
+from ..exceptions import ConfigurationError, MDPError
 from ..security import generate_keys
 from ..security.lists import set_password
 from .printing import printable
+from .spelling import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name")
 @click.option("--folder", default=".", show_default=True, help="Where to write them.")
 def keygen(name: str, folder: str) -> None:
@@ -25,7 +27,7 @@ def keygen(name: str, folder: str) -> None:
     click.echo(printable(f"{public} (public), {secret} (keep it secret)"))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("file", metavar="FILE")
 @click.argument("user", metavar="USER")
 def passwd(file: str, user: str) -> None:
@@ -33,6 +35,9 @@ def passwd(file: str, user: str) -> None:
 
     On a terminal you are asked for the password; otherwise it is the first line of standard input.
     """
+    folder = os.path.dirname(file)
+    if folder and not os.path.isdir(folder):
+        raise ConfigurationError(f"cannot write {file}: {folder} is not a folder")
     if sys.stdin is None:
         raise MDPError("a password is needed, and standard input is closed")
     if sys.stdin.isatty():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -25,6 +25,7 @@ from .options import (
     timeout_option,
 )
 from .printing import print_json, print_table, printable
+from .spelling import Command
 
 
 def _report_options(command: F) -> F:
@@ -95,13 +96,16 @@ def _list(
     security: dict[str, Any],
     columns: Mapping[str, str],
     text: Collection[str],
+    absence: str,
 ) -> None:
-    """Print one of a broker's lists."""
+    """Print one of a broker's lists; MDPError with the text `absence` if `service` is not in it."""
     report, answering = _ask(f"mmi.{table}", service, endpoint, timeout, mdp, security)
     if as_json:
         print_json(report)
         return
     try:
+        if service and not report[table]:
+            raise MDPError(f"the broker at {answering} {absence}")
         _print_rows(report, table, columns, text)
     except (KeyError, TypeError, ValueError):
         raise MDPError(f"the broker at {answering} has another mmi.{table} than gmdp's") from None
@@ -110,7 +114,7 @@ def _list(
 _COUNTS = ("workers", "idle", "mute", "busy", "queued", "requests", "replies")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("service", default="")
 @_report_options
 def services(service: str, endpoint: str, timeout: float, as_json: bool, mdp: str, **security: Any) -> None:
@@ -120,10 +124,11 @@ def services(service: str, endpoint: str, timeout: float, as_json: bool, mdp: st
     said nothing for two heartbeat intervals, and gets no request until it speaks.
     """
     columns = {"name": "service", **{name: name for name in _COUNTS}}
-    _list("services", service, endpoint, timeout, as_json, mdp, security, columns, text=("service",))
+    absence = f"knows no service {service!r}"
+    _list("services", service, endpoint, timeout, as_json, mdp, security, columns, ("service",), absence)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("service", default="")
 @_report_options
 def workers(service: str, endpoint: str, timeout: float, as_json: bool, mdp: str, **security: Any) -> None:
@@ -142,27 +147,37 @@ def workers(service: str, endpoint: str, timeout: float, as_json: bool, mdp: str
         "heard_seconds": "heard",
         "served": "served",
     }
-    _list("workers", service, endpoint, timeout, as_json, mdp, security, columns, text=("service", "protocol", "state"))
+    text, absence = ("service", "protocol", "state"), f"has no worker for {service!r}"
+    _list("workers", service, endpoint, timeout, as_json, mdp, security, columns, text, absence)
 
 
-@click.command()
+@click.command(cls=Command)
 @_report_options
 def statistics(endpoint: str, timeout: float, as_json: bool, mdp: str, **security: Any) -> None:
     """Show a broker's counters.
 
-    README.md says what they count; totals are since the broker's start.
+    Each comes with what it tells; totals are since the broker's start.
     """
     report, _ = _ask("mmi.statistics", "", endpoint, timeout, mdp, security)
     if as_json:
         print_json(report)
         return
-    rows: list[tuple[str, object]] = []
+    # Other commands do not need these modules.
+    from ..core.broker.reasons import DropReason, LossReason
+    from ..core.broker.statistics import BrokerStatistics
+    from ..core.outcomes import EndReason
+
+    reasons: dict[str, Iterable[Any]] = {"ended": EndReason, "lost_workers": LossReason, "drops": DropReason}
+    rows: list[tuple[str, object, str]] = []
     for name, value in report.items():
-        if isinstance(value, dict):
-            rows += [(f"{name}: {key}", number) for key, number in value.items()]
-        else:
-            rows.append((name, value))
-    print_table(("counter", "value"), rows, text=("counter",))
+        measure = BrokerStatistics.measures.get(name)
+        text = measure.text if measure is not None else ""
+        if not isinstance(value, dict):
+            rows.append((name, round(value, 3) if isinstance(value, float) else value, text))
+            continue
+        texts = {reason.value: reason.text for reason in reasons.get(name, ())}
+        rows += [(f"{name}: {key}", number, texts.get(key, text)) for key, number in value.items()]
+    print_table(("counter", "value", "tells"), rows, text=("counter", "tells"))
 
 
 def _ping(
@@ -178,7 +193,7 @@ def _ping(
         return reply, times, client.endpoint
 
 
-@click.command()
+@click.command(cls=Command)
 @broker_option
 @timeout_option(5.0)
 @click.option("--count", default=5, show_default=True, help="Round trips to make.")

@@ -21,9 +21,10 @@ from .options import (
     verbose_option,
 )
 from .serving import configure_logging, print_when_registered, serve
+from .spelling import Command
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("service")
 @click.argument("target", metavar="[PACKAGE.MODULE:CALLABLE]", required=False)
 @click.option("--exec", "command", metavar="COMMAND", help="Run a command for each request instead.")

@@ -168,7 +168,7 @@ REFUSALS = [
         "--exec: no such command: no-such-command",
     ),
     Refusal("unknown command", ["cal", "x"], ".*[Nn]o such command 'cal'.*"),
-    Refusal("call in no time", ["call", "x", "x", "--timeout", "0"], "timeout must be a number greater than 0, .*"),
+    Refusal("call in no time", ["call", "x", "x", "--timeout", "0"], "--timeout must be a number greater than 0, .*"),
     Refusal("demo of no folder", ["demo", "nowhere"], "nowhere is not a folder"),
     Refusal(
         "nobody answers a call",

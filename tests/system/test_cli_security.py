@@ -233,7 +233,7 @@ WITHOUT_BROKERS = {
     "passwd of nothing": Run(("passwd", "new users"), ".*[Mm]issing argument 'USER'.*"),
     "passwd without a password": Run(("passwd", "new users", "bob"), "a password is 1 to 255 bytes of UTF-8"),
     "call without the server's key": Run(
-        ("call", "a", "b", "--curve-key", "alice.key_secret"), "curve_key needs server_key, .*"
+        ("call", "a", "b", "--curve-key", "alice.key_secret"), "--curve-key needs --server-key, .*"
     ),
     "call with both": Run(("call", "a", "b", *ALICE, *BOB), "a socket has either a key or a password: .*"),
     "call with a name": Run(
@@ -251,44 +251,49 @@ WITHOUT_BROKERS = {
     ),
     "call with a public key": Run(
         ("call", "a", "b", "--curve-key", "alice.key", "--server-key", "broker.key"),
-        "curve_key: alice.key holds no secret key.*",
+        "--curve-key: alice.key holds no secret key.*",
     ),
     "call with a truncated key": Run(
-        ("call", "a", "b", "--curve-key", "{truncated}", "--server-key", "broker.key"), "curve_key" + NOT_SHOWN
+        ("call", "a", "b", "--curve-key", "{truncated}", "--server-key", "broker.key"), "--curve-key" + NOT_SHOWN
     ),
     "call with a truncated key for the server's": Run(
-        ("call", "a", "b", "--server-key", "{truncated}"), "server_key" + NOT_SHOWN
+        ("call", "a", "b", "--server-key", "{truncated}"), "--server-key" + NOT_SHOWN
     ),
     "services with a truncated file": Run(
         ("services", "--curve-key", "truncated.key_secret", "--server-key", "broker.key"),
-        "curve_key: truncated.key_secret holds no key; .*",
+        "--curve-key: truncated.key_secret holds no key; .*",
     ),
     "worker with a truncated variable": Run(
         ("worker", "a", "--exec", "cat", "--curve-key", "env:{truncated}", "--server-key", "broker.key"),
-        "curve_key: the environment has no variable of that name",
+        "--curve-key: the environment has no variable of that name",
     ),
     "worker with no such file": Run(
         ("worker", "a", "--exec", "cat", "--curve-key", "no.key_secret", "--server-key", "broker.key"),
-        "curve_key: cannot read no.key_secret: No such file or directory",
+        "--curve-key: cannot read no.key_secret: No such file or directory",
     ),
-    "broker with half of it": Run(("broker", "--curve-key", "broker.key_secret"), "curve_key needs curve_clients: .*"),
-    "broker with the other half": Run(("broker", "--curve-clients", "clients"), "curve_clients needs curve_key, .*"),
+    "broker with half of it": Run(
+        ("broker", "--curve-key", "broker.key_secret"), "--curve-key needs --curve-clients: .*"
+    ),
+    "broker with the other half": Run(
+        ("broker", "--curve-clients", "clients"), "--curve-clients needs --curve-key, .*"
+    ),
     "broker with a truncated key": Run(
-        ("broker", "--curve-key", "{truncated}", "--curve-clients", "*"), "curve_key" + NOT_SHOWN
+        ("broker", "--curve-key", "{truncated}", "--curve-clients", "*"), "--curve-key" + NOT_SHOWN
     ),
     "broker with a truncated key and a file": Run(
-        ("broker", "--curve-key", "{truncated}", "--config", "half.toml"), "curve_key" + NOT_SHOWN
+        ("broker", "--curve-key", "{truncated}", "--config", "half.toml"), "--curve-key" + NOT_SHOWN
     ),
     "broker with keys and passwords": Run(
         ("broker", "--curve-key", "broker.key_secret", "--curve-clients", "clients", "--plain-users", "users"),
         ".*either keys or passwords.*",
     ),
-    "broker without its users": Run(("broker", "--plain-users", "nowhere"), "plain_users: cannot read nowhere: .*"),
+    "broker without its users": Run(("broker", "--plain-users", "nowhere"), "--plain-users: cannot read nowhere: .*"),
     "broker with a password for a user": Run(
-        ("broker", "--plain-users", "password"), "plain_users: password: line 1 must be NAME:HASH, .*"
+        ("broker", "--plain-users", "password"), "--plain-users: password: line 1 must be NAME:HASH, .*"
     ),
     "broker for a name": Run(
-        ("broker", "--allow", "127.0.0.1", "--allow", "localhost"), "allow: an address must be like .*, not 'localhost'"
+        ("broker", "--allow", "127.0.0.1", "--allow", "localhost"),
+        "--allow: an address must be like .*, not 'localhost'",
     ),
     "broker on inproc": Run(("broker", "--deny", "127.0.0.1", "--bind", "inproc://a"), "on inproc:// .*"),
 }

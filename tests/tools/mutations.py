@@ -888,6 +888,18 @@ MUTATIONS = {
         tests="unit/cli/test_group.py::test_F13_a_command_does_not_import_what_it_does_not_use",
     ),
     # Commands
+    "an error names an option by its keyword": Mutation(
+        "cli.spelling",
+        "return spellings.get(word, word) if match.start() == 0",
+        "return word if match.start() == 0",
+        tests="unit/cli/test_group.py",
+    ),
+    "a command has no variable of its own beside a shared one": Mutation(
+        "cli.group",
+        "option.envvar = [own, *(variable for variable in shared if variable != own)]",
+        "option.envvar = shared or [own]",
+        tests="unit/cli/test_group.py",
+    ),
     "only the first process of a command is killed": Mutation(
         "cli.commands",
         "            os.killpg(self.pid, signal.SIGKILL)",

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ...exceptions import ConfigurationError
 from ...protocol.dialects import VERSIONS
+from ..spelling import Command
 from ..terminal import progress_bar
 from . import report
 from .load import Point
@@ -27,7 +28,7 @@ def _refuse_compare(ctx: click.Context, param: click.Parameter, value: bool) -> 
         )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--broker", metavar="ENDPOINT", help="A broker that runs already.  [default: one is started]")
 @click.option(
     "--size", "sizes", type=click.IntRange(0), multiple=True, default=(64,), show_default=True, help="Bytes of a body."
@@ -97,7 +98,8 @@ def _measure_all(plan: Plan) -> list[Result]:
         task = bar.add_task("starting", total=plan.total())
 
         def progress(point: Point, requests: int | None) -> None:
-            name = f"{point.stack} {point.mdp}".strip() + f", {point.size} bytes, {point.concurrency} callers"
+            callers = "1 caller" if point.concurrency == 1 else f"{point.concurrency} callers"
+            name = f"{point.stack} {point.mdp}".strip() + f", {point.size} bytes, {callers}"
             bar.update(task, description=name if requests is None else f"{name}: {requests:,} requests")
             if requests is None and not console.is_terminal:
                 click.echo(name, err=True)

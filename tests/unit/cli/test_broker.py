@@ -1,7 +1,14 @@
 """``gmdp broker``: what it refuses."""
 
+import re
+from dataclasses import fields
+
+import click
 import pytest
 from refusals import Refusal
+
+from gmdp.cli.group import import_command
+from gmdp.core.broker.options import BrokerOptions, ServiceOptions
 
 REFUSALS = [
     Refusal("no endpoint", ["broker", "--bind", "nonsense"], "bad endpoint 'nonsense': it must begin with tcp://.*"),
@@ -16,13 +23,19 @@ REFUSALS = [
     Refusal("no number", ["broker", "--liveness", "often"], ".*--liveness.*'often' is not a valid.*"),
     Refusal("not whole", ["broker", "--attempts", "1.5"], ".*--attempts.*'1.5' is not a valid.*"),
     Refusal("no value", ["broker", "--attempts"], ".*--attempts.* requires an argument.*"),
-    Refusal("wrong value", ["broker", "--liveness", "2"], "liveness must be a number of at least 3, not 2.*"),
-    Refusal("not a number", ["broker", "--request-ttl", "nan"], "request_ttl must be a number greater than 0, not nan"),
-    Refusal("no messages", ["broker", "--hwm", "0"], "hwm must be a whole number of at least 1, not 0"),
-    Refusal("beyond an int", ["broker", "--hwm", "99999999999", "--bind", "{busy}"], "hwm must be .*"),
-    Refusal("beyond a long", ["broker", "--max-frame-size", "9" * 30, "--bind", "{busy}"], "max_frame_size must be .*"),
+    Refusal("wrong value", ["broker", "--liveness", "2"], "--liveness must be a number of at least 3, not 2.*"),
     Refusal(
-        "beyond a year", ["broker", "--heartbeat-interval", "1e10", "--bind", "{busy}"], "heartbeat_interval must be .*"
+        "not a number", ["broker", "--request-ttl", "nan"], "--request-ttl must be a number greater than 0, not nan"
+    ),
+    Refusal("no messages", ["broker", "--hwm", "0"], "--hwm must be a whole number of at least 1, not 0"),
+    Refusal("beyond an int", ["broker", "--hwm", "99999999999", "--bind", "{busy}"], "--hwm must be .*"),
+    Refusal(
+        "beyond a long", ["broker", "--max-frame-size", "9" * 30, "--bind", "{busy}"], "--max-frame-size must be .*"
+    ),
+    Refusal(
+        "beyond a year",
+        ["broker", "--heartbeat-interval", "1e10", "--bind", "{busy}"],
+        "--heartbeat-interval must be .*",
     ),
     Refusal("extra argument", ["broker", "extra"], ".*[Gg]ot unexpected extra argument.*extra.*"),
     Refusal(
@@ -63,6 +76,20 @@ REFUSALS = [
         "endless.toml: max_queue must be .*",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [one for one in import_command("broker").params if isinstance(one, click.Option)],
+    ids=lambda one: one.name,
+)
+def test_each_option_says_what_it_does(option):
+    """The texts are those of the options' docstrings."""
+    text = re.sub(r"\[default: .*\]", "", option.help).strip()
+    assert re.fullmatch(r"[A-Z].*[^`]*\.", text), text
+    docstring = " ".join(f"{ServiceOptions.__doc__} {BrokerOptions.__doc__}".replace("`", "").split())
+    if option.name in {each.name for each in fields(BrokerOptions)}:
+        assert f"{option.name}: {text}" in docstring
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)

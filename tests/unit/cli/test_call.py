@@ -12,16 +12,16 @@ REFUSALS = [
     Refusal("call without a service", ["call"], ".*[Mm]issing argument 'SERVICE'.*"),
     Refusal("call of nothing", ["call", "", "x"], "a service name is 1 to 255 bytes long, not 0"),
     Refusal("call of a long name", ["call", "x" * 256, "x"], "a service name is 1 to 255 bytes long, not 256"),
-    Refusal("call in no time", ["call", "x", "x", "--timeout", "0"], "timeout must be a number greater than 0, .*"),
+    Refusal("call in no time", ["call", "x", "x", "--timeout", "0"], "--timeout must be a number greater than 0, .*"),
     Refusal(
-        "call in any time", ["call", "x", "x", "--timeout", "inf"], "timeout must be a number of at most .*, not inf"
+        "call in any time", ["call", "x", "x", "--timeout", "inf"], "--timeout must be a number of at most .*, not inf"
     ),
     Refusal("call in words", ["call", "x", "x", "--timeout", "soon"], ".*--timeout.*'soon' is not a valid.*"),
     Refusal("call of a bad broker", ["call", "x", "x", "--broker", "x"], "bad endpoint 'x': .*"),
     Refusal("call of half a list", ["call", "x", "x", "--broker", "tcp://127.0.0.1:1,"], "bad endpoint '': .*"),
-    Refusal("priority", ["call", "it", "x", "--priority", "7"], "priority must be .* from 0 to 3, not 7"),
+    Refusal("priority", ["call", "it", "x", "--priority", "7"], "--priority must be .* from 0 to 3, not 7"),
     Refusal("word", ["call", "it", "x", "--when-no-worker", "panic"], "Invalid value for '--when-no-worker'.*"),
-    Refusal("retries", ["call", "it", "x", "--retries", "-1"], "retries must be a whole number of at least 0.*"),
+    Refusal("retries", ["call", "it", "x", "--retries", "-1"], "--retries must be a whole number of at least 0.*"),
 ]
 
 

@@ -196,7 +196,10 @@ SHARED = {
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{name}{option.opts[-1]}" for name, option in OPTIONS])
 def test_every_option_has_a_variable(name, option):
     flag = max(option.opts, key=len)
-    assert option.envvar in SHARED or option.envvar == f"GMDP_{name}_{flag[2:]}".replace("-", "_").upper()
+    own, *others = option.envvar
+    assert own == f"GMDP_{name}_{flag[2:]}".replace("-", "_").upper()
+    assert len(others) <= 1
+    assert set(others) <= SHARED
 
 
 def value_of(command, option, *arguments, **variables):
@@ -216,7 +219,14 @@ def test_the_environment_gives_every_kind_of_option():
     assert value_of("worker", "command", "it", GMDP_WORKER_EXEC="cat") == "cat"
     assert value_of("call", "endpoint", "it", GMDP_BROKER="tcp://b:1") == "tcp://b:1"
     assert value_of("ping", "mdp", GMDP_MDP="0.1") == "0.1"
-    assert value_of("bench", "sizes", GMDP_BENCH_SIZE="1 20") == (1, 20)
+    assert value_of("bench", "sizes", GMDP_BENCH_SIZE="1 20, 300") == (1, 20, 300)
+    assert value_of("bench", "versions", GMDP_BENCH_MDP="0.1,0.2") == ("0.1", "0.2")
+
+
+def test_an_option_that_commands_share_has_a_variable_for_one_command_as_well():
+    assert value_of("call", "endpoint", "it", GMDP_CALL_BROKER="tcp://c:1", GMDP_BROKER="tcp://b:1") == "tcp://c:1"
+    assert value_of("broker", "curve_key", GMDP_CURVE_KEY="a", GMDP_BROKER_CURVE_KEY="b") == "b"
+    assert value_of("ping", "endpoint", GMDP_CALL_BROKER="tcp://c:1", GMDP_BROKER="tcp://b:1") == "tcp://b:1"
 
 
 def test_the_command_line_wins_over_the_environment():
@@ -241,6 +251,35 @@ def test_a_wrong_value_in_the_environment_names_its_variable():
     ended = gmdp_here("broker", GMDP_BROKER_ATTEMPTS="many")
     assert ended.status == 2
     assert re.fullmatch(r"gmdp broker: \$GMDP_BROKER_ATTEMPTS: .*'many'.*", ended.one_line())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (("broker", "--request-ttl", "0"), {}, "--request-ttl must be a number greater than 0, not 0.0"),
+        (("broker",), {"GMDP_BROKER_REQUEST_TTL": "0"}, "$GMDP_BROKER_REQUEST_TTL must be a number .*"),
+        (("broker", "--curve-clients", "x"), {}, "--curve-clients needs --curve-key, .*"),
+        (("call", "x", "x", "--timeout", "0"), {}, "--timeout must be .*"),
+        (("call", "x", "x", "--curve-key", "none"), {"GMDP_SERVER_KEY": "none"}, "(--curve-key|$GMDP_SERVER_KEY): .*"),
+        (("broker", "--config", "value.toml"), {}, "value.toml: attempts must be .*"),
+        (("broker", "--config", "liveness"), {}, "cannot read liveness: .*"),
+    ],
+)
+def test_an_error_names_options_as_the_user_has_written_them(folder, arguments, variables, message):
+    ended = gmdp_here(*arguments, cwd=folder, **variables)
+    assert ended.status == 2
+    assert re.fullmatch(r"gmdp: " + message.replace("$", r"\$"), ended.one_line())
+
+
+@pytest.mark.parametrize(("command", "listed"), [("keygen", False), ("broker", True), ("worker", False)])
+def test_help_says_how_several_values_are_separated_where_an_option_has_several(command, listed):
+    text = " ".join(gmdp_here(command, "--help").out.decode().split())
+    assert ("several values with commas or spaces between" in text) == listed
+
+
+@pytest.mark.parametrize("command", ["passwd", "demo"])
+def test_help_names_no_variables_where_there_are_no_options(command):
+    assert b"$GMDP_" not in gmdp_here(command, "--help").out
 
 
 def test_help_names_the_variables():

@@ -35,6 +35,12 @@ def test_passwd_asks_a_terminal(tmp_path, monkeypatch):
     assert UserFile(file).hashes["bob"].matches("typed")
 
 
+def test_passwd_complains_of_a_missing_folder_before_it_wants_a_password(tmp_path):
+    file = tmp_path / "nowhere" / "users"
+    ended = gmdp_here("passwd", str(file), "bob", stdin=b"")
+    assert (ended.one_line(), ended.status) == (f"gmdp: cannot write {file}: {file.parent} is not a folder", 2)
+
+
 def test_passwd_needs_standard_input(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(MDPError, match="standard input"):

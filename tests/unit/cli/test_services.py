@@ -12,6 +12,7 @@ from refusals import Refusal
 from waiting import wait_until
 
 from gmdp import Client, Worker
+from gmdp.core.outcomes import EndReason
 
 ANYWHERE = "tcp://127.0.0.1:*"
 PING = r"{}: {}; {} round trips: min \d+\.\d+, mean \d+\.\d+, max \d+\.\d+ ms"
@@ -205,8 +206,30 @@ def test_statistics_for_people_and_for_programs(broker):
         people, program = (gmdp_here("statistics", "--broker", broker.endpoint, *more) for more in ((), ("--json",)))
     counts = json.loads(only_line(program.out))
     assert counts["requests"] == counts["replies"] == 1
-    assert re.search(r"^replies +1$", people.out.decode(), re.M)
+    assert re.search(r"^replies +1  Requests answered: .*\.$", people.out.decode(), re.M)
+    assert re.search(r"^uptime +\d+\.\d{0,3}  Time since the broker started\.$", people.out.decode(), re.M)
     assert set(counts) == set(broker.statistics().as_dict())
+
+
+def test_statistics_say_what_each_reason_means(foreign):
+    report = {"drops": {"malformed": 2, "new": 1}, "ended": {"expired": 3}, "unknown": 4}
+    endpoint = foreign([b"200", json.dumps(report).encode()])
+    _, *rows = gmdp_here("statistics", "--broker", endpoint).out.decode().splitlines()
+    assert [" ".join(row.split()) for row in rows] == [
+        "drops: malformed 2 the message was not an MDP message",
+        "drops: new 1 Messages dropped, by reason.",
+        "ended: expired 3 " + EndReason.EXPIRED.text,
+        "unknown 4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"), [("services", "knows no service 'none'"), ("workers", "has no worker for 'none'")]
+)
+def test_a_service_that_there_is_not_is_an_error_for_people(broker, command, message):
+    ended = gmdp_here(command, "none", "--broker", broker.endpoint)
+    assert (ended.one_line(), ended.status) == (f"gmdp: the broker at {broker.endpoint} {message}", 1)
+    assert gmdp_here(command, "none", "--broker", broker.endpoint, "--json").status == 0
 
 
 def test_ping_as_json(broker):

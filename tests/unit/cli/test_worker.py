@@ -51,7 +51,7 @@ REFUSALS = [
     Refusal(
         "no session",
         ["worker", "svc", "handlers:work", "--concurrency", "0"],
-        "concurrency must be .* at least 1, not 0",
+        "--concurrency must be .* at least 1, not 0",
     ),
     Refusal(
         "no number",
@@ -75,7 +75,7 @@ REFUSALS = [
     Refusal(
         "beyond a year",
         ["worker", "svc", "handlers:work", "--heartbeat-interval", "1e10"],
-        "heartbeat_interval must be .*",
+        "--heartbeat-interval must be .*",
     ),
     Refusal("zero processes", ["worker", "svc", "handlers:work", "--processes", "0"], ".*'--processes': .*"),
     Refusal("negative processes", ["worker", "svc", "handlers:work", "--processes", "-1"], ".*'--processes': .*"),

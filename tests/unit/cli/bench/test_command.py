@@ -56,7 +56,7 @@ def test_results_are_printed_and_failed_calls_are_the_exit_status(monkeypatch, c
     assert measure(stacks, as_json=True, picture=None, **plan) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["results"][0]["rate"] == 5.0
-    assert err == "other, 64 bytes, 1 callers\n"
+    assert err == "other, 64 bytes, 1 caller\n"
     errors["ValueError"] = 1
     assert measure(stacks, as_json=False, picture=None, **plan) == 1
     assert "1 ValueError" in capsys.readouterr().out
