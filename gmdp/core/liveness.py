@@ -31,8 +31,8 @@ MUTE_AFTER = 2
 def zmtp_heartbeat(interval: float, expiry: float) -> tuple[float, float]:
     """Return (seconds between ZMTP heartbeats, seconds without an answer that end a connection).
 
-    Their sum is `expiry`: a process that does not answer is found out within it, at whatever moment
-    it was killed or frozen, or its link cut.
+    Their sum is `expiry`: a process that does not answer is found out within it, however soon after a
+    heartbeat it was killed or frozen, or its link cut.
 
     Args:
         interval: Seconds between the peer's MDP heartbeats.

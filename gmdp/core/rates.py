@@ -34,5 +34,5 @@ class Rates:
         return True
 
     def charge(self, key: Hashable, now: float, tokens: int) -> None:
-        """Take tokens out of the bucket from which :meth:`take` has just taken some, whatever it holds."""
+        """Take tokens out of a bucket from which :meth:`take` has just taken some, even if it holds fewer."""
         self._full_at[key] = max(now, self._full_at.get(key, now)) + self._step * tokens

@@ -20,7 +20,7 @@ V = TypeVar("V")
 
 
 class FrozenDict(dict[K, V]):
-    """A dict that nobody can change; unlike a ``mappingproxy``, it can be pickled and copied.
+    """An immutable dict; unlike a ``mappingproxy``, it can be pickled and copied.
 
     Any thread.  All methods that would change it raise TypeError.
     """

@@ -32,7 +32,7 @@ SocketError = zmq.ZMQError
 _DESCRIPTORS = 16
 #: Descriptors that one more socket, its monitor and its connection need.
 _DESCRIPTORS_OF_SOCKET = 4
-#: The value of MAX_SOCKETS in a context for which nobody has chosen one.
+#: The default of MAX_SOCKETS in a context.
 _USUAL_MAX_SOCKETS = 1023
 
 #: False for pyzmq 24: a context makes sockets of its own class only.

@@ -287,7 +287,7 @@ class ConnectorEngine(abc.ABC, Generic[K]):
             self.owner.linger(link, self.linger_until - monotonic(), self.linger_until)
 
     def _look_up(self, connection: Connection, host: str, port: str, now: float) -> None:
-        """Have the addresses of a connection's host looked up; nobody waits for that."""
+        """Begin to look up the addresses of a connection's host; returns at once."""
         self.core.on_lookup(connection, now)
         found = self._lookups.get(host)
         if found is None:

@@ -2,7 +2,7 @@
 
 The rules of this module:
 
-* What a stranger's code raises ends the stranger's call, and nothing else.  ``gevent.Timeout`` and
+* An error out of a stranger's code ends the stranger's call, and nothing else.  ``gevent.Timeout`` and
   ``GreenletExit`` are no ``Exception``; they are caught, too.
 * SystemExit and KeyboardInterrupt are not the stranger's: a signal's handler raised them in the greenlet
   that happened to run.  The hub gets them as soon as the present greenlet waits, and raises them in the
@@ -25,7 +25,7 @@ T = TypeVar("T")
 #: How often a hub was given an interrupt.
 interrupts = 0
 
-#: What a signal's handler raises to end the program.
+#: Errors that signal handlers raise to end the program.
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
 
 #: Stands for the name of a type that has none.
@@ -70,7 +70,7 @@ def give_to_hub(error: BaseException) -> None:
 
 
 def type_name(value: object) -> str:
-    """Return the name of an object's type, whatever its metaclass does."""
+    """Return the name of an object's type, even if its metaclass raises."""
     return _text(lambda: type(value).__name__, NAMELESS)
 
 

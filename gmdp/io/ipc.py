@@ -42,13 +42,13 @@ def refusal(endpoint: str) -> int:
     except BlockingIOError:  # its backlog is full
         return errno.EADDRINUSE
     except OSError as error:
-        # Without leave to connect, nobody can tell whether the socket is stale; EPROTOTYPE: another kind of socket.
+        # Without permission to connect, the socket may be stale or not; EPROTOTYPE: another kind of socket.
         return errno.EADDRINUSE if error.errno == errno.EPROTOTYPE else error.errno or errno.EADDRINUSE
     return errno.EADDRINUSE
 
 
 class TemporaryEndpoint:
-    """What ``ipc://*`` stands for: a socket in a new folder for temporary files.
+    """The socket that ``ipc://*`` stands for, in a new folder for temporary files.
 
     ZeroMQ would make the folder in the working directory, and tell its relative path.  OSError if there is no
     folder for temporary files.

@@ -10,7 +10,7 @@ The rules of this module:
   sending only, what comes is thrown away, and it is closed once the peer has closed its own end.
 * A peer that has got everything, as far as the operating system knows, and yet does not close its end within
   :data:`PATIENCE` is not waited for: it may be stopped.
-* The monitor's reader stays until the last report has come, even if nobody waits for it: with a reader that is gone,
+* The monitor's reader stays until the last report has come, even if no waiter is left: with a reader that is gone,
   the thread that closes ZeroMQ's sockets would wait for ever to report, and with it all sockets of the context.
 * ZeroMQ's linger time cannot be cut short once a connecting socket is closed, not even by the end of its connection;
   until then its context does not end.  A connecting socket with more than :data:`MAX_FINAL_LINGER` is kept open
@@ -138,7 +138,7 @@ class Lingering:
         self._slow: set[socket.socket] = set()
         self.finished = False
         try:
-            # For these events alone: reports that nobody reads would stop ZeroMQ's thread, which
+            # For these events alone: unread reports would stop ZeroMQ's thread, which
             # carries all the messages of the context.
             events = LISTENER_CLOSED | SOCKET_CLOSED if self._waits_for_messages else LISTENER_CLOSED
             if connects:

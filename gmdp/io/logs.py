@@ -1,4 +1,4 @@
-"""What owners log: made where it happens, written by a greenlet of its own.
+"""Log records of owners: made where it happens, written by a greenlet of their own.
 
 The rules of this module:
 
@@ -48,7 +48,7 @@ FLUSH_TIMEOUT = 1.0
 #: Types whose objects never change, and whose text is no stranger's.
 _PLAIN = frozenset([str, bytes, int, float, bool, type(None)])
 
-#: What a record knows of the moment at which it was made.
+#: The attributes of a record that tell of the moment at which it was made.
 _MOMENT = ("created", "msecs", "relativeCreated", "thread", "threadName", "process", "processName", "taskName")
 
 _ExcInfo = Any

@@ -60,7 +60,7 @@ SOCKET_CLOSED = int(zmq.EVENT_MONITOR_STOPPED)
 
 
 def _do_nothing() -> None:
-    """Nobody is told: the reports are looked for."""
+    """Do nothing: the owner looks for the reports itself."""
 
 
 class Monitor:

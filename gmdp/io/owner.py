@@ -11,9 +11,9 @@ The rules of this module:
 * A descriptor is edge-triggered: EVENTS are read before every wait.
 * The hub may not have run for a while.  What the sockets have to tell is read before anything that was posted.
 * After each wait an owner looks whether its process was forked in C.
-* Nobody's code but gmdp's runs in an owner unguarded (:mod:`.guarded`, :mod:`.logs`).
-* An owner that ends, whatever ends it, answers everybody who waits for it.  Only then it logs, and is gone
-  when what it logged is written.  What is posted to it later is answered, too.
+* Only gmdp's own code runs unguarded in an owner (:mod:`.guarded`, :mod:`.logs`).
+* An owner that ends, for any reason, first answers all who wait for it.  Then it logs, and is gone
+  when its records are written.  Later posts are answered, too.
 * A signal's handler may raise SystemExit or KeyboardInterrupt in gmdp's own code, in the middle of a decision.
   The owner then ends in good order, and the hub gets the error.
 """
@@ -138,7 +138,7 @@ class Owner:
         self._due_at = 0.0
         self._finished = False
         self._ended = False
-        #: What bugs raised and was not logged yet: the one that ended the owner, and those that showed afterwards.
+        #: Errors of bugs that are not logged yet: the one that ended the owner, and later ones.
         self._defects: list[BaseException] = []
         #: True if an error of a signal's handler ended the owner.
         self._interrupted = False
@@ -348,7 +348,7 @@ class Owner:
                 return
 
     def _end(self, death: BaseException | None) -> None:
-        """Answer everybody, then log, and wait until that is written.  Each step is taken, whatever another raises."""
+        """Answer all who wait, then log, and wait until that is written.  An error in one step stops no other."""
         self._interrupted = isinstance(death, guarded.INTERRUPTS)
         if death is not None and not self._interrupted and not isinstance(death, gevent.GreenletExit):
             self._defects.append(death)

@@ -7,7 +7,7 @@ a watched connection costs two sockets and three descriptors.
 
 The rules of this module:
 
-* The socket has no bound: a monitor whose reports nobody takes stops all traffic of the socket it watches.
+* The socket has no bound: a monitor whose reports are not taken stops all traffic of the socket it watches.
 * It is read until it is empty, by the hub or by an owner of that hub.  Reading never switches greenlets.
 * It is closed with the last monitor that reports to it.
 * It is closed, too, once its context is being terminated: nothing can be read any more, and the context waits for it.

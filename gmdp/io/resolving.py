@@ -11,7 +11,7 @@ The rules of this module:
 * At most :data:`MAX_LOOKUPS` names are looked up at a time, in the process or, for other resolvers, in the hub.  The
   others wait in line.
 * A name is looked up once for all that ask meanwhile, and its answer is used for :data:`FRESH_TIME`.
-* Nobody waits here: an answer is given to a callback, in any thread.
+* Nothing waits here: an answer is given to a callback, in any thread.
 * A thread ends with its last look-up.  After a fork everything begins anew.
 * Interfaces (``tcp://eth0:*``, to be bound) and wildcards are not names.  Addresses are never looked up.
 """
@@ -55,7 +55,7 @@ threads: set[int] = set()
 
 
 class Answer(NamedTuple):
-    """What a name stands for.
+    """The answer to a look-up of a name.
 
     Attributes:
         addresses: IPv4 addresses, then IPv6 addresses in brackets; empty if there are none.
@@ -102,7 +102,7 @@ class Lookup:
         self.host = host
         self.resolver = resolver
         self.callbacks: list[Callback] = []
-        #: What looks the name up, unless a thread does.
+        #: The greenlet that looks the name up, unless a thread does.
         self.greenlet: gevent.Greenlet | None = None
 
 
@@ -146,7 +146,7 @@ class Lookups:
         return lookup
 
     def cancel(self, lookup: Lookup, callback: Callback) -> None:
-        """Do not call `callback`.  A look-up that nobody waits for any more ends, unless a thread has begun it."""
+        """Do not call `callback`.  A look-up without callbacks ends, unless a thread has begun it."""
         greenlet = None
         with self._lock:
             if callback in lookup.callbacks:

@@ -1,4 +1,4 @@
-"""What is wrong with a message that is not MDP, in words for whoever writes the peer.
+"""What is wrong with a message that is not MDP, in words for the author of the peer.
 
 Only messages that :func:`gmdp.protocol.wire.parse` refuses come here, so nothing here needs to be fast.
 """

@@ -151,7 +151,7 @@ STALLED = 4
 
 #: The credit of a stream before its reader grants any.
 INITIAL_CREDIT = 64 * 1024
-#: What each frame of a part weighs in addition to its bytes: even an empty one takes memory.
+#: The weight of each frame of a part in addition to its bytes: even an empty one takes memory.
 FRAME_WEIGHT = 64
 
 #: Priorities of a request: more urgent ones are higher.
@@ -196,7 +196,7 @@ MOST_SECONDS = 1e9
 
 
 class Feature(enum.IntFlag):
-    """What a peer may understand beyond the frames above; 0: a peer of version 1, or a strict one.
+    """Features that a peer may have beyond the frames above; 0: a peer of version 1, or a strict one.
 
     The names on the wire are those of the members, in small letters and with dashes.
     """

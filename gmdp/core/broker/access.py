@@ -92,7 +92,7 @@ class Rules:
 def _user_pattern(user: str) -> str:
     """The regular expression for `user`: a pattern, or a key, which means itself alone.
 
-    A text of a key's length that may be either means both: nobody finds another key that
+    A text of a key's length that may be either means both.  No attacker finds another key that
     differs from it only where it has a wildcard.
     """
     if not is_key(user):

@@ -7,7 +7,7 @@ The rules of this module:
 * A warning is given once per kind and peer, and again after :data:`QUIET` seconds at the earliest.  In that time
   all peers together cause at most :data:`MAX_PER_KIND` warnings of a kind.
 * A warning that concerns the whole broker, such as a full table, is given once for all peers.
-* What is left out is counted, and the next warning of that kind and peer, or of that kind, says how many there were.
+* Warnings that are left out are counted.  The next one of the kind and peer, or of the kind, says how many there were.
 * The table of peers is bounded by :data:`MAX_REMEMBERED`; the peer that was noted first is forgotten first.
 """
 
@@ -40,7 +40,7 @@ class Complaint(NamedTuple):
 
 
 class _Note:
-    """What is remembered of a kind and peer, or of a kind."""
+    """The warnings of a kind and peer, or of a kind."""
 
     __slots__ = ("count", "left_out", "quiet_until")
 
@@ -76,7 +76,7 @@ class Complaints:
         """
         peers = self._peers
         if len(self._sink) >= MAX_REMEMBERED:
-            return  # nobody takes them
+            return  # the engine has not taken those before it
         key = (kind, peer)
         note = peers.get(key)
         if note is not None and now < note.quiet_until:

@@ -1,4 +1,4 @@
-"""What gmdp peers are told unasked: the broker's offer, again.
+"""Messages that gmdp peers have not asked for: the broker's offer, again.
 
 The rules of this module:
 

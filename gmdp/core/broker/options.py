@@ -57,9 +57,9 @@ class BrokerOptions(ServiceOptions):
             than ``heartbeat_interval * (liveness - 0.5)`` seconds, 6.25 by default: ZeroMQ notices a frame when
             the frame is complete, and ends a connection on which it notices nothing for so long.  For larger
             frames or slower links, raise these options, at both ends.
-        zmtp_heartbeats: True if ZeroMQ itself asks each connection whether its process is alive.  False is
+        zmtp_heartbeats: Whether ZeroMQ itself asks each connection if its process is alive.  False is
             for peers of ZMTP 3.0, which do not answer: a worker is then lost when it says nothing
-            for the expiry, whatever it does.
+            for the expiry, even while it works.
         stream_stall_timeout: Seconds for which the reader of a stream may take nothing while the
             handler waits for it; then the stream ends, and its session is free.  A part, with what is on its
             way before it, must cross the client's link in less time.

@@ -1,4 +1,4 @@
-"""What peers have named in their probes.
+"""The features that peers have named in their probes.
 
 The rules of this module:
 

@@ -200,7 +200,7 @@ class Flow:
     __slots__ = ("granted", "passed_on", "sent")
 
     def __init__(self) -> None:
-        #: What the reader has granted, and what of it the worker knows.
+        #: The credit that the reader has granted, and the part of it that the worker knows.
         self.granted = self.passed_on = INITIAL_CREDIT
         #: The weight of the parts that the worker has sent.
         self.sent = 0

@@ -13,7 +13,7 @@ The rules of this module:
 * A mute connection without work is lost at the expiry.  One with work is left to it for ``busy_timeout``,
   from its last message on, while its process is alive.  The process is alive until a message to it
   cannot be sent: ZeroMQ ends the connection of a process that does not answer ZMTP heartbeats.
-* What a mute worker of several sessions was given at least an interval ago, and has not begun, is given to
+* Requests that a mute worker of several sessions got at least an interval ago, and has not begun, go to
   others: its sessions are *recalled*, with DISCONNECT, and the delivery counts no attempt.  A service with
   ``attempts=1`` is left out: a worker that wakes may begin while its DISCONNECT is on its way.  A worker
   that does not say what it begins is taken to have begun everything.

@@ -52,7 +52,7 @@ COSTLY = 10_000
 FRESH = 0.1
 #: Rows a second that one asker may have in its reports.
 REPORT_RATE = 10_000.0
-#: What a report costs besides its rows, in rows.
+#: The cost of a report besides its rows, in rows.
 REPORT_COST = 10
 
 
@@ -122,7 +122,7 @@ class Reports:
         self.features = view.about.features if view.about.extension > 1 else 0
         #: The costly reports made a moment ago, by service: (when, JSON).
         self._recent: dict[bytes, tuple[float, bytes]] = {}
-        #: What each asker may still ask for.
+        #: The rows that each asker may still have.
         self._rates = Rates(REPORT_RATE)
 
     def answer(self, service: bytes, body: list[bytes], now: float, asker: Hashable) -> list[bytes]:
@@ -207,7 +207,7 @@ def _workers(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
 
 
 def _state_of(worker: Worker) -> tuple[str, float]:
-    """What a worker does, and since when."""
+    """The state of a worker, and since when."""
     if worker.request is not None:
         return "busy", worker.assigned_at
     service = worker.service

@@ -223,7 +223,7 @@ class Services:
         self._accounts.release(request)
 
 
-#: Ends of strict clients' requests of which nobody else hears.
+#: Ends of strict clients' requests that only the log tells.
 _SILENT_ENDS = frozenset({EndReason.EXPIRED, EndReason.OVERLOADED, EndReason.EVICTED})
 
 

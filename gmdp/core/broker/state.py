@@ -56,7 +56,7 @@ class BrokerState:
         self.refusals: list[Refusal | Complaint] = []
         #: Warnings about peers that cannot be told, which go to `refusals`, too.
         self.complaints = Complaints(self.refusals)
-        #: What peers have named in their probes.
+        #: The features that peers have named in their probes.
         self.peers = Peers()
         self.timers = Timers()
         self.gap = Gap(options.heartbeat_interval, options.expiry, now)

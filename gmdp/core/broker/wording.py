@@ -1,4 +1,4 @@
-"""What people are told, in words, of requests that have no answer: clients that name the feature ``reasons``, and logs.
+"""Texts about requests that have no answer, for clients that name the feature ``reasons`` and for logs.
 
 The rules of this module:
 

@@ -172,8 +172,8 @@ class Call:
         self.parts = 0
         self.answered_try = 0
         #: The weight of the parts before the last that have come, of those that the reader has taken,
-        #: and of all that it grants (:mod:`gmdp.protocol.extension`).  The reader, in whatever
-        #: thread it is, adds to `consumed`; the core adds to the others.
+        #: and of all that it grants (:mod:`gmdp.protocol.extension`).  The reader, in any
+        #: thread, adds to `consumed`; the core adds to the others.
         self.received = self.consumed = 0
         self.credit = math.inf
         #: How much of the credit comes out of what the calls of a client share.

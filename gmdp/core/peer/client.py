@@ -45,7 +45,7 @@ from .reasons import CloseReason
 from .reconnect import Reconnect
 from .statistics import ClientCounters, ClientStatistics
 
-#: What a broker says that takes no more calls.
+#: Statuses from a broker that takes no more calls.
 _STOPPING = frozenset({Status.SHUTTING_DOWN, Status.NOT_RUN})
 #: The bytes of a frame that may be too large for a slow link, and what the error says then.
 LARGE_FRAME = 512 * 1024
@@ -53,7 +53,7 @@ SLOW_LINK = (
     "; a frame must cross its link in less than heartbeat_interval * (liveness - 0.5) seconds (the broker's options), "
     "and the largest one had {} bytes"
 )
-#: Seconds between two looks at the reader of a stream, whatever it has taken: the least, and the most.
+#: Seconds between two looks at the reader of a stream: the least, and the most.
 LEAST_LOOK = 0.1
 MOST_LOOK = 5.0
 
@@ -140,7 +140,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         consumed, credit, extra = call.consumed, int(call.credit), call.extra_credit
         if consumed > credit - INITIAL_CREDIT - extra:
             extra = min(self._max_extra_credit, self._shared_credit + call.extra_credit)
-            # What was granted is not taken back, though other streams may have used up what they share.
+            # Granted credit is not taken back, though other streams may have used up what they share.
             extra = max(extra, credit - consumed - INITIAL_CREDIT)
             self._shared_credit += call.extra_credit - extra
             call.extra_credit = extra
@@ -320,7 +320,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                     self.grant(call, now)
                     call.look_at = now + self._look_interval(call)
             else:
-                # The handler waits for the reader, so nobody waits for the next part.
+                # The handler waits for the reader, so the next part is not overdue.
                 call.try_ends_at = now + self._look_interval(call)
             self._timers.arm(call, min(call.try_ends_at, call.deadline_at))
 

@@ -245,7 +245,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._spoken = False
         #: Rounds in a row in which no broker said anything: calls without an answer, or connections of a worker.
         self._silent_rounds = 0
-        #: What was never heard and what to try, once there were so many of them; empty else.
+        #: Text for errors after many silent rounds: nothing was ever heard, and what to try.  Empty before.
         self.silent = ""
         #: When the present epoch's first connection may be opened.
         self._open_at = -math.inf

@@ -16,8 +16,8 @@ The rules of this module:
   says DISCONNECT to the connection.  :mod:`~.connector` has the other rules of connections.
 * A strict broker may be silent while its worker has work: many heartbeat idle workers only.
   The worker trusts its socket until the answer is sent, and counts the broker's silence from then on.
-* A strict broker is sent a HEARTBEAT each interval, whatever else is sent: some take nothing else
-  for a sign of life.
+* A strict broker is sent a HEARTBEAT each interval, beside any other messages: some brokers take
+  nothing else for a sign of life.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
     def partial(self, work: Work, body: Sequence[bytes], now: float) -> bool:
         """Send a part of a handler's answer.
 
-        Returns False if nobody wants the answer, the session has lost the work, or the part is too large.
+        Returns False if the answer is not wanted any more, the session has lost the work, or the part is too large.
         """
         session = work.session
         connection = session.connection
@@ -481,7 +481,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         work = session.work
         for events in (self._held, self.events) if work is not None else ():
             if any(event is work for event in events):
-                # What was decided about the work goes with it.
+                # Decisions about the work go with it.
                 events[:] = [
                     event for event in events if event is not work and getattr(event, "work", None) is not work
                 ]

@@ -24,9 +24,9 @@ class Node:
         self.blocked = False
         #: True while the process is frozen, as by SIGSTOP.
         self.frozen = False
-        #: What keeps the node from running now.
+        #: The reasons why the node does not run now.
         self._holds: set[object] = set()
-        #: What keeps the process frozen now.
+        #: The reasons why the process is frozen now.
         self._freezes: set[object] = set()
         self.dead = False
         #: Set by each run; the simulation resets it after its checks.
