@@ -132,8 +132,8 @@ class IDeadLetterHook(Interface):
     def __call__(letter, broker):
         """Take note of a dead letter, or pass it on, with ``broker.enqueue`` for instance.
 
-        The broker's owner calls this: it must not block, and must not switch greenlets.  Whatever
-        it raises is logged, and harms nothing; SystemExit and KeyboardInterrupt end the program.
+        The broker's owner calls this: it must not block, and must not switch greenlets.  Any
+        error out of it is logged, and harms nothing; SystemExit and KeyboardInterrupt end the program.
 
         Args:
             letter: a ``gmdp.DeadLetter``: ``service``, ``body`` (list of bytes), ``attempts``,
@@ -169,8 +169,8 @@ class IAuditHook(Interface):
     def __call__(record):
         """Take note of a record.
 
-        The broker's owner calls this: it must not block, and must not switch greenlets.  Whatever
-        it raises is logged, and harms nothing; SystemExit and KeyboardInterrupt end the program.
+        The broker's owner calls this: it must not block, and must not switch greenlets.  Any
+        error out of it is logged, and harms nothing; SystemExit and KeyboardInterrupt end the program.
 
         Args:
             record: a ``gmdp.AuditRecord``.

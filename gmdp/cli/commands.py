@@ -87,7 +87,7 @@ class Guard:
 
 
 def _ignore_signals() -> None:
-    # What a service manager sends to all processes of a service is not for the guard: it ends after the worker.
+    # A service manager signals all processes of a service.  The guard ignores that, and ends after the worker.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

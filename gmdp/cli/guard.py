@@ -1,4 +1,4 @@
-"""A process that ends the commands of a worker that has ended, in whatever way.
+"""A process that ends the commands of a worker, however the worker has ended.
 
 ``gmdp worker --exec`` runs this file as a script: see :mod:`gmdp.cli.commands`.  It imports
 nothing of gmdp's, so that it starts fast and holds little memory.

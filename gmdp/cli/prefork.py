@@ -48,7 +48,7 @@ _DESCRIPTORS_KEPT = 50 + 2 * Client.max_sockets
 #: Seconds that the arbiter waits for a worker process whose time to drain is up.
 _OVERTIME = 3
 
-#: What is fixed.  X-Forwarded-… and SCRIPT_NAME are believed from nobody: the gateway needs neither.
+#: Settings that are fixed.  X-Forwarded-… and SCRIPT_NAME are never believed: the gateway needs neither.
 #: The first line of a request may be as long as gunicorn allows, for a GET has its body there.
 _FIXED: Mapping[str, Any] = {
     "control_socket_disable": True,
@@ -125,7 +125,7 @@ def _announce(arbiter: Arbiter) -> None:
 
 
 class Application(BaseApplication):  # type: ignore[misc]
-    """What gunicorn asks for its settings and for the WSGI application."""
+    """The object that gunicorn asks for its settings and for the WSGI application."""
 
     def __init__(
         self,

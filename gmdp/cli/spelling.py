@@ -34,12 +34,12 @@ class Command(click.Command):
 
 
 def flag(option: click.Option) -> str:
-    """The option as it is spelt on the command line."""
+    """Return an option as it is spelt on the command line."""
     return max(option.opts, key=len)
 
 
 def spelling(context: click.Context, option: click.Option) -> str:
-    """What a user has written for an option: its flag, or the environment variable that its value came from."""
+    """Return how the user has written an option: its flag, or the environment variable that its value came from."""
     if context.get_parameter_source(option.name or "") is ParameterSource.ENVIRONMENT:
         for variable in [option.envvar] if isinstance(option.envvar, str) else option.envvar or ():
             if os.environ.get(variable):

@@ -91,7 +91,7 @@ class ClientEngine(ConnectorEngine[ClientCore]):
             self.core.cancel(call, Outcome.CANCELLED, monotonic())
 
     def close_when_idle(self) -> None:
-        """Close as soon as no call is open, because nobody holds the client any more."""
+        """Close as soon as no call is open: the program has let go of the client."""
         if self._error is not None:
             return
         now = self.core.statistics()

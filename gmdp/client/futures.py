@@ -113,7 +113,7 @@ class Future(AsyncResult):  # type: ignore[misc]
         self._context = copy_context()
         #: Callbacks as they were given, and as they were linked.
         self._linked: list[tuple[Any, Any]] | None = None
-        #: Whoever ends the call takes the one entry: the owner, or `cancel` in any thread.
+        #: The owner, or `cancel` in any thread, takes the one entry, and thereby ends the call.
         self._open = [True]
         #: Slots of those that wait in another thread than the client's, and queues that get the future.
         self._slots: deque[Slot] = deque()

@@ -18,7 +18,7 @@ from ..validation import check_number
 #: Flags of a call frame for each value of `when_no_worker`.
 FLAGS = {"wait": 0, "fail": FAIL_WITHOUT_WORKER}
 
-#: Seconds that a call may take if nobody states any.
+#: Seconds that a call may take if neither the call nor its client states any.
 DEFAULT_TIMEOUT = 30.0
 
 

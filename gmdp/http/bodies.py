@@ -67,7 +67,7 @@ class Chunks:
     def __init__(self, first: list[bytes], parts: Iterator[list[bytes]]) -> None:
         self._first: list[bytes] | None = first
         self._parts = parts
-        #: What is left of the present part, and how much of the part was written last.
+        #: The rest of the present part, and how much of the part was written last.
         self._rest = memoryview(b"")
         self._written = 0
         self._note_taken: Callable[[int], None] = getattr(parts, "note_taken", lambda size: None)

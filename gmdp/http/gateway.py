@@ -41,7 +41,7 @@ MEBIBYTE = 1024 * 1024
 
 _SERVICES = b"/services/"
 _MANAGEMENT = "mmi."
-#: What makes a name a shell-style pattern.
+#: Characters that make a name a shell-style pattern.
 _WILDCARD = re.compile(r"[*?\[]")
 
 

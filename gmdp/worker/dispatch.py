@@ -5,7 +5,7 @@ The rules of this module:
 * A session has one handler running at most, and its dispatcher knows which.
 * Where ``spawn`` may wait, the dispatcher calls it in a greenlet of its own: an owner must not wait.
 * A handler that is killed before it began still ends, as a failure.
-* What ``spawn`` returns is the program's: its methods are called through the gate (:mod:`gmdp.io.guarded`).
+* The object that ``spawn`` returns is the program's: its methods are called through the gate (:mod:`gmdp.io.guarded`).
 * Results go through the owner's mailbox: handlers may run in any thread.
 """
 

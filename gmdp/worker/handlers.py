@@ -3,11 +3,11 @@
 The rules of this module:
 
 * A handler runs in a context (:mod:`contextvars`) of its own, in the greenlet or thread that ``spawn`` made.
-* Whatever a handler raises is caught, and made text where the handler runs: its ``str()`` is the handler's code,
+* Any error out of a handler is caught, and made text where the handler runs: its ``str()`` is the handler's code,
   too.  ``on_ended`` is called exactly once for each ``on_started`` that returned True, before anything is logged.
 * SystemExit and KeyboardInterrupt end the program, as in any greenlet: a signal's handler may have raised them.
-* What a handler yields is sent at once.  It waits in its ``yield`` while the parts sent have used up
-  what their reader has granted (:mod:`gmdp.protocol.extension`), and for its connection once it is
+* A part that a handler yields is sent at once.  The handler waits in its ``yield`` while the parts sent have used
+  up what their reader has granted (:mod:`gmdp.protocol.extension`), and for its connection once it is
   :data:`PARTS_AHEAD` parts or :data:`BYTES_AHEAD` bytes ahead of it.
 """
 
@@ -43,7 +43,7 @@ _INTERRUPTED = Failure("Interrupted", "the program was told to end")
 
 #: The body of an answer: one frame, or a list or tuple of frames.
 Body = Frame | list[bytes] | tuple[bytes, ...]
-#: What a worker calls with each request.  It returns the answer's body, or an iterator over the
+#: A handler, called with each request.  It returns the answer's body, or an iterator over the
 #: bodies of its parts.
 Handler = Callable[[Request], Body | Iterator[Body]]
 
@@ -89,7 +89,7 @@ def _run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObs
         return
     began = monotonic()
     body: list[bytes] | None = None
-    # What stands if an interrupt hits this function itself.
+    # The outcome if an interrupt hits this function itself.
     failure: Failure | None = _INTERRUPTED
     raised: BaseException | None = None
     try:
@@ -119,7 +119,7 @@ def _run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObs
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return an error's type and text, whatever its class does when it is asked for them."""
+    """Return an error's type and text, even if its class raises when it is asked for them."""
     return Failure(guarded.type_name(error), guarded.text_of(error))
 
 
@@ -130,7 +130,7 @@ def _answer(handler: Handler, request: Request, work: Work, observer: HandlerObs
 
 
 class PartSlot(Slot):
-    """Where a handler waits in its ``yield``: set to what may follow, once; whatever comes later is ignored.
+    """The slot in which a handler waits in its ``yield``: set once; later values are ignored.
 
     The value is the credit up to which parts may be sent (a number), True if that has not changed, or
     False if no part is wanted any more.

@@ -105,7 +105,7 @@ class Worker(Lifecycle):
         version (str): "0.1" or "0.2".
     """
 
-    #: What keeps handlers off the hub, as the warning about a blocked hub names it.
+    #: The option that keeps handlers off the hub, as the warning about a blocked hub names it.
     threads_option: str = "spawn=ThreadPool(N)"
 
     def __init__(
