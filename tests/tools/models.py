@@ -22,7 +22,7 @@ _LAYOUT = {
     RFC7: ([b"", b"MDPC01"], [], None, [], True, [b"", b"MDPW01"]),
     RFC18: ([b"MDPC02"], [b"\x01"], [b"\x02"], [b"\x03"], True, [b"MDPW02"]),
     MAJORTOMO: ([b"", b"MDPC02"], [b"\x02"], [b"\x03"], [b"\x04"], False, [b"", b"MDPW02"]),
-    # What a client of RFC 18 behind a delimiter says; its workers are told apart from majortomo's by nothing.
+    # A client of RFC 18 behind a delimiter; nothing tells its workers from majortomo's.
     DELIMITED: ([b"", b"MDPC02"], [b"\x01"], [b"\x02"], [b"\x03"], True, [b"", b"MDPW02"]),
 }
 _WORKER_CODES = {

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 SEEDS = 1000
 #: Seconds that so many seeds, or the tests of one mutation, may take.
 PATIENCE = 900
-#: What a copy of the project does not need.
+#: The parts of the project that a copy does not need.
 _NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
 
 

@@ -117,7 +117,7 @@ def test_a_slow_reader_gets_all_of_a_large_reply(server, monkeypatch):
     ids=["length", "length, nothing sent", "length, two reads", "chunk", "after a chunk", "size", "trailer"],
 )
 def test_X3_a_client_that_stops_in_its_body_gets_408_and_the_connection_ends(server, header, begun):
-    """What it sends later is the rest of the body, and not a request."""
+    """Later bytes are the rest of the body, and not a request."""
     with server.dial() as connection:
         connection.sendall(head(*header) + begun)
         answer = b""

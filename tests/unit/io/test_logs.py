@@ -325,7 +325,7 @@ def test_G3_the_caller_s_own_timeout_or_end_arrives_where_it_writes_at_once(atta
 
 @pytest.mark.parametrize("threaded", [True, False])
 def test_G3_a_thread_that_ends_lets_go_of_a_handler_that_waits(attach, monkeypatch, unused_endpoint, threaded):
-    """Whoever logs next would wait for the handler's lock for ever; so would the interpreter's end."""
+    """The next greenlet that logs would wait for the handler's lock for ever; so would the interpreter's end."""
     monkeypatch.setattr(logs, "FLUSH_TIMEOUT", 0.05)
     main, waited = threading.get_ident(), []
 

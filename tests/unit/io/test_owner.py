@@ -231,7 +231,7 @@ def criticals(monkeypatch):
 
 
 def test_G3_an_owner_that_a_bug_ends_answers_everybody_before_it_logs(engine, criticals):
-    """Whoever has posted, and whoever posts later; and a second bug on the way changes nothing."""
+    """Earlier and later posts are answered; a second bug on the way changes nothing."""
     owner = Owner(engine, "test")
     owner.start()
     wait_until(lambda: owner._waiter is not None)

@@ -409,7 +409,7 @@ def test_X6_whose_password_was_right_before_does_not_wait_behind_strangers(users
     assert [reply[4] for reply in host.replies[replies:]] == [b"200"]  # without a turn of the hub
     host.gate.on_zap_request([b"route", b"", *HEAD, b"PLAIN", b"alice", b"wrong"], 0.0)
     assert len(host.replies) == replies + 1
-    # What was right once is wrong when the password has changed.
+    # A password that was right once is wrong when it has changed.
     host.gate._hashes = {"alice": read_hash(hash_password("new"))}
     host.gate.on_zap_request([b"route", b"", *HEAD, b"PLAIN", b"alice", b"right"], 0.0)
     assert len(host.replies) == replies + 1

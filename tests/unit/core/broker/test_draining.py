@@ -126,7 +126,7 @@ def test_L8_what_no_worker_has_had_is_refused_as_not_run():
     ((address, body),) = broker.requests(b"W").values()
     broker.session(b"W", 1, b"\x04", address, b"", *body)
     assert [status for _, status, _, _ in broker.answered(b"old")] == [Status.OK]
-    # What comes within half a second is still refused; then the broker ends.
+    # Requests within half a second are still refused; then the broker ends.
     broker.advance(0.4)
     broker.call(b"new", 4)
     broker.advance(0.4)

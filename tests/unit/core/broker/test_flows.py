@@ -120,7 +120,7 @@ def test_X9_a_stream_whose_reader_grants_nothing_ends_on_both_sides():
     assert statuses(broker) == [Status.STALLED]
     assert told(broker) == [(CALLER_GONE | STALLED, 0)]
     assert counters(broker).stalled_streams == 1
-    # What the handler still sends is dropped, and its session is free again.
+    # Later parts of the handler are dropped, and its session is free again.
     broker.session(b"W", 1, b"\x04", address, b"", b"")
     assert statuses(broker) == []
     broker.call(b"c", 2, flags=GRANTS_CREDITS)
@@ -144,7 +144,7 @@ def test_X9_a_reader_that_is_slow_but_reads_keeps_its_stream():
 
 
 def test_X9_a_handler_that_takes_its_time_is_no_stalled_stream():
-    """Nobody waits for the reader: the worker has credit."""
+    """The worker has credit, so it does not wait for the reader."""
     broker, address = stream()
     for _ in range(3):
         send_part(broker, address)

@@ -158,7 +158,7 @@ def test_a_heartbeat_sent_before_the_work_began_does_not_tell_how_the_worker_wor
 
 
 def test_L1_a_worker_once_heard_while_busy_gets_the_busy_timeout_all_the_same():
-    """Whatever it says or does not say meanwhile, its process is alive."""
+    """Its process is alive, even if it says nothing."""
     broker = ManualBroker(busy_timeout=100.0)
     address, _ = busy_worker(broker)
     for _ in range(8):

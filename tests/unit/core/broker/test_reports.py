@@ -151,7 +151,7 @@ def test_X7_an_asker_pays_for_the_rows_it_asks_for():
         broker.ask(MDP02, b"greedy", b"", service=b"mmi.services")
     codes = [code for code, *_ in broker.answers(MDP02, b"greedy", service=b"mmi.services")]
     assert (codes[0], codes[-1]) == (b"200", b"503")
-    # Nobody else pays, management of the RFC is free, and a second later all is well.
+    # Other askers do not pay, management of the RFC is free, and a second later all is well.
     broker.ask(MDP02, b"other", b"", service=b"mmi.services")
     assert broker.answers(MDP02, b"other", service=b"mmi.services")[0][0] == b"200"
     broker.ask(MDP02, b"greedy", b"service 7", service=b"mmi.service")

@@ -1,4 +1,4 @@
-"""What clients that name the feature `reasons` are told in words; each case in virtual time."""
+"""Texts for clients that name the feature `reasons`; each case in virtual time."""
 
 import pytest
 from brokers import GmdpBroker, SlowBroker
