@@ -117,7 +117,7 @@ class Link(MessageSocket):
         self._monitor: Monitor | None = None
         #: When to read the monitor even if its descriptor has not become readable.
         self._poll_at = 0.0
-        #: What ``ipc://*`` stands for: removed when the link is closed.
+        #: The sockets that ``ipc://*`` stands for: removed when the link is closed.
         self._temporary: list[TemporaryEndpoint] = []
         stop_green_watcher(socket)
         self._loop = loop
@@ -288,7 +288,7 @@ class Link(MessageSocket):
             monitor = self._monitor
             connections = copy_connections(monitor.descriptors(), monitor.read_ended) if monitor is not None else []
         if self._narrow:
-            linger = 0.0  # what was sent ahead on a connection that was never established waits for nobody
+            linger = 0.0  # a connection that was never established does not wait for messages sent ahead
         connects = isinstance(self._monitor, ConnectionMonitor)
         self._end_use()
         loop, wake = self._loop, self._wake
@@ -320,7 +320,7 @@ class Link(MessageSocket):
         if self.closed:
             return
         self._end_use()
-        # What was sent ahead on a connection that was never established waits for nobody.
+        # A connection that was never established does not wait for messages sent ahead.
         self.socket.close(0 if self._narrow else int(linger * 1000))
         self._remove_temporary()
 

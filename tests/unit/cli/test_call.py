@@ -39,7 +39,7 @@ def test_a_call_without_a_worker_says_what_the_matter_may_be(broker):
 def test_call_may_fail_at_once_without_a_worker(broker):
     ended = gmdp_here("call", "nobody here", "x", "--broker", broker.endpoint, "--when-no-worker", "fail")
     assert ended.status == 1
-    assert re.fullmatch(r"gmdp: no worker: service .*: no worker is registered", ended.one_line())
+    assert re.fullmatch(r"gmdp: no worker: service .*: no worker is registered for 'nobody here'", ended.one_line())
 
 
 def test_call_that_nobody_answers_ends_with_124(broker):
