@@ -128,7 +128,10 @@ class RequestRejected(CallError):
 
 
 class NoWorker(RequestRejected):
-    """No worker is registered for the service, and the call has ``when_no_worker="fail"``."""
+    """No worker is registered for the service, and the call has ``when_no_worker="fail"``.
+
+    Where every broker has announced its stop, such a call ends with :class:`BrokerShuttingDown`.
+    """
 
 
 class RequestExpired(RequestRejected):
@@ -173,9 +176,12 @@ class MessageTooLarge(RequestRejected):
 
 
 class BrokerShuttingDown(RequestRejected):
-    """The broker stops: it takes no new request, or did not finish this one.
+    """The broker stopped before the worker that had the request answered.
 
-    While the call has a try left, the client tries again, at the next broker.
+    While the call has a try left, the client tries again, at the next broker.  A request that no worker has had
+    does not end so: the client sends it to another broker, or to this one once that is back, as long as there is
+    time.  There are two exceptions: calls with ``when_no_worker="fail"`` where every broker has announced its stop, and
+    brokers or clients that speak version 1 of the extension (gmdp 0.1.0).
     """
 
 

@@ -81,7 +81,8 @@ class Client(Lifecycle):
             down.  Each try has an equal share of `timeout`, and at least 0.1 s: there are at most
             ``timeout / 0.1`` tries.  Without gmdp's extension, each uses a new socket.
         max_in_flight: calls a gmdp broker may have at a time; the broker may allow fewer.
-        when_no_worker: "wait", or "fail" at once where no worker is registered for the service.
+        when_no_worker: "wait", or "fail" at once where no worker is registered for the service, or
+            where every broker has announced its stop.
         version: the protocol's version, "0.2" (RFC 18) or "0.1" (RFC 7).
         require_extensions: use no broker that does not speak gmdp's extension.
         zmtp_heartbeats: have ZeroMQ itself ask whether the broker's process is alive.  False is for brokers of

@@ -549,6 +549,20 @@ MUTATIONS = {
         "probe is None or",
         tests="unit/core/broker/test_draining.py::test_a_client_that_has_not_named_the_feature_gets_no_second_offer",
     ),
+    "a call that is to fail waits for a lone broker's return": Mutation(
+        "core.peer.client",
+        "        if self._all_leave(now):",
+        "        if False:",
+        tests="unit/core/peer/test_client.py::"
+        "test_L8_a_call_that_is_to_fail_without_a_worker_does_not_wait_for_a_lone_broker_s_return",
+    ),
+    "a call fails although one broker stays": Mutation(
+        "core.peer.connector",
+        "self._leaving_in_a_row >= self._reconnect.targets and",
+        "self._leaving_in_a_row > 0 and",
+        tests="unit/core/peer/test_client.py::"
+        "test_L8_a_call_that_is_to_fail_waits_for_a_broker_that_has_announced_nothing",
+    ),
     "a broker that is back is said to leave": Mutation(
         "core.peer.connector",
         'self._mode = phase\n            self._leaving_place = ""\n',

@@ -16,6 +16,7 @@ The rules of this module:
   ends the call, with one exception: when the broker is shutting down, a call that
   has a try left goes to the next broker.  So does a call without one if the broker says that no worker has had
   it; where there is no other broker, the call waits for this one's return, until its time is up.
+* Where every broker leaves, calls that are to fail without a worker end instead of waiting.
 * A broker that leaves gets no new call.  Further tries of the calls it has go there, to join them.
 * All parts of an answer are from one run of the request.  A call that has parts from
   one try, and then gets parts from another, ends.
@@ -31,12 +32,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command, Dialect
-from ...protocol.extension import INITIAL_CREDIT, SUPPORTED, TIME_STATED, Feature, Status
+from ...protocol.extension import FAIL_WITHOUT_WORKER, INITIAL_CREDIT, SUPPORTED, TIME_STATED, Feature, Status
 from ..outcomes import OUTCOME_OF_STATUS, Outcome
 from ..snapshots import copy_counts
 from .calls import Call, CallState, ClientConnection, Ended, Part
@@ -122,7 +123,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         call.deadline_at = now + call.deadline
         self._begin_try(call, now)
         self._waiting[call] = None
-        self._assign_waiting(now)
+        self._assign_waiting(now, call)
 
     def cancel(self, call: Call, outcome: Outcome, now: float) -> None:
         """End a call whose caller went away (CANCELLED), or reads too slowly (OVERFLOW)."""
@@ -200,11 +201,13 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     def _on_connection_lost(self, connection: ClientConnection, reason: CloseReason, detail: str, now: float) -> None:
         if connection.calls or connection is self._shared or connection in self._idle:
             self.counters.disconnects += 1
+        text = f"{connection.place}: {reason.describe(detail)}"
+        if connection in self._draining:
+            text += "; the broker had announced its stop"
         self._unlist(connection)
         for other in [other for other in self._idle if other.epoch != self._epoch]:
             self._retire(other, CloseReason.BROKER_LOST)
         calls = list(connection.calls.values())
-        text = f"{connection.place}: {reason.describe(detail)}"
         largest = max((len(frame) for call in calls for frame in call.body), default=0)
         if reason is CloseReason.CONNECTION_CLOSED and largest >= LARGE_FRAME:
             text += SLOW_LINK.format(largest)
@@ -215,6 +218,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                 self._queue_retry(call, now)
             else:
                 self._end_call(call, Outcome.BROKER_LOST, text)
+        self._fail_without_broker(self._waiting, now)
         # Calls in line wait for the next broker, unless every broker has turned this client away.
         outcome = Outcome.DENIED if self.denied else None
         if reason is CloseReason.NOT_EXTENDED:
@@ -267,7 +271,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._detach(call)
             call.become(CallState.WAITING)
             self._waiting[call] = None
-            self._assign_waiting(now)
+            self._assign_waiting(now, call)
             return
         outcome = OUTCOME_OF_STATUS.get(reading.status)
         valid = reading.status in (Status.OK, Status.PARTIAL) or (final and outcome is not None)
@@ -292,7 +296,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         if outcome is Outcome.SHUTTING_DOWN and self._may_retry(call, now):
             self._detach(call)
             self._queue_retry(call, now)
-            self._assign_waiting(now)
+            self._assign_waiting(now, call)
             return
         self._detach(call)
         if now >= call.deadline_at:
@@ -331,6 +335,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._draining.add(connection)
             if connection.epoch == self._epoch:
                 self._end_epoch(connection, CloseReason.SHUTTING_DOWN, now + self._reconnect.on_lost(now, jitter))
+                self._fail_without_broker(self._waiting, now)
             if not connection.calls:
                 self._retire(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
 
@@ -349,8 +354,11 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
 
     # Calls
 
-    def _assign_waiting(self, now: float) -> None:
-        """Give waiting calls the connections that are free, and open further ones for the rest."""
+    def _assign_waiting(self, now: float, newcomer: Call | None = None) -> None:
+        """Give waiting calls the connections that are free, and open further ones for the rest.
+
+        `newcomer`: the call that has come to wait.
+        """
         waiting = self._waiting
         shared = self._shared
         if shared is not None:
@@ -361,10 +369,19 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             return
         while waiting and self._idle:
             self._send_call(waiting.popitem(last=False)[0], self._idle.pop(), now)
+        if newcomer is not None and newcomer in waiting:
+            self._fail_without_broker((newcomer,), now)
         wanted = min(len(waiting), self._max_connections if self._mode is Phase.STRICT else 1)
         limit = self._max_connections + len(self._draining)
         while self._pending < wanted and len(self._connections) < limit and now >= self._open_at:
             self._open_connection(now)
+
+    def _fail_without_broker(self, calls: Iterable[Call], now: float) -> None:
+        """If every broker leaves, end those of these waiting calls that are to fail without a worker."""
+        if self._all_leave(now):
+            for call in [call for call in calls if call.flags & FAIL_WITHOUT_WORKER]:
+                del self._waiting[call]
+                self._end_call(call, Outcome.SHUTTING_DOWN, "every broker has announced its stop")
 
     def _send_call(self, call: Call, connection: ClientConnection, now: float) -> None:
         """Send a call's request; a request that is larger than the broker takes ends its call."""

@@ -261,6 +261,8 @@ class Connector(abc.ABC, Generic[C, E]):
         self.unreachable = ""
         #: True once any broker has said anything.
         self._ever_spoken = False
+        #: Epochs in a row that ended because their broker had announced its stop.
+        self._leaving_in_a_row = 0
         #: Where the broker is that has announced its stop; empty while another is used, or none has announced it.
         self._leaving_place = ""
         #: The broker tried last, empty before the first, and why the connection to it ended or was not made.
@@ -418,6 +420,10 @@ class Connector(abc.ABC, Generic[C, E]):
 
     # For subclasses
 
+    def _all_leave(self, now: float) -> bool:
+        """True if every broker has announced its stop, and none is tried again yet."""
+        return self._leaving_in_a_row >= self._reconnect.targets and now < self._open_at
+
     def _is_to_be_probed(self, connection: C) -> bool:
         """Return whether it is unknown if the connection's broker speaks the extension."""
         known_strict = self._mode is Phase.STRICT and connection.epoch == self._epoch
@@ -506,6 +512,7 @@ class Connector(abc.ABC, Generic[C, E]):
         if connection.epoch == self._epoch:
             self._mode = phase
             self._leaving_place = ""
+            self._leaving_in_a_row = 0
         self._on_usable(connection, now)
         self._assign_waiting(now)
 
@@ -540,6 +547,9 @@ class Connector(abc.ABC, Generic[C, E]):
         self._trouble_place, self._trouble = connection.place, reason.describe(detail)
         if reason is CloseReason.SHUTTING_DOWN:
             self._leaving_place = connection.place
+            self._leaving_in_a_row += 1
+        else:
+            self._leaving_in_a_row = 0
         self._open_at = open_at
 
     def _close(self, connection: C, reason: CloseReason, after_sending: bool = False, detail: str = "") -> None:

@@ -281,6 +281,22 @@ def test_L8_a_call_to_a_broker_that_stops_goes_to_the_next_or_waits_for_its_retu
             first.close()
 
 
+def test_L8_a_call_that_is_to_fail_does_not_wait_for_a_broker_that_stops(held, broker):
+    """A lone broker, which drains for a call that runs."""
+    with AsyncClient(broker.endpoint) as first, AsyncClient(broker.endpoint, when_no_worker="fail") as client:
+        running = first.submit("held", b"running")
+        wait_until(lambda: broker.statistics().assigned == 1)
+        queued = client.submit("held", b"queued")
+        wait_until(lambda: broker.statistics().queued == 1)
+        stopper = gevent.spawn(broker.stop, 60)
+        for future in (queued, client.submit("held", b"late")):
+            with pytest.raises(BrokerShuttingDown, match="every broker has announced its stop"):
+                future.get()
+        held.release()
+        assert running.get() == [b"running"]
+        stopper.join()
+
+
 def test_C1_a_call_may_fail_at_once_where_no_worker_is_registered(broker, client):
     with pytest.raises(NoWorker, match="no worker is registered") as caught:
         client.request("nobody", b"", when_no_worker="fail")

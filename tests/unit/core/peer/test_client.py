@@ -412,3 +412,82 @@ def test_L8_a_timeout_says_that_the_broker_had_announced_its_stop():
     bench.act()
     bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 9.0, 0.5)
     assert "announced" not in detail_of_timeout(bench, 12.0)
+
+
+FAIL = extension.FAIL_WITHOUT_WORKER
+
+
+def ends(bench):
+    """How calls have ended since the last time: (call, outcome, detail)."""
+    return [(event.call, event.outcome, event.detail) for event in bench.act() if isinstance(event, Ended)]
+
+
+@pytest.mark.parametrize("how", ["NOT_RUN", "leaving"])
+def test_L8_a_call_that_is_to_fail_without_a_worker_does_not_wait_for_a_lone_broker_s_return(how):
+    """Neither do those that come later, during the drain; others wait."""
+    bench = ClientBench()
+    call, connection = bench.extended_call(flags=FAIL, timeout=60.0)
+    doomed = (Outcome.SHUTTING_DOWN, "every broker has announced its stop")
+    patient = bench.call(timeout=60.0)
+    events = leaves(bench, connection, call, how)
+    if how == "leaving":  # the broker has accepted the call, and may still answer
+        assert events == []
+        bench.core.cancel(call, Outcome.CANCELLED, 1.0)
+        bench.act()
+    else:
+        assert [(event.call, event.outcome, event.detail) for event in events] == [(call, *doomed)]
+    later = bench.call(now=1.1, flags=FAIL, timeout=60.0)
+    assert ends(bench) == [(later, *doomed)]
+    # Once the broker may be tried again, its answer to the probe decides.
+    bench.core.cancel(patient, Outcome.CANCELLED, 1.2)
+    bench.core.tick(9.0, 0.5)
+    bench.act()
+    last = bench.call(now=9.0, flags=FAIL, timeout=60.0)
+    patient = bench.call(now=9.0, timeout=60.0)
+    assert ends(bench) == []
+    bench.core.on_connected(bench.opened[-1], 9.0)
+    offer = offer_body(Offer(100, 100, 100, 10_000, 1.0, leaving=True))
+    bench.feed(bench.opened[-1], [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 9.1)
+    assert ends(bench) == [(last, *doomed)]
+    assert patient.state is CallState.WAITING
+    # A broker that cannot be reached has not announced anything.
+    bench.core.tick(20.0, 0.5)
+    bench.act()
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 20.0, 0.5)
+    bench.call(now=20.0, flags=FAIL, timeout=60.0)
+    assert ends(bench) == []
+
+
+def test_L8_a_call_that_is_to_fail_goes_to_the_broker_that_stays():
+    bench = ClientBench(endpoints=("tcp://a:1", "tcp://b:2"))
+    call, connection = bench.extended_call(flags=FAIL, timeout=60.0)
+    assert leaves(bench, connection, call, "NOT_RUN") == []
+    bench.core.on_connected(bench.opened[-1], 1.0)
+    offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
+    bench.feed(bench.opened[-1], [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 1.0)
+    bench.act()
+    assert call.connection is bench.opened[-1]
+    assert call.connection.endpoint == "tcp://b:2"
+
+
+def test_L8_a_call_that_is_to_fail_waits_for_a_broker_that_has_announced_nothing():
+    """One broker leaves, the other cannot be reached at present."""
+    bench = ClientBench(endpoints=("tcp://a:1", "tcp://b:2"))
+    call = bench.call(flags=FAIL, timeout=60.0)
+    bench.act()
+    bench.core.on_disconnected(bench.opened[0], CloseReason.CONNECTION_REFUSED, 0.0, 0.5)
+    bench.act()
+    bench.core.on_connected(bench.opened[1], 0.0)
+    offer = offer_body(Offer(100, 100, 100, 10_000, 1.0, leaving=True))
+    bench.feed(bench.opened[1], [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
+    assert ends(bench) == []
+    assert call.state is CallState.WAITING
+
+
+def test_L8_a_call_lost_at_a_broker_that_had_announced_its_stop_says_so():
+    bench = ClientBench()
+    call, connection = bench.extended_call(timeout=60.0)
+    leaves(bench, connection, call, "leaving")
+    bench.core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 2.0, 0.5)
+    lost = "tcp://a:1: the connection was closed; the broker had announced its stop"
+    assert ends(bench) == [(call, Outcome.BROKER_LOST, lost)]
