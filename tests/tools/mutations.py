@@ -598,7 +598,7 @@ MUTATIONS = {
         "client.client",
         "if self.state is State.CLOSED or not self._may_start:",
         "if self.state is State.CLOSED:",
-        tests="unit/client/test_threaded.py::test_G16_a_call_that_races_with_close_does_not_open_the_client",
+        tests="unit/client/test_client.py::test_G16_a_call_that_races_with_close_does_not_open_the_client",
     ),
     "a hub that does not run is waited for": Mutation(
         "io.slots",
@@ -616,7 +616,7 @@ MUTATIONS = {
         "client.futures",
         "            self._slots.popleft().set(None)\n",
         "            self._slots.popleft()\n",
-        tests="unit/client/test_async_client.py::test_G8_G17_futures_are_for_any_thread",
+        tests="unit/client/test_futures.py::test_G8_G17_futures_are_for_any_thread",
     ),
     "a fork in C is not noticed by an owner": Mutation(
         "io.owner",
@@ -1007,7 +1007,7 @@ MUTATIONS = {
         "worker.dispatch",
         "        elif waiting is not None:\n            waiting.set(False)",
         "",
-        tests="unit/worker/test_streams.py",
+        tests="unit/worker/test_dispatch.py::test_X9_a_cancel_wakes_a_handler_that_waits_in_its_yield",
     ),
     # Messages and news that outlive what they are about
     "a retry's request stays with the connection of the first try": Mutation(

@@ -1,11 +1,13 @@
 """Answers and streams on their way to their readers: bounds, and readers that go away."""
 
+from types import SimpleNamespace
+
 import gevent
 import pytest
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, Client, ClosedError, StreamOverflow, Worker
+from gmdp import AsyncClient, Client, ClosedError, HubNotRunning, StreamOverflow, Worker
 from gmdp.client.answers import CATCH_UP_TIME, Answer
 from gmdp.core.peer.calls import Call, Part
 
@@ -250,3 +252,34 @@ def test_C5_a_caller_that_goes_away_cancels_its_call(broker, held, client, how):
     held.release()
     assert blocking.get() == [b"blocks the worker"]
     assert len(held.requests) == 1
+
+
+# In another thread than the client's
+
+
+class Waited:
+    """Stands in for a slot that is never set, and for a hub that has made no pass, or one at least."""
+
+    def __init__(self, made=False):
+        self.made = made
+        self.waits = []
+
+    def wait(self, *arguments):
+        """Record for how long, and give up."""
+        self.waits.append(arguments[-1])
+        return False
+
+
+@pytest.mark.parametrize("made", [None, True, False])
+def test_a_reader_in_another_thread_outwaits_the_owner_and_not_for_ever(made):
+    """The owner keeps the time of a call, unless its hub does not run.  None: the client has a hub of its own."""
+    answer, slot = Answer(0), Waited()
+    first_pass = None if made is None else Waited(made)
+    answer.call = Call(b"it", [b""], timeout=5.0, deadline=3.0)
+    answer.canceller = SimpleNamespace(owner=SimpleNamespace(runs_here=False), first_pass=first_pass)
+    with pytest.raises(HubNotRunning) as caught:
+        answer.wait(slot)
+    assert (slot if first_pass is None else first_pass).waits == [4.0]
+    assert caught.value.service == b"it"
+    assert str(caught.value).startswith("no reply from 'it': the hub of the thread that made the client did not run")
+    assert ("since the client was made" in str(caught.value)) is (made is False)

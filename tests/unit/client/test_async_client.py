@@ -7,11 +7,9 @@ import peers
 import pytest
 from gevent.event import Event
 from gevent.pool import Group
-from gevent.queue import Queue
 from waiting import wait_until
 
-from gmdp import AsyncClient, CallCancelled, ClosedError, ConfigurationError, NoWorker, RequestTimeout, Worker
-from gmdp.io.slots import get_hub_if_exists
+from gmdp import AsyncClient, ConfigurationError, RequestTimeout, Worker
 
 
 def echo(request):
@@ -155,68 +153,3 @@ def test_map_checks_its_options_when_it_is_called(client):
     for wrong in ({"timeout": 0}, {"priority": 4}, {"in_flight": 0}):
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
             client.map("echo", iter(()), **wrong)
-
-
-# Threads
-
-
-def in_threads(count, function):
-    """Call `function(number)` in `count` threads without a hub; returns what it returned, or raised."""
-    results = [None] * count
-
-    def run(number):
-        try:
-            results[number] = function(number)
-        except BaseException as error:
-            results[number] = error
-        if get_hub_if_exists() is not None:
-            results[number] = "it has made a hub"
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: not any(thread.is_alive() for thread in threads))
-    return results
-
-
-@pytest.mark.parametrize("threaded", [False, True])
-def test_G8_G17_futures_are_for_any_thread(echoing, threaded):
-    """With `threaded=True` no hub but the client's own has to run."""
-    bodies = [b"%d" % number for number in range(100)]
-
-    def use(number):
-        futures = [client.submit("echo", body) for body in bodies]
-        assert [future.get() for future in futures] == [[body] for body in bodies]
-        assert sorted(client.map("echo", bodies, ordered=False, in_flight=7)) == sorted([body] for body in bodies)
-        assert list(client.map("echo", bodies)) == [[body] for body in bodies]
-        waits = client.submit("nobody", b"")
-        with pytest.raises(gevent.Timeout):
-            waits.get(timeout=0.01)
-        assert waits.wait(timeout=0.01) is None
-        assert waits.cancel()
-        assert not waits.cancel()
-        assert waits.cancelled()
-        with pytest.raises(CallCancelled):
-            waits.get()
-        with pytest.raises(NoWorker):
-            client.submit("nobody", b"", when_no_worker="fail").result()
-        return "well"
-
-    with AsyncClient(echoing.endpoint, timeout=20, threaded=threaded) as client:
-        assert in_threads(3, use) == ["well"] * 3
-        assert use(0) == "well"
-        linked = Queue()
-        client.submit("echo", b"linked").rawlink(linked.put)
-        if not threaded:
-            assert linked.get(timeout=20).get() == [b"linked"]
-
-
-def test_G8_a_call_in_flight_in_a_thread_ends_when_a_threaded_client_closes(echoing):
-    client = AsyncClient(echoing.endpoint, timeout=20, threaded=True)
-
-    def wait(number):
-        return client.submit("nobody", b"").get()
-
-    closer = gevent.spawn(lambda: wait_until(lambda: client.statistics().in_flight == 2) and client.close())
-    assert [type(error) for error in in_threads(2, wait)] == [ClosedError] * 2
-    closer.get()

@@ -14,6 +14,8 @@ from gevent.event import Event
 from gevent.pool import Pool
 from waiting import wait_until
 
+import gmdp.client.threaded
+import gmdp.io.slots
 from gmdp import (
     AsyncClient,
     Broker,
@@ -574,6 +576,26 @@ def test_P3_the_first_call_from_a_thread_fails_where_the_client_s_hub_does_not_r
     client.close()
 
 
+def test_a_client_whose_thread_has_ended_cannot_be_started_by_another(broker):
+    """Nothing is left that could serve its calls; closing it has nothing to do."""
+    clients = []
+
+    def make():
+        gevent.sleep(0)
+        clients.append(Client(broker.endpoint, timeout=600))
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    (client,) = clients
+    with pytest.raises(StateError, match="the thread that made the client has ended, or its hub was destroyed"):
+        client.request("echo", b"")
+    client.close()
+    with pytest.raises(ClosedError):
+        client.request("echo", b"")
+
+
 # What it shows
 
 
@@ -739,3 +761,90 @@ def test_G7_a_broker_that_was_restarted_between_two_calls_is_connected_anew(vers
             assert client.statistics().disconnects in (3, 4)  # the last loss may have been read already
     finally:
         broker.close()
+
+
+# Closed while it starts
+
+
+def test_a_client_closed_while_it_starts_is_closed(echoing, monkeypatch):
+    """A call from another thread has started the client's own thread, which has not yet run."""
+    go = gmdp.io.slots.allocate_lock()
+    go.acquire()
+
+    def start_later(function, args):
+        start_thread(lambda: go.acquire() and function(*args), ())
+
+    start_thread = gmdp.client.threaded.start_thread
+    monkeypatch.setattr("gmdp.client.threaded.start_thread", start_later)
+    client = Client(echoing.endpoint, timeout=20, threaded=True)
+    thread = threading.Thread(target=client.start)
+    thread.start()
+    wait_until(lambda: client._thread._starters)
+    gevent.spawn(go.release)  # once this greenlet waits
+    client.close()
+    gevent.sleep(0)
+    thread.join()
+    assert client.closed
+    assert not client._thread.alive
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+@pytest.mark.parametrize("here", [True, False], ids=["this thread", "another thread"])
+def test_G16_a_client_closed_before_its_first_call_stays_closed(echoing, threaded, here):
+    client = Client(echoing.endpoint, timeout=20, threaded=threaded)
+    if here:
+        client.close()
+        assert client.state is State.CLOSED
+    else:
+        thread = threading.Thread(target=client.close)
+        thread.start()
+        wait_until(lambda: not thread.is_alive())
+        wait_until(lambda: client.state is State.CLOSED)
+    with pytest.raises(ClosedError, match=r"start\(\) opens it again"):
+        client.request("echo", b"")
+    assert client.closed
+    client.start()
+    assert client.request("echo", b"again") == [b"again"]
+    client.close()
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_G16_a_call_that_races_with_close_does_not_open_the_client(echoing, threaded):
+    """The client is seen without an owner, but not yet as closed: its last act is under way."""
+    client = Client(echoing.endpoint, timeout=20, threaded=threaded)
+    client.start()
+    errors = []
+
+    def call_now(change):
+        if change.new is State.CLOSED:
+            client._machine.state = State.DRAINING  # as another thread sees it a moment earlier
+            thread = threading.Thread(target=call)
+            thread.start()
+            thread.join()
+            client._machine.state = State.CLOSED
+
+    def call():
+        try:
+            client.request("echo", b"", timeout=1)
+        except Exception as error:
+            errors.append(type(error))
+
+    client._machine._watch = call_now
+    client.close()
+    assert errors == [ClosedError]
+    assert client.closed
+    assert client._owner is None
+
+
+def test_G16_a_client_that_is_closed_while_a_call_starts_it_is_closed(echoing, monkeypatch):
+    opened = Client._open
+
+    def close_first(client):
+        client._may_start = False  # what close does first, in another thread
+        return opened(client)
+
+    client = Client(echoing.endpoint, timeout=20)
+    monkeypatch.setattr(Client, "_open", close_first)
+    with pytest.raises(ClosedError):
+        client.request("echo", b"")
+    assert client.closed

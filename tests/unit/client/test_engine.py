@@ -213,3 +213,31 @@ def test_G3_a_core_that_cannot_even_close_leaves_no_caller_waiting(engine, ended
     late = begin(engine)
     assert isinstance(late.exception, OwnerDied)
     monkeypatch.undo()
+
+
+def test_a_client_that_nobody_holds_closes_once_no_call_is_open(engine, ended, monkeypatch):
+    posted = []
+    monkeypatch.setattr(engine, "idle_interval", 0.0)
+    monkeypatch.setattr(engine.owner, "post", lambda function, *args: posted.append(function))
+    future = begin(engine)
+    call = future._answer.call
+    engine.close_when_idle()
+    assert ended == []
+    wait_until(lambda: posted)
+    assert posted == [engine.close_when_idle]
+    engine.cancel(call)
+    engine.flush(monotonic())
+    for _ in range(2):  # the second time has no effect
+        engine.close_when_idle()
+        assert ended == [None]
+    assert "garbage-collected" in str(begin(engine).exception)
+
+
+def test_credit_is_granted_for_what_was_read_until_the_client_closes(engine, monkeypatch):
+    granted = []
+    monkeypatch.setattr(engine.core, "grant", lambda call, now: granted.append(call))
+    call = begin(engine)._answer.call
+    engine.grant(call)
+    engine.close(ClosedError("closed"))
+    engine.grant(call)
+    assert granted == [call]

@@ -1,15 +1,19 @@
-"""The futures of calls: they can be cancelled, and callbacks are called in the caller's context."""
+"""The futures of calls: cancelled, waited for in any thread; callbacks are called in the caller's context."""
 
 import contextvars
+import threading
+from types import SimpleNamespace
 
 import gevent
 import gevent.event
 import pytest
+from gevent.queue import Queue
 from waiting import wait_until
 
-from gmdp import AsyncClient, CallCancelled, CallError, ClosedError, Future, Worker
-from gmdp.client.futures import FutureAnswer
+from gmdp import AsyncClient, CallCancelled, CallError, ClosedError, Future, NoWorker, Worker
+from gmdp.client.futures import EndedQueue, FutureAnswer
 from gmdp.core.peer.calls import Call, Part
+from gmdp.io.slots import get_hub_if_exists
 
 mine = contextvars.ContextVar("mine", default="nothing")
 
@@ -63,6 +67,25 @@ def test_C5_cancelled_calls_leave_nothing_behind(broker, held, client):
     assert not broker._core._accounts.calls
     assert not broker._core._accounts.clients
     assert broker.statistics().queued_bytes == 0
+
+
+class Overtaken(FutureAnswer):
+    """An answer that comes, in the client's thread, while another thread begins to cancel the call."""
+
+    __slots__ = ()
+
+    def close(self):
+        """Let the owner be first."""
+        self.add_part(Part(None, [b"first"], final=True), 0.0)
+        super().close()
+
+
+def test_a_call_ends_once_though_its_answer_and_a_cancel_meet():
+    answer = Overtaken()
+    answer.call = Call(b"it", [b""], timeout=1.0)
+    assert not answer.future.cancel()
+    assert not answer.future.cancelled()
+    assert answer.future.get() == [b"first"]
 
 
 # Callbacks
@@ -154,6 +177,20 @@ def test_a_future_joins_the_parts_of_its_answer():
     assert answer.future.get() == [b"1", b"2", b"3"]
 
 
+def test_parts_count_as_read_when_they_are_joined():
+    """The handler may go on once its credit is used up, though nobody reads."""
+    granted = []
+    answer = FutureAnswer()
+    answer.canceller = SimpleNamespace(grant=granted.append)
+    call = Call(b"it", [b""], timeout=1.0)
+    call.grant_at = 5
+    for received, grants in ((4, []), (5, [call])):
+        call.received = received
+        answer.add_part(Part(call, [b"x"], final=False), 0.0)
+        assert granted == grants
+        assert call.consumed == received
+
+
 def test_an_empty_final_alone_is_the_answer():
     answer = FutureAnswer()
     answer.add_part(Part(None, [b""], final=True), 0.0)
@@ -166,3 +203,92 @@ def test_a_future_raises_the_error_of_its_call():
     with pytest.raises(ClosedError):
         answer.future.get()
     assert not answer.future.cancel()
+
+
+# Threads
+
+
+def in_threads(count, function):
+    """Call `function(number)` in `count` threads without a hub; returns what it returned, or raised."""
+    results = [None] * count
+
+    def run(number):
+        try:
+            results[number] = function(number)
+        except BaseException as error:
+            results[number] = error
+        if get_hub_if_exists() is not None:
+            results[number] = "it has made a hub"
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: not any(thread.is_alive() for thread in threads))
+    return results
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_G8_G17_futures_are_for_any_thread(echoing, threaded):
+    """With `threaded=True` no hub but the client's own has to run."""
+    bodies = [b"%d" % number for number in range(100)]
+
+    def use(number):
+        futures = [client.submit("echo", body) for body in bodies]
+        assert [future.get() for future in futures] == [[body] for body in bodies]
+        assert sorted(client.map("echo", bodies, ordered=False, in_flight=7)) == sorted([body] for body in bodies)
+        assert list(client.map("echo", bodies)) == [[body] for body in bodies]
+        waits = client.submit("nobody", b"")
+        with pytest.raises(gevent.Timeout):
+            waits.get(timeout=0.01)
+        assert waits.wait(timeout=0.01) is None
+        assert waits.cancel()
+        assert not waits.cancel()
+        assert waits.cancelled()
+        with pytest.raises(CallCancelled):
+            waits.get()
+        with pytest.raises(NoWorker):
+            client.submit("nobody", b"", when_no_worker="fail").result()
+        return "well"
+
+    with AsyncClient(echoing.endpoint, timeout=20, threaded=threaded) as client:
+        assert in_threads(3, use) == ["well"] * 3
+        assert use(0) == "well"
+        linked = Queue()
+        client.submit("echo", b"linked").rawlink(linked.put)
+        if not threaded:
+            assert linked.get(timeout=20).get() == [b"linked"]
+
+
+def test_G8_a_call_in_flight_in_a_thread_ends_when_a_threaded_client_closes(echoing):
+    client = AsyncClient(echoing.endpoint, timeout=20, threaded=True)
+
+    def wait(number):
+        return client.submit("nobody", b"").get()
+
+    closer = gevent.spawn(lambda: wait_until(lambda: client.statistics().in_flight == 2) and client.close())
+    assert [type(error) for error in in_threads(2, wait)] == [ClosedError] * 2
+    closer.get()
+
+
+def test_futures_come_in_the_order_in_which_their_calls_ended():
+    """Those that have ended already come at once; each comes once."""
+    answers = [FutureAnswer() for _ in range(3)]
+    queue = EndedQueue()
+    answers[2].add_part(Part(None, [b"2"], final=True), 0.0)
+    for answer in answers:
+        answer.future.put_into(queue)
+    answers[1].fail(ClosedError("closed"))
+    answers[0].add_part(Part(None, [b"0"], final=True), 0.0)
+    assert [queue.get(answers[0].future) for _ in range(3)] == [answers[number].future for number in (2, 1, 0)]
+    assert not queue._futures
+
+
+def test_a_reader_of_ended_futures_waits_for_the_next_one():
+    queue, answer = EndedQueue(), FutureAnswer()
+    answer.canceller = SimpleNamespace(owner=SimpleNamespace(runs_here=True))
+    answer.future.put_into(queue)
+    reader = gevent.spawn(queue.get, answer.future)
+    gevent.sleep(0)
+    assert not reader.ready()
+    answer.add_part(Part(None, [b"x"], final=True), 0.0)
+    assert reader.get(timeout=20) is answer.future

@@ -10,7 +10,7 @@ from waiting import wait_until
 
 import gmdp.client.threaded
 import gmdp.io.slots
-from gmdp import Client, ClosedError, HubNotRunning, State, StateError
+from gmdp import Client, ClosedError, HubNotRunning, StateError
 from gmdp.client.threaded import ClientThread
 
 
@@ -49,28 +49,6 @@ def test_closing_ends_a_call_that_waits_in_a_thread(echo):
         client.request("echo", b"")
 
 
-def test_a_client_closed_while_it_starts_is_closed(echo, monkeypatch):
-    """A call from another thread has started the client's own thread, which has not yet run."""
-    go = gmdp.io.slots.allocate_lock()
-    go.acquire()
-
-    def start_later(function, args):
-        start_thread(lambda: go.acquire() and function(*args), ())
-
-    start_thread = gmdp.client.threaded.start_thread
-    monkeypatch.setattr("gmdp.client.threaded.start_thread", start_later)
-    client = Client(echo, timeout=20, threaded=True)
-    thread = threading.Thread(target=client.start)
-    thread.start()
-    wait_until(lambda: client._thread._starters)
-    gevent.spawn(go.release)  # once this greenlet waits
-    client.close()
-    gevent.sleep(0)
-    thread.join()
-    assert client.closed
-    assert not client._thread.alive
-
-
 def test_a_call_waits_until_the_client_has_started(echo, monkeypatch):
     """Two threads call at once, before the client has its sockets."""
     go = gmdp.io.slots.allocate_lock()
@@ -105,68 +83,6 @@ def test_a_client_closed_at_any_moment_of_its_start_is_closed(echo):
         client.close()
         assert client.closed
         assert not client._thread.alive
-
-
-@pytest.mark.parametrize("threaded", [False, True])
-@pytest.mark.parametrize("here", [True, False], ids=["this thread", "another thread"])
-def test_G16_a_client_closed_before_its_first_call_stays_closed(echo, threaded, here):
-    client = Client(echo, timeout=20, threaded=threaded)
-    if here:
-        client.close()
-        assert client.state is State.CLOSED
-    else:
-        thread = threading.Thread(target=client.close)
-        thread.start()
-        wait_until(lambda: not thread.is_alive())
-        wait_until(lambda: client.state is State.CLOSED)
-    with pytest.raises(ClosedError, match=r"start\(\) opens it again"):
-        client.request("echo", b"")
-    assert client.closed
-    client.start()
-    assert client.request("echo", b"again") == [b"again"]
-    client.close()
-
-
-@pytest.mark.parametrize("threaded", [False, True])
-def test_G16_a_call_that_races_with_close_does_not_open_the_client(echo, threaded):
-    """The client is seen without an owner, but not yet as closed: its last act is under way."""
-    client = Client(echo, timeout=20, threaded=threaded)
-    client.start()
-    errors = []
-
-    def call_now(change):
-        if change.new is State.CLOSED:
-            client._machine.state = State.DRAINING  # as another thread sees it a moment earlier
-            thread = threading.Thread(target=call)
-            thread.start()
-            thread.join()
-            client._machine.state = State.CLOSED
-
-    def call():
-        try:
-            client.request("echo", b"", timeout=1)
-        except Exception as error:
-            errors.append(type(error))
-
-    client._machine._watch = call_now
-    client.close()
-    assert errors == [ClosedError]
-    assert client.closed
-    assert client._owner is None
-
-
-def test_G16_a_client_that_is_closed_while_a_call_starts_it_is_closed(echo, monkeypatch):
-    opened = Client._open
-
-    def close_first(client):
-        client._may_start = False  # what close does first, in another thread
-        return opened(client)
-
-    client = Client(echo, timeout=20)
-    monkeypatch.setattr(Client, "_open", close_first)
-    with pytest.raises(ClosedError):
-        client.request("echo", b"")
-    assert client.closed
 
 
 # A hub that does not run

@@ -1,5 +1,7 @@
 """From a session's work to a running handler: killed, refused, several at once; and for how long."""
 
+import threading
+
 import gevent
 import peers
 import pytest
@@ -8,7 +10,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 from waiting import wait_until
 
-from gmdp import HandlerFailed, RequestCancelled, RequestTimeout, Worker
+from gmdp import Broker, BrokerShuttingDown, Client, HandlerFailed, RequestCancelled, RequestTimeout, Worker
 
 
 def echo(request):
@@ -321,3 +323,92 @@ def test_G2_whatever_spawn_raises_is_a_failure_of_the_handler(broker, client, na
         with pytest.raises(HandlerFailed):
             client.request("it", b"bad")
         assert client.request("it", b"fine") == [b"fine"]
+
+
+# Handlers that wait in their ``yield`` until their reader reads
+
+
+def test_X9_a_handler_waits_in_its_yield_and_goes_on_as_its_reader_reads(broker, endless, spawn):
+    with Worker(broker.endpoint, "it", endless, spawn=spawn), Client(broker.endpoint) as client:
+        stream = client.stream("it", b"")
+        endless.wait_until_it_waits(client)
+        assert (threading.get_ident() in endless.threads) is (spawn is None)
+        for _ in range(200):
+            assert len(next(stream)[0]) == endless.size
+        assert endless.sent <= 200 + client.stream_window // endless.size + 2
+        stream.close()
+        wait_until(lambda: endless.ended == [GeneratorExit])
+
+
+@pytest.mark.parametrize("enforce", [False, True])
+def test_X9_a_cancel_wakes_a_handler_that_waits_in_its_yield(broker, endless, spawn, enforce):
+    worker = Worker(broker.endpoint, "it", endless, spawn=spawn, enforce_deadline=enforce)
+    with worker, Client(broker.endpoint, timeout=60) as client:
+        stream = client.stream("it", b"")
+        endless.wait_until_it_waits(client)
+        stream.close()
+        wait_until(lambda: endless.ended)
+        assert endless.sent == endless.ahead
+        wait_until(lambda: worker.statistics().busy == 0)
+        # The session is free.
+        again = client.stream("it", b"")
+        assert next(again)
+        again.close()
+
+
+def test_X9_a_client_that_dies_frees_the_handler(broker, endless, spawn):
+    with Worker(broker.endpoint, "it", endless, spawn=spawn), Client(broker.endpoint) as client:
+        stream = client.stream("it", b"")
+        endless.wait_until_it_waits(client)
+        client.close()  # as the end of its process: the broker hears that the connection is gone
+        wait_until(lambda: endless.ended == [GeneratorExit])
+        del stream
+
+
+def test_X9_a_broker_that_goes_frees_the_handler(endless, spawn):
+    with Broker("tcp://127.0.0.1:*") as broker:
+        worker = Worker(broker.endpoint, "it", endless, spawn=spawn)
+        with worker, Client(broker.endpoint, timeout=60) as client:
+            stream = client.stream("it", b"")
+            endless.wait_until_it_waits(client)
+            broker.close()
+            wait_until(lambda: endless.ended == [GeneratorExit])
+            with pytest.raises(BrokerShuttingDown):
+                list(stream)
+            broker.start()
+            again = client.stream("it", b"")
+            assert next(again)
+            again.close()
+
+
+def test_X9_a_worker_that_closes_frees_the_handler(broker, endless, spawn):
+    with Client(broker.endpoint, timeout=60) as client:
+        worker = Worker(broker.endpoint, "it", endless, spawn=spawn)
+        worker.start()
+        stream = client.stream("it", b"")
+        endless.wait_until_it_waits(client)
+        worker.close()
+        wait_until(lambda: endless.ended)
+        stream.close()
+
+
+def test_a_handler_in_its_own_wait_is_cancelled_as_before(broker):
+    """With `enforce_deadline`, where it waits next; not only in its `yield`."""
+    seen, entered = [], Event()
+
+    def handler(request):
+        yield b"first"
+        try:
+            entered.set()
+            gevent.sleep(60)
+        except RequestCancelled as error:
+            seen.append(error)
+            raise
+
+    worker = Worker(broker.endpoint, "it", handler, enforce_deadline=True)
+    with worker, Client(broker.endpoint, timeout=60) as client:
+        stream = client.stream("it", b"")
+        next(stream)
+        entered.wait()
+        stream.close()
+        wait_until(lambda: len(seen) == 1)

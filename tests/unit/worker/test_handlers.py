@@ -1,7 +1,9 @@
 """What handlers return, how they fail, and what runs them."""
 
+import functools
 import logging
 from time import monotonic
+from unittest import mock
 
 import gevent
 import peers
@@ -11,7 +13,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 from waiting import wait_until
 
-from gmdp import AsyncClient, Broker, Client, HandlerFailed, Worker
+from gmdp import AsyncClient, Broker, Client, ConfigurationError, HandlerFailed, StreamStalled, Worker
 
 
 def echo(request):
@@ -254,3 +256,173 @@ def test_G3_a_log_handler_that_waits_does_not_keep_a_session(broker, client):
             go.set()
     finally:
         logging.getLogger("gmdp.worker").removeHandler(waiting)
+
+
+# What can be a handler
+
+
+def nothing():
+    return b""
+
+
+async def promise(request):
+    return b""
+
+
+async def promises(request):
+    yield b""
+
+
+def two(request, other):
+    return b""
+
+
+class Answering:
+    """An object that answers requests."""
+
+    def __init__(self, prefix=b""):
+        self.prefix = prefix
+
+    def __call__(self, request):
+        return [self.prefix, *request.body]
+
+    def answer(self, request):
+        return request.body
+
+    def silent(self):
+        return b""
+
+
+class Promising:
+    """An object whose answers are coroutines."""
+
+    async def __call__(self, request):
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("handler", "fact"),
+    [
+        (promise, "promise is: handlers run in greenlets"),
+        (promises, "must not be async"),
+        (Promising(), "Promising is: handlers run in greenlets"),
+        (functools.partial(promise), "must not be async"),
+        (functools.partial(functools.partial(two, other=1), b"x"), "must take one argument"),
+        (mock.AsyncMock(), "must not be async"),
+        (Answering, r"not the class Answering; Answering\(...\) makes one"),
+        (nothing, r"must take one argument, the request, and no other; nothing takes \(\)"),
+        (two, r"two takes \(request, other\)"),
+        (Answering().silent, r"Answering.silent takes \(\)"),
+        (0, "must be callable, not 0"),
+        ("echo", "must be callable, not 'echo'"),
+    ],
+)
+def test_G15_what_cannot_answer_a_request_is_refused_when_the_worker_is_made(handler, fact):
+    with pytest.raises(ConfigurationError, match=fact):
+        Worker("tcp://127.0.0.1:9999", "it", handler)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        echo,
+        lambda request, cache={}: b"",
+        lambda *arguments: b"",
+        Answering(),
+        Answering().answer,
+        functools.partial(two, other=1),
+        mock.Mock(),
+        dict.fromkeys,
+        len,
+    ],
+)
+def test_G15_what_takes_a_request_is_accepted(handler):
+    assert Worker("tcp://127.0.0.1:9999", "it", handler).handler == handler
+
+
+# Streams and their readers
+
+
+def test_X9_a_stalled_stream_ends_on_both_sides_and_frees_its_session(endless, spawn, caplog):
+    caplog.set_level("INFO", "gmdp.worker")
+    with Broker("tcp://127.0.0.1:*", stream_stall_timeout=0.2) as broker:
+        worker = Worker(broker.endpoint, "it", endless, spawn=spawn)
+        with worker, Client(broker.endpoint, timeout=60) as client:
+            stream = client.stream("it", b"")
+            wait_until(lambda: endless.ended == [StreamStalled])
+            assert [len(next(stream)[0]) for _ in range(endless.ahead)] == [endless.size] * endless.ahead
+            with pytest.raises(StreamStalled, match=r"granted nothing for stream_stall_timeout=0\.2"):
+                next(stream)
+            assert list(stream) == []
+            wait_until(lambda: broker.statistics().assigned == 0)
+            assert broker.statistics().stalled_streams == 1
+            assert worker.statistics().callers_gone == 1
+    (record,) = [record for record in caplog.records if "StreamStalled" in record.getMessage()]
+    assert record.levelname == "INFO"
+
+
+def test_a_handler_may_end_its_stalled_stream_in_its_own_way(broker):
+    """What it yields or returns then is dropped."""
+    seen = []
+
+    def stubborn(request):
+        for _ in range(2):
+            try:
+                while True:
+                    yield b"x" * 30_000
+            except StreamStalled as error:
+                seen.append(error.service)
+        return b"end"
+
+    def orderly(request):
+        try:
+            while True:
+                yield b"x" * 30_000
+        except StreamStalled:
+            return b"end"
+
+    def iterator(request):
+        return iter(lambda: b"x" * 30_000, b"")
+
+    for handler in (stubborn, orderly, iterator):
+        with Broker("tcp://127.0.0.1:*", stream_stall_timeout=0.2) as broker:
+            with Worker(broker.endpoint, "it", handler) as worker, Client(broker.endpoint, timeout=60) as client:
+                stream = client.stream("it", b"")
+                wait_until(lambda broker=broker: broker.statistics().stalled_streams == 1)
+                wait_until(lambda worker=worker: worker.statistics().busy == 0)
+                assert worker.statistics().errors == (handler is iterator)  # which cannot be told
+                stream.close()
+    assert seen == [b"it"]
+
+
+def test_X9_two_streams_read_one_after_the_other_do_not_dead_lock(broker, spawn):
+    """Whichever is read first, the other waits with what its reader has granted, and is whole then."""
+
+    def handler(request):
+        for _ in range(40):
+            yield b"x" * 50_000
+
+    class Small(Client):
+        stream_bytes = 100_000
+        stream_window = 500_000
+
+    worker = Worker(broker.endpoint, "it", handler, spawn=spawn, concurrency=3)
+    with worker, Small(broker.endpoint, timeout=60) as client:
+        streams = [client.stream("it", b"") for _ in range(3)]
+        for stream in streams:
+            next(stream)
+        for stream in reversed(streams):
+            assert sum(1 for _ in stream) == 39
+
+
+def test_an_answer_that_nobody_reads_part_by_part_needs_no_reader(broker, spawn):
+    """Replies that are joined: of `request`, of futures, and of a client of MDP/0.1."""
+
+    def handler(request):
+        for _ in range(100):
+            yield b"x" * 30_000
+
+    with Worker(broker.endpoint, "it", handler, spawn=spawn):
+        for version in ("0.2", "0.1"):
+            with Client(broker.endpoint, version=version, timeout=60) as client:
+                assert client.request("it", b"")[:100] == [b"x" * 30_000] * 100

@@ -1,8 +1,6 @@
 """Workers with real sockets: options, stopping, connecting."""
 
-import functools
 import threading
-from unittest import mock
 
 import pytest
 from gevent.pool import Pool
@@ -64,85 +62,6 @@ def test_L5_as_many_handlers_run_at_once_as_the_pool_has_threads(broker, thread_
 
 
 # What a handler may be
-
-
-async def promise(request):
-    return b""
-
-
-async def promises(request):
-    yield b""
-
-
-def nothing():
-    return b""
-
-
-def two(request, other):
-    return b""
-
-
-class Answering:
-    """An object that answers requests."""
-
-    def __init__(self, prefix=b""):
-        self.prefix = prefix
-
-    def __call__(self, request):
-        return [self.prefix, *request.body]
-
-    def answer(self, request):
-        return request.body
-
-    def silent(self):
-        return b""
-
-
-class Promising:
-    """An object whose answers are coroutines."""
-
-    async def __call__(self, request):
-        return b""
-
-
-@pytest.mark.parametrize(
-    ("handler", "fact"),
-    [
-        (promise, "promise is: handlers run in greenlets"),
-        (promises, "must not be async"),
-        (Promising(), "Promising is: handlers run in greenlets"),
-        (functools.partial(promise), "must not be async"),
-        (functools.partial(functools.partial(two, other=1), b"x"), "must take one argument"),
-        (mock.AsyncMock(), "must not be async"),
-        (Answering, r"not the class Answering; Answering\(...\) makes one"),
-        (nothing, r"must take one argument, the request, and no other; nothing takes \(\)"),
-        (two, r"two takes \(request, other\)"),
-        (Answering().silent, r"Answering.silent takes \(\)"),
-        (0, "must be callable, not 0"),
-        ("echo", "must be callable, not 'echo'"),
-    ],
-)
-def test_G15_what_cannot_answer_a_request_is_refused_when_the_worker_is_made(handler, fact):
-    with pytest.raises(ConfigurationError, match=fact):
-        Worker("tcp://127.0.0.1:9999", "it", handler)
-
-
-@pytest.mark.parametrize(
-    "handler",
-    [
-        echo,
-        lambda request, cache={}: b"",
-        lambda *arguments: b"",
-        Answering(),
-        Answering().answer,
-        functools.partial(two, other=1),
-        mock.Mock(),
-        dict.fromkeys,
-        len,
-    ],
-)
-def test_G15_what_takes_a_request_is_accepted(handler):
-    assert Worker("tcp://127.0.0.1:9999", "it", handler).handler == handler
 
 
 def test_a_worker_without_an_endpoint_finds_its_broker_in_the_environment(broker, client, monkeypatch):
