@@ -1,6 +1,5 @@
 """Host names: split from endpoints, looked up, and what becomes of those who ask."""
 
-import errno
 import os
 import socket
 import sys
@@ -11,63 +10,19 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.resolver.thread import Resolver as ThreadResolver
+from names import V4, V6, Names, entries, use_resolvers
 from waiting import wait_until
 
-from gmdp import AuthenticationFailed, BindError, Broker, Client, RequestTimeout, State, StateError, Worker
+from gmdp import Broker, Client, RequestTimeout, State, StateError, Worker
 from gmdp.core.peer.connector import Connector
 from gmdp.io import resolving
 from gmdp.io.resolving import Answer, Lookups, look_up, resolve, split_name
 
-V4, V6 = "127.0.0.1", "::1"
-
-
-def entries(*addresses):
-    """What getaddrinfo returns for these addresses."""
-    kind = socket.SOCK_STREAM
-    return [
-        (socket.AF_INET6, kind, 6, "", (address, 0, 0, 0))
-        if ":" in address
-        else (socket.AF_INET, kind, 6, "", (address, 0))
-        for address in addresses
-    ]
-
-
-class Names:
-    """A resolver of the program's own: addresses by name; an Event is waited for first."""
-
-    def __init__(self, **names):
-        self.names = names
-        self.asked = []
-
-    def getaddrinfo(self, host, port, family=0, socktype=0, proto=0, flags=0):
-        self.asked.append(host)
-        found = self.names.get(host.partition(".")[0], ())
-        if isinstance(found, Event):
-            found.wait()
-            found = (V4,)
-        if isinstance(found, BaseException):
-            raise found
-        if not found:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [entry for entry in entries(*found) if family in (0, entry[0])]
-
-    def close(self):
-        """As gevent's resolvers have it."""
-
 
 @pytest.fixture
 def use(monkeypatch):
-    """A function: gives this thread's hub a resolver.  No answer of an earlier test counts."""
-    monkeypatch.setattr(resolving, "_process", resolving._Process())
-    hub = gevent.get_hub()
-    earlier = hub.resolver
-
-    def put(resolver):
-        hub.resolver = resolver
-        return resolver
-
-    yield put
-    hub.resolver = earlier
+    """A function: gives this thread's hub a resolver."""
+    yield from use_resolvers(monkeypatch)
 
 
 def answers_of(host):
@@ -465,59 +420,6 @@ def test_G11_an_error_says_what_was_not_found(use):
     with Client("tcp://nosuch.example:5", timeout=0.2) as client:
         with pytest.raises(RequestTimeout, match=r"could not be resolved: nosuch\.example: Name or service not known"):
             client.request("it", b"x")
-
-
-def test_G11_a_broker_binds_every_address_of_a_name_at_one_port(use):
-    names = use(Names(both=(V6, V4)))
-    broker = Broker("tcp://both:*", allow=[V4])
-    for _ in range(2):
-        with broker:
-            four, six = bound = broker.endpoints
-            port = four.rpartition(":")[2]
-            assert bound == (f"tcp://127.0.0.1:{port}", f"tcp://[::1]:{port}")
-            assert broker.endpoint == four
-            with Client(four, timeout=20) as client:
-                assert client.request("mmi.service", b"x") == [b"404"]
-            with Client(six, timeout=20) as client, pytest.raises(AuthenticationFailed):
-                client.request("mmi.service", b"x")
-            assert broker.statistics().refused_connections["address"] > 0
-    assert broker.endpoints == bound  # the port of the last start
-    assert names.asked == ["both"] * len(names.asked)
-
-
-def test_G11_addresses_of_other_machines_are_left_out(use):
-    use(Names(elsewhere=("203.0.113.1", V4), nowhere=("203.0.113.1", "198.51.100.1")))
-    with Broker("tcp://elsewhere:*") as broker:
-        (endpoint,) = broker.endpoints
-        assert endpoint.startswith("tcp://127.0.0.1:")
-    with pytest.raises(BindError) as raised:
-        Broker("tcp://nowhere:*").start()
-    assert raised.value.errno in (errno.EADDRNOTAVAIL, errno.ENODEV)
-
-
-def test_G11_a_port_that_is_taken_at_one_address_is_taken(use):
-    use(Names(both=(V6, V4)))
-    with Broker(f"tcp://[{V6}]:*") as other:
-        port = other.endpoint.rpartition(":")[2]
-        with pytest.raises(BindError) as raised:
-            Broker(f"tcp://both:{port}").start()
-        assert raised.value.errno == errno.EADDRINUSE
-        wait_until(lambda: _is_free(V4, port))
-
-
-def _is_free(host, port):
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) != 0
-
-
-def test_G11_a_broker_that_is_bound_by_an_unknown_name_says_so(use):
-    use(Names())
-    broker = Broker("tcp://nosuch.example:*")
-    with pytest.raises(
-        BindError, match=r"nosuch\.example is no interface, and the host name could not be resolved: Name"
-    ):
-        broker.start()
-    assert broker.closed
 
 
 @pytest.mark.parametrize("from_thread", [False, True])

@@ -362,7 +362,7 @@ def test_X9_a_stalled_stream_ends_on_both_sides_and_frees_its_session(endless, s
 
 
 def test_a_handler_may_end_its_stalled_stream_in_its_own_way(broker):
-    """What it yields or returns then is dropped."""
+    """Later parts and the answer are dropped."""
     seen = []
 
     def stubborn(request):
