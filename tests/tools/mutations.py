@@ -1010,6 +1010,48 @@ MUTATIONS = {
         tests="unit/worker/test_dispatch.py::test_X9_a_cancel_wakes_a_handler_that_waits_in_its_yield",
     ),
     # Messages and news that outlive what they are about
+    "what a worker has had is refused as not run": Mutation(
+        "core.broker.draining",
+        " and not request.attempts else None",
+        " else None",
+        tests="unit/core/broker/test_draining.py",
+    ),
+    "a worker that does not know better loses its idle sessions one by one": Mutation(
+        "core.broker.draining",
+        "            elif connection.features & Feature.LEAVING:",
+        "            else:",
+        tests="unit/core/broker/test_draining.py",
+    ),
+    "a user's requests go with any of the user's connections": Mutation(
+        "core.broker.services",
+        "request if request.client is client else None",
+        "request",
+        tests="unit/core/broker/test_draining.py",
+    ),
+    "all idle workers are let go in one pass": Mutation(
+        "core.broker.draining",
+        "            left -= 1 + len(connection.workers)\n            idle",
+        "            idle",
+        tests="unit/core/broker/test_draining.py",
+    ),
+    "a search for idle workers is followed by another": Mutation(
+        "core.broker.draining",
+        "self._registry.count + self._released, self",
+        "self._registry.count, self",
+        tests="unit/core/broker/test_draining.py",
+    ),
+    "all waiting clients are told in one pass": Mutation(
+        "core.broker.notices",
+        "some = list(itertools.islice(self._to_check, BURST))",
+        "some = list(self._to_check)",
+        tests="unit/core/broker/test_draining.py",
+    ),
+    "the queues of all clients that are gone are dropped in one pass": Mutation(
+        "core.broker.services",
+        "                if self._burst_left <= 0:\n                    return\n",
+        "",
+        tests="unit/core/broker/test_draining.py",
+    ),
     "a retry's request stays with the connection of the first try": Mutation(
         "core.broker.intake",
         "            if request.lane != lane:\n                request.service.queue.move(request, lane)",

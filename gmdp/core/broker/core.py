@@ -186,8 +186,8 @@ class BrokerCore:
     def tick(self, now: float) -> None:
         """Do what is due by `now`, up to :data:`~.services.BURST` things; the rest stays due."""
         timers = self._state.timers
-        if self._services.failing:
-            self._services.fail_some(now)
+        if self._services.ending:
+            self._services.end_in_bursts(now)
         for _ in range(BURST):
             item = timers.pop_due(now)
             if item is None:
@@ -213,7 +213,7 @@ class BrokerCore:
         0 while a connection is unreachable: that connection is lost once everything is read.  0 while
         requests are ended in bursts.
         """
-        if self._registry.unreachable or self._services.failing:
+        if self._registry.unreachable or self._services.ending:
             return 0.0
         due_at = self._state.timers.next_due()
         if self._accounts.clients and self._accounts.check_at < due_at:

@@ -27,7 +27,7 @@ from .backlogs import Backlogs
 from .delivery import Delivery
 from .notices import Notices
 from .reasons import LossReason
-from .records import Request, Worker
+from .records import Connection, Request, Worker
 from .registry import Registry
 from .services import BURST, Services
 from .state import BrokerState
@@ -59,13 +59,21 @@ class Draining:
         #: When the drain ends at the latest.
         self._until = math.inf
         #: The peers that are still to be told that the broker leaves; None before the first step.
-        self._to_tell: list[tuple[bytes, ...]] | None = None
+        self._to_tell: Iterator[tuple[bytes, ...]] | None = None
+        #: The requests that may run elsewhere and are still to be ended; None before the peers were told.
+        self._to_refuse: Iterator[Request | None] | None = None
         #: True once no request is queued that may run elsewhere.
         self._sent_elsewhere = False
-        #: How many workers, requests with workers and replies there were when idle workers were last let go.
+        #: The connections whose idle workers are still to be let go, in this search; None: there is no search.
+        self._to_release: Iterator[Connection] | None = None
+        #: How many workers were let go.
+        self._released = 0
+        #: What :meth:`_counts` returned when the last search began.
         self._released_counts = (-1, -1, -1)
-        #: When idle workers may be let go next.
+        #: When the next search may begin.
         self._release_at = -math.inf
+        #: The connections that are still to be sent DISCONNECT at the end, as far as they stand.
+        self._to_end: Iterator[Connection] = iter(())
         #: True from the first request on that is ended for good; true once all requests have ended.
         self._finishing = self._finished = False
         #: True once nothing is left to send.
@@ -83,7 +91,7 @@ class Draining:
         if not self._sent_elsewhere:
             return 0.0
         if not self._finished:
-            if self._finishing or not self._delivery.assigned:
+            if self._finishing or not self._delivery.assigned or self._to_release is not None:
                 return 0.0
             return min(self._until, self._release_at) if self._released_counts != self._counts() else self._until
         if self._backlogs.count:
@@ -102,7 +110,7 @@ class Draining:
             self._announce(now)
         elif not self._delivery.assigned:
             self.finish(now)
-        elif now >= self._release_at and self._released_counts != self._counts():
+        elif self._to_release is not None or (now >= self._release_at and self._released_counts != self._counts()):
             self._release_idle_workers(now)
 
     def finish(self, now: float) -> bool:
@@ -114,7 +122,12 @@ class Draining:
         left = BURST - self._services.end_queues(now)
         connections = self._registry.connections
         while left > 0 and connections:
-            connection = next(iter(connections.values()))
+            connection = next(self._to_end, None)
+            if connection is None:
+                self._to_end = iter(list(connections.values()))
+                continue
+            if not connection.registered:
+                continue
             left -= 1 + len(connection.workers)
             for worker in list(connection.workers.values()):
                 if worker.request is not None:
@@ -127,38 +140,50 @@ class Draining:
         """Tell some peers that the broker leaves; then end some of the requests that may run elsewhere."""
         if self._to_tell is None:
             self._state.refused_at = now
-            self._to_tell = self._notices.peers_to_tell()
-        if self._to_tell:
-            some, self._to_tell = self._to_tell[:BURST], self._to_tell[BURST:]
-            self._notices.tell_leaving(some, self._registry.connections.values(), now)
-            return
-        some_requests = list(itertools.islice(self._requests_for_elsewhere(), BURST))
-        for request in some_requests:
+            self._to_tell = self._state.peers.having(Feature.LEAVING)
+        if self._to_refuse is None:
+            some_peers = list(itertools.islice(self._to_tell, BURST))
+            if some_peers:
+                self._notices.tell_leaving(some_peers, self._registry.connections, now)
+                return
+            self._to_refuse = self._requests_for_elsewhere()
+        some_requests = list(itertools.islice(self._to_refuse, BURST))
+        for request in filter(None, some_requests):
             self._services.withdraw(request, EndReason.STOPPED, now)
         self._sent_elsewhere = len(some_requests) < BURST
 
-    def _requests_for_elsewhere(self) -> Iterator[Request]:
-        """Return the queued requests that no worker has had, of clients that know what to do with them."""
+    def _requests_for_elsewhere(self) -> Iterator[Request | None]:
+        """Walk all queues: a request that no worker has had, and whose client knows what to do with it; else None."""
         for service in list(self._services.by_name.values()):
-            for request in service.queue:
+            for request in service.queue.walk():
                 features = self._state.peers.features_of(request.address, request.terms.frame)
-                if features & Feature.NOT_RUN and not request.attempts:
-                    yield request
+                yield request if features & Feature.NOT_RUN and not request.attempts else None
 
     def _counts(self) -> tuple[int, int, int]:
         """Numbers of which one changes whenever a worker becomes idle."""
-        return self._registry.count, self._delivery.assigned, self._state.counters.replies
+        return self._registry.count + self._released, self._delivery.assigned, self._state.counters.replies
 
     def _release_idle_workers(self, now: float) -> None:
-        """Let the workers go that will get no request any more."""
-        for connection in list(self._registry.connections.values()):
+        """Let some of the workers go that will get no request any more."""
+        if self._to_release is None:
+            self._released_counts = self._counts()
+            self._to_release = iter(list(self._registry.connections.values()))
+        left = BURST
+        for connection in self._to_release:
+            if not connection.registered:
+                continue
+            left -= 1 + len(connection.workers)
             idle = [worker for worker in connection.workers.values() if self._is_idle(worker)]
             if len(idle) == len(connection.workers):
+                self._released += len(idle)
                 self._registry.lose_connection(connection, LossReason.STOPPED, now, disconnect=True)
             elif connection.features & Feature.LEAVING:
+                self._released += len(idle)
                 for worker in idle:
                     self._registry.lose_worker(worker, LossReason.STOPPED, now, disconnect=True)
-        self._released_counts = self._counts()
+            if left <= 0:
+                return
+        self._to_release = None
         self._release_at = now + RELEASE_INTERVAL
 
     @staticmethod

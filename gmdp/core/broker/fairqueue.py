@@ -134,9 +134,15 @@ class FairQueue(Generic[Q]):
             for lane in lanes.values():
                 yield from lane
 
-    def items_of(self, lane: Hashable) -> list[Q]:
-        """Return the items of one client."""
-        return [item for lanes in self._lanes if lane in lanes for item in lanes[lane]]
+    def walk(self, lane: Hashable = None) -> Iterator[Q]:
+        """Return the items that wait, while others come and go between two steps; `lane`: those of one client."""
+        for lanes in self._lanes:
+            keys = list(lanes) if lane is None else [lane]
+            for found in filter(None, map(lanes.get, keys)):
+                for part in (found.suspects, found.items):
+                    for item in list(part or ()):
+                        if item.waiting:
+                            yield item
 
     def heads(self) -> Iterator[Q]:
         """The first item of each lane."""

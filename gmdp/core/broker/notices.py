@@ -11,14 +11,16 @@ The rules of this module:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 
 from ...protocol.extension import PROBE_SERVICE, Feature
 from .accounts import Accounts
 from .decisions import Outgoing
-from .records import Connection
+from .records import Client, Connection
 from .replies import Replies
 from .reports import Reports
+from .services import BURST
 from .state import BrokerState
 
 
@@ -30,15 +32,26 @@ class Notices:
         self._accounts = accounts
         self._replies = replies
         self._reports = reports
+        #: The clients that are still to be looked at, in this interval; None: all were.
+        self._to_check: Iterator[Client] | None = None
 
     def check_clients(self, now: float) -> None:
-        """Send the offer to the clients that have waited for answers since the last time."""
-        self._accounts.check_at = now + self._state.options.heartbeat_interval
+        """Send the offer to some of the clients that have waited for answers since the last time."""
+        accounts = self._accounts
+        if self._to_check is None:
+            self._to_check = iter(list(accounts.clients.values()))
+        some = list(itertools.islice(self._to_check, BURST))
+        accounts.check_at = now
+        if len(some) < BURST:
+            self._to_check = None
+            accounts.check_at += self._state.options.heartbeat_interval
         offer: list[bytes] | None = None
-        for client in list(self._accounts.clients.values()):
+        for client in some:
             address: tuple[bytes, ...] = (client.key,)  # type: ignore[assignment]  # a connection's is its routing id
             probe = self._state.peers.probe_of(address)
-            if probe is None or not probe.features & Feature.LEAVING or not client.open or client.backlog is not None:
+            if probe is None or not probe.features & Feature.LEAVING or client.gone:
+                continue
+            if not client.open or client.backlog is not None:
                 continue
             if not client.waits:
                 client.waits = True
@@ -47,20 +60,18 @@ class Notices:
                 offer = self._reports.offer()
             self._replies.send([*address, *probe.dialect.reply(PROBE_SERVICE, offer)], now)
 
-    def peers_to_tell(self) -> list[tuple[bytes, ...]]:
-        """Return the peers that understand that the broker leaves."""
-        return list(self._state.peers.having(Feature.LEAVING))
-
-    def tell_leaving(self, peers: Iterable[tuple[bytes, ...]], connections: Iterable[Connection], now: float) -> None:
-        """Tell these peers that the broker drains; `connections` are those of workers."""
+    def tell_leaving(
+        self, peers: Iterable[tuple[bytes, ...]], connections: Mapping[Hashable, Connection], now: float
+    ) -> None:
+        """Tell these peers that the broker drains; `connections` are those of workers, by their keys."""
         offer = self._reports.offer()
-        workers = {connection.address: connection for connection in connections}
         for address in peers:
             probe = self._state.peers.probe_of(address)
             if probe is None:
                 continue  # it has gone meanwhile
             frames = [*address, *probe.dialect.reply(PROBE_SERVICE, offer)]
-            if address in workers:
-                self._state.outbox.append(Outgoing(frames, workers[address], False))
+            connection = connections.get(address if len(address) > 1 else address[0])
+            if connection is not None:
+                self._state.outbox.append(Outgoing(frames, connection, False))
             else:
                 self._replies.send(frames, now)

@@ -89,8 +89,8 @@ class Peers:
         return probe.features if probe is not None else 0
 
     def having(self, feature: Feature) -> Iterator[tuple[bytes, ...]]:
-        """Return the addresses of the peers that have named this feature."""
-        for sharing in self._by_routing_id.values():
-            for address, probe in sharing.items():
+        """Return the addresses of the peers that have named this feature; others may come and go between two steps."""
+        for sharing in list(self._by_routing_id.values()):
+            for address, probe in list(sharing.items()):
                 if probe.features & feature:
                     yield address

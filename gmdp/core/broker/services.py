@@ -43,7 +43,7 @@ The rules of this module:
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 
 from ...protocol.extension import Feature, Status
 from ...protocol.text import show_name
@@ -74,8 +74,11 @@ class Services:
         self._opened_by_user: dict[str, int] = {}
         #: Requests that wait for a worker.
         self.queued = 0
-        #: Services that have lost their last worker, and have requests that are to fail then.
-        self.failing: dict[Service, None] = {}
+        #: Why and which queued requests end in bursts: those that are to fail, of services that have lost their last
+        #: worker, and those of clients that are gone.  None: one that was looked at stays.
+        self.ending: dict[Service | Client, tuple[EndReason, Iterator[Request | None]]] = {}
+        #: How many requests may end, or be looked at, before the next tick.
+        self._burst_left = BURST
 
     # Services
 
@@ -142,20 +145,16 @@ class Services:
     def fail_those_without_worker(self, service: Service, now: float) -> None:
         """If the service has no worker left, end the requests that are to fail then: many of them in bursts."""
         if service.failing_without_worker and not service.members:
-            self.failing[service] = None
-            self.fail_some(now)
+            self.ending[service] = EndReason.NO_WORKER, self._failing(service)
+            self._end_some(now)
 
-    def fail_some(self, now: float, limit: int = BURST) -> None:
-        """End up to `limit` requests that are to fail because no worker is left."""
-        while self.failing and limit > 0:
-            service = next(iter(self.failing))
-            if not service.members:  # else a worker has come meanwhile
-                doomed = (request for request in service.queue if request.terms.fail_without_worker)
-                for request in list(itertools.islice(doomed, limit)):
-                    self.withdraw(request, EndReason.NO_WORKER, now)
-                    limit -= 1
+    @staticmethod
+    def _failing(service: Service) -> Iterator[Request | None]:
+        """Walk the queue of a service without workers, until it has one."""
+        for request in service.queue.walk():
             if service.members or not service.failing_without_worker:
-                del self.failing[service]
+                return
+            yield request if request.terms.fail_without_worker else None
 
     def end_queue(self, service: Service, reason: EndReason, now: float) -> None:
         """End all requests queued for a service."""
@@ -165,13 +164,35 @@ class Services:
         self.forget_if_unused(service)
 
     def drop_requests_of(self, client: Client, now: float) -> None:
-        """End the queued requests of a client that is gone."""
+        """End the queued requests of a client that is gone: many of them in bursts."""
+        self.ending[client] = EndReason.CLIENT_GONE, self._queued_by(client)
+        self._end_some(now)
+
+    def _queued_by(self, client: Client) -> Iterator[Request | None]:
+        """Walk what a client that is gone has queued, as long as it has anything."""
         lane = client.user or client.key
         for service in list(self.by_name.values()):
-            if service.queue:
-                for request in service.queue.items_of(lane):
-                    if request.client is client:
-                        self.withdraw(request, EndReason.CLIENT_GONE, now)
+            if not client.open:
+                return
+            yield None
+            for request in service.queue.walk(lane):
+                yield request if request.client is client else None
+
+    def end_in_bursts(self, now: float) -> None:
+        """Go on with what ends in bursts."""
+        self._burst_left = BURST
+        self._end_some(now)
+
+    def _end_some(self, now: float) -> None:
+        while self.ending:
+            subject, (reason, requests) = next(iter(self.ending.items()))
+            for request in requests:
+                if request is not None:
+                    self.withdraw(request, reason, now)
+                self._burst_left -= 1
+                if self._burst_left <= 0:
+                    return
+            del self.ending[subject]
 
     def end_queues(self, now: float, limit: int = BURST) -> int:
         """End up to `limit` queued requests, because the broker stops; returns how many."""

@@ -4,9 +4,10 @@ import json
 import math
 
 import pytest
-from brokers import GmdpBroker, SlowBroker, failed
+from brokers import GmdpBroker, SecuredBroker, SlowBroker, failed, running
 from cores import MDP02
 
+from gmdp.core.broker.services import BURST
 from gmdp.protocol.extension import Status
 
 
@@ -142,6 +143,137 @@ def test_L8_a_probe_of_a_broker_that_drains_is_told_so():
     assert is_leaving(broker.take(b"client")[0])
 
 
+def test_L8_what_a_worker_has_had_is_delivered_again_and_not_refused_as_not_run():
+    broker = GmdpBroker()
+    broker.core.connections = 2
+    probed(broker, b"new")
+    broker.register(b"W", 1)
+    broker.register(b"V", 1)
+    broker.call(b"new", 1, b"one")
+    broker.call(b"old", 1, b"two")
+    broker.feed(b"W", MDP02.disconnect)
+    assert broker.core.queued == 1
+    ((address, body),) = broker.requests(b"V").values()
+    broker.core.drain(broker.now + 60)
+    broker.advance(0.1)
+    assert broker.core.queued == 1
+    broker.session(b"V", 1, b"\x04", address, b"", *body)
+    ((address, body),) = broker.requests(b"V").values()
+    assert body == [b"one"]
+    broker.session(b"V", 1, b"\x04", address, b"", *body)
+    assert is_leaving(broker.take(b"new").pop(0))
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_L8_a_worker_that_does_not_know_that_the_broker_leaves_is_let_go_whole(knows):
+    """It would register again each session that is let go alone."""
+    broker = GmdpBroker()
+    if knows:
+        probed(broker, b"W")
+    broker.register(b"W", 1, 2)
+    broker.call(b"c", 1)
+    broker.core.drain(broker.now + 60)
+    broker.advance(0.1)
+    assert broker.core.worker_count == (1 if knows else 2)
+    (request,) = running(broker)
+    frames = broker.take(b"W")
+    address = next(frames[4] for frames in frames if frames[3:4] == [b"\x02"])
+    assert [frames[-1] for frames in frames if frames[-1] == b"\x06"] == [b"\x06"] * knows
+    broker.session(b"W", 1, b"\x04", address, b"", *request.body)
+    broker.advance(0.1)
+    assert broker.core.worker_count == 0
+    assert broker.take(b"W") == [MDP02.disconnect]
+
+
+# G19: whatever there is much of is done in bursts
+
+
+def passes(broker, done):
+    """Let the broker pass until `done()`; returns the most messages that one pass decided, and the passes."""
+    most = count = 0
+    while not done():
+        assert broker.core.deadline() <= broker.now
+        broker.core.tick(broker.now)
+        most = max(most, len(broker.decided()))
+        count += 1
+    return most, count
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_G19_idle_workers_are_let_go_in_bursts(strict):
+    broker = GmdpBroker()
+    broker.register(b"X", 1, service=b"slow")
+    broker.call(b"c", 1, service=b"slow")
+    count = BURST + 10
+    for number in range(count if strict else 1):
+        peer = b"W%d" % number
+        if strict:
+            broker.ready(MDP02, peer)
+        else:
+            probed(broker, peer)
+            broker.register(peer, *range(1, 100))
+    for number in range(BURST):
+        broker.ready(MDP02, b"V%d" % number, service=b"slow")
+    broker.core.drain(broker.now + 60)
+    most, count = passes(broker, lambda: broker.core.worker_count == 1)
+    assert most <= BURST
+    assert count >= 4
+    passes(broker, lambda: broker.core.deadline() > broker.now)
+    # What let go was all there is: no search follows.
+    assert broker.core.deadline() > broker.now + 1
+
+
+def test_G19_peers_are_told_and_requests_refused_in_bursts():
+    broker = GmdpBroker(max_in_flight=10_000)
+    broker.core.connections = 1
+    broker.register(b"W", 1)
+    broker.call(b"old", 1)
+    for number in range(BURST + 1):
+        probed(broker, b"c%d" % number)
+    for number in range(BURST):
+        broker.call(b"old", 2 + number)
+    for number in range(BURST):
+        broker.call(b"c%d" % number, 1)
+    broker.core.drain(broker.now + 60)
+    most, count = passes(broker, lambda: broker.core.queued == BURST)
+    assert most <= BURST
+    assert count >= 4
+    assert broker.core.counters.ended == {"stopped": BURST}
+
+
+def test_G19_the_queues_of_clients_that_are_gone_are_dropped_in_bursts():
+    broker = GmdpBroker(max_in_flight=10_000)
+    for peer in (b"one", b"two", b"three"):
+        for number in range(BURST):
+            broker.call(peer, number)
+    for peer in (b"one", b"two"):
+        broker.core.on_connection_closed(peer, broker.now)
+    assert broker.core.queued >= 2 * BURST
+    # A worker that becomes idle gets none of them, and a retry takes its own away.
+    broker.call(b"back", BURST - 1, nonce=b"two".ljust(16, b"."), attempt=2)
+    _, count = passes(broker, lambda: broker.core.deadline() > broker.now)
+    assert count in (2, 3)
+    assert broker.core.queued == BURST + 1
+    assert broker.core.counters.ended == {"client_gone": 2 * BURST - 1}
+
+
+def test_G19_waiting_clients_are_looked_at_in_bursts():
+    broker = GmdpBroker()
+    for number in range(BURST + 1):
+        probed(broker, b"c%d" % number)
+        broker.call(b"c%d" % number, 1)
+    broker.now += 2.5
+    assert passes(broker, lambda: broker.core.deadline() > broker.now) == (0, 2)
+    broker.now += 2.5
+    assert passes(broker, lambda: broker.core.deadline() > broker.now) == (BURST, 2)
+    # Those that have gone between two bursts are told nothing.
+    broker.now += 2.5
+    broker.core.tick(broker.now)
+    broker.decided()
+    broker.core.on_connection_closed(b"c%d" % BURST, broker.now)
+    assert passes(broker, lambda: broker.core.deadline() > broker.now) == (0, 1)
+
+
 def test_L9_the_queue_of_a_client_that_is_gone_is_dropped_and_runs_nowhere():
     """At the second heartbeat interval the client gets the broker's offer again, which cannot be sent."""
     broker = SlowBroker()
@@ -191,3 +323,12 @@ def test_a_client_that_has_not_named_the_feature_gets_no_second_offer(features, 
     broker.call(b"client", 1)
     broker.advance(5.0)
     assert [is_leaving(frames) for frames in broker.take(b"client")] == [False] * offers
+
+
+def test_L9_another_connection_of_the_same_user_keeps_its_queue():
+    broker = SecuredBroker(policy=None)
+    for peer in (b"one", b"two"):
+        for number in (1, 2):
+            broker.call(peer, "ann", number)
+    broker.core.on_connection_closed(b"one", broker.now)
+    assert (broker.core.queued, broker.core.counters.ended) == (2, {"client_gone": 2})
