@@ -1068,10 +1068,16 @@ MUTATIONS = {
     ),
     "a message to a lost worker goes to the next peer": Mutation(
         "core.broker.replies",
-        "(isinstance(outgoing.target, (Worker, Connection)) and outgoing.target.registered)",
-        "isinstance(outgoing.target, (Worker, Connection))",
+        "(outgoing.target is not None and outgoing.target.stands())",
+        "(outgoing.target is not None and not outgoing.essential)",
         tests="unit/core/broker/test_core.py::"
         "test_S8_a_heartbeat_that_was_decided_for_a_closed_connection_goes_to_nobody",
+    ),
+    "a credit for a worker is dropped as a client's answer": Mutation(
+        "core.broker.flows",
+        "        return self.connection.registered",
+        "        return False",
+        tests="unit/core/broker/test_flows.py",
     ),
     "a handler is told that its caller has gone before it begins": Mutation(
         "core.peer.worker",

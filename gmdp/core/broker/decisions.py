@@ -15,6 +15,10 @@ class Target:
 
     __slots__ = ()
 
+    def stands(self) -> bool:
+        """Return True if the message is for a worker that is registered, or a worker's connection that is."""
+        return False
+
 
 class Outgoing(NamedTuple):
     """One message to send.

@@ -43,6 +43,10 @@ class Grant(Target):
         #: The credit that the worker knows without this message.
         self.earlier = earlier
 
+    def stands(self) -> bool:
+        """Return True if the worker's connection is registered."""
+        return self.connection.registered
+
 
 class Flows:
     """Passes credits on, and ends the streams that have stalled."""

@@ -6,7 +6,7 @@ The rules of this module:
 * When the broker begins to drain, each of them gets it once.
 * At each heartbeat interval, a client that had open requests at the last one, too, and has no backlog gets it.
   A client that is gone cannot be sent a message: so the broker learns to drop its queued requests.
-  It costs nothing for requests that are answered within an interval.
+  A client that has been without an open request in between is sent nothing.
 """
 
 from __future__ import annotations

@@ -377,6 +377,10 @@ class Connection(Target):
         #: The flags of tokens that it understands.
         self.token_flags = TYPED_FAILURES
 
+    def stands(self) -> bool:
+        """Return True if it is registered."""
+        return self.registered
+
     def command_frames(self, command: Command) -> list[bytes]:
         """The frames of a command that concerns the connection itself."""
         return [*self.address, *self.base_dialect.worker_command(command)]
@@ -413,6 +417,10 @@ class Worker(Target):
         self.head = (*connection.address, session) if session else connection.address
         self.request_head = self.command_frames(Command.REQUEST)
         self.replies = 0
+
+    def stands(self) -> bool:
+        """Return True if it is registered."""
+        return self.registered
 
     @property
     def has_begun(self) -> bool:

@@ -22,7 +22,7 @@ from .accounts import Accounts
 from .backlogs import Backlogs, describe_lost_answer
 from .decisions import Outgoing, new_tuple
 from .reasons import DropReason, LossReason
-from .records import FRAME_COST, Connection, Request, Worker, charged_bytes
+from .records import FRAME_COST, Request, charged_bytes
 from .state import BrokerState
 from .wording import explain_end
 
@@ -130,8 +130,7 @@ class Replies:
         kept = [
             outgoing
             for outgoing in outbox
-            if outgoing.frames[0] != routing_id
-            or (isinstance(outgoing.target, (Worker, Connection)) and outgoing.target.registered)
+            if outgoing.frames[0] != routing_id or (outgoing.target is not None and outgoing.target.stands())
         ]
         for _ in range(len(outbox) - len(kept)):
             self._state.counters.count_drop(counted_as)

@@ -16,7 +16,7 @@ from gmdp.protocol.text import MAX_SHOWN, escape, plain_name, show_frames, show_
         (b"", "''"),
         (b"x" * MAX_SHOWN, repr("x" * MAX_SHOWN)),
         (b"x" * 200, repr("x" * MAX_SHOWN) + "…"),
-        ("x" * (MAX_SHOWN - 1) + "ö").encode() and (("x" * (MAX_SHOWN - 1) + "ö").encode(), repr("x" * 99) + "…"),
+        (("x" * (MAX_SHOWN - 1) + "ö").encode(), repr("x" * 99) + "…"),
     ],
 )
 def test_names_are_text_where_they_are_text_and_bounded(name, shown):

@@ -4,6 +4,7 @@ import pytest
 from brokers import GmdpBroker, SlowBroker, counters
 from cores import MDP02
 
+from gmdp.core.broker.decisions import Outgoing
 from gmdp.core.broker.flows import LOW
 from gmdp.protocol import extension, token
 from gmdp.protocol.extension import CALLER_GONE, GRANT, GRANTS_CREDITS, INITIAL_CREDIT, STALLED, Feature, Status
@@ -221,6 +222,26 @@ def test_X9_parts_after_the_end_of_a_call_are_no_stream_of_which_a_reader_must_g
     broker.advance(10.0)
     assert counters(broker).stalled_streams == 0
     assert told(broker) == [(CALLER_GONE, 0)]
+
+
+def test_X9_a_credit_for_a_worker_whose_connection_is_a_lost_client_s_too_goes_out():
+    """An answer cannot be sent: that is the end of the client on this connection, and of no worker."""
+    broker, address = stream()
+    for _ in range(4):
+        send_part(broker, address)
+    broker.call(b"W", 1)
+    broker.take(b"W")
+    grant_of_c = extension.call_frame(
+        extension.request_id(b"c".ljust(16, b"."), 1),
+        flags=GRANT,
+        fields=[(extension.Field.CREDIT, (200_000).to_bytes(8, "big"))],
+    )
+    broker.core.feed([b"c", grant_of_c, b"", *MDP02.client_request(b"echo", b"")], broker.now)
+    lost = Outgoing([b"W", b"an answer"], None, True)
+    broker.core.send_failed(lost, False, broker.now)
+    broker.collect()
+    assert told(broker) == [(0, 200_000)]
+    assert counters(broker).drops == {"client_gone": 1}
 
 
 @pytest.mark.parametrize("how", ["final", "cancel", "lost"])
