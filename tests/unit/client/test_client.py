@@ -128,9 +128,8 @@ def test_more_urgent_calls_overtake(broker, held, client):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_C3_a_late_reply_is_never_given_to_a_later_call(broker, held, version):
     with AsyncClient(broker.endpoint, version=version) as client:
-        assert client.request("mmi.service", b"held") == [
-            b"200"
-        ]  # connected: the first call reaches the worker in time
+        # Connected, and the worker is there: the first call reaches it in time.
+        wait_until(lambda: client.request("mmi.service", b"held") == [b"200"])
         with pytest.raises(RequestTimeout) as caught:
             client.request("held", b"first", timeout=0.02)
         assert isinstance(caught.value, TimeoutError)
