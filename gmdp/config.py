@@ -69,7 +69,7 @@ def _resolve_endpoint(folder: Path, endpoint: Any) -> Any:
 
 
 def _resolve(folder: Path, value: str) -> str:
-    """Return a path as `value` means it in a file in `folder`; a value that is no path stays."""
+    """Return a path as `value` means it in a file in `folder`; a value that is not a path stays."""
     if value == "*" or value.startswith("env:"):
         return value
     resolved = str(folder / value)

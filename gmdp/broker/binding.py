@@ -56,7 +56,8 @@ def look_up(endpoint: str, on_wait: Callable[[Wait | None], None]) -> tuple[str,
     if not answer.addresses:
         raise BindError(
             errno.EADDRNOTAVAIL,
-            f"cannot bind {endpoint}: {host} is no interface, and the host name could not be resolved: {answer.error}",
+            f"cannot bind {endpoint}: {host} is not an interface, and the host name could not be resolved: "
+            f"{answer.error}",
         )
     return answer.endpoints(port)
 

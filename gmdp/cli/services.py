@@ -76,7 +76,7 @@ def _cell(row: Mapping[str, Any], column: str) -> object:
 def _print_rows(report: dict[str, Any], table: str, columns: Mapping[str, str], text: Collection[str]) -> None:
     """Print the rows of a report's `table`, and how many there are beyond them.
 
-    `columns`: their keys and titles.  `text`: the titles of those that are no numbers.
+    `columns`: their keys and titles.  `text`: the titles of those that are not numbers.
     Raises KeyError, TypeError or ValueError if the report is not of gmdp.
     """
     rows = [[_cell(row, column) for column in columns] for row in report[table]]

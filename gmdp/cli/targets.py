@@ -77,7 +77,7 @@ class Execute:
             process.wait()
             raise
         finally:
-            writer.kill()  # nothing reads any more, or what reads is no part of the command
+            writer.kill()  # nothing reads any more, or the reader is not part of the command
             self._guard.remove(process.pid)
         if process.returncode:
             raise CommandFailed(f"{self.arguments[0]} ended with status {process.returncode}")

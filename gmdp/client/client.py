@@ -353,7 +353,7 @@ class Client(Lifecycle):
             timeout: ignored; supervisors may give one.
 
         Raises:
-            ConfigurationError: `timeout` is no number of seconds.
+            ConfigurationError: `timeout` is not a number of seconds.
         """
         self._check_stop_timeout(timeout)
         self.close()

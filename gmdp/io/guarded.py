@@ -3,7 +3,7 @@
 The rules of this module:
 
 * An error out of a stranger's code ends the stranger's call, and nothing else.  ``gevent.Timeout`` and
-  ``GreenletExit`` are no ``Exception``; they are caught, too.
+  ``GreenletExit`` are not an ``Exception``; they are caught, too.
 * SystemExit and KeyboardInterrupt are not the stranger's: a signal's handler raised them in the greenlet
   that happened to run.  The hub gets them as soon as the present greenlet waits, and raises them in the
   main greenlet, as it does for any greenlet that they end.

@@ -20,7 +20,7 @@ _SCHEME = "ipc://"
 def refusal(endpoint: str) -> int:
     """Return 0 if an ``ipc://`` endpoint may be bound; else the error number that says why not.
 
-    ``EEXIST`` means that a file which is no socket lies at the path.
+    ``EEXIST`` means that a file which is not a socket lies at the path.
     """
     path = endpoint.removeprefix(_SCHEME)
     abstract = path.startswith("@")

@@ -166,7 +166,7 @@ class Lifecycle(abc.ABC):
                 for which there is one more second.
 
         Raises:
-            ConfigurationError: `timeout`, or :attr:`stop_timeout`, is no number of seconds.
+            ConfigurationError: `timeout`, or :attr:`stop_timeout`, is not a number of seconds.
             StateError: the call is from another thread, and the object's hub does not run.
         """
         forks.notice()
@@ -218,7 +218,7 @@ class Lifecycle(abc.ABC):
             stop_timeout: the argument of :meth:`stop` if an error ends this wait.
 
         Raises:
-            ConfigurationError: `stop_timeout` is no number of seconds.
+            ConfigurationError: `stop_timeout` is not a number of seconds.
             OwnerDied: a bug in gmdp ended the object; else what :meth:`start` raises.
         """
         self._check_stop_timeout(stop_timeout, "stop_timeout")
@@ -305,7 +305,7 @@ class Lifecycle(abc.ABC):
         self._machine.advance(state, monotonic(), reason)
 
     def _check_stop_timeout(self, timeout: float | None, name: str = "timeout") -> float:
-        """Return the seconds that a stop may take; ConfigurationError if that is no number of seconds."""
+        """Return the seconds that a stop may take; ConfigurationError if that is not a number of seconds."""
         if timeout is None:
             name, timeout = "stop_timeout", self.stop_timeout
         return timeout if timeout == math.inf else check_number(name, timeout)

@@ -45,7 +45,7 @@ from .slots import get_hub_if_exists
 #: Seconds for which an end waits for records that are not yet written.
 FLUSH_TIMEOUT = 1.0
 
-#: Types whose objects never change, and whose text is no stranger's.
+#: Types whose objects never change, and whose text is not a stranger's.
 _PLAIN = frozenset([str, bytes, int, float, bool, type(None)])
 
 #: The attributes of a record that tell of the moment at which it was made.

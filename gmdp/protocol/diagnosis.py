@@ -72,7 +72,7 @@ def _find_fault(frames: list[bytes], at: int | None) -> str:
         return f"a service name has at most {MAX_SERVICE_NAME} bytes, not {len(rest[0])}"
     if len(rest) < 2:
         return f"a REQUEST needs a body of one frame at least, which may be empty ({rfc})"
-    return "the frame before the empty one is no frame of gmdp's extension that is known here"
+    return "the frame before the empty one is not a frame of gmdp's extension that is known here"
 
 
 def _find_worker_fault(header: bytes, name: str, rfc: str, rest: list[bytes]) -> str:
@@ -80,7 +80,7 @@ def _find_worker_fault(header: bytes, name: str, rfc: str, rest: list[bytes]) ->
     commands = _WORKER_COMMANDS[header]
     if not rest or rest[0] not in commands:
         what = f"the command {show_name(rest[0], 24)}" if rest else "nothing"
-        return f"{what} after {name} is no command of a worker ({rfc})"
+        return f"{what} after {name} is not a command of a worker ({rfc})"
     command, least = commands[rest[0]]
     rest = rest[1:]
     if command == "READY":

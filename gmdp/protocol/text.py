@@ -12,7 +12,7 @@ _MAX_SHOWN_FRAMES = 8
 
 
 def show_name(name: bytes, most: int = MAX_SHOWN) -> str:
-    """Return a name in quotes, ``'echo'``; bytes that are no text are escaped, ``b'\\xff'``.
+    """Return a name in quotes, ``'echo'``; bytes that are not text are escaped, ``b'\\xff'``.
 
     Args:
         name: The name; any object with a length and slices will do.
@@ -30,7 +30,7 @@ def show_name(name: bytes, most: int = MAX_SHOWN) -> str:
 
 
 def plain_name(name: bytes) -> str:
-    r"""Return a name without quotes, for JSON and spans; bytes that are no text are escaped, ``\xff``."""
+    r"""Return a name without quotes, for JSON and spans; bytes that are not text are escaped, ``\xff``."""
     return name.decode("utf-8", "backslashreplace")
 
 
@@ -45,7 +45,7 @@ def escape(text: str, keep: str = "") -> str:
 
 
 def show_words(words: bytes, most: int) -> str:
-    r"""Return a peer's words for people, on one line: what is no text or not printable is escaped (``\xff``).
+    r"""Return a peer's words for people, on one line; bytes that are not text, or not printable, are escaped.
 
     Args:
         words: The words.

@@ -19,3 +19,6 @@ def test_each_heading_and_each_entry_of_a_version_is_there_once(version):
     assert len(headings) == len(set(headings))
     entries = re.findall(r"^- .*$", version, re.M)  # an entry that was merged twice begins with the same line
     assert sorted(entries) == sorted(set(entries))
+    for text in re.split(r"^(?:- |### )", version, flags=re.M)[1:]:
+        body = text.strip()
+        assert body in HEADINGS or body.endswith("."), body  # the rest of an entry was merged away

@@ -1,4 +1,4 @@
-"""What code that is not gmdp's may raise: errors that cannot be shown, and errors that are no Exception."""
+"""What code that is not gmdp's may raise: errors that cannot be shown, and errors that are not an Exception."""
 
 import gevent
 

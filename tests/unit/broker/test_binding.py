@@ -126,7 +126,7 @@ def test_G11_a_broker_that_is_bound_by_an_unknown_name_says_so(use):
     use(Names())
     broker = Broker("tcp://nosuch.example:*")
     with pytest.raises(
-        BindError, match=r"nosuch\.example is no interface, and the host name could not be resolved: Name"
+        BindError, match=r"nosuch\.example is not an interface, and the host name could not be resolved: Name"
     ):
         broker.start()
     assert broker.closed

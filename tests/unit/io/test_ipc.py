@@ -1,4 +1,4 @@
-"""An ipc endpoint that is in use, one that is not, and files that are no sockets."""
+"""An ipc endpoint that is in use, one that is not, and files that are not sockets."""
 
 import errno
 import os

@@ -25,7 +25,7 @@ from gmdp.protocol.diagnosis import diagnose
         ([b"", b"MDPC01", b"s" * 256, b"x"], "a service name has at most 255 bytes, not 256"),
         ([b"MDPC02", b"\x07", b"echo", b"x"], r"the command '\x07' after 'MDPC02' is not REQUEST, '\x01' (RFC 18)"),
         ([b"MDPC02"], "'MDPC02' must be followed by the command REQUEST, a service name and a body (RFC 18)"),
-        ([b"MDPW02", b"\x19"], r"the command '\x19' after 'MDPW02' is no command of a worker"),
+        ([b"MDPW02", b"\x19"], r"the command '\x19' after 'MDPW02' is not a command of a worker"),
         ([b"", b"MDPW01", b"\x01"], "READY must be followed by a service name and no other frame (RFC 7)"),
         ([b"", b"MDPW01", b"\x01", b"s" * 300], "a service name has at most 255 bytes, not 300"),
         ([b"", b"MDPW01", b"\x03", b"token", b"x"], "the empty frame between the client address and the body of REPLY"),
