@@ -937,13 +937,13 @@ MUTATIONS = {
         "cli.commands",
         "    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):",
         "    for number in ():",
-        tests="unit/cli/test_targets.py::test_X11_there_is_always_a_guard",
+        tests="unit/cli/test_commands.py::test_X11_there_is_always_a_guard",
     ),
     "a guard that was killed is not replaced": Mutation(
         "cli.commands",
         "if self._process is None or self._process.returncode is not None:",
         "if self._process is None:",
-        tests="unit/cli/test_targets.py::test_X11_there_is_always_a_guard",
+        tests="unit/cli/test_commands.py::test_X11_there_is_always_a_guard",
     ),
     "a connection without calls to a broker that leaves stays": Mutation(
         "core.peer.client",

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from families import Family
 
 from gmdp import ConfigurationError
 from gmdp.cli.targets import Execute, load
@@ -102,93 +101,6 @@ def test_a_command_is_killed_with_its_handler(tmp_path):
     assert out == b"killed\n"
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
-
-
-#: Runs a command, prints its guard, and kills the handler at a line of input.  Prints
-#: whether that worked, and how many descriptors stayed open.
-KILLED = """
-import os, sys
-from types import SimpleNamespace
-import gevent
-from gmdp.cli.targets import Execute
-
-execute = Execute(sys.argv[1])
-execute._guard.ensure()
-before = len(os.listdir("/proc/self/fd"))
-handler = gevent.spawn(execute, SimpleNamespace(body=[b"x" * 1_000_000]))
-gevent.sleep(0)
-print(execute._guard._process.pid, flush=True)
-gevent.get_hub().threadpool.apply(sys.stdin.readline)
-handler.kill(timeout=10)
-print("killed" if handler.dead else "runs on", len(os.listdir("/proc/self/fd")) - before)
-"""
-
-
-def start(script, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-@pytest.mark.parametrize("first", ["stays", "ends"])
-def test_X11_all_processes_of_a_command_are_killed_with_its_handler(tmp_path, first):
-    """Also those that its first process has left behind, which hold its output."""
-    with Family(tmp_path, first) as family, start(KILLED, family.command) as process:
-        family.started()
-        assert process.communicate("kill\n", timeout=60)[0].splitlines()[1] == "killed 0"
-        family.ended()
-
-
-def test_X11_a_process_that_left_the_group_lives_on_and_holds_up_nothing(tmp_path):
-    """It holds the command's input, unread, and its output."""
-    with Family(tmp_path, second="leaves") as family, start(KILLED, family.command) as process:
-        family.started()
-        assert process.communicate("kill\n", timeout=60)[0].splitlines()[1] == "killed 0"
-        assert family.runs()
-
-
-def test_X11_a_handler_that_is_killed_while_its_command_starts_leaves_no_process():
-    script = KILLED.replace("gevent.get_hub().threadpool.apply(sys.stdin.readline)", "")
-    script += "print(*open(f'/proc/self/task/{os.getpid()}/children'))\nsys.stdin.read()"
-    with start(script, python("import time; time.sleep(1000)")) as process:
-        guard, killed, children = process.communicate("", timeout=60)[0].splitlines()
-    assert killed == "killed 0"
-    assert children.split() == [guard]
-
-
-#: Has a command run, does something to the guard before or after the command starts, and is killed.
-GUARDED = """
-import os, signal, sys
-from types import SimpleNamespace
-import gevent
-from gmdp.cli.targets import Execute
-
-def wait_for_input():
-    gevent.get_hub().threadpool.apply(sys.stdin.readline)
-
-execute = Execute("cat")
-execute(SimpleNamespace(body=[b"one"]))
-guard = execute._guard._process
-execute.arguments = sys.argv[2:]
-if sys.argv[1] == "replaced":
-    guard.kill()
-    guard.wait()
-gevent.spawn(execute, SimpleNamespace(body=[b"two"]))
-wait_for_input()
-if sys.argv[1] == "signalled":
-    for number in signal.SIGTERM, signal.SIGINT, signal.SIGHUP:
-        guard.send_signal(number)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.parametrize("what", ["replaced", "signalled"])
-def test_X11_there_is_always_a_guard(tmp_path, what):
-    """A guard that was killed is replaced; signals for all processes of a service do not end it."""
-    with Family(tmp_path) as family, start(GUARDED, what, *shlex.split(family.command)) as process:
-        family.started()
-        process.communicate("\n", timeout=60)
-        family.ended()
 
 
 @pytest.mark.parametrize(
