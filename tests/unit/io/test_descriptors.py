@@ -114,7 +114,7 @@ def test_looking_leaves_nothing_open():
     before = os.listdir("/dev/fd")
     descriptors.shortage(10_000_000)
     descriptors.shortage(1)
-    assert os.listdir("/dev/fd") == before
+    assert set(os.listdir("/dev/fd")) <= set(before)  # what an earlier test had open may be closed meanwhile
 
 
 def test_a_hub_is_made_only_where_there_are_descriptors_for_it(monkeypatch):
