@@ -31,14 +31,15 @@ MUTE_AFTER = 2
 def zmtp_heartbeat(interval: float, expiry: float) -> tuple[float, float]:
     """Return (seconds between ZMTP heartbeats, seconds without an answer that end a connection).
 
-    Their sum is `expiry`: a process that does not answer is found out within it, however soon after a
-    heartbeat it was killed or frozen, or its link cut.
+    A process that is frozen, or whose link is cut, is found out between the second number and the sum of both, as
+    the moment is: `expiry` less half an interval on average.  An idle peer that sends a message each interval
+    is lost by its expiry after as long on average, so a busy one is found out no later.
 
     Args:
         interval: Seconds between the peer's MDP heartbeats.
         expiry: Seconds of silence after which a peer is lost.
     """
-    return interval / 2, expiry - interval / 2
+    return interval / 2, expiry - 0.75 * interval
 
 
 class Pulse:

@@ -72,7 +72,7 @@ class Worker(Lifecycle):
         heartbeat_interval: seconds between heartbeats.
         liveness: intervals of silence after which the broker is lost, 3 at least.  A broker that speaks only the
             RFCs may be silent while the worker has work, as many are.  Each frame must cross its link in
-            less than ``heartbeat_interval * (liveness - 0.5)`` seconds.
+            less than ``heartbeat_interval * (liveness - 0.75)`` seconds.
         reconnect_interval: seconds, at most, before the first new attempt once every endpoint
             has failed.  Later delays double, up to 16 times this.  Jitter shortens each delay by
             up to half.

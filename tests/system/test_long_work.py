@@ -154,7 +154,7 @@ def test_L1_who_is_silent_for_the_busy_timeout_is_lost_and_the_error_and_the_log
     ):
         worker.send(b"MDPW02", b"\x01", b"it")
         future = client.submit("it", b"x")
-        with pytest.raises(WorkerLost, match="or said nothing for the broker's busy_timeout"):
+        with pytest.raises(WorkerLost, match=r"the worker was silent for busy_timeout=0\.3 while it worked"):
             future.get()
         wait_until(lambda: ": busy_timeout" in caplog.text)
         assert broker.statistics().lost_workers == {"busy_timeout": 1}
@@ -291,7 +291,7 @@ def test_F11_a_busy_worker_sends_an_rfc_only_broker_heartbeats():
                     heartbeats += 1
                     assert monotonic() - heard < EXPIRY
                     heard = monotonic()
-            assert heartbeats >= 5 * EXPIRY / INTERVAL - 2
+            assert heartbeats >= 13  # of 15
 
 
 def test_L3_a_frozen_broker_is_noticed_while_its_worker_has_work(unused_endpoint, runs):

@@ -54,7 +54,7 @@ class BrokerOptions(ServiceOptions):
     Attributes:
         heartbeat_interval: Seconds between heartbeats.
         liveness: Intervals of silence after which a peer is lost.  Each frame must cross its link in less
-            than ``heartbeat_interval * (liveness - 0.5)`` seconds, 6.25 by default: ZeroMQ notices a frame when
+            than ``heartbeat_interval * (liveness - 0.75)`` seconds, 5.6 by default: ZeroMQ notices a frame when
             the frame is complete, and ends a connection on which it notices nothing for so long.  For larger
             frames or slower links, raise these options, at both ends.
         zmtp_heartbeats: Whether ZeroMQ itself asks each connection if its process is alive.  False is

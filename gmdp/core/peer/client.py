@@ -51,7 +51,7 @@ _STOPPING = frozenset({Status.SHUTTING_DOWN, Status.NOT_RUN})
 #: The bytes of a frame that may be too large for a slow link, and what the error says then.
 LARGE_FRAME = 512 * 1024
 SLOW_LINK = (
-    "; a frame must cross its link in less than heartbeat_interval * (liveness - 0.5) seconds (the broker's options), "
+    "; a frame must cross its link in less than heartbeat_interval * (liveness - 0.75) seconds (the broker's options), "
     "and the largest one had {} bytes"
 )
 #: Seconds between two looks at the reader of a stream: the least, and the most.

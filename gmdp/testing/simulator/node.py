@@ -46,7 +46,7 @@ class Node:
 
     #: Seconds between the ZMTP heartbeats of the node's sockets, and seconds without an answer that end
     #: a connection.
-    zmtp_heartbeat = (1.25, 6.25)
+    zmtp_heartbeat = (1.25, 5.625)
 
     @property
     def open_wires(self) -> list[Wire]:

@@ -133,11 +133,12 @@ def test_a_peer_that_sends_for_ever_does_not_stop_the_owner():
 
 
 def test_without_messages_it_waits_for_the_endpoints_only(held):
+    address = held.peer.getpeername()
     lingering = held.linger(monotonic() + 60, listeners=1, messages=False)
     wait_until(lambda: lingering.poll(monotonic()))
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        again.bind(held.peer.getpeername())
+        again.bind(address)
 
 
 @pytest.mark.parametrize("end", ["close", "limit"])

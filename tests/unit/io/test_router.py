@@ -13,7 +13,7 @@ OPTIONS = {
     "max_frames": 8,
     "max_frame_size": 1000,
     "hwm": 7,
-    "zmtp_heartbeat": (1.25, 6.25),
+    "zmtp_heartbeat": (1.25, 5.625),
     "handshake_timeout": 5.0,
 }
 
@@ -34,7 +34,7 @@ def test_the_socket_is_a_router_with_the_options_it_was_given(owner):
     link = opened(owner)
     options = (zmq.LINGER, zmq.SNDHWM, zmq.RCVHWM, zmq.MAXMSGSIZE, zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT)
     assert link.socket.type == zmq.ROUTER
-    assert [link.socket.get(option) for option in options] == [0, 7, 7, 2000, 1250, 6250]
+    assert [link.socket.get(option) for option in options] == [0, 7, 7, 2000, 1250, 5625]
     assert link.socket.get(zmq.HANDSHAKE_IVL) == 5000
     assert (link.socket.get(zmq.BACKLOG), link.socket.get(zmq.IPV6)) == (1024, 0)
     assert link.large == 1001
