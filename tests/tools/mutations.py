@@ -918,13 +918,13 @@ MUTATIONS = {
         "cli.commands",
         "            os.killpg(self.pid, signal.SIGKILL)",
         "            os.kill(self.pid, signal.SIGKILL)",
-        tests="unit/cli/test_targets.py::test_X11_all_processes_of_a_command_are_killed_with_its_handler",
+        tests="unit/cli/test_commands.py::test_X11_all_processes_of_a_command_are_killed_with_its_handler",
     ),
     "a command whose handler is killed as it starts runs on": Mutation(
         "cli.commands",
         "                self.kill_group()\n                self.wait()",
         "                pass",
-        tests="unit/cli/test_targets.py::test_X11_a_handler_that_is_killed_while_its_command_starts_leaves_no_process",
+        tests="unit/cli/test_commands.py::test_X11_a_handler_that_is_killed_while_its_command_starts_leaves_no_process",
     ),
     "what a killed worker ran lives on": Mutation(
         "cli.guard",
