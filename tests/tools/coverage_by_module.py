@@ -33,7 +33,7 @@ FLOORS = ROOT / "tests" / "coverage.json"
 #: Modules that do nothing by themselves.
 WITHOUT_TESTS = {"__init__.py", "version.py", "interfaces.py", "public.py"}
 #: Processes that run tests, and how many of them at a time.
-GROUPS, AT_A_TIME = 6, 2
+GROUPS, AT_A_TIME = 6, 3
 #: Points by which a floor lies below the figure: chance decides a few branches.
 MARGIN = 2.0
 
