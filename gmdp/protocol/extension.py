@@ -88,9 +88,10 @@ REPLY, with the command code ``06``.
 
 A worker of several sessions that names the feature *begun* says which requests it is about to
 begin: a HEARTBEAT of session 0 with the optional field BEGUN, once for all that it has read at
-a time, and before the first of their handlers runs.  A broker may take back what the worker has
-not begun: it says DISCONNECT to that session.  A worker that has not run for a while reads everything before
-it begins anything.
+a time, and before the first of their handlers runs.  It says nothing of a request that it begins
+while it has no other: what a connection was given first, of all that it has, counts as begun.  A
+broker may take back what the worker has not begun: it says DISCONNECT to that session.  A worker
+that has not run for a while reads everything before it begins anything.
 
 **Optional fields** follow each other without a gap.  A reader skips types that it does not
 know, stops at a field that is longer than what is left, and takes the last of
@@ -292,7 +293,8 @@ def is_call(frame: bytes) -> bool:
         return False
     if version == 1:
         return len(frame) in CALL_SIZES_1
-    return _has_field_size(frame, CALL_SIZE)
+    # The two bytes at the end of the fixed part say how many follow them.
+    return len(frame) - CALL_SIZE - 2 == int.from_bytes(frame[CALL_SIZE : CALL_SIZE + 2], "big")
 
 
 def is_session(frame: bytes) -> bool:
@@ -300,12 +302,9 @@ def is_session(frame: bytes) -> bool:
     version = frame[_VERSION] if len(frame) > _VERSION else 0
     if frame[:MAGIC_SIZE] != SESSION_MAGICS.get(version):
         return False
-    return len(frame) == SESSION_SIZE if version == 1 else _has_field_size(frame, SESSION_SIZE)
-
-
-def _has_field_size(frame: bytes, at: int) -> bool:
-    """True if the two bytes at `at` say how many bytes follow them."""
-    return len(frame) - at - 2 == int.from_bytes(frame[at : at + 2], "big")
+    if version == 1:
+        return len(frame) == SESSION_SIZE
+    return len(frame) - SESSION_SIZE - 2 == int.from_bytes(frame[SESSION_SIZE : SESSION_SIZE + 2], "big")
 
 
 def to_milliseconds(time_left: float | None) -> int:

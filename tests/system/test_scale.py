@@ -1,6 +1,9 @@
 """The README's figures for large numbers hold; ``pytest -m slow -s tests/system/test_scale.py`` prints them."""
 
+import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import scale
@@ -42,8 +45,13 @@ INSTRUCTIONS = {"0.1": 1453, "0.2": 1467, "extension 1": 1830, "extension": 1805
 
 
 def test_the_core_does_not_grow_slower():
-    """A third is for noise.  A ratio has less noise than seconds; instructions have none."""
-    for name, (ratio, instructions) in scale.core().items():
+    """A third is for noise.  A ratio has less noise than seconds; instructions have none.
+
+    In a process of its own: pytest rewrites the assertions of a package that has a plugin.
+    """
+    command = "import json, scale; print(json.dumps(scale.core()))"
+    output = subprocess.check_output([sys.executable, "-c", command], cwd=Path(scale.__file__).parent)
+    for name, (ratio, instructions) in json.loads(output.splitlines()[-1]).items():
         assert ratio <= EXPECTED[name] * 1.33
         if sys.version_info[:2] == (3, 11):
             assert instructions <= INSTRUCTIONS[name] * 1.03

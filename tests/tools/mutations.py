@@ -272,7 +272,7 @@ MUTATIONS = {
         "core.broker.registry", "                self._recall(connection, now)\n", "                pass\n"
     ),
     "what a mute worker has begun is taken from it": Mutation(
-        "core.broker.registry", "            and not worker.has_begun\n", ""
+        "core.broker.registry", "            and not worker.has_begun(first)\n", ""
     ),
     "a request that was not begun counts an attempt": Mutation(
         "core.broker.registry",
@@ -287,6 +287,18 @@ MUTATIONS = {
         "core.peer.worker",
         "                events[:] = [\n",
         "                _ = [\n",
+    ),
+    "what a silent worker was given first is taken from it": Mutation(
+        "core.broker.records", "return assignment == first or connection", "return connection"
+    ),
+    "a worker does not say what it begins beside other work": Mutation(
+        "core.peer.worker", "connection.busy > 1 and", "connection.busy > 2 and"
+    ),
+    "a worker says what it begins though it has nothing else": Mutation(
+        "core.peer.worker",
+        "connection.busy > 1 and",
+        "connection.busy > 0 and",
+        tests="unit/core/peer/test_worker.py",
     ),
     "a worker does not say what it begins": Mutation(
         "core.peer.worker", "            self._report_begun()\n", "            pass\n"

@@ -57,7 +57,7 @@ class Peers:
         elif self.count >= MAX_PEERS:
             oldest = next(iter(self._by_routing_id.values()))
             self._forget(next(iter(oldest)))
-        self._by_routing_id.setdefault(routing_id, {})[address] = Probe(features, dialect)
+        self._by_routing_id.setdefault(routing_id, {})[address] = Probe(int(features), dialect)
         self._by_routing_id.move_to_end(routing_id)
         self.count += 1
 

@@ -381,6 +381,11 @@ class Connection(Target):
         """Return True if it is registered."""
         return self.registered
 
+    def first_assignment(self) -> int:
+        """Return the number of what it was given first, of all that it has; 0 if it has nothing."""
+        tokens = (worker.token for worker in self.workers.values() if worker.request is not None)
+        return min(map(token.assignment_number, tokens), default=0)
+
     def command_frames(self, command: Command) -> list[bytes]:
         """The frames of a command that concerns the connection itself."""
         return [*self.address, *self.base_dialect.worker_command(command)]
@@ -422,14 +427,17 @@ class Worker(Target):
         """Return True if it is registered."""
         return self.registered
 
-    @property
-    def has_begun(self) -> bool:
-        """True unless the peer says what begins, and has not said so of the worker's present request."""
+    def has_begun(self, first: int) -> bool:
+        """Return True unless the peer says what begins, and has not said so of the worker's present request.
+
+        `first`: the connection's :meth:`~Connection.first_assignment`, of which nothing need be said.
+        """
         connection = self.connection
         if not connection.features & _BEGUN:
             return True
         _, number = extension.read_session(self.session)
-        return connection.begun.get((number,), 0) >= token.assignment_number(self.token)
+        assignment = token.assignment_number(self.token)
+        return assignment == first or connection.begun.get((number,), 0) >= assignment
 
     def command_frames(self, command: Command) -> list[bytes]:
         """The frames of a message up to its command, that included."""

@@ -16,7 +16,7 @@ The rules of this module:
 * Requests that a mute worker of several sessions got at least an interval ago, and has not begun, go to
   others: its sessions are *recalled*, with DISCONNECT, and the delivery counts no attempt.  A service with
   ``attempts=1`` is left out: a worker that wakes may begin while its DISCONNECT is on its way.  A worker
-  that does not say what it begins is taken to have begun everything.
+  that does not say what it begins is taken to have begun everything; any other, what it was given first.
 * The process of a connection behind a proxy is unknown, since ZMTP heartbeats end at the proxy.  Such a
   connection is lost at the expiry, with or without work.  So is any where ``zmtp_heartbeats`` is off, except
   on inproc.  An RFC-only worker that was never heard while it worked has ``busy_timeout`` even then.
@@ -341,11 +341,12 @@ class Registry:
     def _recall(self, connection: Connection, now: float) -> None:
         """Give to others what a mute connection was given and has not begun."""
         given_before = now - self._state.options.heartbeat_interval
+        first = connection.first_assignment()
         recalled = [
             worker
             for worker in connection.workers.values()
             if worker.request is not None
-            and not worker.has_begun
+            and not worker.has_begun(first)
             and worker.assigned_at <= given_before
             and worker.service.options.attempts > 1
         ]

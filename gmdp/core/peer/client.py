@@ -46,6 +46,8 @@ from .reasons import CloseReason
 from .reconnect import Reconnect
 from .statistics import ClientCounters, ClientStatistics
 
+_CREDITS = int(Feature.CREDITS)  # an IntFlag's own operators are Python functions
+_STATED = int(Feature.STATED)
 #: Statuses from a broker that takes no more calls.
 _STOPPING = frozenset({Status.SHUTTING_DOWN, Status.NOT_RUN})
 #: The bytes of a frame that may be too large for a slow link, and what the error says then.
@@ -387,9 +389,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         """Send a call's request; a request that is larger than the broker takes ends its call."""
         if connection.phase is Phase.EXTENDED:
             flags = call.flags
-            if flags & TIME_STATED and not connection.features & Feature.STATED:
+            if flags & TIME_STATED and not connection.features & _STATED:
                 flags ^= TIME_STATED
-            if connection.features & Feature.CREDITS and self.dialect.streams:
+            if connection.features & _CREDITS and self.dialect.streams:
                 flags |= extension.GRANTS_CREDITS
                 call.credit = INITIAL_CREDIT
                 call.grant_at = INITIAL_CREDIT // 2

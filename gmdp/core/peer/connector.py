@@ -399,7 +399,7 @@ class Connector(abc.ABC, Generic[C, E]):
                 self._assign_waiting(now)
             elif offer is not None:
                 connection.version = min(offer.version, self.extension_version)
-                connection.features = offer.features & self.features if connection.version > 1 else 0
+                connection.features = int(offer.features & self.features) if connection.version > 1 else 0
                 self._enter(connection, Phase.EXTENDED, now)
             else:
                 self._settle_for_strict(connection, now, jitter)

@@ -172,7 +172,7 @@ class Session:
 class WorkerConnection(Connection):
     """A worker's connection and its sessions."""
 
-    __slots__ = ("last_number", "leaving", "pulse", "sessions")
+    __slots__ = ("busy", "last_number", "leaving", "pulse", "sessions")
 
     def __init__(self, endpoint: str, epoch: int) -> None:
         super().__init__(endpoint, epoch)
@@ -181,6 +181,8 @@ class WorkerConnection(Connection):
         #: The session number used last; none is used twice.
         self.last_number = 0
         self.pulse = Pulse(0.0)
+        #: How many of its sessions have work.
+        self.busy = 0
         #: True once the broker has said that it drains.
         self.leaving = False
 

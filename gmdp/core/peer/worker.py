@@ -155,7 +155,8 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         sessions: dict[WorkerConnection, list[bytes]] = {}
         for event in self.events:
             connection = event.session.connection if type(event) is Work else None
-            if connection is not None and connection.features & _BEGUN:
+            # Of one request alone the broker takes that for granted.
+            if connection is not None and connection.busy > 1 and connection.features & _BEGUN:
                 sessions.setdefault(connection, []).append(event.session.frame)  # type: ignore[union-attr]
         for connection, frames in sessions.items():
             for frame in extension.begun_frames(frames):
@@ -241,6 +242,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         if not session.frame:
             connection.pulse.heard_at = now  # a strict broker's silence counts from the answer on
         session.work = None
+        connection.busy -= 1
         session.parts = None
         session.oversize = False
         session.handling = False
@@ -364,6 +366,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         elif session.state is SessionState.BUSY:
             self._leave_broker(connection, CloseReason.SECOND_REQUEST, now, jitter)
         else:
+            connection.busy += 1
             self._begin_work(session, address, body, now)
 
     def _on_timer(self, item: Any, now: float, jitter: float) -> None:
@@ -463,6 +466,8 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         assert connection is not None  # each caller has checked
         del connection.sessions[session.frame]
         session.connection = None
+        if session.work is not None:
+            connection.busy -= 1
         if self._forget_work_not_begun(session):
             session.handling = False
         elif session.work is not None:

@@ -148,10 +148,10 @@ class Invariants:
                 continue
             if now >= heard + MUTE_AFTER * interval and not connection.mute:
                 raise AssertionError(f"a silent worker is not mute: {connection.key!r}")
-            lost_at = heard + node.options.expiry
+            lost_at, first = heard + node.options.expiry, connection.first_assignment()
             for worker in connection.workers.values():
                 if worker.request is not None:
-                    unbegun = not worker.has_begun
+                    unbegun = not worker.has_begun(first)
                     # The broker looks once an interval.
                     if connection.mute and unbegun and now > worker.assigned_at + 2.5 * interval:
                         raise AssertionError(f"a mute worker keeps what it has not begun: {connection.key!r}")

@@ -217,8 +217,9 @@ class Reporting(GmdpBroker):
         self.feed(peer, [frame, b"", *MDP02.heartbeat])
 
 
-@pytest.mark.parametrize("begun", [(), (1,), (1, 2, 3)])
+@pytest.mark.parametrize("begun", [(), (2,), (2, 3), (1, 2, 3)])
 def test_L2_what_a_mute_worker_has_not_begun_goes_to_others_and_counts_no_attempt(begun):
+    """What it was given first counts as begun."""
     broker = Reporting(busy_timeout=1e6, attempts=2)
     broker.register(b"mute", 1, 2, 3)
     for number in (1, 2, 3):
@@ -231,7 +232,7 @@ def test_L2_what_a_mute_worker_has_not_begun_goes_to_others_and_counts_no_attemp
     broker.feed(b"other", MDP02.heartbeat)
     assert broker.core.worker_count == 6
     broker.advance(0.2)
-    recalled = [number for number in (1, 2, 3) if number not in begun]
+    recalled = [number for number in (2, 3) if number not in begun]
     told = [frames for frames in broker.take(b"mute") if frames[-1] == b"\x06"]
     assert told == [[extension.session_frame(number), b"", b"MDPW02", b"\x06"] for number in recalled]
     again = [frames for frames in broker.take(b"other") if len(frames) > 4]
@@ -239,6 +240,17 @@ def test_L2_what_a_mute_worker_has_not_begun_goes_to_others_and_counts_no_attemp
     assert counters(broker).lost_workers == ({"recalled": len(recalled)} if recalled else {})
     # What was recalled first came first.
     assert [frames[-1] for frames in again] == [b"x"] * len(recalled)
+
+
+def test_L2_once_the_first_is_answered_the_next_counts_as_begun():
+    broker = Reporting(busy_timeout=1e6)
+    broker.register(b"mute", 1, 2, 3)
+    for number in (1, 2, 3):
+        broker.call(b"client", number)
+    first = next(frames for frames in broker.take(b"mute") if len(frames) > 4)
+    broker.feed(b"mute", [first[0], b"", *MDP02.final(first[4], b"done")])
+    broker.advance(4 * INTERVAL)
+    assert (broker.core.assigned, broker.core.queued) == (1, 1)
 
 
 def test_L2_what_was_given_a_moment_ago_is_recalled_an_interval_later():

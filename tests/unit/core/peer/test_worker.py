@@ -107,6 +107,54 @@ def test_L2_held_work_begins_once_everything_was_read_or_the_expiry_is_over():
         assert work.address == b"address"
 
 
+def test_L2_what_begins_beside_other_work_is_said_and_what_begins_alone_is_not():
+    core = WorkerCore(
+        b"s",
+        RFC18,
+        Reconnect(["one"], 0.5),
+        WorkerCounters(),
+        concurrency=3,
+        heartbeat_interval=1.0,
+        liveness=3,
+        error_reply=[b"500"],
+        now=0.0,
+    )
+    core.start(0.0)
+    (opened,) = core.actions
+    connection = opened.connection
+    connect(core, connection, 0.0, Offer(1, 3, 16, 300, 1.0, 2, sum(Feature)))
+    core.take()
+    frames = list(connection.sessions)
+
+    def given(*numbers):
+        """These sessions get requests in one pass: (the work, the numbers that the broker is told)."""
+        for number in numbers:
+            address = token.prefix(token.start(b"nonce-of"), number) + token.tail(1)
+            request = core.extended.worker_command(Command.REQUEST, address, b"", b"body")
+            core.feed(connection, [frames[number], *request], 0.1, 0.5)
+        actions, events = core.take()
+        told = [extension.read_begun(action.frames[0]) for action in actions]
+        return events, [number for numbers in told for (number,) in numbers]
+
+    (first,), told = given(0)
+    assert told == []
+    (second,), told = given(1)
+    assert told == [2]
+    for work in (first, second):
+        core.final(work, [b""], None, 0.2)
+    core.take()
+    (first,), told = given(2)
+    assert told == []
+    # A session that the broker takes back has no work any more.
+    core.feed(connection, [frames[2], *core.extended.worker_command(Command.DISCONNECT)], 0.3, 0.5)
+    core.take()
+    _, told = given(0)
+    assert told == []
+    core.take()
+    _, told = given(1)
+    assert told == [2]
+
+
 def held_work_of_an_extended_worker():
     """A worker that has been given work in its first pass after a pause: (core, connection, session frame)."""
     core, _, connection = a_worker(offer=Offer(1, 1, 16, 300, 1.0, 2, sum(Feature)))
