@@ -58,6 +58,7 @@ def test_B4_many_hostile_bytes_led_by_what_they_reach():
 # Planted bugs
 
 _read_fields = extension._read_fields
+_is_call = extension.is_call
 _parse, _release = wire.parse, accounts.Accounts.release
 _lost, _forget = registry.Registry._count_lost, replies.Replies.forget_routing_id
 _on_message, _detach = worker.WorkerCore._on_message, client.ClientCore._detach
@@ -101,8 +102,8 @@ def _mark_any_bytes_failed(address):
     return address[:21] + b"\x01" + address[22:]
 
 
-def _has_some_size(frame, at):
-    return len(frame) - at - 2 >= int.from_bytes(frame[at : at + 2], "big")
+def _is_some_call(frame):
+    return any(_is_call(frame[: len(frame) - more]) for more in range(9))
 
 
 def _read_fields_to_the_end(frame, at):
@@ -117,7 +118,7 @@ PLANTED = {
     "an address of any length": ("envelope", wire, "MAX_ADDRESS", 1000),
     "a return address of nine frames": ("envelope", wire, "MAX_STACK", 9),
     "a traceparent of zeros": ("extension", extension, "_TRACEPARENT", re.compile(rb"[0-9a-f-]{55}\Z")),
-    "a call frame may be longer than it says": ("extension", extension, "_has_field_size", _has_some_size),
+    "a call frame may be longer than it says": ("extension", extension, "is_call", _is_some_call),
     "an optional field may be cut short": ("extension", extension, "_read_fields", _read_fields_to_the_end),
     "a token of a few bytes": ("extension", token, "mark_failed", _mark_any_bytes_failed),
     "released bytes stay on the account": (
