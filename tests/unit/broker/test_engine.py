@@ -106,12 +106,12 @@ def test_W2_a_frozen_workers_request_is_delivered_again_and_its_late_reply_dropp
 
 
 def test_B11_after_a_blocked_hub_no_worker_is_expired(worker_process):
-    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker:
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.2) as broker:
         for _ in range(3):
-            worker_process(broker.endpoint, 0.1)
+            worker_process(broker.endpoint, 0.2)
         wait_until(lambda: broker.statistics().workers == 3)
         for _ in range(3):
-            until = monotonic() + 0.6  # twice the expiry
+            until = monotonic() + 1.2  # twice the expiry
             while monotonic() < until:
                 pass
             gevent.sleep(0)
@@ -122,12 +122,12 @@ def test_B11_after_a_blocked_hub_no_worker_is_expired(worker_process):
 def test_B8_the_wall_clock_changes_nothing(monkeypatch):
     import time
 
-    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.05) as broker, Client(broker.endpoint) as client:
-        with Worker(broker.endpoint, "echo", echo, heartbeat_interval=0.05):
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker, Client(broker.endpoint) as client:
+        with Worker(broker.endpoint, "echo", echo, heartbeat_interval=0.1):
             real = time.time
             for jump in (3600, -3600):
                 monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
-                until = monotonic() + 0.3
+                until = monotonic() + 0.6
                 wait_until(lambda until=until: monotonic() > until)
                 assert client.request("echo", b"x", timeout=30) == [b"x"]
         assert broker.statistics().lost_workers.keys() <= {"disconnect"}

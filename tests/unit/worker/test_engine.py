@@ -78,13 +78,13 @@ def test_L1_a_handler_in_a_thread_that_blocks_the_hub_is_not_told_to_use_threads
 
 def test_heartbeats_do_not_wait_for_a_handler():
     hold = Event()
-    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1, busy_timeout=0.3) as broker:
-        worker = Worker(broker.endpoint, "it", lambda r: hold.wait() and b"done", heartbeat_interval=0.1)
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.2, busy_timeout=0.5) as broker:
+        worker = Worker(broker.endpoint, "it", lambda r: hold.wait() and b"done", heartbeat_interval=0.2)
         with worker, AsyncClient(broker.endpoint) as client:
             future = client.submit("it", b"")
             wait_until(lambda: broker.statistics().assigned)
             began = monotonic()
-            wait_until(lambda: monotonic() - began > 0.6)
+            wait_until(lambda: monotonic() - began > 1.0)
             hold.set()
             assert future.get() == [b"done"]
             assert broker.statistics().lost_workers == {}
