@@ -203,7 +203,8 @@ def test_a_broker_that_drains_is_not_ready():
             assert ask(gateway, "GET", "/readyz").status == 200
             stopping = gevent.spawn(broker.stop)
             wait_until(lambda: broker.state is State.DRAINING)
-            answer = ask(gateway, "GET", "/readyz")
+            # The broker's greenlet hears of the stop with its next pass.
+            answer = wait_until(lambda: (last := ask(gateway, "GET", "/readyz")).status != 200 and last)
             # A call that was refused before it ran waits for the broker's return, until its own time is up.
             assert (answer.status, answer.error) == (503, "RequestTimeout")
             held.go.set()
