@@ -79,8 +79,8 @@ class Lifecycle(abc.ABC):
         self._subscribers: list[Queue[StateChange]] = []
         #: The wait of a start that looks up a host name.
         self._name_wait: Wait | None = None
-        #: The greenlet of the last start.
-        self._starting: gevent.greenlet | None = None
+        #: The greenlet in which a start looks up names and opens sockets.
+        self._starting: gevent.Greenlet | None = None
         #: Slots that are set once the present start has ended.
         self._start_waiters: list[Slot] = []
         self._finished = Event()
@@ -144,6 +144,8 @@ class Lifecycle(abc.ABC):
         except BaseException as error:
             self._advance(State.CLOSED, guarded.text_of(error))
             raise
+        finally:
+            self._starting = None
         self._finished.clear()
         self._owner.start()
         try:

@@ -1,9 +1,11 @@
 """Starting, stopping and serving, as the supervisors of gevent's servers know it."""
 
 import contextlib
+import gc
 import logging
 import subprocess
 import sys
+import weakref
 
 import gevent
 import pytest
@@ -28,6 +30,17 @@ def test_starting_twice_changes_nothing(broker):
     endpoint = broker.endpoint
     broker.start()
     assert broker.endpoint == endpoint
+
+
+def test_the_greenlet_that_has_started_something_is_not_kept():
+    with contextlib.closing(Broker("tcp://127.0.0.1:*")) as broker:
+        starter = gevent.spawn(broker.start)
+        starter.get()
+        kept = weakref.ref(starter)
+        del starter
+        gevent.sleep(0)  # the hub lets go of it, too
+        gc.collect()
+        assert kept() is None
 
 
 def test_starting_while_stopping_is_an_error(broker):

@@ -28,14 +28,14 @@ from gmdp.protocol.extension import Feature, Offer
 STEADY = settings(derandomize=False, deadline=None, database=None)
 
 
-def a_worker(dialect=RFC18, offer=None):
-    """A worker with one session, on a strict connection without `offer`: (core, session, connection)."""
+def a_worker(dialect=RFC18, offer=None, concurrency=1):
+    """A worker, on a strict connection without `offer`: (core, its first session, connection)."""
     core = WorkerCore(
         b"s",
         dialect,
         Reconnect(["one"], 0.5),
         WorkerCounters(),
-        concurrency=1,
+        concurrency=concurrency,
         heartbeat_interval=1.0,
         liveness=3,
         error_reply=[b"500"],
@@ -108,22 +108,7 @@ def test_L2_held_work_begins_once_everything_was_read_or_the_expiry_is_over():
 
 
 def test_L2_what_begins_beside_other_work_is_said_and_what_begins_alone_is_not():
-    core = WorkerCore(
-        b"s",
-        RFC18,
-        Reconnect(["one"], 0.5),
-        WorkerCounters(),
-        concurrency=3,
-        heartbeat_interval=1.0,
-        liveness=3,
-        error_reply=[b"500"],
-        now=0.0,
-    )
-    core.start(0.0)
-    (opened,) = core.actions
-    connection = opened.connection
-    connect(core, connection, 0.0, Offer(1, 3, 16, 300, 1.0, 2, sum(Feature)))
-    core.take()
+    core, _, connection = a_worker(offer=Offer(1, 3, 16, 300, 1.0, 2, sum(Feature)), concurrency=3)
     frames = list(connection.sessions)
 
     def given(*numbers):
