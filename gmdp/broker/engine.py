@@ -43,6 +43,8 @@ _log = logs.QueuedLogger("gmdp.broker")
 PROBE_DELAY = 0.05
 #: Frames of a ZAP request that are received; libzmq sends eleven at most.
 _ZAP_FRAMES = 16
+#: Routing ids of peers that are gone that may be remembered.
+MAX_STALE = 1_000
 
 
 class BrokerEngine:
@@ -78,6 +80,8 @@ class BrokerEngine:
         self._on_dead_letter = on_dead_letter
         self._on_ended = on_ended
         self._census = PeerCensus(core.options.handshake_timeout)
+        #: Routing ids of peers that have spoken; for a while those that are gone, too.
+        self._heard: set[bytes] = set()
         #: When draining ends at the latest; None while not draining.
         self._drain_until: float | None = None
         #: True if the last messages are not waited for.
@@ -147,9 +151,14 @@ class BrokerEngine:
         core = self._core
         gate = self._gate
         if gate is None:
+            routing_id = frames[0]
+            if routing_id not in self._heard:
+                # The census has to know which connections speak without a report of their handshake.
+                self._heard.add(routing_id)
+                link.poll_new_peers(now)
             core.feed(frames, now)
             if link.keeps_last_frame and link.descriptor < 0:
-                self._census.on_unreported(frames[0])
+                self._census.on_unreported(routing_id)
         elif link is self._zap_link:
             gate.on_zap_request(frames, now)
             return  # the core takes no part in this
@@ -172,6 +181,8 @@ class BrokerEngine:
         self.link.last_frame = None
         if census.changed:
             census.changed = False
+            if len(self._heard) > 2 * len(census) + MAX_STALE:
+                self._heard.clear()
             if census.closed and core.awaits_mute and self._probe_at is None:
                 self._probe_at = now + PROBE_DELAY
             census.closed = False

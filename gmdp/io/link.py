@@ -82,7 +82,6 @@ class Link(MessageSocket):
         "inproc",
         "loss",
         "transport_connected",
-        "watches_peers",
     )
 
     def __init__(
@@ -101,8 +100,6 @@ class Link(MessageSocket):
         self.connection = connection
         self.closed = False
         self.inproc = False
-        #: True if the socket will be bound, and a census learns of its peers.
-        self.watches_peers = False
         #: True if a connecting link may get its first message: the owner takes note and resets it.
         self.transport_connected = False
         #: True if room in the socket shows that the connection is established.
@@ -147,7 +144,6 @@ class Link(MessageSocket):
     def watch_peers(self, census: PeerCensus) -> None:
         """Before the socket is bound: tell `census` of every connection.  ZMQError if that is impossible."""
         self._monitor = PeerMonitor(self.socket, census, self._on_report)
-        self.watches_peers = True
 
     def listen(self, endpoint: str) -> str:
         """Bind to `endpoint`; returns it with wildcards resolved.  ZMQError if that is impossible."""
@@ -176,13 +172,10 @@ class Link(MessageSocket):
         monitor = self._monitor
         if isinstance(monitor, PeerMonitor):
             monitor.poll(now)
-            # The census has to know which connections speak without a report of their handshake.
             self.keeps_last_frame = self.has_users or monitor.census.unreported > 0
-            if not self.keeps_last_frame:
-                self.last_frame = None
 
     def poll_new_peers(self, now: float) -> None:
-        """Before messages are read: tell the census of the peers that may have sent them."""
+        """Before a message counts: tell the census of the peer that may have sent it."""
         if self._monitor is not None and self._monitor.has_reports():
             self.poll_peers(now)
 

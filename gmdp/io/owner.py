@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from os import getpid
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -88,9 +89,12 @@ class OwnerGreenlet(gevent.Greenlet):  # type: ignore[misc]
     """The greenlet of an owner: code that runs in one must not wait."""
 
 
+_MUST_NOT_WAIT = (OwnerGreenlet, Hub)
+
+
 def must_not_wait() -> bool:
     """Return True in an owner's greenlet, for a hook for instance, and in a hub: both would keep others waiting."""
-    return isinstance(gevent.getcurrent(), (OwnerGreenlet, Hub))
+    return isinstance(gevent.getcurrent(), _MUST_NOT_WAIT)
 
 
 class Owner:
@@ -145,7 +149,8 @@ class Owner:
         #: True once the owner's last act is done.
         self._gone = False
         self._end_waiters: deque[Slot] = deque()
-        #: True in the child of a fork.
+        #: The process whose sockets it owns; True in the child of a fork.
+        self._process = getpid()
         self.abandoned = False
         #: The bug that ended the owner, if one did.
         self.death: BaseException | None = None
@@ -274,11 +279,6 @@ class Owner:
         self.ready.clear()
         self.used.clear()
 
-    def _is_abandoned(self) -> bool:
-        """Return whether this process is the child of a fork, where the owner owns nothing."""
-        forks.notice()
-        return self.abandoned
-
     def _planned_wake(self) -> None:
         self._wake_planned = False
         self.wake()
@@ -305,38 +305,40 @@ class Owner:
             raise death  # gevent raises it in the main greenlet
 
     def _loop(self) -> None:
-        engine = self._engine
+        engine, mailbox, ready = self._engine, self._mailbox, self.ready
         steps = 0  # passes, posted calls and messages since other greenlets last had a turn
         passed_at = monotonic()
         while True:
             now = monotonic()
             engine.on_wake(now)
             steps += 1
-            if self._mailbox and now > passed_at + self.idle_interval:
-                self._read_news(now)
-            passed_at = now
-            if self._mailbox:
+            if mailbox:
+                if now > passed_at + self.idle_interval:
+                    self._read_news(now)
                 steps += self._empty_mailbox()
+            passed_at = now
             due = now >= self._due_at  # compared once a pass: the next pass is never far
             if due:
-                self.ready.update(self._links)  # everything that waits is read before a peer is judged
-            for link in list(self.ready):
-                steps += self._read(link, now)
-            if not self.ready:
+                ready.update(self._links)  # everything that waits is read before a peer is judged
+            if ready:
+                for link in list(ready):
+                    steps += self._read(link, now)
+            if not ready:
                 engine.on_caught_up(now)
             if self._lingering:
                 self._lingering = [lingering for lingering in self._lingering if not lingering.poll(now)]
             if due:
                 engine.tick(now)
             engine.flush(now)
-            self._recheck_used_links()
+            if self.used:
+                self._recheck_used_links()
             if self._finished or self.abandoned:
                 return
             self._due_at = engine.deadline()
-            for lingering in self._lingering:
-                self._due_at = min(self._due_at, lingering.due_at)
+            if self._lingering:
+                self._due_at = min(self._due_at, *(lingering.due_at for lingering in self._lingering))
             try:
-                if not self.ready and not self._mailbox:
+                if not ready and not mailbox:
                     steps = 0
                     self._wait(self._due_at)
                 elif steps >= self.burst:
@@ -344,7 +346,9 @@ class Owner:
                     gevent.sleep(0)
             except gevent.Timeout as timeout:
                 _log.warning("%s: a hook began a timeout in the owner, and never ended it: %s", self.name, timeout)
-            if self._is_abandoned():
+            if getpid() != self._process:
+                forks.notice()
+                self.abandon()
                 return
 
     def _end(self, death: BaseException | None) -> None:
@@ -417,8 +421,8 @@ class Owner:
         engine = self._engine
         count = 0
         self.used.add(link)
-        if link.watches_peers:
-            link.poll_new_peers(now)
+        if link.has_users:
+            link.poll_new_peers(now)  # a descriptor may be that of another connection by now
         while count < self.burst:
             frames = link.receive()
             if frames is None:
@@ -472,13 +476,15 @@ class Owner:
 
     def _wait(self, deadline: float) -> None:
         now = monotonic()
-        until = min(deadline, now + self.safety_interval)
-        if until <= now:
-            gevent.sleep(0)
-            return
+        until = now + self.safety_interval
+        if deadline < until:
+            until = deadline
+            if until <= now:
+                gevent.sleep(0)
+                return
         # A timer that is armed for an earlier time does no harm.  It is replaced only if it
         # would fire too late, which under load never happens.
-        if self._timer is None or self._timer_at > until or self._timer_at <= now:
+        if not now < self._timer_at <= until:
             if self._timer is not None:
                 self._timer.stop()
                 self._timer.close()

@@ -135,6 +135,7 @@ VERSION = 2
 #: By version: a frame's magic and version.
 CALL_MAGICS = {1: b"\x89MDC\x01", 2: b"\x89MDC\x02"}
 SESSION_MAGICS = {1: b"\x89MDW\x01", 2: b"\x89MDW\x02"}
+_CALL_MAGIC, _SESSION_MAGIC = CALL_MAGICS[VERSION], SESSION_MAGICS[VERSION]
 #: Bytes of a magic and its version.
 MAGIC_SIZE = 5
 
@@ -288,23 +289,24 @@ class CallFrame(NamedTuple):
 
 def is_call(frame: bytes) -> bool:
     """True if `frame` has the magic, version and length of a call frame."""
-    version = frame[_VERSION] if len(frame) > _VERSION else 0
-    if frame[:MAGIC_SIZE] != CALL_MAGICS.get(version):
-        return False
-    if version == 1:
-        return len(frame) in CALL_SIZES_1
-    # The two bytes at the end of the fixed part say how many follow them.
-    return len(frame) - CALL_SIZE - 2 == int.from_bytes(frame[CALL_SIZE : CALL_SIZE + 2], "big")
+    magic = frame[:MAGIC_SIZE]
+    if magic == _CALL_MAGIC:
+        # The two bytes at the end of the fixed part say how many follow them.
+        return frame[CALL_SIZE:] == NO_FIELDS or _has_length(frame, CALL_SIZE)
+    return magic == CALL_MAGICS[1] and len(frame) in CALL_SIZES_1
 
 
 def is_session(frame: bytes) -> bool:
     """True if `frame` has the magic, version and length of a session frame."""
-    version = frame[_VERSION] if len(frame) > _VERSION else 0
-    if frame[:MAGIC_SIZE] != SESSION_MAGICS.get(version):
-        return False
-    if version == 1:
-        return len(frame) == SESSION_SIZE
-    return len(frame) - SESSION_SIZE - 2 == int.from_bytes(frame[SESSION_SIZE : SESSION_SIZE + 2], "big")
+    magic = frame[:MAGIC_SIZE]
+    if magic == _SESSION_MAGIC:
+        return frame[SESSION_SIZE:] == NO_FIELDS or _has_length(frame, SESSION_SIZE)
+    return magic == SESSION_MAGICS[1] and len(frame) == SESSION_SIZE
+
+
+def _has_length(frame: bytes, size: int) -> bool:
+    """True if as many bytes follow the fixed part, of `size` bytes, as the next two bytes say."""
+    return len(frame) - size - 2 == int.from_bytes(frame[size : size + 2], "big")
 
 
 def to_milliseconds(time_left: float | None) -> int:
@@ -371,14 +373,14 @@ def call_frame(
     `fields` are further optional fields, (type, value) each; version 1 has none.
     """
     milliseconds = to_milliseconds(time_left)
-    frame = _CALL.pack(CALL_MAGICS[version], 0, flags, priority, min(attempt, 255), identity, milliseconds)
+    if attempt > 255:
+        attempt = 255
+    frame = _CALL.pack(CALL_MAGICS[version], 0, flags, priority, attempt, identity, milliseconds)
     if version == 1:
         return frame + traceparent
-    if not traceparent and not fields:
-        return frame + NO_FIELDS
     if traceparent:
         fields = ((_TRACEPARENT_FIELD, traceparent), *fields)
-    return frame + field_bytes(fields)
+    return frame + field_bytes(fields) if fields else frame + NO_FIELDS
 
 
 def read_call(frame: bytes) -> CallFrame:
@@ -390,15 +392,16 @@ def read_call(frame: bytes) -> CallFrame:
     if priority > MOST_URGENT:
         priority = MOST_URGENT
     seconds = None if milliseconds == _UNKNOWN else milliseconds / 1000
+    if len(frame) <= _SHORT:
+        return _new(CallFrame, (status, flags, priority, attempt, identity, seconds, b"", EMPTY_FIELDS))
     traceparent, fields = b"", EMPTY_FIELDS
-    if len(frame) > _SHORT:
-        if frame[_VERSION] == 1:
-            traceparent = frame[CALL_SIZE:]
-        else:
-            fields = _read_fields(frame, CALL_SIZE)
-            traceparent = fields.get(_TRACEPARENT_FIELD, b"")
-            if len(traceparent) != _TRACEPARENT_SIZE:
-                traceparent = b""
+    if frame[_VERSION] == 1:
+        traceparent = frame[CALL_SIZE:]
+    else:
+        fields = _read_fields(frame, CALL_SIZE)
+        traceparent = fields.get(_TRACEPARENT_FIELD, b"")
+        if len(traceparent) != _TRACEPARENT_SIZE:
+            traceparent = b""
     return _new(CallFrame, (status, flags, priority, attempt, identity, seconds, traceparent, fields))
 
 
@@ -449,7 +452,7 @@ def begun_frames(sessions: Iterable[bytes]) -> Iterator[bytes]:
     """Return the session frames that say that the requests of these sessions of version 2 are about to begin."""
     numbers = [session[_NUMBER_AT:SESSION_SIZE] for session in sessions]
     for at in range(0, len(numbers), _MOST_BEGUN):
-        yield session_frame(0, fields=field_bytes([(Field.BEGUN, b"".join(numbers[at : at + _MOST_BEGUN]))]))
+        yield session_frame(0, fields=field_bytes([(_BEGUN_FIELD, b"".join(numbers[at : at + _MOST_BEGUN]))]))
 
 
 def is_session_0(frame: bytes) -> bool:

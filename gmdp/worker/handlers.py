@@ -126,7 +126,9 @@ def failure_of(error: BaseException) -> Failure:
 def _answer(handler: Handler, request: Request, work: Work, observer: HandlerObserver) -> list[bytes] | None:
     """Call the handler, and send the parts it yields.  Returns the body of the FINAL."""
     result = handler(request)
-    return _send_parts(result, work, observer) if isinstance(result, Iterator) else check_body(result)
+    if type(result) is not bytes and isinstance(result, Iterator):  # the second question is a slow one
+        return _send_parts(result, work, observer)
+    return check_body(result)
 
 
 class PartSlot(Slot):

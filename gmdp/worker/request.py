@@ -87,6 +87,6 @@ def make_request(service: bytes, work: Work, clock: Callable[[], float] = monoto
     if hints is None:
         return Request(service, work.body, clock=clock)
     metadata = _NO_METADATA
-    if is_traceparent(hints.traceparent):
+    if hints.traceparent and is_traceparent(hints.traceparent):
         metadata = FrozenDict({"traceparent": hints.traceparent.decode()})
     return Request(service, work.body, attempt=hints.attempt, time_left=hints.time_left, metadata=metadata, clock=clock)

@@ -12,6 +12,8 @@ from waiting import wait_until
 from zmtp import DEADLINE, Zmtp, ZmtpServer
 
 from gmdp import AsyncClient, Broker, BrokerLost, Client, Worker
+from gmdp.broker import engine
+from gmdp.io import reports
 
 VERSIONS = pytest.mark.parametrize("version", ["2.0", "3.0"])
 
@@ -148,3 +150,24 @@ def test_F7_a_peer_of_zmtp_20_that_says_one_thing_while_others_come_and_go() -> 
         client.request("mmi.nothing", b"")
         assert broker.statistics().refused_connections == {}
         assert broker.statistics().connections_accepted == 13
+
+
+def test_F7_a_peer_of_zmtp_20_counts_as_having_spoken_though_its_connection_is_reported_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reports._ReportSocket, "_on_readable", lambda self: None)
+    with Broker("tcp://127.0.0.1:*") as broker, Zmtp.connect(broker.endpoint, "2.0", "REQ") as peer:
+        peer.send(b"", b"MDPC01", b"mmi.service", b"echo")
+        assert peer.recv() == [b"", b"MDPC01", b"mmi.service", b"404"]
+        assert len(broker._engine._census._unreported_speakers) == 1
+
+
+def test_F7_what_the_broker_remembers_of_peers_that_are_gone_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_STALE", 5)
+    with Broker("tcp://127.0.0.1:*") as broker:
+        for _ in range(20):
+            with Zmtp.connect(broker.endpoint, "3.0", "REQ") as peer:
+                peer.send(b"", b"MDPC01", b"mmi.service", b"echo")
+                assert peer.recv() == [b"", b"MDPC01", b"mmi.service", b"404"]
+            wait_until(lambda: not len(broker._engine._census))
+            assert len(broker._engine._heard) <= 6

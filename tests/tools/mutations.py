@@ -301,7 +301,7 @@ MUTATIONS = {
         tests="unit/core/peer/test_worker.py",
     ),
     "a worker does not say what it begins": Mutation(
-        "core.peer.worker", "            self._report_begun()\n", "            pass\n"
+        "core.peer.worker", "                    self._report_begun(connection)\n", "                    pass\n"
     ),
     "a mute worker gets requests": Mutation(
         "core.broker.registry",
@@ -764,6 +764,18 @@ MUTATIONS = {
         "pass  # nobody",
         tests="unit/io/test_lingering.py::test_L7_nobody_is_waited_for_whose_connection_has_ended",
     ),
+    "a new peer's message is handled before its connection is known": Mutation(
+        "broker.engine",
+        "                link.poll_new_peers(now)\n",
+        "                pass\n",
+        "protocol/test_zmtp.py",
+    ),
+    "peers that are gone are remembered for ever": Mutation(
+        "broker.engine", "                self._heard.clear()\n", "                pass\n", "protocol/test_zmtp.py"
+    ),
+    "the child of a fork in C uses its parent's sockets": Mutation(
+        "io.owner", "            if getpid() != self._process:", "            if False:", "system/test_forks.py"
+    ),
     "a closed socket's connections are not kept": Mutation(
         "io.lingering",
         "return list(copies.values())",
@@ -997,7 +1009,7 @@ MUTATIONS = {
         tests="unit/core/broker/test_reports.py",
     ),
     "a handler goes on without credit": Mutation(
-        "core.peer.worker", "session.credit = extension.INITIAL_CREDIT if", "session.credit = 1e9 if"
+        "core.peer.worker", "session.credit = INITIAL_CREDIT if", "session.credit = 1e9 if"
     ),
     "streams wait for what other streams share": Mutation(
         "core.peer.client",
@@ -1098,7 +1110,7 @@ MUTATIONS = {
         tests="unit/core/peer/test_worker.py::test_L2_news_of_held_work_comes_after_the_work_has_begun",
     ),
     "the shared credit of a stream that has ended is lost": Mutation(
-        "core.peer.client", "        self._shared_credit += call.extra_credit\n", ""
+        "core.peer.client", "            self._shared_credit += call.extra_credit\n", "            pass\n"
     ),
 }
 

@@ -86,11 +86,12 @@ class Intake:
         identity: tuple[str, bytes] | None = None
         if frame:
             call = extension.read_call(frame)
-            identity = (user, call.id)
-            if call.flags & _NO_REQUEST:
+            _, flags, priority, attempt, call_id, time_left, traceparent, fields = call
+            identity = (user, call_id)
+            if flags & _NO_REQUEST:
                 # A cancel and a grant are about a call that was accepted: they need no right and no
                 # room, and have no answer.
-                if call.flags & extension.CANCEL:
+                if flags & extension.CANCEL:
                     self._cancel(identity, now)
                 else:
                     self._flows.on_grant(identity, call, now)
@@ -112,7 +113,7 @@ class Intake:
             else:
                 self._reply(address, message, answer, Status.OK, now)
             return
-        if call is not None and call.time_left == 0:
+        if call is not None and time_left == 0:
             # The caller has given up: an answer would come too late, and so would a refusal.
             state.counters.count_drop(DropReason.LATE)
             return
@@ -142,21 +143,20 @@ class Intake:
         if stack:
             request.size += envelope_bytes(address)
         if call is not None:
-            flags = call.flags
             fail = flags & _FAIL_WITHOUT_WORKER != 0
             token_flags = _TYPED_FAILURES
             if flags & _GRANTS_CREDITS and dialect.streams:
                 token_flags = _TYPED_FAILURES_AND_CREDITS
             if flags & _TIME_STATED:
                 request.ttl_left = service.stated_ttl
-            if call.fields:
+            if fields:
                 frame = extension.bare_call(frame)
-            request.terms = new_tuple(CallTerms, (frame, identity, fail, call.traceparent, call.attempt, token_flags))
-            request.priority = call.priority
-            if call.time_left is not None:
-                request.deadline = now + call.time_left
-            if call.traceparent:
-                request.size += len(call.traceparent)
+            if traceparent:
+                request.size += len(traceparent)
+            request.terms = new_tuple(CallTerms, (frame, identity, fail, traceparent, attempt, token_flags))
+            request.priority = priority
+            if time_left is not None:
+                request.deadline = now + time_left
         if not accounts.admit(request, client):
             # A body larger than max_queue_bytes never fits; any other body may fit later.
             too_large = request.size > options.max_queue_bytes

@@ -48,6 +48,8 @@ class CallState(enum.Enum):
     DONE = "done"
 
 
+_WAITING, _NO_BOUND = CallState.WAITING, math.inf
+
 #: Every change of state, and when it happens.
 TRANSITIONS: dict[CallState, frozenset[CallState]] = {
     CallState.WAITING: frozenset(
@@ -128,6 +130,11 @@ class Call:
     )
 
     sink: Sink
+    #: When it was submitted, and its deadline (monotonic seconds), from `submit` on.
+    submitted_at: float
+    deadline_at: float
+    #: When its present try ends (monotonic seconds), from its first try on.
+    try_ends_at: float
 
     def __init__(
         self,
@@ -146,10 +153,11 @@ class Call:
         self.body = body
         self.timeout = timeout
         self.deadline = deadline
-        #: True if `timeout` is too short for so many retries.
-        self.retries_cut = timeout / LEAST_TRY < retries + 1 and retries > 0
         self.retries = retries
-        if self.retries_cut:
+        #: True if `timeout` is too short for so many retries.
+        self.retries_cut = False
+        if retries and timeout / LEAST_TRY < retries + 1:
+            self.retries_cut = True
             # Rounded: as a float, 0.3 / 0.1 is less than 3.
             self.retries = max(0, int(timeout / LEAST_TRY + 1e-9) - 1)
         self.flags = flags
@@ -157,13 +165,10 @@ class Call:
         self.traceparent = traceparent
         if sink is not None:
             self.sink = sink
-        self.state = CallState.WAITING
+        self.state = _WAITING
         #: Its number among the client's calls, and its request id, from `submit` on.
         self.number = 0
         self.identity = EMPTY
-        self.submitted_at = 0.0
-        #: Its deadline in monotonic seconds, from `submit` on.
-        self.deadline_at = math.inf
         #: How many tries have begun.
         self.tries = 0
         #: How often a worker had the request, as far as the broker said.
@@ -175,15 +180,14 @@ class Call:
         #: and of all that it grants (:mod:`gmdp.protocol.extension`).  The reader, in any
         #: thread, adds to `consumed`; the core adds to the others.
         self.received = self.consumed = 0
-        self.credit = math.inf
+        self.credit = _NO_BOUND
         #: How much of the credit comes out of what the calls of a client share.
         self.extra_credit = 0
         #: Once the reader has taken so much, it calls :meth:`.client.ClientCore.grant`.
-        self.grant_at = math.inf
+        self.grant_at = _NO_BOUND
         #: When a part comes after this time, what the reader has taken by then is granted.
         self.look_at = 0.0
         self.connection: ClientConnection | None = None
-        self.try_ends_at = math.inf
         self.timer: list[Any] | None = None
 
     def become(self, state: CallState) -> None:
@@ -196,10 +200,14 @@ class Call:
 class ClientConnection(Connection):
     """A client's connection; a strict one has one call or none."""
 
-    __slots__ = ("calls",)
+    __slots__ = ("calls", "first_credit", "first_grant", "known_flags", "own_flags")
 
     def __init__(self, endpoint: str, epoch: int) -> None:
         super().__init__(endpoint, epoch)
+        #: A mask of the flags of call frames that the broker knows, and the flags of every request.
+        self.known_flags, self.own_flags = ~0, 0
+        #: The credit that comes with a request, and once the reader has taken how much it grants more.
+        self.first_credit = self.first_grant = _NO_BOUND
         #: The calls on this connection, by number.
         self.calls: dict[int, Call] = {}
 

@@ -37,7 +37,15 @@ from typing import Any
 
 from ...protocol import extension
 from ...protocol.dialects import EMPTY, Command, Dialect
-from ...protocol.extension import FAIL_WITHOUT_WORKER, INITIAL_CREDIT, SUPPORTED, TIME_STATED, Feature, Status
+from ...protocol.extension import (
+    FAIL_WITHOUT_WORKER,
+    GRANTS_CREDITS,
+    INITIAL_CREDIT,
+    SUPPORTED,
+    TIME_STATED,
+    Feature,
+    Status,
+)
 from ..outcomes import OUTCOME_OF_STATUS, Outcome
 from ..snapshots import copy_counts
 from .calls import Call, CallState, ClientConnection, Ended, Part
@@ -46,8 +54,11 @@ from .reasons import CloseReason
 from .reconnect import Reconnect
 from .statistics import ClientCounters, ClientStatistics
 
+_new = tuple.__new__  # costs a third of a NamedTuple's own constructor
 _CREDITS = int(Feature.CREDITS)  # an IntFlag's own operators are Python functions
 _STATED = int(Feature.STATED)
+#: The reader of a stream that has taken so much grants more for the first time.
+_FIRST_GRANT = INITIAL_CREDIT // 2
 #: Statuses from a broker that takes no more calls.
 _STOPPING = frozenset({Status.SHUTTING_DOWN, Status.NOT_RUN})
 #: The bytes of a frame that may be too large for a slow link, and what the error says then.
@@ -196,6 +207,11 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         if connection.epoch != self._epoch:
             self._retire(connection, CloseReason.BROKER_LEFT)
         elif connection.phase is Phase.EXTENDED:
+            if self.dialect.streams and connection.features & _CREDITS:
+                connection.own_flags = GRANTS_CREDITS
+                connection.first_credit, connection.first_grant = INITIAL_CREDIT, _FIRST_GRANT
+            if not connection.features & _STATED:
+                connection.known_flags = ~TIME_STATED
             self._shared = connection
         else:
             self._idle.append(connection)
@@ -310,7 +326,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     def _deliver_part(self, call: Call, body: list[bytes], final: bool, now: float) -> None:
         """Hand over a part of the answer; a FINAL ends the call, a PARTIAL restarts its timeout."""
         call.parts += 1
-        self.events.append(Part(call, body, final))
+        self.events.append(_new(Part, (call, body, final)))
         if final:
             self.counters.replies += 1
             self._detach(call)
@@ -387,20 +403,14 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
 
     def _send_call(self, call: Call, connection: ClientConnection, now: float) -> None:
         """Send a call's request; a request that is larger than the broker takes ends its call."""
+        call.credit = connection.first_credit
+        call.grant_at = connection.first_grant
         if connection.phase is Phase.EXTENDED:
-            flags = call.flags
-            if flags & TIME_STATED and not connection.features & _STATED:
-                flags ^= TIME_STATED
-            if connection.features & _CREDITS and self.dialect.streams:
-                flags |= extension.GRANTS_CREDITS
-                call.credit = INITIAL_CREDIT
-                call.grant_at = INITIAL_CREDIT // 2
-            else:
-                call.credit = call.grant_at = math.inf
-            time_left = None if call.deadline_at == math.inf else call.deadline_at - now
+            deadline_at = call.deadline_at
+            time_left = None if deadline_at == math.inf else deadline_at - now
             frame = extension.call_frame(
                 call.identity,
-                flags=flags,
+                flags=call.flags & connection.known_flags | connection.own_flags,
                 priority=call.priority,
                 attempt=call.tries,
                 time_left=time_left,
@@ -415,12 +425,11 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                 self._end_call(call, Outcome.TOO_LARGE, f"the broker takes {limits}")
                 return
         else:
-            call.credit = call.grant_at = math.inf
             frames = self.dialect.request(call.service, call.body)
         connection.calls[call.number] = call
         call.connection = connection
         call.become(CallState.SENT)
-        self.actions.append(Send(connection, frames))
+        self.actions.append(_new(Send, (connection, frames)))
 
     def _on_timer(self, item: Any, now: float, jitter: float) -> None:
         """The time of a call's try is over."""
@@ -532,7 +541,8 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         """Mark a call as done, so that no part or error follows."""
         call.become(CallState.DONE)
         self._timers.disarm(call)
-        self._shared_credit += call.extra_credit
+        if call.extra_credit:
+            self._shared_credit += call.extra_credit
 
     def _end_call(self, call: Call, outcome: Outcome, detail: str, body: Sequence[bytes] = ()) -> None:
         """End a call without its answer; `detail` and `body` are for its error."""

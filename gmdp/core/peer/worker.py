@@ -29,7 +29,7 @@ from typing import Any
 
 from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, Command, Dialect
-from ...protocol.extension import Feature
+from ...protocol.extension import INITIAL_CREDIT, Feature
 from ..liveness import Gap, Pulse
 from .connector import Action, Connector, Phase, Send
 from .reasons import CloseReason, GoneReason
@@ -37,6 +37,7 @@ from .reconnect import Reconnect, backoff
 from .sessions import CallerGone, Failure, Resumed, Session, SessionState, Work, WorkerConnection
 from .statistics import WorkerCounters
 
+_new = tuple.__new__  # costs a third of a NamedTuple's own constructor
 _BEGUN = int(Feature.BEGUN)  # an IntFlag's own operators are Python functions
 #: Seconds without a pass after which the worker reads everything before anything begins: the broker may have
 #: taken back what it gave.
@@ -147,21 +148,21 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         The actions say which of the events begin, where the broker wants to know.
         """
         if self._says_begun and self.events:
-            self._report_begun()
-        return super().take()
+            for connection in self._usable:
+                # Of one request alone the broker takes that for granted.
+                if connection.busy > 1 and connection.features & _BEGUN:
+                    self._report_begun(connection)
+        return Connector.take(self)
 
-    def _report_begun(self) -> None:
-        """Tell brokers which sessions' requests are about to begin."""
-        sessions: dict[WorkerConnection, list[bytes]] = {}
-        for event in self.events:
-            connection = event.session.connection if type(event) is Work else None
-            # Of one request alone the broker takes that for granted.
-            if connection is not None and connection.busy > 1 and connection.features & _BEGUN:
-                sessions.setdefault(connection, []).append(event.session.frame)  # type: ignore[union-attr]
-        for connection, frames in sessions.items():
-            for frame in extension.begun_frames(frames):
-                heartbeat = self.extended.worker_command(Command.HEARTBEAT)
-                self.actions.append(Send(connection, [frame, *heartbeat]))
+    def _report_begun(self, connection: WorkerConnection) -> None:
+        """Tell a broker which sessions' requests are about to begin."""
+        begun = [
+            event.session.frame
+            for event in self.events
+            if type(event) is Work and event.session.connection is connection
+        ]
+        for frame in extension.begun_frames(begun):
+            self.actions.append(Send(connection, [frame, *self.extended.worker_command(Command.HEARTBEAT)]))
 
     def start(self, now: float) -> None:
         """Open the first connection."""
@@ -319,17 +320,18 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
             self._open_connection(now)
 
     def _on_message(self, connection: WorkerConnection, frames: list[bytes], now: float, jitter: float) -> None:
+        flags = credit = 0
         extended = connection.phase is Phase.EXTENDED
-        if extended and frames and extension.is_session(frames[0]):
-            frame = frames[0]
-            flags = credit = 0
-            if frame not in connection.sessions:
-                flags, _ = extension.read_session(frame)
-                credit = extension.read_credit(extension.session_fields(frame))
-                frame = extension.mark_session(frame, 0)
+        frame = frames[0] if extended and frames else EMPTY
+        if frame and frame in connection.sessions:
+            parsed = self.extended.parse_for_worker(frames, 1)
+        elif extension.is_session(frame):
+            flags, _ = extension.read_session(frame)
+            credit = extension.read_credit(extension.session_fields(frame))
+            frame = extension.mark_session(frame, 0)
             parsed = self.extended.parse_for_worker(frames, 1)
         else:
-            flags, credit, frame = 0, 0, EMPTY
+            frame = EMPTY
             parsed = self.dialect.parse_for_worker(frames)
             if parsed is not None and extended and parsed[0] is Command.REQUEST:
                 parsed = None  # a request without a session
@@ -546,11 +548,11 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         session.refusals = 0
         self.counters.requests += 1
         hints = token.read(address)
-        session.work = Work(session, address, body, hints)
+        session.work = work = _new(Work, (session, address, body, hints))
         session.unwanted = False
         session.sent = 0
-        session.credit = extension.INITIAL_CREDIT if hints is not None and hints.credits else math.inf
-        (self._held if self._reads_first else self.events).append(session.work)
+        session.credit = INITIAL_CREDIT if hints is not None and hints.credits else math.inf
+        (self._held if self._reads_first else self.events).append(work)
         # The caller's deadline bounds the handler: _on_timer reports when the time is up.
         if self._enforce_deadline and hints is not None and hints.time_left is not None:
             self._timers.arm(session, now + hints.time_left)
@@ -580,4 +582,4 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
 
     def _send_frames(self, connection: WorkerConnection, frames: list[bytes], now: float) -> None:
         connection.pulse.on_sent(now)
-        self.actions.append(Send(connection, frames))
+        self.actions.append(_new(Send, (connection, frames)))
