@@ -43,7 +43,7 @@ _log = logs.QueuedLogger("gmdp.broker")
 PROBE_DELAY = 0.05
 #: Frames of a ZAP request that are received; libzmq sends eleven at most.
 _ZAP_FRAMES = 16
-#: Routing ids of peers that are gone that may be remembered.
+#: The most routing ids of peers that are gone that are remembered, beside one for each connection.
 MAX_STALE = 1_000
 
 
@@ -80,7 +80,7 @@ class BrokerEngine:
         self._on_dead_letter = on_dead_letter
         self._on_ended = on_ended
         self._census = PeerCensus(core.options.handshake_timeout)
-        #: Routing ids of peers that have spoken; for a while those that are gone, too.
+        #: Routing ids of peers whose messages tell their connection; for a while those that are gone, too.
         self._heard: set[bytes] = set()
         #: When draining ends at the latest; None while not draining.
         self._drain_until: float | None = None
@@ -126,7 +126,7 @@ class BrokerEngine:
         if gate is not None and own_context is not None:
             self._zap_link = owner.add_link(gate.secure(self.link.socket, own_context), _ZAP_FRAMES)
             self._links.append(self._zap_link)
-            self.link.has_users = self.link.keeps_last_frame = gate.authenticates
+            self.link.has_users = self.link.checks_descriptors = gate.authenticates
             gate.open(self, options.heartbeat_interval)
 
     def close(self) -> None:
@@ -153,11 +153,13 @@ class BrokerEngine:
         if gate is None:
             routing_id = frames[0]
             if routing_id not in self._heard:
-                # The census has to know which connections speak without a report of their handshake.
-                self._heard.add(routing_id)
+                # The census has to know which connections speak without a report of their handshake: theirs have
+                # no descriptor, here.
                 link.poll_new_peers(now)
+                if link.descriptor >= 0:
+                    self._heard.add(routing_id)
             core.feed(frames, now)
-            if link.keeps_last_frame and link.descriptor < 0:
+            if link.checks_descriptors and link.descriptor < 0:
                 self._census.on_unreported(routing_id)
         elif link is self._zap_link:
             gate.on_zap_request(frames, now)
@@ -181,7 +183,7 @@ class BrokerEngine:
         self.link.last_frame = None
         if census.changed:
             census.changed = False
-            if len(self._heard) > 2 * len(census) + MAX_STALE:
+            if len(self._heard) > len(census) + MAX_STALE:
                 self._heard.clear()
             if census.closed and core.awaits_mute and self._probe_at is None:
                 self._probe_at = now + PROBE_DELAY

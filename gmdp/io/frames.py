@@ -68,8 +68,8 @@ class MessageSocket:
         "_kept_frames",
         "_used",
         "blocked",
+        "checks_descriptors",
         "has_users",
-        "keeps_last_frame",
         "large",
         "last_frame",
         "max_frame_size",
@@ -91,7 +91,7 @@ class MessageSocket:
         #: True if connections have users, which :attr:`last_frame` tells.
         self.has_users = False
         #: True if the owner has to look at the :attr:`descriptor` of each message.
-        self.keeps_last_frame = False
+        self.checks_descriptors = False
         #: The last frame of the message received last, on a ROUTER.
         self.last_frame: zmq.Frame | None = None
 
@@ -159,7 +159,7 @@ class MessageSocket:
         """Return the socket's EVENTS.  Reading them re-arms its descriptor, which is edge-triggered."""
         return int(_get(self.socket, EVENTS))
 
-    # About the message received last, where its last frame is kept
+    # About the message received last, on a ROUTER
 
     @property
     def user_id(self) -> str:

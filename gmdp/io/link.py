@@ -172,7 +172,7 @@ class Link(MessageSocket):
         monitor = self._monitor
         if isinstance(monitor, PeerMonitor):
             monitor.poll(now)
-            self.keeps_last_frame = self.has_users or monitor.census.unreported > 0
+            self.checks_descriptors = self.has_users or monitor.census.unreported > 0
 
     def poll_new_peers(self, now: float) -> None:
         """Before a message counts: tell the census of the peer that may have sent it."""

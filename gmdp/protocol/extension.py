@@ -292,7 +292,7 @@ def is_call(frame: bytes) -> bool:
     magic = frame[:MAGIC_SIZE]
     if magic == _CALL_MAGIC:
         # The two bytes at the end of the fixed part say how many follow them.
-        return frame[CALL_SIZE:] == NO_FIELDS or _has_length(frame, CALL_SIZE)
+        return _has_length(frame, CALL_SIZE)
     return magic == CALL_MAGICS[1] and len(frame) in CALL_SIZES_1
 
 
@@ -300,7 +300,7 @@ def is_session(frame: bytes) -> bool:
     """True if `frame` has the magic, version and length of a session frame."""
     magic = frame[:MAGIC_SIZE]
     if magic == _SESSION_MAGIC:
-        return frame[SESSION_SIZE:] == NO_FIELDS or _has_length(frame, SESSION_SIZE)
+        return _has_length(frame, SESSION_SIZE)
     return magic == SESSION_MAGICS[1] and len(frame) == SESSION_SIZE
 
 
@@ -392,7 +392,7 @@ def read_call(frame: bytes) -> CallFrame:
     if priority > MOST_URGENT:
         priority = MOST_URGENT
     seconds = None if milliseconds == _UNKNOWN else milliseconds / 1000
-    if len(frame) <= _SHORT:
+    if len(frame) <= BARE_SIZE:
         return _new(CallFrame, (status, flags, priority, attempt, identity, seconds, b"", EMPTY_FIELDS))
     traceparent, fields = b"", EMPTY_FIELDS
     if frame[_VERSION] == 1:
@@ -406,12 +406,12 @@ def read_call(frame: bytes) -> CallFrame:
 
 
 #: A call frame with no more bytes has neither traceparent nor optional fields.
-_SHORT = CALL_SIZE + len(NO_FIELDS)
+BARE_SIZE = CALL_SIZE + len(NO_FIELDS)
 
 
 def bare_call(frame: bytes) -> bytes:
     """Return a request's call frame without its optional fields, for :func:`answer_frame`."""
-    return frame if len(frame) <= _SHORT or frame[_VERSION] == 1 else frame[:CALL_SIZE] + NO_FIELDS
+    return frame if len(frame) <= BARE_SIZE or frame[_VERSION] == 1 else frame[:CALL_SIZE] + NO_FIELDS
 
 
 def answer_frame(frame: bytes, status: Status, joined_try: int, attempts: int) -> bytes:

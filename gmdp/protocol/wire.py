@@ -79,6 +79,8 @@ _CALLS = {head: found for head, found in _EXTENDED.items() if found[1]}
 _SESSIONS = {head: found for head, found in _EXTENDED.items() if not found[1]}
 _CALL_MAGIC_1, _CALL_MAGIC = CALL_MAGICS.values()
 _SESSION_MAGIC_1, _SESSION_MAGIC = SESSION_MAGICS.values()
+#: A frame without optional fields ends before these offsets.  (Of a large frame no more is copied than that.)
+_CALL_END, _SESSION_END = CALL_SIZE + 3, SESSION_SIZE + 3
 _NO_STACK: tuple[bytes, ...] = ()
 
 
@@ -109,11 +111,15 @@ def parse(frames: list[bytes]) -> Message | None:
             last = frames[at - 1]
             magic = last[:MAGIC_SIZE]
             if magic == _CALL_MAGIC:
-                if last[CALL_SIZE:] == NO_FIELDS or is_call(last):
+                if last[CALL_SIZE:_CALL_END] == NO_FIELDS:
                     heads, extra = _CALLS, last
+                elif is_call(last):
+                    heads, extra = _CALLS, bytes(last)
             elif magic == _SESSION_MAGIC:
-                if last[SESSION_SIZE:] == NO_FIELDS or is_session(last):
+                if last[SESSION_SIZE:_SESSION_END] == NO_FIELDS:
                     heads, extra = _SESSIONS, last
+                elif is_session(last):
+                    heads, extra = _SESSIONS, bytes(last)
             elif magic == _CALL_MAGIC_1:
                 if len(last) in CALL_SIZES_1:
                     heads, extra = _CALLS, last

@@ -723,7 +723,7 @@ MUTATIONS = {
     ),
     "a request that was not run ends its call": Mutation(
         "core.peer.client",
-        "if reading.status == Status.NOT_RUN and final",
+        "if status == _NOT_RUN and final",
         "if False and final",
         "unit/client/test_client.py::test_L8_a_call_to_a_broker_that_stops_goes_to_the_next_or_waits_for_its_return",
     ),
@@ -763,6 +763,15 @@ MUTATIONS = {
         "self._close_watched(0)  # nobody",
         "pass  # nobody",
         tests="unit/io/test_lingering.py::test_L7_nobody_is_waited_for_whose_connection_has_ended",
+    ),
+    "a large frame of the extension ends the broker": Mutation(
+        "protocol.wire", "_CALLS, bytes(last)", "_CALLS, last", "unit/io/test_frames.py"
+    ),
+    "the broker keeps optional fields that nobody can read": Mutation(
+        "core.broker.intake",
+        "            if len(frame) > extension.BARE_SIZE:",
+        "            if call.fields:",
+        "unit/core/broker/test_intake.py",
     ),
     "a new peer's message is handled before its connection is known": Mutation(
         "broker.engine",

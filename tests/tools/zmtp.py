@@ -28,28 +28,30 @@ class Zmtp:
         socket: a connected TCP socket of gevent.
         version: "2.0" or "3.0".
         kind: the socket type that the peer claims to be: "REQ", "REP", "DEALER" or "ROUTER".
+        identity: of a peer of ZMTP 2.0: the routing id that it chooses.
     """
 
-    def __init__(self, socket: gevent.socket.socket, version: str, kind: str) -> None:
+    def __init__(self, socket: gevent.socket.socket, version: str, kind: str, identity: bytes = b"") -> None:
         self._socket = socket
         self._socket.settimeout(DEADLINE)
         self._read = bytearray()
         #: The commands that came, without READY: a peer of ZMTP 3.0 or less expects none.
         self.commands: list[bytes] = []
         if version == "2.0":
-            self._greet_2(kind)
+            self._greet_2(kind, identity)
         else:
             self._greet_3(kind)
 
     @classmethod
-    def connect(cls, endpoint: str, version: str, kind: str) -> Zmtp:
+    def connect(cls, endpoint: str, version: str, kind: str, identity: bytes = b"") -> Zmtp:
         """Connect to a ``tcp://`` endpoint."""
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-        return cls(gevent.socket.create_connection((host, int(port)), DEADLINE), version, kind)
+        return cls(gevent.socket.create_connection((host, int(port)), DEADLINE), version, kind, identity)
 
-    def _greet_2(self, kind: str) -> None:
-        # Signature, revision 1, socket type, and an identity of no bytes as a frame.
-        self._socket.sendall(b"\xff" + bytes(7) + b"\x01\x7f" + b"\x01" + bytes([_TYPES[kind]]) + b"\x00\x00")
+    def _greet_2(self, kind: str, identity: bytes) -> None:
+        # Signature, revision 1, socket type, and the identity as a frame.
+        named = bytes([0, len(identity)]) + identity
+        self._socket.sendall(b"\xff" + bytes(7) + b"\x01\x7f" + b"\x01" + bytes([_TYPES[kind]]) + named)
         greeting = self._take(11)
         assert (greeting[0], greeting[9]) == (0xFF, 0x7F), greeting
         # A peer that knows ZMTP 3 has sent its own revision; what follows is of ZMTP 2.0 all the same.

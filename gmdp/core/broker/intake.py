@@ -86,7 +86,7 @@ class Intake:
         identity: tuple[str, bytes] | None = None
         if frame:
             call = extension.read_call(frame)
-            _, flags, priority, attempt, call_id, time_left, traceparent, fields = call
+            _, flags, priority, attempt, call_id, time_left, traceparent, _ = call
             identity = (user, call_id)
             if flags & _NO_REQUEST:
                 # A cancel and a grant are about a call that was accepted: they need no right and no
@@ -149,7 +149,7 @@ class Intake:
                 token_flags = _TYPED_FAILURES_AND_CREDITS
             if flags & _TIME_STATED:
                 request.ttl_left = service.stated_ttl
-            if fields:
+            if len(frame) > extension.BARE_SIZE:
                 frame = extension.bare_call(frame)
             if traceparent:
                 request.size += len(traceparent)

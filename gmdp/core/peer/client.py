@@ -57,6 +57,11 @@ from .statistics import ClientCounters, ClientStatistics
 _new = tuple.__new__  # costs a third of a NamedTuple's own constructor
 _CREDITS = int(Feature.CREDITS)  # an IntFlag's own operators are Python functions
 _STATED = int(Feature.STATED)
+# Needed for each message: looking a member up costs as much as a call.
+_EXTENDED, _STRICT = Phase.EXTENDED, Phase.STRICT
+_SENT, _DONE = CallState.SENT, CallState.DONE
+_FINAL = Command.FINAL
+_OK, _PARTIAL, _NOT_RUN = int(Status.OK), int(Status.PARTIAL), int(Status.NOT_RUN)
 #: The reader of a stream that has taken so much grants more for the first time.
 _FIRST_GRANT = INITIAL_CREDIT // 2
 #: Statuses from a broker that takes no more calls.
@@ -247,7 +252,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._end_call(self._waiting.popitem(last=False)[0], outcome, text)
 
     def _on_message(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
-        if connection.phase is Phase.EXTENDED:
+        if connection.phase is _EXTENDED:
             self._on_answer(connection, frames, now, jitter)
             return
         parsed = self.dialect.parse_reply(frames)
@@ -258,7 +263,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             return
         self._note_broker_heard(connection, now)
         command, _, body = parsed
-        self._deliver_part(call, body, command is Command.FINAL, now)
+        self._deliver_part(call, body, command is _FINAL, now)
 
     def _on_answer(self, connection: ClientConnection, frames: list[bytes], now: float, jitter: float) -> None:
         """Handle an answer of a gmdp broker: find its call, and give it the part, retry it or end it."""
@@ -271,10 +276,10 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             elif self._probe_answer(frames) is None:
                 self.counters.malformed += 1
             return
-        reading = extension.read_call(frame)
-        number = extension.call_number(reading.id, self._nonce)
+        status, joined_try, _, deliveries, identity, _, _, fields = extension.read_call(frame)
+        number = extension.call_number(identity, self._nonce)
         call = connection.calls.get(number) if number is not None else None
-        if reading.status in _STOPPING and number is not None:
+        if status in _STOPPING and number is not None:
             # Even the answer to a call that has ended shows that the broker takes no more calls.
             self._stop_using(connection, now, jitter)
         if call is None:
@@ -283,25 +288,25 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._assign_waiting(now)
             return
         command, service, body = parsed
-        final = command is Command.FINAL
-        if reading.status == Status.NOT_RUN and final and service == call.service and not call.parts:
+        final = command is _FINAL
+        if status == _NOT_RUN and final and service == call.service and not call.parts:
             # No worker has had the request: that costs no try.
             self._detach(call)
             call.become(CallState.WAITING)
             self._waiting[call] = None
             self._assign_waiting(now, call)
             return
-        outcome = OUTCOME_OF_STATUS.get(reading.status)
-        valid = reading.status in (Status.OK, Status.PARTIAL) or (final and outcome is not None)
-        if service != call.service or not valid or (reading.status == Status.PARTIAL) is final:
+        outcome = OUTCOME_OF_STATUS.get(status)
+        fits = status == _OK or outcome is not None if final else status == _PARTIAL
+        if service != call.service or not fits:
             # Status and command contradict each other: the call waits for a proper answer.
             self.counters.malformed += 1
             return
-        call.deliveries = reading.attempt
+        call.deliveries = deliveries
         if outcome is None:
             if not call.parts:
-                call.answered_try = reading.flags
-            elif call.answered_try != reading.flags:
+                call.answered_try = joined_try
+            elif call.answered_try != joined_try:
                 # The rest of the first try's answer was lost: this part answers another try.
                 self._withdraw(call)
                 self._end_call(call, Outcome.OVERLOADED, "part of the answer was lost: it was read too slowly")
@@ -320,7 +325,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         if now >= call.deadline_at:
             # The time is up anyway.  A handler that was stopped for that reason has not failed.
             outcome, body = Outcome.TIMEOUT, []
-        self._end_call(call, outcome, extension.read_reason(reading.fields), body)
+        self._end_call(call, outcome, extension.read_reason(fields), body)
         self._assign_waiting(now)
 
     def _deliver_part(self, call: Call, body: list[bytes], final: bool, now: float) -> None:
@@ -405,7 +410,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         """Send a call's request; a request that is larger than the broker takes ends its call."""
         call.credit = connection.first_credit
         call.grant_at = connection.first_grant
-        if connection.phase is Phase.EXTENDED:
+        if connection.phase is _EXTENDED:
             deadline_at = call.deadline_at
             time_left = None if deadline_at == math.inf else deadline_at - now
             frame = extension.call_frame(
@@ -428,7 +433,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             frames = self.dialect.request(call.service, call.body)
         connection.calls[call.number] = call
         call.connection = connection
-        call.become(CallState.SENT)
+        call.become(_SENT)
         self.actions.append(_new(Send, (connection, frames)))
 
     def _on_timer(self, item: Any, now: float, jitter: float) -> None:
@@ -529,7 +534,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             return
         del connection.calls[call.number]
         call.connection = None
-        if connection.phase is Phase.STRICT:
+        if connection.phase is _STRICT:
             if connection.epoch == self._epoch:
                 self._idle.append(connection)
             else:
@@ -539,7 +544,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
 
     def _finish_call(self, call: Call) -> None:
         """Mark a call as done, so that no part or error follows."""
-        call.become(CallState.DONE)
+        call.become(_DONE)
         self._timers.disarm(call)
         if call.extra_credit:
             self._shared_credit += call.extra_credit

@@ -39,6 +39,9 @@ from .statistics import WorkerCounters
 
 _new = tuple.__new__  # costs a third of a NamedTuple's own constructor
 _BEGUN = int(Feature.BEGUN)  # an IntFlag's own operators are Python functions
+# Needed for each message: looking a member up costs as much as a call.
+_EXTENDED, _IDLE, _BUSY = Phase.EXTENDED, SessionState.IDLE, SessionState.BUSY
+_FINAL, _HEARTBEAT, _DISCONNECT = Command.FINAL, Command.HEARTBEAT, Command.DISCONNECT
 #: Seconds without a pass after which the worker reads everything before anything begins: the broker may have
 #: taken back what it gave.
 PAUSE = 0.02
@@ -230,7 +233,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
             # followed by exactly one FINAL command."
             if session.parts is not None:
                 body = [*session.parts, *(body or ())]
-            frames = self._command_frames(session, Command.FINAL, work.address, EMPTY, *(body or (EMPTY,)))
+            frames = self._command_frames(session, _FINAL, work.address, EMPTY, *(body or (EMPTY,)))
         if frames is None or not connection.accepts(frames):
             if failure is None:
                 self.counters.errors += 1
@@ -248,7 +251,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         session.oversize = False
         session.handling = False
         self._timers.disarm(session)
-        session.become(SessionState.IDLE)
+        session.become(_IDLE)
         if self.draining and session.frame:
             frames[0] = self._last_frame(session)
             self._send_frames(connection, frames, now)
@@ -321,7 +324,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
 
     def _on_message(self, connection: WorkerConnection, frames: list[bytes], now: float, jitter: float) -> None:
         flags = credit = 0
-        extended = connection.phase is Phase.EXTENDED
+        extended = connection.phase is _EXTENDED
         frame = frames[0] if extended and frames else EMPTY
         if frame and frame in connection.sessions:
             parsed = self.extended.parse_for_worker(frames, 1)
@@ -344,14 +347,14 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         connection.pulse.heard_at = now
         command, address, body = parsed
         session = connection.sessions.get(frame)
-        if command is Command.DISCONNECT:
+        if command is _DISCONNECT:
             if frame:
                 self._on_session_disconnect(session, now, jitter)
             else:
                 self._on_disconnect(connection, now, jitter)
             return
         self._note_broker_heard(connection, now)
-        if command is Command.HEARTBEAT:
+        if command is _HEARTBEAT:
             if session is not None and session.work is not None:
                 if flags & extension.CALLER_GONE:
                     stalled = flags & extension.STALLED
@@ -365,7 +368,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
                 self._send_heartbeat(connection, now)
         elif session is None:
             pass  # the broker sent this before it heard of the session's end
-        elif session.state is SessionState.BUSY:
+        elif session.state is _BUSY:
             self._leave_broker(connection, CloseReason.SECOND_REQUEST, now, jitter)
         else:
             connection.busy += 1
@@ -543,7 +546,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
 
     def _begin_work(self, session: Session, address: bytes, body: list[bytes], now: float) -> None:
         """Have the session's handler run for a request."""
-        session.become(SessionState.BUSY)
+        session.become(_BUSY)
         session.handling = True
         session.refusals = 0
         self.counters.requests += 1

@@ -138,6 +138,30 @@ def test_B4_a_large_frame_in_any_place_is_no_harm(shape):
             assert messages == plain.take(peer)
 
 
+FIELD = extension.field_bytes([(200, bytes(9_000))])
+IDENTITY = extension.request_id(b"n" * 16, 1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        [extension.call_frame(IDENTITY, fields=[(200, bytes(9_000))]), b"", *MDP02.client_request(b"echo", b"body")],
+        [extension.session_frame(2, fields=FIELD), b"", *MDP02.ready(b"echo")],
+        [extension.session_frame(1, fields=FIELD), b"", *MDP02.heartbeat],
+    ],
+)
+def test_B4_a_large_frame_of_the_extension_is_read_as_any_other(message):
+    """B4: later peers may add optional fields of any size."""
+    brokers = [ManualBroker(), ManualBroker()]
+    for broker, extra in zip(brokers, [Large(message[0]), message[0]], strict=True):
+        broker.feed(b"peer", [b"hop", extension.session_frame(1), b"", *MDP02.ready(b"other")])
+        broker.feed(b"peer", [b"hop", extra, *message[1:]])
+    now, then = (broker.core.statistics(broker.now) for broker in brokers)
+    assert (now.requests, now.workers, now.drops) == (then.requests, then.workers, {})
+    assert now.requests + now.workers == (1 if message[-1:] == MDP02.heartbeat[-1:] else 2)
+    assert brokers[0].take(b"peer") == brokers[1].take(b"peer")
+
+
 def test_B4_a_large_token_is_no_token():
     broker = ManualBroker()
     broker.ready(MDP02, b"W")

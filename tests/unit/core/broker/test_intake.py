@@ -279,3 +279,18 @@ def test_F3_behind_a_delimiter_rfc_18_s_own_code_is_answered_in_kind():
         ]
     broker.feed(b"client", [b"", b"MDPC02", b"\x01", b"mmi.service", b"echo"])
     assert broker.take(b"client") == [[b"", b"MDPC02", b"\x03", b"mmi.service", b"200"]]
+
+
+@pytest.mark.parametrize("fields", [extension.field_bytes([(200, bytes(60_000))]), b"\xea\x60" + b"\xff" * 60_000])
+def test_B4_the_optional_fields_of_a_request_are_not_kept(fields):
+    """Fields that nobody knows, and such as nobody can read."""
+    broker = GmdpBroker()
+    frame = extension.call_frame(extension.request_id(b"n" * 16, 1))[:-2] + fields
+    broker.feed(b"client", [frame, b"", *MDP02.client_request(b"echo", b"x")])
+    (request,) = broker.core._accounts.calls.values()
+    assert len(request.terms.frame) == extension.BARE_SIZE
+    broker.register(b"W", 1)
+    ((address, _),) = broker.requests(b"W").values()
+    broker.session(b"W", 1, b"\x04", address, b"", b"done")
+    (answer,) = broker.take(b"client")
+    assert len(answer[0]) == extension.BARE_SIZE
