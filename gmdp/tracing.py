@@ -156,11 +156,11 @@ def can_trace() -> bool:
     return trace is not None
 
 
-def record_wait(*wait: Any) -> None:
+def record_wait(service: bytes, parent: bytes, seconds: float, attempt: int) -> None:
     """Make the span of a request that waited in a broker, as :meth:`Tracer.record_wait` does, if spans are made."""
     active_tracer = tracer()
     if active_tracer is not None:
-        active_tracer.record_wait(*wait)
+        active_tracer.record_wait(service, parent, seconds, attempt)
 
 
 _tracer: Tracer | None = None
