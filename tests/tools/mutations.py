@@ -632,8 +632,8 @@ MUTATIONS = {
     ),
     "a fork in C is not noticed by an owner": Mutation(
         "io.owner",
-        "        forks.notice()\n",
-        "",
+        "            if getpid() != self._process:",
+        "            if False:",
         tests="system/test_forks.py::test_G6_whatever_a_child_that_was_forked_in_c_does_first",
     ),
     "a fork in C is not noticed by a call": Mutation(
@@ -781,9 +781,6 @@ MUTATIONS = {
     ),
     "peers that are gone are remembered for ever": Mutation(
         "broker.engine", "                self._heard.clear()\n", "                pass\n", "protocol/test_zmtp.py"
-    ),
-    "the child of a fork in C uses its parent's sockets": Mutation(
-        "io.owner", "            if getpid() != self._process:", "            if False:", "system/test_forks.py"
     ),
     "a closed socket's connections are not kept": Mutation(
         "io.lingering",
