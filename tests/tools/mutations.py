@@ -699,6 +699,18 @@ MUTATIONS = {
         "False",
         tests="unit/core/broker/test_peers.py",
     ),
+    "a large request for a report is copied": Mutation(
+        "core.broker.intake",
+        "body = [body[0][:_MOST_ASKED]]",
+        "body = list(map(bytes, body))",
+        tests="unit/core/broker/test_intake.py",
+    ),
+    "a name that is too long is cut to one that may exist": Mutation(
+        "core.broker.intake",
+        "_MOST_ASKED = extension.MAX_PROBE + 1",
+        "_MOST_ASKED = 4",
+        tests="unit/core/broker/test_intake.py",
+    ),
     # Drain
     "a try may last no time": Mutation(
         "core.peer.calls",

@@ -43,6 +43,8 @@ from .state import BrokerState
 from .wording import describe_refusal, explain_refusal
 
 _NOTHING = [EMPTY]
+#: The most bytes of a request to an ``mmi.`` service that are looked at: one more than any name or probe may have.
+_MOST_ASKED = extension.MAX_PROBE + 1
 #: The flags of call frames that begin no request.
 _NO_REQUEST = extension.CANCEL | extension.GRANT
 _FAIL_WITHOUT_WORKER, _GRANTS_CREDITS = extension.FAIL_WITHOUT_WORKER, extension.GRANTS_CREDITS
@@ -104,7 +106,7 @@ class Intake:
         if name.startswith(MMI_PREFIX):
             # Answered at once and never queued: management works while the broker is full or draining.
             state.counters.management += 1
-            body = list(map(bytes, body))
+            body = [body[0][:_MOST_ASKED]]
             if name == extension.PROBE_SERVICE:
                 state.peers.note(address, extension.read_probe(body) & self._reports.features, dialect)
             answer = self._reports.answer(name, body, now, user or routing_id)

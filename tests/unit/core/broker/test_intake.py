@@ -294,3 +294,49 @@ def test_B4_the_optional_fields_of_a_request_are_not_kept(fields):
     broker.session(b"W", 1, b"\x04", address, b"", b"done")
     (answer,) = broker.take(b"client")
     assert len(answer[0]) == extension.BARE_SIZE
+
+
+class Uncopied:
+    """A frame of which no more than a little may be copied."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def __len__(self):
+        return len(self.content)
+
+    def __getitem__(self, index):
+        part = self.content[index]
+        assert len(part) < 5_000
+        return part
+
+    def __bytes__(self):
+        raise AssertionError("the whole frame was copied")
+
+
+@pytest.mark.parametrize(
+    ("service", "status"),
+    [("service", b"404"), ("services", b"200"), ("workers", b"200"), ("gmdp", b"200"), ("nothing", b"501")],
+)
+@pytest.mark.parametrize("extended", [False, True])
+def test_B4_of_a_large_request_for_a_report_only_the_beginning_is_read(service, status, extended):
+    broker = GmdpBroker()
+    broker.register(b"W", 1)  # of the service echo
+    frames = MDP02.client_request(b"mmi." + service.encode(), Uncopied(b"echo" * 5_000), Uncopied(b"echo"), b"echo")
+    if extended:
+        frames = [extension.call_frame(extension.request_id(b"n" * 16, 1)), b"", *frames]
+    broker.feed(b"client", frames)
+    (answer,) = broker.take(b"client")
+    body = answer[answer.index(b"MDPC02") + 3 :]
+    assert body[0] == status
+    if service in ("services", "workers"):
+        assert body[1].startswith(b'{"total":0,')  # a name that no service can have, not its beginning
+
+
+def test_a_probe_that_is_too_large_names_no_features():
+    """It is cut only where it is too large anyway."""
+    broker = GmdpBroker()
+    (probe,) = extension.probe_body(2, extension.SUPPORTED)
+    for size, features in ((extension.MAX_PROBE, extension.SUPPORTED), (extension.MAX_PROBE + 1, 0)):
+        broker.feed(b"client", MDP02.client_request(b"mmi.gmdp", Uncopied(probe.ljust(size))))
+        assert broker.state.peers.features_of((b"client",), extension.session_frame(1)) == features
