@@ -12,10 +12,11 @@ The rules of this module:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import weakref
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import gevent
 
@@ -23,6 +24,9 @@ from . import guarded, logs
 from .slots import allocate_rlock
 
 _log = logging.getLogger("gmdp")
+
+
+T = TypeVar("T")
 
 
 class Instance(Protocol):
@@ -41,6 +45,8 @@ class Instance(Protocol):
 
 
 _instances: weakref.WeakSet[Instance] = weakref.WeakSet()
+#: The hubs in which sockets are owned.
+_hubs: weakref.WeakSet[Any] = weakref.WeakSet()
 #: The process to which the instances belong.
 _process = os.getpid()
 #: Guards the reset in a child whose threads notice the fork at the same time.
@@ -53,11 +59,20 @@ def register(instance: Instance) -> None:
     _instances.add(instance)
 
 
+def register_hub(hub: Any) -> None:
+    """Have the loop of `hub`, in which sockets are owned, leave the parent's alone in the child of each fork."""
+    _hubs.add(hub)
+
+
 def instances() -> list[Instance]:
     """Every broker, worker and client of this process.  Any thread."""
+    return _members(_instances)
+
+
+def _members(known: weakref.WeakSet[T]) -> list[T]:
     while True:
         try:
-            return list(_instances)
+            return list(known)
         except RuntimeError:  # another thread has just registered one
             continue
 
@@ -75,14 +90,22 @@ def _after_fork() -> None:
     _resetting = True
     try:
         if _instances:
-            # This must come first, before any watcher is touched: the hub's loop waits on a descriptor that is
+            # This must come first, before any watcher is touched: each hub's loop waits on a descriptor that is
             # the parent's, too.  (libev notices by itself that it was forked, libuv does not.)
             gevent.reinit()
+            _reinit_loops()
         logs.after_fork()
         _reset_instances()
     finally:
         _resetting = False
         _process = os.getpid()
+
+
+def _reinit_loops() -> None:
+    """Part the loops of all threads from the parent's: those of threads that are not here have watchers, too."""
+    for hub in _members(_hubs):
+        with contextlib.suppress(AttributeError, TypeError, ValueError):  # that hub is gone, and its loop with it
+            hub.loop.reinit()
 
 
 def _reset_instances() -> None:

@@ -123,6 +123,7 @@ class Owner:
         self.hub = get_hub()
         self.loop = self.hub.loop
         logs.open_queue(self.hub)
+        forks.register_hub(self.hub)
         self.name = name
         self._engine = engine
         self._mailbox: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()

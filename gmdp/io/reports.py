@@ -25,6 +25,7 @@ from typing import Any
 import gevent
 import zmq
 
+from . import forks
 from .contexts import Context, SocketError, open_socket
 from .frames import DONTWAIT, EVENTS, POLLIN, get_option, receive_frame, stop_green_watcher
 
@@ -160,7 +161,8 @@ class _ReportSocket:
 
     def _on_readable(self) -> None:
         if self._key[0] != os.getpid():
-            self.abandon()  # a fork that Python's hooks did not see
+            forks.notice()  # a fork that Python's hooks did not see
+            self.abandon()
             return
         self._read()
         self._tell()

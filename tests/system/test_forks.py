@@ -242,6 +242,58 @@ def test_P1_with_gevent_s_other_loop():
     assert run(script, GEVENT_LOOP="libuv") == ["the child is well", "the parent is well"]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("gevent.libuv._corecffi") is None, reason="gevent was built without it")
+@pytest.mark.parametrize("in_c", [False, True], ids=["in Python", "in C"])
+def test_P1_a_fork_leaves_the_loops_of_other_threads_alone(in_c):
+    """With gevent's other loop: what the child does to its copy of a hub that it does not run
+    made each call of the parent take a second or two.
+    """
+    script = """
+    import os, sys, threading, time
+    import gevent
+    import gmdp
+
+    fork = os.fork
+    broker = gmdp.Broker("tcp://127.0.0.1:*")
+    broker.start()
+    worker = gmdp.Worker(broker.endpoint, "echo", lambda request: request.body)
+    worker.start()
+    client = gmdp.Client(broker.endpoint, timeout=20)
+    threaded = gmdp.Client(broker.endpoint, timeout=20, threaded=True)
+
+    def call():
+        return client.request("echo", b"1"), threaded.request("echo", b"2")
+
+    def fork_and_look():
+        child_pid = fork()
+        if not child_pid:
+            states = [instance.state.value for instance in (broker, worker, client, threaded)]
+            os._exit(7 if states == ["new"] * 4 else 1)
+        ends.append(child_pid)
+
+    def fork_in_thread():
+        thread = threading.Thread(target=fork_and_look)
+        thread.start()
+        while thread.is_alive():
+            gevent.sleep(0.001)
+
+    ends = []
+    for fork_so in (fork_and_look, fork_in_thread):
+        call()
+        fork_so()
+        assert os.waitstatus_to_exitcode(wait_for(ends.pop())) == 7
+        begun = time.monotonic()
+        for _ in range(4):
+            assert call() == ([b"1"], [b"2"])
+        seconds = time.monotonic() - begun
+        assert seconds < 2, seconds  # without the forks it takes some 20 ms
+    for instance in (threaded, client, worker, broker):
+        instance.close()
+    print("well")
+    """
+    assert run((IN_C if in_c else "") + textwrap.dedent(script), GEVENT_LOOP="libuv") == ["well"]
+
+
 def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
     """The hook forks in the middle of an owner's pass."""
     script = """
