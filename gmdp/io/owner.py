@@ -38,7 +38,7 @@ from .descriptors import get_hub
 from .frames import POLLIN, POLLOUT
 from .lingering import Lingering
 from .link import Link
-from .slots import Slot, get_hub_if_exists
+from .slots import SHORTEST_TIMER, Slot, get_hub_if_exists
 
 if TYPE_CHECKING:
     from ..core.peer.connector import Connection
@@ -489,7 +489,7 @@ class Owner:
             if self._timer is not None:
                 self._timer.stop()
                 self._timer.close()
-            self._timer = self.loop.timer(until - now)
+            self._timer = self.loop.timer(max(until - now, SHORTEST_TIMER))
             self._timer_at = until
             self._timer.start(self._on_timer)
         self._waiter = waiter = Waiter()

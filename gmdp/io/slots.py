@@ -15,6 +15,9 @@ allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
 allocate_rlock = gevent.monkey.get_original("_thread", "RLock")
 start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 
+#: Seconds of the shortest timer that gevent sets with each of its loops: with libuv it warns of a shorter one.
+SHORTEST_TIMER = 0.001
+
 #: Seconds that a hub gets for its first pass.
 FIRST_PASS_TIME = 2.0
 
@@ -89,7 +92,7 @@ class Slot:
             if timeout is None:
                 self._waiter.get()
             else:
-                with gevent.Timeout(timeout, False):
+                with gevent.Timeout(min(max(timeout, SHORTEST_TIMER), TIMEOUT_MAX), False):
                     self._waiter.get()
         return self._ready
 

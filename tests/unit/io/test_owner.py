@@ -89,6 +89,34 @@ def in_thread(function):
     return results[0]
 
 
+# Time
+
+
+def test_a_deadline_within_a_millisecond_sets_no_timer_that_libuv_warns_of(engine, monkeypatch):
+    """With warnings as errors, such a timer ended the owner."""
+    times = []
+
+    class Loop:
+        def __getattr__(self, name):
+            return getattr(gevent.get_hub().loop, name)
+
+        def timer(self, after):
+            times.append(after)
+            return gevent.get_hub().loop.timer(after)
+
+    # The clock stands still while the owner decides how long to wait.
+    monkeypatch.setattr("gmdp.io.owner.monotonic", lambda: 1000.0)
+    monkeypatch.setattr(engine, "deadline", lambda: 1000.0002)
+    owner = Owner(engine, "test")
+    owner.loop = Loop()
+    owner.start()
+    wait_until(lambda: times)
+    assert set(times) == {0.001}
+    owner.finish()
+    owner.post(int)
+    owner.greenlet.join()
+
+
 # The mailbox
 
 

@@ -67,6 +67,28 @@ def test_a_greenlet_sets_what_a_thread_waits_for():
     assert result() == 7
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, 0.0001])
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_wait_takes_any_timeout(thread, timeout, monkeypatch):
+    """With libuv, gevent has no timer for some of them."""
+    times = []
+
+    class NoTimeout(gevent.Timeout):
+        def __init__(self, seconds, exception):
+            times.append(seconds)
+            super().__init__(min(seconds, 20), exception)
+
+    monkeypatch.setattr(gevent, "Timeout", NoTimeout)
+
+    def wait():
+        slot = Slot()
+        slot.set("value") if thread else gevent.spawn(slot.set, "value")
+        return slot.wait(timeout) and slot.get()
+
+    assert (in_thread(wait)() if thread else wait()) == "value"
+    assert all(seconds >= 0.001 and int(seconds * 1000) < 2**64 for seconds in times)
+
+
 @pytest.mark.parametrize("thread", [False, True])
 def test_a_wait_ends_with_its_timeout(thread):
     def wait():
