@@ -245,12 +245,12 @@ class Broker(Lifecycle):
             StateError: the call is from another thread, and the broker's hub does not run.
         """
         forks.notice()
-        if self._owner is not None:
-            self._call_in_owner_thread(self._owner, self._reconsider)
-
-    def _reconsider(self) -> None:
         owner = self._owner
         if owner is not None:
+            self._call_in_owner_thread(owner, self._reconsider, owner)
+
+    def _reconsider(self, owner: Owner) -> None:
+        if self._owner is owner:
             self._core.reconsider(monotonic())
             owner.post(_do_nothing)  # the pass sends what was decided
 

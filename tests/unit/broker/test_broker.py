@@ -281,6 +281,27 @@ def test_a_policy_that_has_changed_its_mind_is_asked_again():
         assert client.request("it", b"x") == [b"x"]
 
 
+def test_a_policy_is_not_asked_again_for_a_run_that_has_ended(monkeypatch):
+    """Another thread asks for it: its call may come after the next start, and the end of the first owner answers it."""
+    cores = []
+    monkeypatch.setattr("gmdp.core.broker.core.BrokerCore.reconsider", lambda core, now: cores.append(core))
+    broker = Broker("tcp://127.0.0.1:*", access=lambda user, action, service: True)
+    call = broker._call_in_owner_thread
+
+    def call_after_a_restart(*args):
+        monkeypatch.setattr(broker, "_call_in_owner_thread", call)
+        broker.stop()
+        broker.start()
+        return call(*args)
+
+    with broker:
+        broker.reconsider()
+        assert cores == [broker._core]
+        monkeypatch.setattr(broker, "_call_in_owner_thread", call_after_a_restart)
+        broker.reconsider()
+    assert len(cores) == 1
+
+
 def test_the_broker_itself_may_have_work_done():
     broker, bodies = Broker("tcp://127.0.0.1:*"), []
     assert not broker.enqueue("it", b"x")
