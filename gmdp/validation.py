@@ -84,6 +84,8 @@ def check_endpoint(endpoint: object, bind: bool) -> str:
         encoded = numbers.check_text("an endpoint", endpoint)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+    if "\0" in endpoint:
+        raise ConfigurationError(wrong + "it must not contain a NUL character, where ZeroMQ would end it")
     scheme, found, rest = endpoint.partition("://")
     if not found or scheme not in ("tcp", "ipc", "inproc"):
         raise ConfigurationError(wrong + "it must begin with tcp://, ipc:// or inproc://")

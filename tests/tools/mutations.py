@@ -636,6 +636,36 @@ MUTATIONS = {
         "            if False:",
         tests="system/test_forks.py::test_G6_whatever_a_child_that_was_forked_in_c_does_first",
     ),
+    "in a child the loops of other threads stay the parent's": Mutation(
+        "io.forks",
+        "            _reinit_loops()\n",
+        "",
+        tests="system/test_forks.py::test_P1_a_fork_leaves_the_loops_of_other_threads_alone",
+    ),
+    "an owner sets timers that libuv warns of": Mutation(
+        "io.owner",
+        "max(until - now, SHORTEST_TIMER)",
+        "until - now",
+        tests="unit/io/test_owner.py::test_a_deadline_within_a_millisecond_sets_no_timer_that_libuv_warns_of",
+    ),
+    "a wait has timers that libuv does not have": Mutation(
+        "io.slots",
+        "min(max(timeout, SHORTEST_TIMER), TIMEOUT_MAX), False",
+        "timeout, False",
+        tests="unit/io/test_slots.py::test_a_wait_takes_any_timeout",
+    ),
+    "an endpoint may end before its end": Mutation(
+        "validation",
+        '    if "\\0" in endpoint:\n',
+        "    if False:\n",
+        tests="unit/test_validation.py::test_what_is_no_endpoint_is_an_error_that_shows_it",
+    ),
+    "reconsider of a run that has ended changes the next one": Mutation(
+        "broker.broker",
+        "        if self._owner is owner:\n            self._core.reconsider",
+        "        if self._owner is not None:\n            self._core.reconsider",
+        tests="unit/broker/test_broker.py::test_a_policy_is_not_asked_again_for_a_run_that_has_ended",
+    ),
     "a fork in C is not noticed by a call": Mutation(
         "client.client",
         "        forks.notice()\n        call = Call(",

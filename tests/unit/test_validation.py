@@ -84,7 +84,20 @@ def test_a_wildcard_is_for_binding_only(endpoint):
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "udp://127.0.0.1:1", "tcp://127.0.0.1", "tcp://127.0.0.1:65536", "ipc://", "ipc://" + 108 * "x", 5]
+    "endpoint",
+    [
+        "",
+        "udp://127.0.0.1:1",
+        "tcp://127.0.0.1",
+        "tcp://127.0.0.1:65536",
+        "ipc://",
+        "ipc://" + 108 * "x",
+        5,
+        "ipc:///tmp/a\0b",
+        "ipc://@a\0b",
+        "inproc://a\0b",
+        "tcp://127.0.0.1\0:5",
+    ],
 )
 def test_what_is_no_endpoint_is_an_error_that_shows_it(endpoint):
     with pytest.raises(ConfigurationError) as caught:
