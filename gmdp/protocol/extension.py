@@ -94,8 +94,8 @@ broker may take back what the worker has not begun: it says DISCONNECT to that s
 that has not run for a while reads everything before it begins anything.
 
 **Optional fields** follow each other without a gap.  A reader skips types that it does not
-know, stops at a field that is longer than what is left, and takes the last of
-several fields of one type:
+know, stops at a field that is longer than what is left and after :data:`MAX_FIELDS` fields, and takes
+the last of several fields of one type:
 
 ======  ====  ===========================================================
 offset  size  field
@@ -188,6 +188,8 @@ SESSION_SIZE = _SESSION.size
 #: The lengths of a call frame of version 1.
 CALL_SIZES_1 = frozenset({CALL_SIZE, CALL_SIZE + _TRACEPARENT_SIZE})
 MAX_SESSION = 2**32 - 1
+#: The most optional fields of a frame that are read.
+MAX_FIELDS = 64
 #: The most bytes of a field REASON that are sent, and that are shown.
 MAX_REASON = 1_000
 #: The most bytes of a probe's body that a broker reads.
@@ -346,7 +348,9 @@ def _read_fields(frame: bytes, at: int) -> Mapping[int, bytes]:
     fields = {}
     at += 2
     end = len(frame) - _FIELD.size
-    while at <= end:
+    for _ in range(MAX_FIELDS):
+        if at > end:
+            break
         kind, size = _FIELD.unpack_from(frame, at)
         at += _FIELD.size
         value = frame[at : at + size]

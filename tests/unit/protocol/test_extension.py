@@ -163,6 +163,8 @@ def test_only_what_has_magic_version_and_length_is_one(frame):
         (b"\x09\x00\x01a\x09\x00\x01b", {9: b"b"}),
         (b"\x09\xff\xff" + b"a" * 100, {}),
         (b"\x00\x00\x01z\xff\x00\x02yy", {0: b"z", 255: b"yy"}),
+        (b"\x09\x00\x00" * 63 + b"\x09\x00\x01a" + b"\x09\x00\x01b", {9: b"a"}),
+        (b"\xff\x00\x00" * 21_845, {255: b""}),
     ],
 )
 def test_optional_fields_are_read_as_far_as_they_make_sense(rest, expected):
