@@ -56,8 +56,8 @@ _HEARTBEAT = Command.HEARTBEAT
 _BEGUN = int(Feature.BEGUN)  # an IntFlag's own operators are Python functions
 
 
-#: Sessions beyond those of a connection of which the broker still knows what they have begun.
-MAX_STALE = 1_000
+#: Of so many sessions that a connection does not have, the broker still knows what they have begun.
+MAX_STALE = 10
 
 
 class Conversation:

@@ -263,3 +263,17 @@ def test_F10_without_the_right_token_such_a_reply_is_invalid(mdp, spoil):
         assert broker.core.counters.drops == {"malformed": 1}
         assert broker.take(b"client") == []
         assert broker.take(b"worker") == [mdp.disconnect]
+
+
+def test_X2_sessions_that_a_connection_does_not_have_take_no_memory():
+    """A worker may say that any session begins, and register a session of any number."""
+    broker = GmdpBroker()
+    broker.feed(b"W", MDP02.client_request(b"mmi.gmdp", *extension.probe_body(2, extension.SUPPORTED)))
+    broker.register(b"W", 1, 2, 3, 1_000_000)
+    (connection,) = broker.core._registry.connections.values()
+    for numbers in ((1, 3), range(5, 1_000), range(1_000_001, 1_002_000)):
+        (frame,) = extension.begun_frames(map(extension.session_frame, numbers))
+        broker.feed(b"W", [frame, b"", *MDP02.heartbeat])
+        assert len(connection.begun) <= 20
+        # What is known of the connection's own sessions stays.
+        assert connection.begun.keys() >= {(1,), (3,)}
