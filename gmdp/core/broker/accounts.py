@@ -55,6 +55,9 @@ class Accounts:
                     account = self.users[user] = Client(user, user)
                 account.open += 1
             client = self.clients[routing_id] = Client(routing_id, user, account)
+            peers = self._state.peers
+            if peers.crowded:
+                peers.on_use(routing_id)
         return client
 
     def forget_if_unused(self, client: Client) -> None:

@@ -102,6 +102,8 @@ class BrokerCore:
         self._conversation = Conversation(
             state, self._accounts, self._replies, self._flows, self._delivery, self._registry
         )
+        clients, is_worker = self._accounts.clients, self._registry.has_routing_id
+        state.peers.is_in_use = lambda routing_id: routing_id in clients or is_worker(routing_id)
         reports = Reports(self)
         self._intake = Intake(
             state, self._accounts, self._replies, self._flows, self._services, self._delivery, reports

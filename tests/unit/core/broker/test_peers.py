@@ -108,3 +108,36 @@ def test_X2_invented_return_addresses_push_out_no_other_connection_s_features(mo
 def test_about_says_what_a_broker_speaks_by_default():
     fields = {field.name: field.default for field in dataclasses.fields(About)}
     assert (fields["extension"], fields["features"]) == (extension.VERSION, extension.SUPPORTED)
+
+
+@pytest.mark.parametrize("use", ["calls", "waits", "works"])
+def test_L8_a_peer_in_use_keeps_its_features_however_many_come_and_go(monkeypatch, use):
+    """A broker without security does not learn which connections are closed."""
+    monkeypatch.setattr(peers, "MAX_PEERS", 10)
+    broker = broker_with_features()
+    probe(broker, b"old", EVERYTHING)
+    if use == "waits":
+        broker.call(b"old", 1)
+    elif use == "works":
+        broker.register(b"old", 1, service=b"other")
+    else:
+        broker.register(b"W", 1)
+    for number in range(100):
+        probe(broker, b"new %d" % number, EVERYTHING)
+        if use == "calls" and number % 3 == 0:
+            broker.call(b"old", number)
+            ((address, _),) = broker.requests(b"W").values()
+            broker.session(b"W", 1, b"\x04", address, b"", b"done")
+            assert len(broker.answered(b"old")) == 1
+    assert (b"old",) in known(broker)
+    assert len(known(broker)) == 10
+
+
+def test_a_peer_gives_way_if_all_are_in_use(monkeypatch):
+    monkeypatch.setattr(peers, "MAX_PEERS", 5)
+    broker = broker_with_features()
+    for number in range(20):
+        probe(broker, b"%d" % number, EVERYTHING)
+        broker.call(b"%d" % number, 1)
+    assert len(known(broker)) == 5
+    assert (b"19",) in known(broker)
