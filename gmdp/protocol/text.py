@@ -56,6 +56,15 @@ def show_words(words: bytes, most: int) -> str:
 
 def show_frames(frames: Sequence[bytes]) -> str:
     """Return the beginning of a message: how many frames it has, and the first of them."""
-    shown = " ".join(show_name(frame, _MAX_SHOWN_OF_FRAME) for frame in frames[:_MAX_SHOWN_FRAMES])
     more = " …" if len(frames) > _MAX_SHOWN_FRAMES else ""
-    return f"{len(frames)} {'frame' if len(frames) == 1 else 'frames'}: {shown}{more}" if frames else "no frames"
+    count = f"{len(frames)} {'frame' if len(frames) == 1 else 'frames'}"
+    return f"{count}: {_show_first(frames)}{more}" if frames else "no frames"
+
+
+def show_beginning(frames: Sequence[bytes]) -> str:
+    """Return the first frames of a message that has more than is known."""
+    return f"it begins: {_show_first(frames)} …"
+
+
+def _show_first(frames: Sequence[bytes]) -> str:
+    return " ".join(show_name(frame, _MAX_SHOWN_OF_FRAME) for frame in frames[:_MAX_SHOWN_FRAMES])

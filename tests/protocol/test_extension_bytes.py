@@ -290,6 +290,18 @@ def test_inproc_frames_that_are_too_large_are_answered(tmp_path):
         assert broker.statistics().drops == {"frame_too_large": 1, "too_many_frames": 1}
 
 
+@pytest.mark.parametrize("limit", [9, 30, 40, 91])
+def test_B7_an_extension_s_frame_above_the_limit_is_dropped_and_counted(tmp_path, limit):
+    endpoint = f"inproc://{tmp_path}"
+    with Broker(endpoint, max_frame_size=limit) as broker, dealer(endpoint) as client:
+        client.send(b"hop", call(1, trace=TRACEPARENT), b"", b"MDPC02", b"\x01", b"echo", b"x")
+        client.send(b"hop", session(1, fields=field(200, b"x" * limit)), b"", b"MDPW02", b"\x01", b"echo")
+        client.send(b"MDPC02", b"\x01", b"mmi.none", b"")
+        assert client.recv() == [b"MDPC02", b"\x03", b"mmi.none", b"501"]
+        drops = broker.statistics().drops
+        assert drops["frame_too_large"] == (2 if Spoken.version == 2 or limit == 9 else 1)
+
+
 def test_a_cancelled_request_leaves_the_queue_and_the_reply_of_a_running_one_is_dropped(broker):
     with dealer(broker.endpoint) as worker, dealer(broker.endpoint) as client:
         worker.send(b"MDPW02", b"\x01", b"echo")
@@ -490,6 +502,16 @@ def test_fields_that_a_broker_does_not_know_are_skipped(broker):
         worker.send(session(2), b"", b"MDPW02", b"\x01", b"echo")
         client.send(call(8, fields=twice), b"", b"MDPC02", b"\x01", b"echo", b"hello")
         assert worker.recv()[4][28:] == TRACEPARENT
+
+
+@pytest.mark.parametrize("version", [2], indirect=True)
+@pytest.mark.parametrize(("before", "read"), [(63, TRACEPARENT), (64, b"")])
+def test_B4_a_broker_reads_no_more_than_64_optional_fields(broker, before, read):
+    many = b"\xc8\x00\x00" * before + b"\x01\x00\x37" + TRACEPARENT
+    with dealer(broker.endpoint) as worker, dealer(broker.endpoint) as client:
+        worker.send(session(1), b"", b"MDPW02", b"\x01", b"echo")
+        client.send(call(7, fields=many), b"", b"MDPC02", b"\x01", b"echo", b"hello")
+        assert worker.recv()[4][28:] == read
 
 
 @pytest.mark.parametrize("version", [2], indirect=True)

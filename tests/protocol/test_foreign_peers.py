@@ -642,5 +642,5 @@ def test_F2_messages_dropped_from_strangers_are_told_once_with_what_would_be_rig
         "127.0.0.1: a message was dropped: the empty frame before 'MDPC01' is missing (RFC 7; a DEALER socket has to "
         "send it) (3 frames: 'MDPC01' 'echo' 'x')",
         "127.0.0.1: a message of more than max_frames=20 frames was dropped "
-        "(8 frames: 'MDPC02' '\\x01' 'echo' 'x' 'x' 'x' 'x' 'x' …)",
+        "(it begins: 'MDPC02' '\\x01' 'echo' 'x' 'x' 'x' 'x' 'x' …)",
     ]

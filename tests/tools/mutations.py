@@ -741,6 +741,48 @@ MUTATIONS = {
         "_MOST_ASKED = 4",
         tests="unit/core/broker/test_intake.py",
     ),
+    "a peer that calls loses its features to newcomers": Mutation(
+        "core.broker.accounts",
+        "            if peers.crowded:",
+        "            if False:",
+        tests="unit/core/broker/test_peers.py",
+    ),
+    "a peer that waits loses its features to newcomers": Mutation(
+        "core.broker.core",
+        "routing_id in clients or is_worker(routing_id)",
+        "is_worker(routing_id)",
+        tests="unit/core/broker/test_peers.py",
+    ),
+    "a peer that works loses its features to newcomers": Mutation(
+        "core.broker.core",
+        "routing_id in clients or is_worker(routing_id)",
+        "routing_id in clients",
+        tests="unit/core/broker/test_peers.py",
+    ),
+    "any number of optional fields is read": Mutation(
+        "protocol.extension",
+        "MAX_FIELDS = 64",
+        "MAX_FIELDS = 64_000",
+        tests="unit/protocol/test_extension.py",
+    ),
+    "what sessions of any number have begun is kept": Mutation(
+        "core.broker.conversation",
+        "MAX_STALE = 10",
+        "MAX_STALE = 1_000",
+        tests="unit/core/broker/test_conversation.py",
+    ),
+    "what the sessions of a connection have begun is forgotten with the rest": Mutation(
+        "core.broker.registry",
+        "if number in numbers}",
+        "if number not in numbers}",
+        tests="unit/core/broker/test_conversation.py",
+    ),
+    "a warning shows frames that nobody sent": Mutation(
+        "core.broker.core",
+        "frames[1 : sent + 1]",
+        "frames[1:]",
+        tests="unit/core/broker/test_core.py::test_B7_F2_the_warning_of_a_frame_that_is_too_large_shows_what_was_sent",
+    ),
     # Drain
     "a try may last no time": Mutation(
         "core.peer.calls",

@@ -29,7 +29,7 @@ from collections.abc import Collection, Iterable
 
 from ...protocol.diagnosis import diagnose
 from ...protocol.extension import Status
-from ...protocol.text import show_frames
+from ...protocol.text import show_beginning
 from ...protocol.wire import parse, parse_without_delimiter
 from ..snapshots import FrozenDict, copy_counts
 from .access import Access
@@ -382,14 +382,16 @@ def _describe_malformed(frames: list[bytes], options: BrokerOptions) -> str:
 
 
 def _describe_too_many(frames: list[bytes], options: BrokerOptions) -> str:
-    return f"a message of more than max_frames={options.max_frames} frames was dropped ({show_frames(frames[1:9])} …)"
+    return f"a message of more than max_frames={options.max_frames} frames was dropped ({show_beginning(frames[1:])})"
 
 
 def _describe_too_large(frames: list[bytes], options: BrokerOptions) -> str:
     largest = max(map(len, frames))
+    # The socket adds frames to such a message: no more are shown than those up to the first that is too large.
+    sent = next((at for at, frame in enumerate(frames) if at and len(frame) > options.max_frame_size), len(frames))
     return (
         f"a message with a frame of {largest} bytes was dropped: max_frame_size={options.max_frame_size}; "
-        f"send several frames, or raise the option ({show_frames(frames[1:])})"
+        f"send several frames, or raise the option ({show_beginning(frames[1 : sent + 1])})"
     )
 
 

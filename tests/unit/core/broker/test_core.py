@@ -334,3 +334,20 @@ def test_a_broker_counts_messages_without_frames(frames):
     core.feed(frames, 1.0)
     assert core.counters.drops == {"malformed": 1}
     assert (b"busy" in core._registry.connections) == (not frames or frames[0] != b"busy")
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ([b"MDPC02", b"\x01", b"echo", b"x" * 11, b"more"], r"'MDPC02' '\x01' 'echo' 'xxxxxxxxxxx' …)"),
+        ([b"MDPC02", b"\x01", b"echo", *[b"x"] * 10, b"x" * 11], r"'MDPC02' '\x01' 'echo' 'x' 'x' 'x' 'x' 'x' …)"),
+    ],
+)
+def test_B7_F2_the_warning_of_a_frame_that_is_too_large_shows_what_was_sent(sent, shown):
+    """The socket adds frames, until a message has more than are allowed."""
+    broker = ManualBroker(max_frame_size=10, max_frames=20)
+    broker.core._checks_size = False
+    broker.feed(b"client", [*sent, *[b""] * 20])
+    (complaint,) = broker.core.take_refusals()
+    assert complaint.text.startswith("a message with a frame of 11 bytes was dropped: max_frame_size=10; ")
+    assert complaint.text.endswith(f"or raise the option (it begins: {shown}")
