@@ -105,6 +105,18 @@ MUTATIONS = {
     "a suspect goes to any idle worker": Mutation(
         "core.broker.delivery", "if worker.connection.suspect is None:", "if True:"
     ),
+    "each loss looks at every message to be sent": Mutation(
+        "core.broker.state",
+        "if self.unsent is None:",
+        "if True:",
+        tests="unit/core/broker/test_unsent.py::test_B12_clients_that_are_gone_are_looked_for_once",
+    ),
+    "what was sent is taken back": Mutation(
+        "core.broker.core",
+        "state.outbox, state.events, state.unsent = [], [], None",
+        "state.outbox, state.events = [], []",
+        tests="unit/core/broker/test_unsent.py::test_what_was_sent_is_not_taken_back",
+    ),
     "requests whose caller's time is up are delivered again": Mutation(
         "core.broker.delivery", "elif now >= request.deadline:", "elif False:"
     ),
@@ -1181,9 +1193,9 @@ MUTATIONS = {
         "test_L9_a_request_whose_retry_came_on_another_connection_goes_with_that_connection[assigned]",
     ),
     "a message to a lost worker goes to the next peer": Mutation(
-        "core.broker.replies",
-        "(outgoing.target is not None and outgoing.target.stands())",
-        "(outgoing.target is not None and not outgoing.essential)",
+        "core.broker.unsent",
+        "if target is not None and target.stands():",
+        "if target is not None and not self._outbox[at].essential:",
         tests="unit/core/broker/test_core.py::"
         "test_S8_a_heartbeat_that_was_decided_for_a_closed_connection_goes_to_nobody",
     ),

@@ -157,7 +157,7 @@ class BrokerCore:
         """Return the decisions since the last call, (messages to send, events), and clear them."""
         state = self._state
         decided = state.outbox, state.events
-        state.outbox, state.events = [], []
+        state.outbox, state.events, state.unsent = [], [], None
         return decided
 
     def take_refusals(self) -> list[Refusal | Complaint]:

@@ -78,7 +78,8 @@ class Delivery:
             if not service.members:
                 self._services.without_worker[service.name] = None
             if worker.request is not None:
-                if self._take_back_unsent(worker) or worker.request in unsent:
+                # A worker that says FINAL and DISCONNECT in one burst has not got its next request yet.
+                if self._state.find_unsent().take_back(worker) or worker.request in unsent:
                     worker.request.attempts -= 1  # it never reached a worker
                 else:
                     worker.request.suspect = True
@@ -223,18 +224,6 @@ class Delivery:
         pulse.sent_since_heartbeat = True
         frames = [*worker.request_head, address + tail, EMPTY, *request.body]
         self._state.outbox.append(new_tuple(Outgoing, (frames, worker, True)))
-
-    def _take_back_unsent(self, worker: Worker) -> bool:
-        """Take back the request that is about to be sent to a worker; False if it was sent.
-
-        A worker that says FINAL and DISCONNECT in one burst has not got its next request yet.
-        """
-        outbox = self._state.outbox
-        for at, outgoing in enumerate(outbox):
-            if outgoing.target is worker:
-                del outbox[at]
-                return True
-        return False
 
     def _deliver_again(self, request: Request, loss: LossReason, now: float) -> bool:
         """Find another worker for a request whose worker was lost, or end the request; False if it must wait."""

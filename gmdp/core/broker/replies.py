@@ -125,16 +125,9 @@ class Replies:
 
     def forget_routing_id(self, routing_id: bytes, counted_as: DropReason, now: float) -> None:
         """Drop all messages on their way to the client of this routing id, which is gone."""
-        outbox = self._state.outbox
         # The same connection may have workers.
-        kept = [
-            outgoing
-            for outgoing in outbox
-            if outgoing.frames[0] != routing_id or (outgoing.target is not None and outgoing.target.stands())
-        ]
-        for _ in range(len(outbox) - len(kept)):
+        for _ in range(self._state.find_unsent().drop(routing_id)):
             self._state.counters.count_drop(counted_as)
-        outbox[:] = kept
         client = self._accounts.clients.pop(routing_id, None)
         if client is not None:
             client.gone = True

@@ -12,6 +12,7 @@ from .decisions import DeadLetter, Event, Outgoing, QueueWait, Refusal
 from .options import BrokerOptions
 from .peers import Peers
 from .statistics import BrokerCounters
+from .unsent import Unsent
 
 
 class BrokerState:
@@ -33,6 +34,7 @@ class BrokerState:
         "refused_at",
         "timers",
         "trace_waits",
+        "unsent",
         "users",
     )
 
@@ -62,6 +64,8 @@ class BrokerState:
         self.gap = Gap(options.heartbeat_interval, options.expiry, now)
         #: Messages to send that the owner has not taken yet, in order.
         self.outbox: list[Outgoing] = []
+        #: Where they stand, once somebody has asked.
+        self.unsent: Unsent | None = None
         #: Events that the owner has not taken yet, in order.
         self.events: list[Event | DeadLetter | QueueWait] = []
         #: True if :class:`QueueWait` events are wanted.
@@ -72,3 +76,9 @@ class BrokerState:
         self.draining = False
         #: While draining: when the last request was refused for that reason.
         self.refused_at = -math.inf
+
+    def find_unsent(self) -> Unsent:
+        """Where the messages to send stand."""
+        if self.unsent is None:
+            self.unsent = Unsent(self.outbox)
+        return self.unsent
