@@ -7,6 +7,7 @@ looks for parts.  Whatever their threads are, one of the two sees the other's ac
 from __future__ import annotations
 
 import math
+import operator
 from collections import deque
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from ..io.owner import Owner
 from ..io.slots import FirstPass, Slot
 from ..protocol.extension import part_weight
 from ..protocol.text import show_name
+from ..validation import check_number
 
 
 class Canceller(Protocol):
@@ -207,8 +209,16 @@ class Stream:
 
         A reader that passes large parts on slowly calls this as it goes: the handler may go on earlier,
         and the broker sees that the stream has not stalled.  Without it, a part counts once the next is read.
+
+        Args:
+            size: bytes, a whole number of at least 0.
+
+        Raises:
+            ConfigurationError: `size` is negative.
+            TypeError: `size` is not a whole number.
         """
-        self._answer.note_taken(size)
+        # The owner puts the sum into a frame, where a fraction would end the client for all its callers.
+        self._answer.note_taken(check_number("size", operator.index(size), whole=True))
 
     def close(self) -> None:
         """End the call; no effect if it has ended."""

@@ -1078,6 +1078,18 @@ MUTATIONS = {
         tests="unit/core/peer/test_client.py",
     ),
     # Streams
+    "a part of a byte counts as taken": Mutation(
+        "client.answers",
+        'check_number("size", operator.index(size), whole=True)',
+        "size",
+        tests="unit/client/test_answers.py::test_what_a_reader_of_a_stream_notes_wrongly_costs_no_other_call",
+    ),
+    "less than nothing counts as taken": Mutation(
+        "client.answers",
+        'check_number("size", operator.index(size), whole=True)',
+        "operator.index(size)",
+        tests="unit/client/test_answers.py::test_what_a_reader_of_a_stream_notes_wrongly_costs_no_other_call",
+    ),
     "credits are not passed on": Mutation(
         "core.broker.flows", "        flow.granted = credit\n", "        flow.granted = credit\n        return\n"
     ),

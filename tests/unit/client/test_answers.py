@@ -7,7 +7,7 @@ import pytest
 from gevent.event import Event
 from waiting import wait_until
 
-from gmdp import AsyncClient, Client, ClosedError, HubNotRunning, StreamOverflow, Worker
+from gmdp import AsyncClient, Client, ClosedError, ConfigurationError, HubNotRunning, StreamOverflow, Worker
 from gmdp.client.answers import CATCH_UP_TIME, Answer
 from gmdp.core.peer.calls import Call, Part
 
@@ -163,6 +163,26 @@ def test_X9_a_part_counts_as_taken_once_the_next_is_asked_for():
     assert reader.call.consumed == 400
     next(reader.answer)
     assert (reader.call.consumed, reader.grants) == (400, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [(300 / 7, TypeError), ("300", TypeError), (-1, ConfigurationError)],
+    ids=["float", "str", "below 0"],
+)
+def test_what_a_reader_of_a_stream_notes_wrongly_costs_no_other_call(broker, client, held, size, error):
+    """The owner would put the sum into a grant of credit."""
+    with Worker(broker.endpoint, "parts", parts_of(1_000, 100)):
+        other = client.submit("held", b"other")
+        stream = client.stream("parts", b"")
+        for _ in range(99):
+            next(stream)
+            with pytest.raises(error):
+                stream.note_taken(size)
+            stream.note_taken(300)
+        assert len(list(stream)) == 1
+        held.release()
+        assert other.get(timeout=20) == [b"other"]
 
 
 # Readers that go away
