@@ -1082,6 +1082,7 @@ class BrokerRun:
         core, state, accounts = self.core, self.core._state, self.core._accounts
         held: Counter[object] = Counter()
         opened: Counter[object] = Counter()
+        waiting: Counter[object] = Counter()
         typed: Counter[object] = Counter()
         calls = {}
         clients = set(accounts.clients.values())
@@ -1098,6 +1099,7 @@ class BrokerRun:
             assert request.joined_bytes == (0 if request.joined_parts is None else charged_bytes(request.joined_parts))
             held[client.account or client] += request.size + request.joined_bytes
             opened[client] += 1
+            waiting[client] += request.place is Place.QUEUED
             typed[client] += request.terms is not STRICT
             if request.terms.identity is not None:
                 calls[request.terms.identity] = request
@@ -1108,6 +1110,7 @@ class BrokerRun:
         users: Counter[object] = Counter()
         for client in clients:
             assert client.open == opened[client]
+            assert client.queued == waiting[client]
             assert client.open or client.backlog is not None, "a client without requests is kept"
             if client.key:  # else the client is the broker itself
                 assert typed[client] <= OPTIONS.max_in_flight + self.core.counters.joins

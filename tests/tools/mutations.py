@@ -130,8 +130,8 @@ MUTATIONS = {
     ),
     "queued requests never expire": Mutation(
         "core.broker.delivery",
-        "self._state.timers.arm(request, until if until < request.deadline else request.deadline)",
-        "self._state.timers.arm(request, 1e9)",
+        "self._timers.arm(request, until if until < request.deadline else request.deadline)",
+        "self._timers.arm(request, 1e9)",
     ),
     "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = now\n", ""),
     # Strangers
@@ -1158,6 +1158,18 @@ MUTATIONS = {
         "core.broker.draining",
         "            elif connection.features & Feature.LEAVING:",
         "            else:",
+        tests="unit/core/broker/test_draining.py",
+    ),
+    "services are walked when a client goes that has queued nothing": Mutation(
+        "core.broker.services",
+        "            if not client.queued:\n                return\n            yield None",
+        "            yield None",
+        tests="unit/core/broker/test_draining.py",
+    ),
+    "a request that moves is still counted with the client that queued it": Mutation(
+        "core.broker.accounts",
+        "                old.queued -= 1\n                client.queued += 1\n",
+        "                pass\n",
         tests="unit/core/broker/test_draining.py",
     ),
     "a user's requests go with any of the user's connections": Mutation(

@@ -22,7 +22,7 @@ from ...protocol.dialects import Command
 from ...protocol.extension import CALLER_GONE, STALLED
 from ..outcomes import EndReason
 from .decisions import Outgoing
-from .records import Client, Request, envelope_bytes
+from .records import QUEUED, Client, Request, envelope_bytes
 from .state import BrokerState
 
 
@@ -118,13 +118,14 @@ class Accounts:
         if client is None:
             return  # released before
         request.client = None
-        size = request.size + request.joined_bytes
+        size = request.size
+        if request.joined_parts is not None:
+            size += request.joined_bytes
+            request.joined_parts = None
+            request.joined_bytes = 0
         (client.account or client).bytes -= size
         self._state.held_bytes -= size
         request.body = []
-        if request.joined_parts is not None:
-            request.joined_parts = None
-            request.joined_bytes = 0
         identity = request.terms.identity
         # A retry that could not join this request may have taken its place.
         if identity is not None and self.calls.get(identity) is request:
@@ -144,6 +145,9 @@ class Accounts:
         if old is not None and old is not client:
             request.client = client
             client.open += 1
+            if request.place is QUEUED:
+                old.queued -= 1
+                client.queued += 1
             size = request.size + request.joined_bytes
             (client.account or client).bytes += size
             (old.account or old).bytes -= size

@@ -292,7 +292,7 @@ class BrokerCore:
         """Drop what a client that is gone has queued, and what is on its way to it."""
         client = self._accounts.clients.get(routing_id)
         self._replies.forget_routing_id(routing_id, counted_as, now)
-        if client is not None and client.open:
+        if client is not None and client.queued:
             self._services.drop_requests_of(client, now)
         self._state.peers.forget_routing_id(routing_id)
 

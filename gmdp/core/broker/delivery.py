@@ -45,6 +45,8 @@ class Delivery:
 
     def __init__(self, state: BrokerState, replies: Replies, services: Services, nonce: bytes) -> None:
         self._state = state
+        self._timers = state.timers
+        self._counters = state.counters
         self._replies = replies
         self._services = services
         self._token_start = token.start(nonce)
@@ -105,8 +107,7 @@ class Delivery:
             request = queue.pop(worker.connection.suspect is None)
             if request is None:
                 break  # suspects wait, and the connection has one
-            self._services.unqueue(request, now)
-            client = request.client
+            client = self._services.unqueue(request, now)
             if client is not None and client.gone:
                 self._services.end_request(request, EndReason.CLIENT_GONE, now)
                 continue
@@ -134,14 +135,15 @@ class Delivery:
     def submit(self, request: Request, now: float) -> None:
         """Give an accepted request to a worker, or queue it."""
         service = request.service
-        self._state.counters.requests += 1
-        request.number = self._state.counters.requests
+        counters = self._counters
+        request.number = counters.requests = counters.requests + 1
         service.requests += 1
         if service.idle:
             self._assign(request, service.idle.popitem(last=False)[0], now)
         else:
             self._enqueue(request, now)
-            self._services.forget_if_unused(service)  # the request may have ended: no worker, or a full queue
+            if request.place is not QUEUED:  # it has ended: no worker, or a full queue
+                self._services.forget_if_unused(service)
 
     def abort(self, worker: Worker, now: float) -> None:
         """End the request of a worker, because the broker stops."""
@@ -199,7 +201,9 @@ class Delivery:
         request.move(ASSIGNED)
         attempts = request.attempts = request.attempts + 1
         if attempts > 1:
-            self._state.counters.redeliveries += 1
+            self._counters.redeliveries += 1
+            if request.suspect:
+                worker.connection.suspect = request
         self.assigned += 1
         number = self.assignments = self.assignments + 1
         terms = request.terms
@@ -212,8 +216,6 @@ class Delivery:
                 self._state.events.append(waited)
         else:
             tail = _FIRST_ATTEMPT if attempts == 1 else token.tail(attempts)
-        if request.suspect:
-            connection.suspect = request
         request.worker = worker
         worker.request = request
         worker.assigned_at = now
@@ -258,9 +260,11 @@ class Delivery:
                 return
             service.failing_without_worker += 1
         self._services.queued += 1
+        if request.client is not None:
+            request.client.queued += 1
         request.queued_at = now
         until = now + request.ttl_left
-        self._state.timers.arm(request, until if until < request.deadline else request.deadline)
+        self._timers.arm(request, until if until < request.deadline else request.deadline)
         queue = service.queue
         if again:
             queue.push_front(request)

@@ -136,7 +136,7 @@ class Service:
 class Client:
     """One connection from which requests come; known while it has open requests or a backlog."""
 
-    __slots__ = ("account", "backlog", "bytes", "gone", "key", "open", "user", "waits")
+    __slots__ = ("account", "backlog", "bytes", "gone", "key", "open", "queued", "user", "waits")
 
     def __init__(self, key: Hashable, user: str, account: Client | None = None) -> None:
         #: The connection's routing id; the user, for a user's account.
@@ -144,6 +144,8 @@ class Client:
         self.user = user
         #: How many requests are open; in a user's account, how many connections.
         self.open = 0
+        #: How many of them wait for a worker.
+        self.queued = 0
         #: The user's account, where the bytes are counted; None: they are counted here.
         self.account = account
         self.bytes = 0

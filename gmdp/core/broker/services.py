@@ -65,6 +65,7 @@ class Services:
 
     def __init__(self, state: BrokerState, accounts: Accounts, replies: Replies) -> None:
         self._state = state
+        self._timers = state.timers
         self._accounts = accounts
         self._replies = replies
         self.by_name: dict[bytes, Service] = {}
@@ -118,13 +119,17 @@ class Services:
 
     # Queued requests
 
-    def unqueue(self, request: Request, now: float) -> None:
-        """Note that a request has left its queue."""
+    def unqueue(self, request: Request, now: float) -> Client | None:
+        """Note that a request has left its queue; returns its client."""
         self.queued -= 1
+        client = request.client
+        if client is not None:
+            client.queued -= 1
         if request.terms.fail_without_worker:
             request.service.failing_without_worker -= 1
         request.ttl_left -= now - request.queued_at
-        self._state.timers.disarm(request)
+        self._timers.disarm(request)
+        return client
 
     def withdraw(self, request: Request, reason: EndReason, now: float) -> None:
         """Take a request out of its queue and end it."""
@@ -169,13 +174,15 @@ class Services:
         self._end_some(now)
 
     def _queued_by(self, client: Client) -> Iterator[Request | None]:
-        """Walk what a client that is gone has queued, as long as it has anything."""
+        """Walk what a client that is gone has queued, as long as it has anything there."""
         lane = client.user or client.key
         for service in list(self.by_name.values()):
-            if not client.open:
+            if not client.queued:
                 return
             yield None
             for request in service.queue.walk(lane):
+                if not client.queued:
+                    return
                 yield request if request.client is client else None
 
     def end_in_bursts(self, now: float) -> None:

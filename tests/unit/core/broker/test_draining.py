@@ -257,6 +257,36 @@ def test_G19_the_queues_of_clients_that_are_gone_are_dropped_in_bursts():
     assert broker.core.counters.ended == {"client_gone": 2 * BURST - 1}
 
 
+def test_X8_a_client_with_nothing_queued_closes_at_once_among_any_number_of_services():
+    broker = GmdpBroker(max_in_flight=10_000)
+    for number in range(BURST):
+        broker.call(b"other", number, service=b"%d" % number)
+    broker.register(b"W", 1)
+    broker.call(b"running", 1)
+    broker.core.on_connection_closed(b"running", broker.now)
+    assert broker.core.deadline() > broker.now
+    assert broker.core.queued == BURST
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_X8_no_service_is_looked_at_after_the_last_request_of_a_client_that_is_gone(secured):
+    """Also where others of its user wait in the same place in the queue, and where a retry has moved its requests."""
+    broker = GmdpBroker(max_in_flight=10_000)
+    user = "alice" if secured else ""
+    for peer in (b"first", b"gone"):
+        broker.call(peer, 1, service=b"0", user=user, nonce=peer.ljust(16, b"."))
+    broker.call(b"first", 2, service=b"0", user=user, nonce=b"first".ljust(16, b"."))
+    broker.call(b"gone", 2, service=b"0", user=user, nonce=b"first".ljust(16, b"."), attempt=2)
+    for number in range(BURST):
+        broker.call(b"other", number, service=b"%d" % number)
+    broker.core.on_connection_closed(b"gone", broker.now)
+    assert broker.core.deadline() > broker.now
+    assert broker.core.counters.ended == {"client_gone": 2}
+    broker.core.on_connection_closed(b"first", broker.now)
+    assert broker.core.deadline() > broker.now
+    assert broker.core.counters.ended == {"client_gone": 3}
+
+
 def test_G19_waiting_clients_are_looked_at_in_bursts():
     broker = GmdpBroker()
     for number in range(BURST + 1):
