@@ -26,7 +26,7 @@ from ..io import guarded, logs
 from ..io.dealers import SendQueue
 from ..io.owner import Owner
 from ..protocol.text import show_name
-from .handlers import HandlerGreenlet, HandlerOwner, PartSlot, Spawner, failure_of, run
+from .handlers import HandlerGreenlet, HandlerOwner, PartSlot, Spawner, failure_of, run, run_after_wait
 from .request import Request, make_request
 
 _log = logs.QueuedLogger("gmdp.worker")
@@ -67,9 +67,11 @@ class Dispatcher:
         "_owner",
         "_queue",
         "_receiver",
+        "_run",
         "_service",
         "_spawn",
         "_worker",
+        "cancelled",
         "request",
         "running",
         "session",
@@ -91,6 +93,7 @@ class Dispatcher:
         self._service = service
         self._worker = worker
         self._spawn = spawner.spawn
+        self._run = run_after_wait if spawner.may_wait else run
         self._owner = owner
         self._receiver = receiver
         #: The work that a handler has, the request made of it, and what runs the handler; the
@@ -100,6 +103,8 @@ class Dispatcher:
         self.task: Any = None
         #: Where the handler waits, or has waited, in its ``yield``.
         self.waiting: PartSlot | None = None
+        #: Where `spawn` may wait: the error of work whose handler must not begin any more.
+        self.cancelled: RequestCancelled | None = None
         #: What `task` calls if it ends before the handler began.
         self._on_task_ended: Callable[[Any], None] | None = None
         #: Where `spawn` may wait: the greenlet that calls `spawn`, and its queue of one piece of work at most.
@@ -115,7 +120,11 @@ class Dispatcher:
 
     def dispatch(self, work: Work) -> None:
         """Have the handler run for `work`."""
+        self.running = work
+        self.waiting = None
+        self.request = make_request(self._service, work)
         if self._queue is not None:
+            self.cancelled = None
             self._queue.put(work)
         else:
             self._start(work)
@@ -124,8 +133,9 @@ class Dispatcher:
         """Note that nobody waits any more for the answer to the work of `event`.
 
         The handler sees this in ``request.remaining()``.  If `kill` is true and the handler runs
-        in a greenlet, RequestCancelled is raised in that greenlet.  Else a handler that waits in its
-        ``yield`` is closed there; if its stream has stalled, StreamStalled is raised there.
+        in a greenlet, RequestCancelled is raised in that greenlet; a handler that waits for its place does
+        not begin.  Else a handler that waits in its ``yield`` is closed there; if its stream has stalled,
+        StreamStalled is raised there.
         """
         if self.running is not event.work or self.request is None:
             return
@@ -134,8 +144,9 @@ class Dispatcher:
         if waiting is not None and event.reason is GoneReason.STALLED:
             waiting.fail(StreamStalled(f"the stream has stalled: {event.reason.value}", service=self._service))
             return
+        if kill:
+            self.cancelled = error = RequestCancelled(f"nobody waits for the answer: {event.reason.value}")
         if kill and isinstance(self.task, greenlet.greenlet):
-            error = RequestCancelled(f"nobody waits for the answer: {event.reason.value}")
             guarded.call(_raise_in, self.task, error, default=None, on_error=self._log_broken_task)
         elif waiting is not None:
             waiting.set(False)
@@ -159,9 +170,9 @@ class Dispatcher:
                 waiting.set(session.credit)
 
     def kill(self, spared: object) -> None:
-        """Stop the starter, and kill the running handler unless it is `spared`."""
+        """Stop the starter, and kill the running handler, unless `spared` is the one or the other."""
         self._killed = True
-        if self.starter is not None:
+        if self.starter is not None and self.starter is not spared:  # the handler may run in the starter
             self.starter.kill(block=False)
         if self.waiting is not None:
             self.waiting.set(False)
@@ -178,15 +189,12 @@ class Dispatcher:
 
     def _start_all(self) -> None:
         assert self._queue is not None  # without a queue there is no starter
-        while True:
+        while not self._killed:
             self._start(self._queue.get())
 
     def _start(self, work: Work) -> None:
-        self.running = work
-        self.waiting = None
-        self.request = request = make_request(self._service, work)
         try:
-            self.task = task = self._spawn(run, self._worker, request, work, self)
+            self.task = task = self._spawn(self._run, self._worker, self.request, work, self)
         except BaseException as error:
             self.on_ended(work, None, failure_of(error), 0.0)
             if isinstance(error, (gevent.GreenletExit, *guarded.INTERRUPTS)):

@@ -79,9 +79,26 @@ class HandlerObserver(Protocol):
         """
 
 
+class WaitingObserver(HandlerObserver, Protocol):
+    """The observer of a handler that may have to wait for its place, in a pool for instance."""
+
+    @property
+    def cancelled(self) -> RequestCancelled | None:
+        """Why the handler must not begin any more; None if it may."""
+
+
 def run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObserver) -> None:
     """Run the handler in a context of its own, and send what it yields; catch whatever it raises."""
     Context().run(_run, owner, request, work, observer)
+
+
+def run_after_wait(owner: HandlerOwner, request: Request, work: Work, observer: WaitingObserver) -> None:
+    """Run the handler as :func:`run` does, unless the work was cancelled while it waited for its place."""
+    error = observer.cancelled
+    if error is None:
+        run(owner, request, work, observer)
+    elif observer.on_started():
+        observer.on_ended(work, None, failure_of(error), 0.0)
 
 
 def _run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObserver) -> None:

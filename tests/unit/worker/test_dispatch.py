@@ -1,6 +1,7 @@
 """From a session's work to a running handler: killed, refused, several at once; and for how long."""
 
 import threading
+from types import SimpleNamespace
 
 import gevent
 import peers
@@ -11,10 +12,18 @@ from gevent.pool import Pool
 from waiting import wait_until
 
 from gmdp import Broker, BrokerShuttingDown, Client, HandlerFailed, RequestCancelled, RequestTimeout, Worker
+from gmdp.core.peer.reasons import GoneReason
+from gmdp.core.peer.sessions import CallerGone, Work
+from gmdp.worker.dispatch import Dispatcher
+from gmdp.worker.handlers import make_spawner
 
 
 def echo(request):
     return request.body
+
+
+def call_at_once(function, *args):
+    return function(*args)
 
 
 def test_W6_a_handler_killed_from_outside(broker, client):
@@ -99,21 +108,24 @@ def test_concurrency_is_the_number_of_requests_at_once(broker, client):
     assert max(most) == 3
 
 
-def test_close_from_ones_own_handler_does_not_kill_it(broker, client):
+@pytest.mark.parametrize("spawn", [None, 2, call_at_once], ids=["greenlet", "pool", "at once"])
+def test_close_from_ones_own_handler_does_not_kill_it(broker, client, spawn):
     after = []
 
     def handler(request):
         worker.close()
+        wait_until(lambda: worker.closed)
         gevent.sleep(0)
         after.append(worker.state)
-        gevent.sleep(0)
         return b""
 
-    worker = Worker(broker.endpoint, "it", handler)
+    worker = Worker(broker.endpoint, "it", handler, spawn=spawn)
     worker.start()
+    starter = worker._engine._dispatchers[0].starter
     future = client.submit("it", b"", timeout=60)
     wait_until(lambda: worker.closed)
     wait_until(lambda: after)
+    wait_until(lambda: starter is None or starter.dead)
     with Worker(broker.endpoint, "it", lambda request: b"second"):
         assert future.get() == [b"second"]
 
@@ -224,6 +236,50 @@ def test_enforce_deadline_stops_a_handler_whose_caller_does_not_wait_any_more(br
         wait_until(lambda: seen)
 
 
+@pytest.mark.parametrize("kind", ["greenlets", "threads"])
+def test_enforce_deadline_stops_work_that_waits_for_its_place_in_a_pool(broker, client, thread_pool, kind):
+    hold, begun = threading.Event() if kind == "threads" else Event(), []
+
+    def handler(request):
+        begun.append(request.body)
+        hold.wait(60)
+        return request.body
+
+    pool = thread_pool(1) if kind == "threads" else Pool(1)
+    with Worker(broker.endpoint, "it", handler, spawn=pool, concurrency=2, enforce_deadline=True) as worker:
+        first = client.submit("it", b"1", timeout=60)
+        wait_until(lambda: begun)
+        second = client.submit("it", b"2", timeout=60)
+        wait_until(lambda: all(dispatcher.request for dispatcher in worker._engine._dispatchers))
+        second.cancel()
+        wait_until(lambda: 0 in [dispatcher.request.remaining() for dispatcher in worker._engine._dispatchers])
+        hold.set()
+        assert first.get() == [b"1"]
+        # Both sessions serve again, and what was cancelled counts as a failure.
+        futures = [client.submit("it", b"3", timeout=60) for _ in range(4)]
+        assert [future.get() for future in futures] == [[b"3"]] * 4
+        assert begun == [[b"1"]] + [[b"3"]] * 4
+        assert worker.statistics().errors == 1
+
+
+def test_enforce_deadline_stops_work_that_its_starter_has_not_seen():
+    """A request and its cancel may come in one burst."""
+    handled, ended = [], []
+    worker = SimpleNamespace(handler=handled.append, enforce_deadline=True)
+    owner = SimpleNamespace(abandoned=False, post=lambda function, *args: function(*args))
+    receiver = SimpleNamespace(on_handler_ended=lambda *args: ended.append(args[3]))
+    dispatcher = Dispatcher(None, b"it", worker, make_spawner(1), owner, receiver)
+    gevent.sleep(0)
+    work = Work(None, b"", [b""], None)
+    dispatcher.dispatch(work)
+    dispatcher.cancel(CallerGone(work, GoneReason.TIME_UP), kill=True)
+    wait_until(lambda: ended)
+    assert [failure.type_name for failure in ended] == ["RequestCancelled"]
+    assert not handled
+    dispatcher.kill(None)
+    dispatcher.starter.join()
+
+
 def test_a_handler_is_not_stopped_without_enforce_deadline(broker, held, client):
     future = client.submit("held", b"x", timeout=0.1)
     with pytest.raises(RequestTimeout):
@@ -247,11 +303,12 @@ def test_enforce_deadline_may_be_set_while_the_worker_runs(broker, client):
 
 
 def test_a_handler_in_a_thread_is_not_stopped_and_may_ask_for_the_remaining_time(broker, client, thread_pool):
-    seen = []
+    begun, seen = [], []
 
     def handler(request):
         import time
 
+        begun.append(True)
         while request.remaining():
             time.sleep(0.001)
         seen.append(request.remaining())
@@ -259,7 +316,7 @@ def test_a_handler_in_a_thread_is_not_stopped_and_may_ask_for_the_remaining_time
 
     with Worker(broker.endpoint, "it", handler, spawn=thread_pool(1), enforce_deadline=True) as worker:
         future = client.submit("it", b"", timeout=60)
-        wait_until(lambda: worker.statistics().busy)
+        wait_until(lambda: begun)
         future.cancel()
         wait_until(lambda: seen == [0.0])
         wait_until(lambda: worker.statistics().replies == 1)
