@@ -137,22 +137,23 @@ class Lifecycle(abc.ABC):
             return
         if not self.closed:
             raise StateError(f"{self!r} is still stopping: wait for stop() to return")
-        self._starting = gevent.getcurrent()
-        try:
-            self._advance(State.STARTING)
-            self._owner, state, reason = self._open()
-        except BaseException as error:
-            self._advance(State.CLOSED, guarded.text_of(error))
-            raise
-        finally:
-            self._starting = None
-        self._finished.clear()
-        self._owner.start()
-        try:
-            self._advance(state, reason)
-        except BaseException:
-            Lifecycle.stop(self, 0)
-            raise
+        with logs.queue_all():
+            self._starting = gevent.getcurrent()
+            try:
+                self._advance(State.STARTING)
+                self._owner, state, reason = self._open()
+            except BaseException as error:
+                self._advance(State.CLOSED, guarded.text_of(error))
+                raise
+            finally:
+                self._starting = None
+            self._finished.clear()
+            self._owner.start()
+            try:
+                self._advance(state, reason)
+            except BaseException:
+                Lifecycle.stop(self, 0)
+                raise
 
     def stop(self, timeout: float | None = None) -> None:
         """Take no new work, finish the work in hand, close, and wait until all of this is done.

@@ -8,8 +8,9 @@ The rules of this module:
   prints the errors of greenlets.  While one of them waits cooperatively, owners go on.
 * A program's logger class is its code, too: it is asked through the gate (:mod:`.guarded`) whether it is enabled.
 * Each hub with an owner has a queue, so the records of one logger keep their order.  Any other thread writes at
-  once, since its hub may not run; so does a main greenlet that finds the queue empty.  A ``gevent.Timeout``
-  or GreenletExit that ends a wait there is the caller's, and is raised.
+  once, since its hub may not run; so does a main greenlet that finds the queue empty, but not in the middle of
+  a start (:func:`queue_all`).  A ``gevent.Timeout`` or GreenletExit that ends a wait there is the caller's, and
+  is raised.
 * The queue has :attr:`LogQueue.bound` records.  A record that finds no room is dropped and counted, and the
   next that is written says so.  What an owner says of its end always finds room.
 * An owner that ends waits until the queue is empty, for :data:`FLUSH_TIMEOUT` at most; so does the
@@ -23,6 +24,7 @@ The rules of this module:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import contextvars
 import logging
 import os
@@ -30,7 +32,7 @@ import sys
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -195,7 +197,7 @@ class QueuedLogger:
             record.__dict__.update(extra)
         entry = Entry(self._target, record, extra, contextvars.copy_context())
         queue = _queue()
-        if queue is None or (queue.is_idle and gevent.getcurrent() is gevent.get_hub().parent):
+        if queue is None or (queue.is_idle and not queue.starts and gevent.getcurrent() is gevent.get_hub().parent):
             _write_at_once(entry)
         else:
             queue.put(entry)
@@ -210,6 +212,8 @@ class LogQueue:
     burst = 50
 
     def __init__(self) -> None:
+        #: Starts that are under way, in which no record is written at once.
+        self.starts = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -312,6 +316,19 @@ def open_queue(hub: Any) -> None:
     """Have what is logged in the thread of `hub` written by a greenlet, from now on: an owner needs that."""
     if hub not in _queues:
         _queues[hub] = LogQueue()
+
+
+@contextlib.contextmanager
+def queue_all() -> Iterator[None]:
+    """Have each record of this thread queued: a handler that waits would show other greenlets half a start."""
+    open_queue(get_hub())
+    queue = _queue()
+    assert queue is not None
+    queue.starts += 1
+    try:
+        yield
+    finally:
+        queue.starts -= 1
 
 
 def _queue() -> LogQueue | None:

@@ -15,6 +15,7 @@ from gevent.event import Event
 from waiting import wait_until
 
 from gmdp import AsyncClient, BindError, Broker, Client, ConfigurationError, OwnerDied, State, StateError, Worker
+from gmdp.io import logs
 
 
 def echo(request):
@@ -223,7 +224,8 @@ def test_G13_a_wrong_time_to_stop_is_an_error_before_anything_changes(broker, wr
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.RUNNING, State.DRAINING])
-def test_G3_a_start_or_stop_that_its_caller_s_timeout_ends_leaves_nothing_open(unused_endpoint, nothing_left, state):
+def test_G3_a_log_handler_that_raises_its_caller_s_timeout_leaves_nothing_open(unused_endpoint, nothing_left, state):
+    """It ends a stop there; a start writes nothing before it has ended."""
     timeout = gevent.Timeout(600)
 
     class Handler(logging.Handler):
@@ -239,19 +241,53 @@ def test_G3_a_start_or_stop_that_its_caller_s_timeout_ends_leaves_nothing_open(u
     try:
         if state is State.DRAINING:
             broker.start()
+            logs.flush(30)
             with pytest.raises(gevent.Timeout):
                 broker.stop()
             wait_until(lambda: broker.closed)
         else:
-            with pytest.raises(gevent.Timeout):
-                broker.start()
-            assert broker.closed
+            broker.start()
+            logs.flush(30)
+            broker.stop()
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
     wait_until(lambda: gevent.spawn(starts, broker).get())
     broker.stop()
     nothing_left()
+
+
+@pytest.mark.parametrize("where", ["main greenlet", "greenlet before the first owner"])
+def test_G3_a_log_handler_that_waits_shows_nobody_half_a_start(broker, monkeypatch, where):
+    class Handler(logging.Handler):
+        def emit(self, record):
+            gevent.sleep(0)
+
+    logger, handler = logging.getLogger("gmdp"), Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        with Worker(broker.endpoint, "echo", echo), Client(broker.endpoint, timeout=20) as client:
+            client.request("echo", b"")
+            logs.flush(30)
+            client.close()
+            for _ in range(2):  # a restart, too
+                client = Client(broker.endpoint, timeout=20) if client.closed else client
+                if where == "main greenlet":
+                    others = [gevent.spawn(client.request, "echo", b"2")]
+                    client.start()
+                else:
+                    monkeypatch.setattr(logs, "_queues", weakref.WeakKeyDictionary())
+                    starter = gevent.spawn(client.start)
+                    others = [gevent.spawn(client.request, "echo", b"2")]
+                    starter.get()
+                assert [other.get() for other in others] == [[b"2"]]
+                client.close()
+    finally:
+        logs.flush(30)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def starts(broker):
