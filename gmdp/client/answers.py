@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ..core.peer.calls import Call, Part
 from ..exceptions import HubNotRunning, MDPError
 from ..io import forks
-from ..io.owner import Owner
+from ..io.owner import Owner, check_may_wait
 from ..io.slots import FirstPass, Slot
 from ..protocol.extension import part_weight
 from ..protocol.text import show_name
@@ -181,6 +181,17 @@ class Answer:
             self._has_ended = True
             self._parts.clear()
             self.canceller.owner.post(self.canceller.cancel, self.call)
+
+
+class StreamAnswer(Answer):
+    """An answer whose parts any code may ask for: each wait looks whether that code may wait."""
+
+    __slots__ = ()
+
+    def wait(self, slot: Slot) -> None:
+        """Wait as other answers do; StateError in a hook or in a callback of the hub."""
+        check_may_wait()
+        super().wait(slot)
 
 
 class Stream:

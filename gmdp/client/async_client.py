@@ -56,6 +56,8 @@ class AsyncClient(Client):
 
         Raises:
             ClosedError: the client is closed.
+            StateError: the client must be started in another thread first, and the caller is a hook or a callback of
+                the hub.
             ConfigurationError: an argument has a wrong value.
             TypeError: the service or the body has a wrong type.
         """

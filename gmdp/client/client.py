@@ -30,7 +30,7 @@ from ..io.contexts import Context
 from ..io.dealers import EXTENSION_LABELS
 from ..io.descriptors import get_hub
 from ..io.lifecycle import OWNER_TIMEOUT, Lifecycle
-from ..io.owner import Owner, must_not_wait
+from ..io.owner import Owner, check_may_wait, must_not_wait
 from ..io.slots import FirstPass, Slot, get_hub_if_exists
 from ..protocol.extension import CLIENT_NONCE_SIZE, NORMAL_PRIORITY, TIME_STATED
 from ..security.credentials import make_credentials
@@ -38,7 +38,7 @@ from ..security.keys import Key
 from ..tracing import traceparent as current_traceparent
 from ..tracing import tracer
 from ..validation import check_body, check_endpoints, check_flag, check_number, check_service, check_version
-from .answers import Answer, Stream, hub_not_running
+from .answers import Answer, Stream, StreamAnswer, hub_not_running
 from .engine import ClientEngine
 from .options import DEFAULT_TIMEOUT, FLAGS, CallOptions, check_retries, check_timeout, check_when_no_worker
 from .threaded import ClientThread
@@ -297,7 +297,7 @@ class Client(Lifecycle):
             traceparent=traceparent,
         )
         whole = math.inf if deadline is None else check_number("deadline", deadline, above=0)
-        answer = Answer(self.stream_bytes)
+        answer = StreamAnswer(self.stream_bytes)
         self._begin_call(answer, service, body, options, whole)
         return Stream(answer)
 
@@ -343,6 +343,7 @@ class Client(Lifecycle):
             super().start()
         if not self._may_start:
             super().stop(0)  # another thread has closed the client meanwhile
+            self._close_new()
             raise ClosedError(CLOSED)
         return self._owner
 
@@ -366,12 +367,14 @@ class Client(Lifecycle):
         forks.notice()
         self._may_start = False
         thread = self._thread
-        if thread is not None and thread.starting:
+        starting = thread is not None and thread.starting
+        if thread is not None and starting and not must_not_wait():
             thread.wait_for_start()
+            starting = False
         super().stop(0)
         if thread is not None and get_hub_if_exists() is not self._home and not must_not_wait():
             thread.join()
-        if self.state is State.NEW:
+        if self.state is State.NEW and not starting:
             if thread is not None or self._home is None or get_hub_if_exists() is self._home:
                 self._close_new()
             else:
@@ -453,8 +456,8 @@ class Client(Lifecycle):
         deadline: float,
     ) -> None:
         """Post a call to the owner; its answer goes to `answer`.  `deadline`: seconds in all."""
-        if answer.is_awaited and must_not_wait():
-            raise StateError("a hook, or a callback of the hub, must not wait: have another greenlet make the call")
+        if answer.is_awaited:
+            check_may_wait()
         forks.notice()
         call = Call(
             check_service(service),
@@ -489,6 +492,7 @@ class Client(Lifecycle):
                 self._start()
             else:
                 # Another thread made the client, and the hub of that thread must serve it.
+                check_may_wait()
                 slot = Slot()
                 try:
                     self._home.loop.run_callback_threadsafe(self._start_for_thread, slot)

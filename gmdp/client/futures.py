@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from gevent.hub import Waiter
 from ..core.peer.calls import Part
 from ..exceptions import CallCancelled, MDPError
 from ..io import guarded, logs
+from ..io.owner import check_may_wait
 from ..io.slots import Slot
 from ..protocol.text import show_name
 from .answers import Answer
@@ -82,6 +84,7 @@ class EndedQueue:
             if self._futures:
                 self._slot = None
             else:
+                check_may_wait()
                 waits_for.wait_for_owner(slot)
         return self._futures.popleft()
 
@@ -128,6 +131,7 @@ class Future(AsyncResult):  # type: ignore[misc]
 
         Raises:
             gevent.Timeout: there is no reply yet.
+            StateError: there is no reply yet, and the caller is a hook or a callback of the hub.
             MDPError: how the call ended, as :meth:`gmdp.Client.request` raises it.
         """
         if block and self._is_elsewhere():
@@ -140,7 +144,11 @@ class Future(AsyncResult):  # type: ignore[misc]
         return frames
 
     def wait(self, timeout: float | None = None) -> list[bytes] | None:
-        """Wait until the call has ended, for `timeout` seconds at most; returns the reply, or None."""
+        """Wait until the call has ended, for `timeout` seconds at most; returns the reply, or None.
+
+        Raises:
+            StateError: the call has not ended, and the caller is a hook or a callback of the hub.
+        """
         if not self._is_elsewhere():
             super().wait(timeout)
         else:
@@ -149,9 +157,10 @@ class Future(AsyncResult):  # type: ignore[misc]
         return frames
 
     def _is_elsewhere(self) -> bool:
-        """Return whether the call may be open, and its owner is of another thread."""
+        """Before a wait: return whether the call may be open, and its owner is of another thread."""
         if self.ready():
             return False
+        check_may_wait()
         answer = self._answer
         return answer is None or not answer.canceller.owner.runs_here
 
@@ -160,10 +169,18 @@ class Future(AsyncResult):  # type: ignore[misc]
         self._slots.append(slot)
         if self.ready():
             return True
-        if timeout is not None:
-            return slot.wait(timeout)
-        self.wait_for_owner(slot)
-        return True
+        was_set = False
+        try:
+            if timeout is None:
+                self.wait_for_owner(slot)
+                was_set = True
+            else:
+                was_set = slot.wait(timeout)
+        finally:
+            if not was_set:
+                with contextlib.suppress(ValueError):  # the call has just ended
+                    self._slots.remove(slot)
+        return was_set
 
     def rawlink(self, callback: Callable[[Any], Any]) -> None:
         """Have the hub call a callback once the call has ended.  What it raises is logged.
@@ -206,8 +223,11 @@ class Future(AsyncResult):  # type: ignore[misc]
             self.set(frames)
         else:
             self.set_exception(error)
-        while self._slots:
-            self._slots.popleft().set(None)
+        try:
+            while True:
+                self._slots.popleft().set(None)
+        except IndexError:
+            pass  # a thread whose wait has timed out takes its slot away
         self._empty_queues()
         return True
 

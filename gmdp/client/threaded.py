@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from ..exceptions import StateError
 from ..io import guarded, logs
 from ..io.descriptors import get_hub
-from ..io.owner import Owner
+from ..io.owner import Owner, check_may_wait
 from ..io.slots import Slot, allocate_lock, start_thread
 
 _log = logs.QueuedLogger("gmdp.connections")
@@ -82,13 +82,14 @@ class ClientThread:
             is_open: tells whether the client has started already.
 
         Raises:
-            StateError: the thread did not start in time.
+            StateError: the thread did not start in time, or the caller is a hook or a callback of the hub.
             MDPError: what `open_owner` raised.
         """
         slot = Slot()
         with self._starters_lock:
             if is_open():
                 return
+            check_may_wait()
             self._starters.append(slot)
             first = len(self._starters) == 1
         if first:

@@ -32,7 +32,7 @@ import zmq.green
 from gevent.hub import Hub, Waiter
 
 from ..core.peer.reasons import CloseReason
-from ..exceptions import OwnerDied
+from ..exceptions import OwnerDied, StateError
 from . import forks, guarded, logs
 from .descriptors import get_hub
 from .frames import POLLIN, POLLOUT
@@ -95,6 +95,12 @@ _MUST_NOT_WAIT = (OwnerGreenlet, Hub)
 def must_not_wait() -> bool:
     """Return True in an owner's greenlet, for a hook for instance, and in a hub: both would keep others waiting."""
     return isinstance(gevent.getcurrent(), _MUST_NOT_WAIT)
+
+
+def check_may_wait() -> None:
+    """Raise StateError where :func:`must_not_wait` is true."""
+    if isinstance(gevent.getcurrent(), _MUST_NOT_WAIT):
+        raise StateError("a hook, or a callback of the hub, must not wait: have another greenlet do it")
 
 
 class Owner:

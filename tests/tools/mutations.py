@@ -992,7 +992,7 @@ MUTATIONS = {
     ),
     "a call of code that must not wait is sent": Mutation(
         "client.client",
-        "        if answer.is_awaited and must_not_wait():",
+        "        if answer.is_awaited:",
         "        if False:",
         tests="unit/client/test_client.py::test_G3_a_call_of_code_that_must_not_wait_is_not_sent",
     ),
@@ -1076,6 +1076,99 @@ MUTATIONS = {
         "            if not connection.calls:\n                self._retire",
         "            if False:\n                self._retire",
         tests="unit/core/peer/test_client.py",
+    ),
+    # Waiting
+    "a future is waited for in a hook": Mutation(
+        "client.futures",
+        "            return False\n        check_may_wait()\n        answer",
+        "            return False\n        answer",
+        tests="unit/client/test_futures.py::test_G3_code_that_must_not_wait_gets_an_error_where_it_would",
+    ),
+    "futures are waited for in a hook as they end": Mutation(
+        "client.futures",
+        "                check_may_wait()\n                waits_for",
+        "                waits_for",
+        tests="unit/client/test_futures.py::test_G3_code_that_must_not_wait_gets_an_error_where_it_would",
+    ),
+    "a stream is read in a hook": Mutation(
+        "client.answers",
+        "        check_may_wait()\n        super().wait",
+        "        super().wait",
+        tests="unit/client/test_futures.py::test_G3_code_that_must_not_wait_gets_an_error_where_it_would",
+    ),
+    "a hook waits for the start of a threaded client": Mutation(
+        "client.threaded",
+        "            check_may_wait()\n",
+        "",
+        tests="unit/client/test_threaded.py::test_G3_code_that_must_not_wait_starts_no_threaded_client",
+    ),
+    "the hub waits for a start before it closes": Mutation(
+        "client.client",
+        "starting and not must_not_wait()",
+        "starting",
+        tests="unit/client/test_threaded.py::test_G5_a_threaded_client_is_closed_by_code_that_must_not_wait_for_its_start",
+    ),
+    "a client that was closed in its start stays new": Mutation(
+        "client.client",
+        "            self._close_new()\n            raise",
+        "            raise",
+        tests="unit/client/test_threaded.py::test_G5_a_threaded_client_is_closed_by_code_that_must_not_wait_for_its_start",
+    ),
+    "a future keeps the slots of waits that timed out": Mutation(
+        "client.futures",
+        "            if not was_set:",
+        "            if False:",
+        tests="unit/client/test_futures.py::test_a_thread_that_polls_a_future_leaves_nothing_with_it",
+    ),
+    "a slot that has just gone ends the client": Mutation(
+        "client.futures",
+        "        except IndexError:\n            pass  # a thread",
+        "        except KeyError:\n            pass  # a thread",
+        tests="unit/client/test_futures.py::test_the_slot_of_a_wait_that_ends_just_now_may_have_gone",
+    ),
+    # Starts and logs
+    "a start of the main greenlet writes its records": Mutation(
+        "io.logs",
+        "queue.is_idle and not queue.starts and",
+        "queue.is_idle and",
+        tests="unit/io/test_lifecycle.py::test_G3_a_log_handler_that_waits_shows_nobody_half_a_start",
+    ),
+    "the first start writes its records": Mutation(
+        "io.logs",
+        "    open_queue(get_hub())\n    queue = _queue()\n    assert queue is not None\n",
+        "    queue = _queue() or LogQueue()\n",
+        tests="unit/io/test_lifecycle.py::test_G3_a_log_handler_that_waits_shows_nobody_half_a_start",
+    ),
+    # Work that waits for its place
+    "cancelled work gets its place": Mutation(
+        "worker.dispatch",
+        "run_after_wait if spawner.may_wait else run",
+        "run",
+        tests="unit/worker/test_dispatch.py::test_enforce_deadline_stops_work_that_waits_for_its_place_in_a_pool",
+    ),
+    "work after cancelled work does not begin": Mutation(
+        "worker.dispatch",
+        "            self.cancelled = None\n",
+        "",
+        tests="unit/worker/test_dispatch.py::test_enforce_deadline_stops_work_that_waits_for_its_place_in_a_pool",
+    ),
+    "work that the starter has not seen is not cancelled": Mutation(
+        "worker.dispatch",
+        "            self._queue.put(work)\n",
+        "            self.running = None\n            self._queue.put(work)\n",
+        tests="unit/worker/test_dispatch.py::test_enforce_deadline_stops_work_that_its_starter_has_not_seen",
+    ),
+    "a handler in the starter is killed by its own close": Mutation(
+        "worker.dispatch",
+        " and self.starter is not spared:",
+        ":",
+        tests="unit/worker/test_dispatch.py::test_close_from_ones_own_handler_does_not_kill_it",
+    ),
+    "a starter that was spared waits for ever": Mutation(
+        "worker.dispatch",
+        "        while not self._killed:\n",
+        "        while True:\n",
+        tests="unit/worker/test_dispatch.py::test_close_from_ones_own_handler_does_not_kill_it",
     ),
     # Streams
     "a part of a byte counts as taken": Mutation(

@@ -2,6 +2,7 @@
 
 import contextvars
 import threading
+from collections import deque
 from types import SimpleNamespace
 
 import gevent
@@ -10,12 +11,79 @@ import pytest
 from gevent.queue import Queue
 from waiting import wait_until
 
-from gmdp import AsyncClient, CallCancelled, CallError, ClosedError, Future, NoWorker, Worker
+from gmdp import AsyncClient, CallCancelled, CallError, ClosedError, Future, NoWorker, StateError, Worker
 from gmdp.client.futures import EndedQueue, FutureAnswer
 from gmdp.core.peer.calls import Call, Part
 from gmdp.io.slots import get_hub_if_exists
 
 mine = contextvars.ContextVar("mine", default="nothing")
+
+
+# Waiting
+
+
+WAITS = {
+    "get": lambda client, future, stream: future.get(),
+    "get for a time": lambda client, future, stream: future.get(timeout=5),
+    "wait": lambda client, future, stream: future.wait(),
+    "map": lambda client, future, stream: list(client.map("held", [b""])),
+    "map as they arrive": lambda client, future, stream: list(client.map("held", [b""], ordered=False)),
+    "stream": lambda client, future, stream: next(stream),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("where", ["hub", "hook"])
+def test_G3_code_that_must_not_wait_gets_an_error_where_it_would(broker, held, client, where, wait):
+    errors = []
+    future, stream = client.submit("held", b""), client.stream("held", b"")
+
+    def call():
+        try:
+            WAITS[wait](client, future, stream)
+        except StateError as error:
+            errors.append(error)
+
+    post = {"hub": gevent.get_hub().loop.run_callback, "hook": broker._owner.post}[where]
+    post(call)
+    wait_until(lambda: errors)
+    held.release()
+    assert future.get(timeout=20) == [b""]
+    values = []
+    post(lambda: values.append((future.get(), future.wait(), future.get(block=False))))
+    wait_until(lambda: values)
+    assert values == [([b""],) * 3]
+
+
+def test_a_thread_that_polls_a_future_leaves_nothing_with_it(held, client):
+    future, polls = client.submit("held", b""), []
+
+    def poll():
+        for _ in range(20):
+            with pytest.raises(gevent.Timeout):
+                future.get(timeout=0.0001)
+            future.wait(timeout=0)
+            polls.append(len(future._slots))
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    wait_until(lambda: len(polls) == 20)
+    thread.join()
+    assert set(polls) == {0}
+    held.release()
+    assert future.get(timeout=20) == [b""]
+
+
+def test_the_slot_of_a_wait_that_ends_just_now_may_have_gone(held, client):
+    class Slots(deque):
+        def __bool__(self):
+            return True  # a thread takes its slot away between a look and its use
+
+    future = client.submit("held", b"")
+    future._slots = Slots()
+    held.release()
+    assert future.get(timeout=20) == [b""]
+    assert client.request("held", b"2") == [b"2"]
 
 
 # Cancelling

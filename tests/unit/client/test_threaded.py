@@ -10,7 +10,7 @@ from waiting import wait_until
 
 import gmdp.client.threaded
 import gmdp.io.slots
-from gmdp import Client, ClosedError, HubNotRunning, StateError
+from gmdp import AsyncClient, Client, ClosedError, HubNotRunning, State, StateError
 from gmdp.client.threaded import ClientThread
 
 
@@ -27,6 +27,54 @@ def test_many_greenlets_may_start_and_use_a_threaded_client_at_once(echo, nothin
     assert [call.value for call in calls] == [[b"%d" % n] for n in range(100)]
     client.close()
     nothing_left()
+
+
+@pytest.mark.parametrize("where", ["hub", "hook"])
+def test_G3_code_that_must_not_wait_starts_no_threaded_client(echoing, where):
+    outcomes = []
+    post = {"hub": gevent.get_hub().loop.run_callback, "hook": echoing._owner.post}[where]
+
+    def call():
+        try:
+            outcomes.append(client.submit("echo", b"1"))
+        except StateError as error:
+            outcomes.append(error)
+
+    with contextlib.closing(AsyncClient(echoing.endpoint, timeout=20, threaded=True)) as client:
+        post(call)
+        wait_until(lambda: outcomes)
+        assert isinstance(outcomes.pop(), StateError)
+        client.start()
+        post(call)
+        wait_until(lambda: outcomes)
+        assert outcomes[0].get() == [b"1"]
+
+
+@pytest.mark.parametrize("where", ["hub", "hook"])
+def test_G5_a_threaded_client_is_closed_by_code_that_must_not_wait_for_its_start(echoing, where):
+    entered, go, closed = threading.Event(), threading.Event(), []
+
+    class SlowToOpen(Client):
+        def _start_here(self):
+            entered.set()
+            assert go.wait(20)
+            return super()._start_here()
+
+    def close():
+        client.close()
+        closed.append(client.state)
+
+    client = SlowToOpen(echoing.endpoint, timeout=20, threaded=True)
+    call = gevent.spawn(client.request, "echo", b"")
+    wait_until(entered.is_set)
+    {"hub": gevent.get_hub().loop.run_callback, "hook": echoing._owner.post}[where](close)
+    wait_until(lambda: closed, timeout=4)
+    go.set()
+    with pytest.raises(ClosedError):
+        call.get()
+    wait_until(lambda: client.state is State.CLOSED)
+    with pytest.raises(ClosedError):
+        client.request("echo", b"")
 
 
 def test_closing_ends_a_call_that_waits_in_a_thread(echo):
