@@ -19,7 +19,7 @@ from ..core.broker.reports import About
 from ..core.broker.statistics import BrokerCounters, BrokerStatistics
 from ..core.numbers import unknown_name
 from ..core.states import State
-from ..exceptions import BindError, ConfigurationError
+from ..exceptions import BindError, ConfigurationError, StateError
 from ..interfaces import IBroker
 from ..io import forks, guarded, logs
 from ..io.contexts import Context, SocketError, error_text
@@ -310,6 +310,8 @@ class Broker(Lifecycle):
 
     def _open(self) -> tuple[Owner, State, str]:
         targets = [look_up(endpoint, self._set_name_wait) for endpoint in self._bind]
+        if not self._starts_here():
+            raise StateError("this process was forked while the broker looked up a name: start it again")
         self._core = self._new_core()
         engine = BrokerEngine(self._core, self._gate, self.audit, self._call_dead_letter_hook, self._on_owner_ended)
         owner = Owner(engine, f"broker {self._bind[0]}")
@@ -330,7 +332,8 @@ class Broker(Lifecycle):
         return owner, State.RUNNING, ""
 
     def _set_name_wait(self, wait: Wait | None) -> None:
-        self._name_wait = wait
+        if self._starts_here():
+            self._name_wait = wait
 
     def _reset_after_fork(self) -> None:
         if self._gate is not None:

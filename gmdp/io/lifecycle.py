@@ -81,7 +81,7 @@ class Lifecycle(abc.ABC):
         self._name_wait: Wait | None = None
         #: The greenlet in which a start looks up names and opens sockets.
         self._starting: gevent.Greenlet | None = None
-        #: Slots that are set once the present start has ended.
+        #: Slots that are set to the change that ends the present start.
         self._start_waiters: list[Slot] = []
         self._finished = Event()
         self._finished.set()
@@ -126,13 +126,15 @@ class Lifecycle(abc.ABC):
     def start(self) -> None:
         """Open sockets and begin; returns as soon as they are open.  No effect if started.
 
-        After an error nothing is open.
+        After an error nothing is open.  A start by another greenlet, which looks up a name, is waited for.
 
         Raises:
             ConfigurationError: an option or file is wrong.
             BindError: a broker cannot bind an endpoint.
-            StateError: the object is still stopping.
+            StateError: the object is still stopping, the start that was waited for has failed, or the process
+                is a child that was forked meanwhile.
         """
+        self._join_start()
         if self.started:
             return
         if not self.closed:
@@ -143,10 +145,11 @@ class Lifecycle(abc.ABC):
                 self._advance(State.STARTING)
                 self._owner, state, reason = self._open()
             except BaseException as error:
-                self._advance(State.CLOSED, guarded.text_of(error))
+                if self._starts_here():
+                    self._starting = None
+                    self._advance(State.CLOSED, guarded.text_of(error))
                 raise
-            finally:
-                self._starting = None
+            self._starting = None
             self._finished.clear()
             self._owner.start()
             try:
@@ -154,6 +157,25 @@ class Lifecycle(abc.ABC):
             except BaseException:
                 Lifecycle.stop(self, 0)
                 raise
+
+    def _join_start(self) -> None:
+        """Wait until the start of another greenlet has ended; StateError if that has failed."""
+        forks.notice()
+        starting = self._starting
+        if starting is None or starting is gevent.getcurrent() or must_not_wait():
+            return
+        slot = Slot()
+        self._start_waiters.append(slot)
+        if self._starting is starting:  # else it may have ended, in another thread, before the slot was there
+            slot.wait()
+            change: StateChange = slot.get()
+            if change.new is State.CLOSED:
+                raise StateError(f"the start by another greenlet has failed: {change.reason}")
+
+    def _starts_here(self) -> bool:
+        """Return whether the present start is this greenlet's: in the child of a fork its copy has none."""
+        forks.notice()
+        return self._starting is gevent.getcurrent()
 
     def stop(self, timeout: float | None = None) -> None:
         """Take no new work, finish the work in hand, close, and wait until all of this is done.
@@ -225,8 +247,7 @@ class Lifecycle(abc.ABC):
             OwnerDied: a bug in gmdp ended the object; else what :meth:`start` raises.
         """
         self._check_stop_timeout(stop_timeout, "stop_timeout")
-        if not self.started:
-            self.start()
+        self.start()
         owner = self._owner
         try:
             self._finished.wait()
@@ -273,14 +294,14 @@ class Lifecycle(abc.ABC):
         self._subscribers = [other for other in self._subscribers if other is not queue]
 
     def _on_change(self, change: StateChange) -> None:
+        if change.old is State.STARTING:
+            waiters, self._start_waiters = self._start_waiters, []
+            for waiter in waiters:
+                waiter.set(change)
         _log.debug("%r: %s -> %s %s", self, change.old.value, change.new.value, change.reason)
         for queue in self._subscribers:
             if not guarded.call(self._put, queue, change, default=False, on_error=self._log_broken_queue):
                 self.unsubscribe(queue)
-        if change.old is State.STARTING:
-            waiters, self._start_waiters = self._start_waiters, []
-            for waiter in waiters:
-                waiter.set(None)
 
     def _put(self, queue: Queue[StateChange], change: StateChange) -> bool:
         """Put a change into a subscriber's queue; False if there is no room."""

@@ -294,6 +294,70 @@ def test_P1_a_fork_leaves_the_loops_of_other_threads_alone(in_c):
     assert run((IN_C if in_c else "") + textwrap.dedent(script), GEVENT_LOOP="libuv") == ["well"]
 
 
+@pytest.mark.parametrize("answer", ["127.0.0.1", ""], ids=["found", "unknown"])
+@pytest.mark.parametrize("in_c", [False, True], ids=["in Python", "in C"])
+def test_P1_a_fork_while_a_broker_that_starts_looks_up_a_name(in_c, answer):
+    """The child's copy of that start closed, after its time for the name, what the child had started itself."""
+    script = f"""
+    import os, socket
+    import gevent.event
+    import gmdp
+
+    class Resolver:
+        def __init__(self):
+            self.asked = 0
+
+        def getaddrinfo(self, host, *args):
+            self.asked += 1
+            if self.asked == 1:
+                answered.wait()
+                if not {answer!r}:
+                    raise socket.gaierror(socket.EAI_NONAME, "unknown")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    def start():
+        try:
+            broker.start()
+        except Exception as error:
+            errors.append(type(error))
+
+    answered, errors = gevent.event.Event(), []
+    resolver = gevent.get_hub().resolver = Resolver()
+    broker = gmdp.Broker("tcp://slow.example:*")
+    starting = gevent.spawn(start)
+    while not resolver.asked:
+        gevent.sleep(0.001)
+    child_pid = os.fork()
+    if not child_pid:
+        status = 1
+        try:
+            assert broker.state.value == "new"
+            broker.start()
+            endpoint, owner = broker.endpoint, broker._owner
+            answered.set()
+            starting.join()
+            assert errors == [gmdp.StateError if {answer!r} else gmdp.BindError], errors
+            assert broker.state.value == "running" and broker._owner is owner
+            with gmdp.Client(endpoint, timeout=20) as client:
+                assert client.request("mmi.nothing", b"") == [b"501"]
+            broker.close()
+            assert broker.closed
+            status = 7
+        finally:
+            if status != 7:
+                import traceback
+                traceback.print_exc()
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(wait_for(child_pid)) == 7
+    assert broker.state.value == "starting"
+    broker.close()
+    starting.join()
+    assert errors == [gmdp.StateError], errors
+    print("well")
+    """
+    assert run((IN_C if in_c else "") + textwrap.dedent(script)) == ["well"]
+
+
 def test_P1_a_fork_in_a_handler_and_one_in_a_hook_of_the_owner():
     """The hook forks in the middle of an owner's pass."""
     script = """

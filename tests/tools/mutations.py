@@ -660,6 +660,24 @@ MUTATIONS = {
         "until - now",
         tests="unit/io/test_owner.py::test_a_deadline_within_a_millisecond_sets_no_timer_that_libuv_warns_of",
     ),
+    "the copy of a start closes what a child has started": Mutation(
+        "io.lifecycle",
+        "            if self._starts_here():\n                self._starting",
+        "            if True:\n                self._starting",
+        tests="system/test_forks.py::test_P1_a_fork_while_a_broker_that_starts_looks_up_a_name",
+    ),
+    "the copy of a start goes on in a child": Mutation(
+        "broker.broker",
+        "        if not self._starts_here():\n",
+        "        if False:\n",
+        tests="system/test_forks.py::test_P1_a_fork_while_a_broker_that_starts_looks_up_a_name",
+    ),
+    "a start that another greenlet has begun is not waited for": Mutation(
+        "io.lifecycle",
+        "        self._join_start()\n",
+        "",
+        tests="unit/broker/test_binding.py::test_a_start_that_another_greenlet_has_begun_is_waited_for",
+    ),
     "a wait has timers that libuv does not have": Mutation(
         "io.slots",
         "min(max(timeout, SHORTEST_TIMER), TIMEOUT_MAX), False",

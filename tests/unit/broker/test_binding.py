@@ -155,6 +155,43 @@ def test_the_broker_holds_the_wait_for_a_name_as_long_as_it_lasts(use):
     assert waits[3] is None
 
 
+def _start_three_times(broker):
+    """Start by three greenlets, the last of which serves; the name is waited for."""
+    first = gevent.spawn(broker.start)
+    wait_until(lambda: broker._name_wait is not None)
+    second, serving = gevent.spawn(broker.start), gevent.spawn(broker.serve_forever)
+    wait_until(lambda: len(broker._start_waiters) == 2 or second.ready() or serving.ready())
+    return first, second, serving
+
+
+def test_a_start_that_another_greenlet_has_begun_is_waited_for(use):
+    """The others returned at once, and the broker did not listen yet."""
+    released = Event()
+    use(Names(slow=released))
+    broker = Broker("tcp://slow:*")
+    first, second, serving = _start_three_times(broker)
+    assert not second.ready()
+    assert not serving.ready()
+    released.set()
+    second.get(timeout=20)
+    assert broker.state is State.RUNNING
+    assert first.successful()
+    assert not serving.ready()
+    broker.stop()
+    serving.get(timeout=20)
+
+
+def test_a_start_that_is_waited_for_and_fails_is_an_error(use):
+    use(Names(silent=Event()))
+    broker = Broker("tcp://silent:*")
+    greenlets = _start_three_times(broker)
+    broker.close()
+    for greenlet in greenlets:
+        with pytest.raises(StateError, match="the broker was closed while it looked up silent"):
+            greenlet.get(timeout=20)
+    assert broker.closed
+
+
 # Several addresses, and the ports of the last start
 
 
