@@ -31,7 +31,7 @@ class ILifecycle(Interface):
         Raises:
             ConfigurationError: an option or file is wrong.
             BindError: a broker cannot bind an endpoint.
-            StateError: the object is still stopping.
+            StateError: the object is still stopping, or another greenlet's start, which was waited for, has failed.
         """
 
     def stop(timeout=None):

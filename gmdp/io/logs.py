@@ -17,7 +17,8 @@ The rules of this module:
   interpreter's end.  The child of a fork begins with an empty queue: the parent writes its records.
 * A thread must not end while its writer is in a handler: the handler's lock would never be released, and the
   interpreter's end would wait for it.  So where an owner ends in another thread than the main one, and at the
-  interpreter's end, a writer that is not done in time is stopped, and its record counts as dropped.
+  interpreter's end, a writer that is not done in time is stopped, and its record counts as dropped.  A thread that
+  ended nevertheless (nothing was closed in it) leaves a lock behind: at the interpreter's end its handler gets another.
 * A call below the logger's level makes no record: it costs as much as the same call of a plain logger.
 """
 
@@ -42,7 +43,7 @@ from .. import tracing
 from ..core.rates import Rates
 from . import guarded
 from .descriptors import get_hub
-from .slots import get_hub_if_exists
+from .slots import get_hub_if_exists, get_ident
 
 #: Seconds for which an end waits for records that are not yet written.
 FLUSH_TIMEOUT = 1.0
@@ -310,6 +311,8 @@ class LogQueue:
 
 _queues: weakref.WeakKeyDictionary[Any, LogQueue] = weakref.WeakKeyDictionary()
 _print_rate = Rates(1)
+#: The handlers in which writers are, by thread.
+_handling: dict[int, logging.Handler] = {}
 
 
 def open_queue(hub: Any) -> None:
@@ -432,9 +435,13 @@ def _call_handlers(logger: logging.Logger, record: logging.LogRecord, call: _Gat
         level = level.parent if level.propagate else None
     if not handlers:
         logger.callHandlers(record)  # logging's last resort
+    ident = get_ident()
     for handler in handlers:
         if record.levelno >= handler.level:
+            if call is _call_in_writer:
+                _handling[ident] = handler
             call(handler.handle, record, default=None)
+    _handling.pop(ident, None)
 
 
 def _made_by_the_program(
@@ -490,6 +497,7 @@ tracing.log = QueuedLogger("gmdp.tracing")
 @atexit.register
 def _flush_at_exit() -> None:
     """Write what waits, in :data:`FLUSH_TIMEOUT` seconds at most; the hubs of other threads do not run any more."""
+    _free_handlers()
     own = _queue()
     rest = [_Writer(queue.write_rest) for queue in list(_queues.values()) if queue is not own and queue.entries]
     if rest:
@@ -503,6 +511,14 @@ def _flush_at_exit() -> None:
     if rest:
         gevent.joinall(rest, until - monotonic())
         gevent.killall(rest, _Stopped, timeout=FLUSH_TIMEOUT)
+
+
+def _free_handlers() -> None:
+    """Give a new lock to each handler in which a writer was when its thread ended: nobody releases the old one."""
+    alive = sys._current_frames()
+    for ident, handler in list(_handling.items()):
+        if ident not in alive:
+            _call_at_once(handler.createLock, default=None)
 
 
 def after_fork() -> None:

@@ -13,6 +13,7 @@ from gevent.hub import Waiter
 #: The functions of the standard library, even where gevent has patched it.
 allocate_lock = gevent.monkey.get_original("_thread", "allocate_lock")
 allocate_rlock = gevent.monkey.get_original("_thread", "RLock")
+get_ident = gevent.monkey.get_original("_thread", "get_ident")
 start_thread = gevent.monkey.get_original("_thread", "start_new_thread")
 
 #: Seconds of the shortest timer that gevent sets with each of its loops: with libuv it warns of a shorter one.

@@ -662,8 +662,8 @@ MUTATIONS = {
     ),
     "the copy of a start closes what a child has started": Mutation(
         "io.lifecycle",
-        "            if self._starts_here():\n                self._starting",
-        "            if True:\n                self._starting",
+        "if self._starts_here():",
+        "if True:",
         tests="system/test_forks.py::test_P1_a_fork_while_a_broker_that_starts_looks_up_a_name",
     ),
     "the copy of a start goes on in a child": Mutation(
@@ -971,6 +971,12 @@ MUTATIONS = {
         "if len(self.entries) >= self.bound and",
         "if False and",
         tests="unit/io/test_logs.py::test_G3_records_beyond_the_bound_are_dropped_and_counted",
+    ),
+    "the interpreter's end waits for a handler of a thread that has ended": Mutation(
+        "io.logs",
+        "    _free_handlers()\n    own",
+        "    own",
+        tests="unit/io/test_logs.py::test_P6_the_interpreter_ends_though_a_thread_ended_in_a_log_handler",
     ),
     "a thread that ends keeps the lock of a log handler": Mutation(
         "io.logs",

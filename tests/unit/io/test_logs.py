@@ -591,6 +591,46 @@ def test_G3_the_interpreter_s_end_waits_for_no_handler_of_another_thread_s_recor
     assert done.stderr == ""
 
 
+EXIT_AFTER_A_THREAD = """
+import logging, sys, threading
+import gevent
+import gmdp
+from gmdp.io import logs
+
+class Slow(logging.StreamHandler):
+    def emit(self, record):
+        if threading.current_thread() is not threading.main_thread():
+            entered.append(record)
+            gevent.sleep(600)
+        super().emit(record)
+
+logging.getLogger("gmdp.test").addHandler(Slow(sys.stdout))
+entered, log = [], logs.QueuedLogger("gmdp.test")
+
+def run():
+    client = gmdp.Client("tcp://127.0.0.1:1")
+    client.start()
+    for text in sys.argv[1:]:
+        gevent.spawn(log.warning, text).join()
+    while not entered:
+        gevent.sleep(0.001)
+
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("records", [["held"], ["held", "behind it"]], ids=["one record", "two records"])
+def test_P6_the_interpreter_ends_though_a_thread_ended_in_a_log_handler(records):
+    """Nothing was closed in the thread, and the handler's lock is that thread's for ever."""
+    command = [sys.executable, "-c", EXIT_AFTER_A_THREAD, *records]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["ended", *records[1:]]
+
+
 def test_G3_the_interpreter_s_end_waits_for_no_handler():
     """Where gevent has patched the locks of handlers, the writer holds one, and logging would wait for it."""
     script = "import gevent.monkey; gevent.monkey.patch_all()" + EXIT.replace("0.001", "600")
