@@ -130,7 +130,8 @@ class RequestRejected(CallError):
 class NoWorker(RequestRejected):
     """No worker is registered for the service, and the call has ``when_no_worker="fail"``.
 
-    Where every broker has announced its stop, such a call ends with :class:`BrokerShuttingDown`.
+    Where every broker has announced its stop, such a call ends with :class:`BrokerShuttingDown`: at once, or when
+    brokers were tried again and none was reached.
     """
 
 

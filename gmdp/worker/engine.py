@@ -230,7 +230,9 @@ class WorkerEngine(ConnectorEngine[WorkerCore]):
         level = logging.DEBUG if self._drain_until is not None else logging.INFO
         denied, self._denied = self._denied, bool(self.core.denied)
         if self._denied and not denied and self._drain_until is None:
-            level = logging.WARNING  # once, while the worker goes on trying
+            # Once, while the worker goes on trying.
+            _log.warning("worker of %s: %s", show_name(self.core.service), self.core.denial)
+            return
         _log.log(
             level, "worker of %s: %s: %s", show_name(self.core.service), action.connection.place, self._close_reason
         )

@@ -466,7 +466,7 @@ MUTATIONS = {
         "takes no more calls.\n            pass\n",
     ),
     "after a loss no connection is opened again": Mutation(
-        "core.peer.connector", "        self._open_at = open_at\n", "        self._open_at = 1e9\n"
+        "core.peer.connector", "        self._open_at = now + delay\n", "        self._open_at = 1e9\n"
     ),
     "a silent probe is waited for without end": Mutation(
         "core.peer.connector",
@@ -575,17 +575,52 @@ MUTATIONS = {
     ),
     "a call that is to fail waits for a lone broker's return": Mutation(
         "core.peer.client",
-        "        if self._all_leave(now):",
-        "        if False:",
+        "        if not self._all_leave or now",
+        "        if True or now",
         tests="unit/core/peer/test_client.py::"
         "test_L8_a_call_that_is_to_fail_without_a_worker_does_not_wait_for_a_lone_broker_s_return",
     ),
     "a call fails although one broker stays": Mutation(
         "core.peer.connector",
-        "self._leaving_in_a_row >= self._reconnect.targets and",
-        "self._leaving_in_a_row > 0 and",
+        "return self._leaving.issuperset(self._reconnect.endpoints)",
+        "return bool(self._leaving)",
         tests="unit/core/peer/test_client.py::"
         "test_L8_a_call_that_is_to_fail_waits_for_a_broker_that_has_announced_nothing",
+    ),
+    "a broker that cannot be reached is said to have announced nothing": Mutation(
+        "core.peer.connector",
+        "self._leaving.add(connection.endpoint)\n",
+        "self._leaving.add(connection.endpoint)\n            else:\n                self._leaving.clear()\n",
+        tests="unit/core/peer/test_client.py::"
+        "test_L8_a_call_that_is_to_fail_waits_for_one_try_of_a_broker_that_has_left",
+    ),
+    "calls that are to fail wait as long as all others for the next try": Mutation(
+        "core.peer.client",
+        "                self._open_at = now\n                return\n",
+        "                pass\n",
+        tests="unit/core/peer/test_client.py::"
+        "test_L8_a_call_that_is_to_fail_waits_for_one_try_of_a_broker_that_has_left",
+    ),
+    "a stop is forgotten where the name's other address cannot be reached": Mutation(
+        "core.peer.connector",
+        "            self._leaves = True\n        if",
+        "            self._leaves = True\n        else:\n            self._leaves = False\n        if",
+        tests="unit/core/peer/test_client.py::"
+        "test_L8_a_broker_that_leaves_has_left_though_its_name_has_another_address",
+    ),
+    "a name's first broker speaks for the others": Mutation(
+        "core.peer.connector",
+        "        if not self._reconnect.endpoint_failed:\n            return\n",
+        "",
+        tests="unit/core/peer/test_connector.py::"
+        "test_G11_a_broker_that_refuses_denies_though_its_name_has_another_address",
+    ),
+    "a refusal is forgotten where the name's other address cannot be reached": Mutation(
+        "core.peer.connector",
+        "            self._refusal = reason, text\n",
+        "            self._refusal = reason, text\n        else:\n            self._refusal = None\n",
+        tests="unit/core/peer/test_connector.py::"
+        "test_G11_a_broker_that_refuses_denies_though_its_name_has_another_address",
     ),
     "a broker that is back is said to leave": Mutation(
         "core.peer.connector",

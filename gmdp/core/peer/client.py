@@ -16,7 +16,8 @@ The rules of this module:
   ends the call, with one exception: when the broker is shutting down, a call that
   has a try left goes to the next broker.  So does a call without one if the broker says that no worker has had
   it; where there is no other broker, the call waits for this one's return, until its time is up.
-* Where every broker leaves, calls that are to fail without a worker end instead of waiting.
+* Where every broker leaves, calls that are to fail without a worker end instead of waiting.  Until a broker is
+  reached, each of them waits for one new try of the brokers, or for none if the last one is not long ago.
 * A broker that leaves gets no new call.  Further tries of the calls it has go there, to join them.
 * All parts of an answer are from one run of the request.  A call that has parts from
   one try, and then gets parts from another, ends.
@@ -243,7 +244,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
                 self._end_call(call, Outcome.BROKER_LOST, text)
         self._fail_without_broker(self._waiting, now)
         # Calls in line wait for the next broker, unless every broker has turned this client away.
-        outcome = Outcome.DENIED if self.denied else None
+        outcome = None
+        if self.denied and self._reconnect.endpoint_failed:
+            outcome, text = Outcome.DENIED, self.denial
         if reason is CloseReason.NOT_EXTENDED:
             self._unextended_in_a_row += 1
             if self._unextended_in_a_row >= self._reconnect.targets:
@@ -357,7 +360,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._shared = None
             self._draining.add(connection)
             if connection.epoch == self._epoch:
-                self._end_epoch(connection, CloseReason.SHUTTING_DOWN, now + self._reconnect.on_lost(now, jitter))
+                self._end_epoch(connection, CloseReason.SHUTTING_DOWN, self._reconnect.on_lost(now, jitter), now)
                 self._fail_without_broker(self._waiting, now)
             if not connection.calls:
                 self._retire(connection, CloseReason.SHUTTING_DOWN, after_sending=True)
@@ -400,11 +403,19 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._open_connection(now)
 
     def _fail_without_broker(self, calls: Iterable[Call], now: float) -> None:
-        """If every broker leaves, end those of these waiting calls that are to fail without a worker."""
-        if self._all_leave(now):
-            for call in [call for call in calls if call.flags & FAIL_WITHOUT_WORKER]:
-                del self._waiting[call]
-                self._end_call(call, Outcome.SHUTTING_DOWN, "every broker has announced its stop")
+        """If every broker leaves, end those of these waiting calls that are to fail without a worker.
+
+        While brokers are tried again, such calls wait for the result.  Once the first wait after the last failure
+        is over, they have brokers tried again, however long the present wait is.
+        """
+        if not self._all_leave or now >= self._open_at:
+            return
+        for call in [call for call in calls if call.flags & FAIL_WITHOUT_WORKER]:
+            if now >= self._ended_at + self._reconnect.interval:
+                self._open_at = now
+                return
+            del self._waiting[call]
+            self._end_call(call, Outcome.SHUTTING_DOWN, "every broker has announced its stop")
 
     def _send_call(self, call: Call, connection: ClientConnection, now: float) -> None:
         """Send a call's request; a request that is larger than the broker takes ends its call."""
@@ -471,7 +482,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
     def _leave_if_silent(self, connection: ClientConnection, now: float, jitter: float) -> None:
         """Turn to the next endpoint if this epoch's peer has never said anything: it may be no broker."""
         if not self._heard and connection.epoch == self._epoch and self._reconnect.targets > 1:
-            self._end_epoch(connection, CloseReason.SILENT, now + self._reconnect.on_lost(now, jitter))
+            self._end_epoch(connection, CloseReason.SILENT, self._reconnect.on_lost(now, jitter), now)
             for other in self._idle[:]:
                 self._retire(other, CloseReason.SILENT)
 

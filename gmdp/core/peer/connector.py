@@ -9,6 +9,8 @@ The rules of this module:
   :mod:`~.reconnect` names, after the delay it names.
 * Once every broker has refused, or has hung up in the handshake three times in a row,
   :attr:`Connector.denied` says why.  The connector goes on trying.
+* Brokers are counted by endpoints.  An endpoint whose name has several addresses is judged once all of them
+  have failed: it has refused, or announced its stop, if the broker at any of them has.
 * A connection that stands is *probed* once: a request for ``mmi.gmdp``, in the
   peer's own version.  A gmdp broker's answer makes the connection *extended*.  Any
   other answer makes it *strict*.  Once an epoch is known to be strict, its further
@@ -249,20 +251,28 @@ class Connector(abc.ABC, Generic[C, E]):
         self.silent = ""
         #: When the present epoch's first connection may be opened.
         self._open_at = -math.inf
-        #: Connections in a row that brokers refused, with a reason.
+        #: Endpoints in a row whose brokers refused, with a reason.
         self._refused_in_a_row = 0
-        #: Connections in a row that brokers refused, or on which they hung up in the handshake.
+        #: Endpoints in a row whose brokers refused, or hung up in the handshake.
         self._failed_in_a_row = 0
-        #: Connections in a row that could not be made, for any reason.
+        #: Endpoints in a row to which no connection could be made, for any reason.
         self._not_made_in_a_row = 0
+        #: Why a broker refused at the present endpoint, or hung up, and where; None if none has.
+        self._refusal: tuple[CloseReason, str] | None = None
         #: Why no broker lets this peer in; None while one does, or may.
         self.denied: CloseReason | None = None
+        #: The same in words, with the place where a broker refused last; empty while one lets this peer in, or may.
+        self.denial = ""
         #: The broker tried last and why no broker can be reached; empty while one can, or may.
         self.unreachable = ""
         #: True once any broker has said anything.
         self._ever_spoken = False
-        #: Epochs in a row that ended because their broker had announced its stop.
-        self._leaving_in_a_row = 0
+        #: The endpoints whose brokers have announced their stop, since the last connection that could be used.
+        self._leaving: set[str] = set()
+        #: True once a broker at the present endpoint has announced its stop.
+        self._leaves = False
+        #: When the last epoch ended.
+        self._ended_at = -math.inf
         #: Where the broker is that has announced its stop; empty while another is used, or none has announced it.
         self._leaving_place = ""
         #: The broker tried last, empty before the first, and why the connection to it ended or was not made.
@@ -342,8 +352,8 @@ class Connector(abc.ABC, Generic[C, E]):
         if connection.phase is not Phase.CONNECTING:
             return
         self._refused_in_a_row = self._failed_in_a_row = self._not_made_in_a_row = 0
-        self.denied = None
-        self.unreachable = ""
+        self._refusal = self.denied = None
+        self.denial = self.unreachable = ""
         if not connection.probed and not self._is_to_be_probed(connection):
             self._enter(connection, Phase.STRICT, now)
             return
@@ -420,9 +430,10 @@ class Connector(abc.ABC, Generic[C, E]):
 
     # For subclasses
 
-    def _all_leave(self, now: float) -> bool:
-        """True if every broker has announced its stop, and none is tried again yet."""
-        return self._leaving_in_a_row >= self._reconnect.targets and now < self._open_at
+    @property
+    def _all_leave(self) -> bool:
+        """True if every broker has announced its stop, and none was reached since."""
+        return self._leaving.issuperset(self._reconnect.endpoints)
 
     def _is_to_be_probed(self, connection: C) -> bool:
         """Return whether it is unknown if the connection's broker speaks the extension."""
@@ -512,34 +523,40 @@ class Connector(abc.ABC, Generic[C, E]):
         if connection.epoch == self._epoch:
             self._mode = phase
             self._leaving_place = ""
-            self._leaving_in_a_row = 0
+            self._leaving.clear()
+            self._leaves = False
         self._on_usable(connection, now)
         self._assign_waiting(now)
 
     def _lose_connection(self, connection: C, reason: CloseReason, now: float, jitter: float, detail: str = "") -> None:
         """Close a connection that was lost or could not be made, and end its epoch."""
-        if connection.phase is Phase.CONNECTING:
-            self._note_failed_connect(connection.place, reason, detail)
         if connection.epoch == self._epoch:
-            self._end_epoch(connection, reason, now + self._reconnect.on_lost(now, jitter), detail)
+            delay = self._reconnect.on_lost(now, jitter)
+            if connection.phase is Phase.CONNECTING:
+                self._note_failed_connect(connection.place, reason, detail)
+            self._end_epoch(connection, reason, delay, now, detail)
         self._close(connection, reason, detail=detail)
         self._on_connection_lost(connection, reason, detail, now)
 
     def _note_failed_connect(self, place: str, reason: CloseReason, detail: str) -> None:
-        """Count a failed connect, and set `denied` or `unreachable` once every broker has failed."""
-        refused = reason in REFUSALS
-        failed = refused or reason is CloseReason.HUNG_UP
-        self._refused_in_a_row = self._refused_in_a_row + 1 if refused else 0
-        self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
-        brokers = self._reconnect.targets
+        """Count an endpoint that has failed, and set `denied` or `unreachable` once every broker has."""
+        text = f"{place}: {reason.describe(detail)}"
+        if reason in REFUSALS or (reason is CloseReason.HUNG_UP and self._refusal is None):
+            self._refusal = reason, text
+        if not self._reconnect.endpoint_failed:
+            return
+        refusal, self._refusal = self._refusal, None
+        self._refused_in_a_row = self._refused_in_a_row + 1 if refusal and refusal[0] in REFUSALS else 0
+        self._failed_in_a_row = self._failed_in_a_row + 1 if refusal else 0
+        brokers = len(self._reconnect.endpoints)
         decided = self._refused_in_a_row >= brokers or self._failed_in_a_row >= FAILURES_THAT_COUNT * brokers
-        self.denied = reason if decided else None
+        self.denied, self.denial = refusal if refusal and decided else (None, "")
         self._not_made_in_a_row += 1
         if self._not_made_in_a_row >= brokers:
-            self.unreachable = "" if failed else f"{place}: {reason.describe(detail)}"
+            self.unreachable = "" if refusal else text
 
-    def _end_epoch(self, connection: C, reason: CloseReason, open_at: float, detail: str = "") -> None:
-        """Open no further connection to the present broker, and none to the next before `open_at`."""
+    def _end_epoch(self, connection: C, reason: CloseReason, delay: float, now: float, detail: str = "") -> None:
+        """Open no further connection to the present broker, and none to the next before `delay` seconds are over."""
         self._epoch += 1
         self._mode = None
         self._heard = self._spoken = False
@@ -547,10 +564,13 @@ class Connector(abc.ABC, Generic[C, E]):
         self._trouble_place, self._trouble = connection.place, reason.describe(detail)
         if reason is CloseReason.SHUTTING_DOWN:
             self._leaving_place = connection.place
-            self._leaving_in_a_row += 1
-        else:
-            self._leaving_in_a_row = 0
-        self._open_at = open_at
+            self._leaves = True
+        if self._reconnect.endpoint_failed:
+            if self._leaves:
+                self._leaving.add(connection.endpoint)
+            self._leaves = False
+        self._ended_at = now
+        self._open_at = now + delay
 
     def _close(self, connection: C, reason: CloseReason, after_sending: bool = False, detail: str = "") -> None:
         """Close a connection, for whatever reason, and its socket."""

@@ -70,6 +70,11 @@ class Reconnect:
         """How many endpoints there are, with each address of a name counted."""
         return sum(len(self._addresses.get(endpoint, ("",))) for endpoint in self.endpoints)
 
+    @property
+    def endpoint_failed(self) -> bool:
+        """After a loss: False if further addresses of the same endpoint are tried first."""
+        return not self._tried
+
     def known(self, endpoint: str) -> tuple[str, ...]:
         """Return the endpoints with addresses that `endpoint` is known to stand for."""
         return self._addresses.get(endpoint, ())

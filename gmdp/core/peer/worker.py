@@ -420,7 +420,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         """The broker drains: sessions stay until it lets them go, and then register at the next broker."""
         connection.leaving = True
         if connection.epoch == self._epoch:
-            self._end_epoch(connection, CloseReason.SHUTTING_DOWN, now + self._reconnect.on_lost(now, jitter))
+            self._end_epoch(connection, CloseReason.SHUTTING_DOWN, self._reconnect.on_lost(now, jitter), now)
         self._assign_waiting(now)
 
     def _on_disconnect(self, connection: WorkerConnection, now: float, jitter: float) -> None:
@@ -431,7 +431,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         reason = CloseReason.DISCONNECT
         self._note_spoken(connection)
         if connection.epoch == self._epoch:
-            self._end_epoch(connection, reason, now + self._reconnect.on_disconnect(now, jitter))
+            self._end_epoch(connection, reason, self._reconnect.on_disconnect(now, jitter), now)
         self._lose_connection(connection, reason, now, jitter)
         self._assign_waiting(now)
 

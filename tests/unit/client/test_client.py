@@ -301,6 +301,29 @@ def test_L8_a_call_that_is_to_fail_does_not_wait_for_a_broker_that_stops(held, b
         stopper.join()
 
 
+def test_L8_calls_that_are_to_fail_do_so_until_the_broker_is_back(broker):
+    """Also where the broker has been gone for long."""
+    with Client(broker.endpoint, when_no_worker="fail") as client:
+        client.reconnect_interval = 0.01
+        with pytest.raises(NoWorker):
+            client.request("echo", b"")
+        broker.stop()
+        end = monotonic() + 0.3
+        while monotonic() < end:
+            with pytest.raises(BrokerShuttingDown, match="every broker has announced its stop"):
+                client.request("echo", b"")
+            gevent.sleep(0.01)
+        broker.start()
+        wait_until(lambda: is_reached(client))
+
+
+def is_reached(client):
+    """True if a broker decides about the call: it has no worker."""
+    with pytest.raises((NoWorker, BrokerShuttingDown)) as caught:
+        client.request("echo", b"")
+    return caught.type is NoWorker
+
+
 def test_C1_a_call_may_fail_at_once_where_no_worker_is_registered(broker, client):
     with pytest.raises(NoWorker, match="no worker is registered") as caught:
         client.request("nobody", b"", when_no_worker="fail")

@@ -450,12 +450,120 @@ def test_L8_a_call_that_is_to_fail_without_a_worker_does_not_wait_for_a_lone_bro
     bench.feed(bench.opened[-1], [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 9.1)
     assert ends(bench) == [(last, *doomed)]
     assert patient.state is CallState.WAITING
-    # A broker that cannot be reached has not announced anything.
-    bench.core.tick(20.0, 0.5)
+
+
+def trying_again(endpoints=("tcp://a:1",)):
+    """A client whose brokers have announced their stop, and which tries them again for a call; the time is 100.0."""
+    bench = ClientBench(endpoints=endpoints)
+    bench.call(timeout=1.0)
     bench.act()
-    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 20.0, 0.5)
-    bench.call(now=20.0, flags=FAIL, timeout=60.0)
+    for _ in endpoints:
+        bench.core.on_connected(bench.opened[-1], 0.0)
+        offer = offer_body(Offer(100, 100, 100, 10_000, 1.0, leaving=True))
+        bench.feed(bench.opened[-1], [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
+        bench.act()
+    bench.core.tick(99.0, 0.5)
+    bench.act()
+    call = bench.call(now=100.0, flags=FAIL, timeout=60.0)
     assert ends(bench) == []
+    assert bench.opened[-1].phase is Phase.CONNECTING
+    return bench, call
+
+
+def known_as(bench, addresses, now=0.0):
+    """Answer the look-up of the name of the connection opened last."""
+    bench.core.on_lookup(bench.opened[-1], now)
+    bench.core.on_looked_up(bench.opened[-1], addresses, "", now, 0.5)
+    bench.act()
+
+
+STOPPED = (Outcome.SHUTTING_DOWN, "every broker has announced its stop")
+
+
+def test_L8_a_call_that_is_to_fail_waits_for_one_try_of_a_broker_that_has_left():
+    """However long the broker has been away."""
+    bench, call = trying_again()
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 100.1, 0.5)
+    assert ends(bench) == [(call, *STOPPED)]
+    # Calls that come soon after the try need no other; the first that comes later makes one, before its wait is over.
+    for now in (100.2, 101.0):
+        call = bench.call(now=now, flags=FAIL, timeout=60.0)
+        assert ends(bench) == [(call, *STOPPED)]
+    opened = len(bench.opened)
+    call = bench.call(now=101.15, flags=FAIL, timeout=60.0)
+    assert ends(bench) == []
+    assert len(bench.opened) == opened + 1
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.NO_CONNECTION_IN_TIME, 106.2, 0.5)
+    assert ends(bench) == [(call, *STOPPED)]
+
+
+def test_L8_a_call_that_is_to_fail_is_sent_to_the_broker_that_is_back():
+    bench, call = trying_again()
+    bench.core.on_connected(bench.opened[-1], 100.1)
+    offer = offer_body(Offer(100, 100, 100, 10_000, 1.0))
+    bench.feed(bench.opened[-1], [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 100.1)
+    assert ends(bench) == []
+    assert call.state is CallState.SENT
+    # It has announced nothing since: where it is lost, calls wait for its return.
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_CLOSED, 200.0, 0.5)
+    bench.act()
+    call = bench.call(now=200.1, flags=FAIL, timeout=60.0)
+    assert ends(bench) == []
+    assert call.state is CallState.WAITING
+
+
+def test_L8_a_call_that_is_to_fail_waits_for_a_try_of_each_broker():
+    bench, call = trying_again(("tcp://a:1", "tcp://b:1"))
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 100.1, 0.5)
+    assert ends(bench) == []
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 100.1, 0.5)
+    assert ends(bench) == [(call, *STOPPED)]
+
+
+ADDRESSES = ("tcp://127.0.0.1:1", "tcp://[::1]:1")
+
+
+@pytest.mark.parametrize("addresses", [ADDRESSES, ADDRESSES[::-1]])
+def test_L8_a_broker_that_leaves_has_left_though_its_name_has_another_address(addresses):
+    """Nobody listens at the other one, be it tried before or after."""
+    bench = ClientBench(endpoints=("tcp://name:1",))
+    call = bench.call(flags=FAIL, timeout=60.0)
+    bench.act()
+    ended = []
+    for _ in addresses:
+        assert ended == []
+        known_as(bench, addresses)
+        connection = bench.opened[-1]
+        if connection.address == ADDRESSES[0]:
+            bench.core.on_connected(connection, 0.0)
+            offer = offer_body(Offer(100, 100, 100, 10_000, 1.0, leaving=True))
+            bench.feed(connection, [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
+        else:
+            bench.core.on_disconnected(connection, CloseReason.CONNECTION_REFUSED, 0.0, 0.5)
+        ended = ends(bench)
+    assert ended == [(call, *STOPPED)]
+
+
+def test_L8_a_call_that_is_to_fail_goes_to_the_name_s_other_broker():
+    """The name stands for two brokers, and one leaves."""
+    bench = ClientBench(endpoints=("tcp://name:1",))
+    call = bench.call(flags=FAIL, timeout=60.0)
+    bench.act()
+    for leaving in (True, False):
+        known_as(bench, ADDRESSES)
+        bench.core.on_connected(bench.opened[-1], 0.0)
+        offer = offer_body(Offer(100, 100, 100, 10_000, 1.0, leaving=leaving))
+        bench.feed(bench.opened[-1], [b"MDPC02", b"\x03", b"mmi.gmdp", *offer], 0.0)
+        assert ends(bench) == []
+    assert (call.state, call.connection.address) == (CallState.SENT, ADDRESSES[1])
+    # The first one's stop is forgotten.
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_CLOSED, 9.0, 0.5)
+    bench.act()
+    call = bench.call(now=9.0, flags=FAIL, timeout=60.0)
+    known_as(bench, ADDRESSES, 9.0)
+    bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 9.0, 0.5)
+    assert ends(bench) == []
+    assert call.state is CallState.WAITING
 
 
 def test_L8_a_call_that_is_to_fail_goes_to_the_broker_that_stays():

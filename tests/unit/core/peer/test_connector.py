@@ -357,10 +357,10 @@ def test_a_connection_speaks_the_lower_version_and_has_the_features_of_both(own_
     assert request.frames[0][:5] == b"\x89MDC" + bytes([expected[0]])
 
 
-def opened_by_name(endpoints=("tcp://name:1",)):
+def opened_by_name(endpoints=("tcp://name:1",), timeout=100.0):
     """A bench whose first connection waits for its name."""
     bench = ClientBench(endpoints=endpoints)
-    call = bench.call(timeout=100.0)
+    call = bench.call(timeout=timeout)
     bench.act()
     (connection,) = bench.opened
     bench.core.on_lookup(connection, 0.0)
@@ -390,6 +390,89 @@ def test_G11_a_connection_is_opened_once_its_name_was_looked_up():
     bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_REFUSED, 4.0, 1.0)
     assert bench.core.unreachable == "tcp://name:1 (tcp://b:1): connection refused"
     assert bench.core.deadline() == 5.0
+
+
+def addresses_fail(bench, *reasons, now=0.0):
+    """The name's two addresses fail in turn; returns how calls have ended."""
+    events = []
+    for reason in reasons:
+        if not bench.opened[-1].address:
+            bench.core.on_lookup(bench.opened[-1], now)
+            events += looked_up(bench, bench.opened[-1], "a", "b", now=now)
+        bench.core.on_disconnected(bench.opened[-1], reason, now, 1.0)
+        events += bench.act()
+    return events
+
+
+REFUSED, HUNG_UP, NOT_ALLOWED = CloseReason.CONNECTION_REFUSED, CloseReason.HUNG_UP, CloseReason.NOT_ALLOWED
+
+
+@pytest.mark.parametrize(("first", "last", "place"), [(NOT_ALLOWED, REFUSED, "a"), (REFUSED, NOT_ALLOWED, "b")])
+def test_G11_a_broker_that_refuses_denies_though_its_name_has_another_address(first, last, place):
+    """Nobody listens at the other one, be it tried before or after."""
+    bench, call, _ = opened_by_name()
+    assert addresses_fail(bench, first) == []
+    assert bench.core.denied is None
+    (ended,) = addresses_fail(bench, last)
+    assert (ended.call, ended.outcome) == (call, Outcome.DENIED)
+    assert ended.detail == bench.core.denial == f"tcp://name:1 (tcp://{place}:1): {NOT_ALLOWED.value}"
+    assert bench.core.denied is NOT_ALLOWED
+    assert bench.core.unreachable == ""
+    # The next round changes nothing before it is over.
+    bench.call(now=9.0)
+    bench.act()
+    assert addresses_fail(bench, REFUSED, now=9.0) == []
+    assert bench.core.denied is NOT_ALLOWED
+    assert addresses_fail(bench, REFUSED, now=9.0) == []
+    assert bench.core.denied is None
+    assert bench.core.unreachable == f"tcp://name:1 (tcp://b:1): {REFUSED.value}"
+
+
+def test_G11_a_broker_that_hangs_up_denies_the_third_time_though_its_name_has_another_address():
+    bench, _, _ = opened_by_name(timeout=math.inf)
+    now = 0.0
+    for _ in range(2):
+        assert addresses_fail(bench, HUNG_UP, REFUSED, now=now) == []
+        assert bench.core.denied is None
+        now = bench.core.deadline()
+        bench.core.tick(now, 1.0)
+        bench.act()
+    (ended,) = addresses_fail(bench, HUNG_UP, REFUSED, now=now)
+    assert (bench.core.denied, ended.outcome) == (HUNG_UP, Outcome.DENIED)
+
+
+def test_G11_a_broker_that_refuses_denies_nothing_while_the_name_s_other_broker_lets_in():
+    bench, call, _ = opened_by_name()
+    for now in (0.0, 50.0):
+        assert addresses_fail(bench, NOT_ALLOWED, now=now) == []
+        bench.core.on_lookup(bench.opened[-1], now)
+        looked_up(bench, bench.opened[-1], "a", "b", now=now)
+        bench.connected(bench.opened[-1], now)
+        bench.act()
+        assert bench.core.denied is None
+        assert call.state is CallState.SENT
+        bench.core.cancel(call, Outcome.CANCELLED, now + 1.0)
+        bench.core.on_disconnected(bench.opened[-1], CloseReason.CONNECTION_CLOSED, now + 1.0, 1.0)
+        bench.act()
+        call = bench.call(now=50.0)
+        bench.act()
+    # What the first one did is forgotten with the second one's welcome.
+    assert addresses_fail(bench, REFUSED, REFUSED, now=60.0) == []
+    assert bench.core.denied is None
+
+
+def test_connections_lost_after_their_epoch_s_end_count_for_no_other_broker():
+    """Of two brokers, one refuses two connections at once."""
+    bench = ClientBench(endpoints=("tcp://a:1", "tcp://b:1"))
+    bench.connected_call(timeout=math.inf)
+    calls = [bench.call(timeout=math.inf) for _ in range(2)]
+    bench.act()
+    pending = [connection for connection in bench.opened if connection.phase is Phase.CONNECTING]
+    assert len(pending) == 2
+    for connection in pending:
+        bench.core.on_disconnected(connection, NOT_ALLOWED, 1.0, 1.0)
+    assert bench.core.denied is None
+    assert [call.state for call in calls] == 2 * [CallState.WAITING]
 
 
 def test_G11_further_connections_to_a_broker_need_no_look_up():
