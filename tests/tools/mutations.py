@@ -615,6 +615,18 @@ MUTATIONS = {
         tests="unit/core/peer/test_connector.py::"
         "test_G11_a_broker_that_refuses_denies_though_its_name_has_another_address",
     ),
+    "each session lost looks at every decision": Mutation(
+        "core.peer.worker",
+        "        self._detach(*sessions)\n        for session in sessions if",
+        "        for session in sessions:\n            self._detach(session)\n        for session in sessions if",
+        tests="unit/core/peer/test_worker.py::test_a_loss_looks_once_at_what_was_decided",
+    ),
+    "work that was not begun counts as running": Mutation(
+        "core.peer.worker",
+        "                if id(work) in forgotten:",
+        "                if False:",
+        tests="unit/core/peer/test_worker.py::test_a_loss_looks_once_at_what_was_decided",
+    ),
     "a refusal is forgotten where the name's other address cannot be reached": Mutation(
         "core.peer.connector",
         "            self._refusal = reason, text\n",

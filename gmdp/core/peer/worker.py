@@ -305,10 +305,10 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         if connection in self._usable:
             self._usable.remove(connection)
             self._unreplaced += 1
-        for session in list(connection.sessions.values()):
-            self._detach(session)
-            if self.draining:
-                self._close_session(session, now)
+        sessions = list(connection.sessions.values())
+        self._detach(*sessions)
+        for session in sessions if self.draining else ():
+            self._close_session(session, now)
 
     def _assign_waiting(self, now: float) -> None:
         """Register waiting sessions on the connections that have room, and open further ones for the rest."""
@@ -442,8 +442,9 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
             if connection.sessions or connection.phase is Phase.EXTENDED:
                 # "The worker MAY send DISCONNECT at any time"
                 self.actions.append(Send(connection, self.dialect.worker_command(Command.DISCONNECT)))
-        for session in list(connection.sessions.values()):
-            self._detach(session)
+        sessions = list(connection.sessions.values())
+        self._detach(*sessions)
+        for session in sessions:
             self._close_session(session, now)
         self._close(connection, reason, after_sending=True)
 
@@ -465,38 +466,43 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         if connection.timer is None:
             self._timers.arm(connection, now + self._interval)
 
-    def _detach(self, session: Session) -> None:
-        """Take a session off its connection.  A running handler goes on, and its answer is dropped."""
-        connection = session.connection
-        assert connection is not None  # each caller has checked
-        del connection.sessions[session.frame]
-        session.connection = None
-        if session.work is not None:
-            connection.busy -= 1
-        if self._forget_work_not_begun(session):
-            session.handling = False
-        elif session.work is not None:
-            self.events.append(Resumed(session.work))
-        session.work = None
-        session.parts = None
-        session.oversize = False
-        self._timers.disarm(session)
-        session.become(SessionState.DETACHED)
-        self.registered -= 1
-        if not session.handling:
-            self._waiting[session] = None
+    def _detach(self, *sessions: Session) -> None:
+        """Take sessions off their connection.  A running handler goes on, and its answer is dropped."""
+        forgotten = self._forget_work_not_begun(sessions)
+        for session in sessions:
+            connection = session.connection
+            assert connection is not None  # each caller has checked
+            del connection.sessions[session.frame]
+            session.connection = None
+            work = session.work
+            if work is not None:
+                connection.busy -= 1
+                if id(work) in forgotten:
+                    session.handling = False
+                else:
+                    self.events.append(Resumed(work))
+            session.work = None
+            session.parts = None
+            session.oversize = False
+            self._timers.disarm(session)
+            session.become(SessionState.DETACHED)
+            self.registered -= 1
+            if not session.handling:
+                self._waiting[session] = None
 
-    def _forget_work_not_begun(self, session: Session) -> bool:
-        """A session loses its work: work that has not begun never begins.  Returns True if it had not."""
-        work = session.work
-        for events in (self._held, self.events) if work is not None else ():
-            if any(event is work for event in events):
+    def _forget_work_not_begun(self, sessions: Sequence[Session]) -> set[int]:
+        """Sessions lose their work: work that has not begun never begins.  Returns the ids of such work."""
+        lost = {id(session.work) for session in sessions if session.work is not None}
+        forgotten: set[int] = set()
+        for events in (self._held, self.events) if lost else ():
+            found = lost.intersection(map(id, events))
+            if found:
                 # Decisions about the work go with it.
                 events[:] = [
-                    event for event in events if event is not work and getattr(event, "work", None) is not work
+                    event for event in events if id(event if isinstance(event, Work) else event.work) not in found
                 ]
-                return True
-        return False
+                forgotten |= found
+        return forgotten
 
     def _on_session_disconnect(self, session: Session | None, now: float, jitter: float) -> None:
         """The broker said DISCONNECT to a session."""

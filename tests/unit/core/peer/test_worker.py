@@ -17,6 +17,7 @@ from models import (
 )
 
 from gmdp.core.peer.connector import Open, Phase
+from gmdp.core.peer.reasons import CloseReason
 from gmdp.core.peer.reconnect import Reconnect
 from gmdp.core.peer.sessions import CallerGone, Resumed, SessionState, Work
 from gmdp.core.peer.statistics import WorkerCounters
@@ -138,6 +139,43 @@ def test_L2_what_begins_beside_other_work_is_said_and_what_begins_alone_is_not()
     core.take()
     _, told = given(1)
     assert told == [2]
+
+
+class CountingList(list):
+    """Counts the items that iterations look at."""
+
+    looks = 0
+
+    def __iter__(self):
+        for item in super().__iter__():
+            self.looks += 1
+            yield item
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("all_begun", [False, True])
+def test_a_loss_looks_once_at_what_was_decided(closed, all_begun):
+    """Not once for each session that loses its work."""
+    core, _, connection = a_worker(offer=Offer(1, 300, 16, 300, 1.0, 2, sum(Feature)), concurrency=300)
+    core.take()
+    sessions = list(connection.sessions.values())
+    request = core.extended.worker_command(Command.REQUEST, b"client", b"", b"x")
+    for session in sessions:
+        if session is sessions[-1]:
+            core.take()  # the others' work begins
+        core.feed(connection, [session.frame, *request], 0.0, 0.5)
+    if all_begun:
+        core.take()
+    core.events = CountingList(core.events)
+    if closed:
+        core.close(0.0)
+    else:
+        core.on_disconnected(connection, CloseReason.CONNECTION_CLOSED, 0.0, 0.5)
+    assert core.events.looks <= 2
+    _, events = core.take()
+    begun = sessions if all_begun else sessions[:-1]
+    assert [(type(event), event.work.session) for event in events] == [(Resumed, session) for session in begun]
+    assert [session for session in sessions if session.handling] == begun
 
 
 def held_work_of_an_extended_worker():
