@@ -26,9 +26,6 @@ MAX_INT = 2**31 - 1
 #: The largest port of TCP.
 MAX_PORT = 65_535
 
-#: Frames of a message that a client, a worker or a gateway reads.  No answer has more.
-MAX_FRAMES = 100_000
-
 N = TypeVar("N", bound=float)
 
 #: One frame, as users may give it.

@@ -21,6 +21,7 @@ from rich.progress import Progress
 
 from ..broker.broker import Broker
 from ..client.async_client import AsyncClient
+from ..core.numbers import MAX_FRAMES
 from ..exceptions import ConfigurationError, MDPError
 from ..worker.request import Request
 from .printing import print_table, printable
@@ -183,7 +184,7 @@ def demonstrate(folder: Path) -> int:
         "tcp://127.0.0.1:*",
         heartbeat_interval=HEARTBEAT,
         liveness=LIVENESS,
-        max_frames=max(1000, 2 * largest // FRAME + 16),
+        max_frames=min(max(1000, 2 * largest // FRAME + 16), MAX_FRAMES),
         max_queue_bytes=2 * IN_FLIGHT * (largest + FRAME) + 256 * FRAME,
     )
     workers: list[subprocess.Popen[bytes]] = []

@@ -15,6 +15,10 @@ MOST_WHOLE = 2**63 - 1
 MOST_SECONDS = 1e9
 #: The most seconds between heartbeats: a day.
 MOST_INTERVAL = 86_400
+#: The most frames of a message that a broker takes, and of a body that a gateway takes.
+MAX_FRAMES = 100_000
+#: The most frames of a message that a client or worker reads: an envelope may have grown on its way through the broker.
+MAX_FRAMES_READ = MAX_FRAMES + 16
 
 #: The largest bound that a message names together with the smallest.
 _MOST_READABLE = 1_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 
-from ..validation import MAX_FRAMES
+from ..core.numbers import MAX_FRAMES
 from . import multipart
 from .answers import Answer, RequestRefused, bad_request, content_headers, error_answer
 from .requests import media_type

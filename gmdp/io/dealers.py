@@ -21,10 +21,10 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
+from ..core.numbers import MAX_FRAMES_READ
 from ..core.peer.connector import Close, Connection, Connector, Open, Phase, Send
 from ..core.peer.reasons import CloseReason
 from ..security.credentials import Credentials
-from ..validation import MAX_FRAMES
 from . import logs
 from .contexts import Context, SocketError, error_text, find_shortage, open_socket
 from .link import Link
@@ -65,7 +65,7 @@ def open_dealer(
             take the endpoint.
     """
     socket = open_socket(context, zmq.DEALER)
-    link = owner.add_link(socket, MAX_FRAMES, connection)
+    link = owner.add_link(socket, MAX_FRAMES_READ, connection)
     try:
         socket.set(zmq.LINGER, 0)
         # Neither RECONNECT_IVL -1 nor IMMEDIATE: with either, libzmq drops the messages

@@ -432,12 +432,12 @@ MUTATIONS = {
         "",
     ),
     "a session that lost its connection does not come back": Mutation(
-        "core.peer.worker", "        if not session.handling:\n            self._waiting[session] = None\n", ""
+        "core.peer.worker", "            if not session.handling:\n                self._waiting[session] = None\n", ""
     ),
     "a session comes back while its handler runs": Mutation(
         "core.peer.worker",
-        "        if not session.handling:\n            self._waiting[session] = None\n",
-        "        self._waiting[session] = None\n",
+        "            if not session.handling:\n                self._waiting[session] = None\n",
+        "            self._waiting[session] = None\n",
     ),
     # The client
     "a connection whose call was given up is used again": Mutation(
@@ -614,6 +614,20 @@ MUTATIONS = {
         "",
         tests="unit/core/peer/test_connector.py::"
         "test_G11_a_broker_that_refuses_denies_though_its_name_has_another_address",
+    ),
+    "a message that was cut off is used": Mutation(
+        "core.peer.connector",
+        "if len(frames) > MAX_FRAMES_READ:",
+        "if False:",
+        tests="unit/core/peer/test_connector.py::"
+        "test_a_message_of_more_frames_than_a_client_reads_costs_the_connection",
+    ),
+    "an older broker gets more frames than its peers read": Mutation(
+        "core.peer.connector",
+        "if offer.max_frames > MAX_FRAMES:",
+        "if False:",
+        tests="unit/core/peer/test_connector.py::"
+        "test_a_broker_that_takes_more_frames_than_its_peers_read_gets_no_such_message",
     ),
     "each session lost looks at every decision": Mutation(
         "core.peer.worker",

@@ -171,6 +171,12 @@ def test_max_frames_leaves_room_for_an_envelope(value):
     assert repr(value) in message
 
 
+def test_max_frames_is_no_more_than_clients_and_workers_read():
+    Broker(max_frames=100_000)
+    with pytest.raises(ConfigurationError, match=r"^max_frames must be .* 100000\b"):
+        Broker(max_frames=100_001)
+
+
 @pytest.mark.parametrize("name", [*ABOVE_0, "liveness", *WHOLE, "max_frames"])
 def test_a_number_beyond_all_bounds_is_refused_by_name(name):
     with pytest.raises(ConfigurationError, match=f"^{name} must be "):

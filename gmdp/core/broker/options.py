@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ..numbers import MOST_INTERVAL, check_boolean, check_number, check_text, unknown_name
+from ..numbers import MAX_FRAMES, MOST_INTERVAL, check_boolean, check_number, check_text, unknown_name
 
 #: Bytes of a mebibyte.
 MEBI = 1024 * 1024
@@ -75,7 +75,7 @@ class BrokerOptions(ServiceOptions):
             a return address, and each frame of a body beyond the first, counts 64 more.  A
             client may hold as many bytes as are still free; a request for which it has no room
             is refused.
-        max_frames: How many frames a message may have, its envelope included.
+        max_frames: How many frames a message may have, its envelope included; 100,000 at most.
         max_frame_size: How many bytes a frame may have.  A message with a larger one is dropped, counted and
             logged, and a gmdp client is told.  A frame of more than twice as many bytes ends its connection
             before it is read: ZeroMQ then says neither who sent it nor why the connection ended.
@@ -129,7 +129,7 @@ class BrokerOptions(ServiceOptions):
             check_number(name, getattr(self, name), 1, whole=True)
         check_number("max_user_rate", self.max_user_rate, 1)
         check_number("handshake_timeout", self.handshake_timeout, 0, above=True, most=MOST_INTERVAL)
-        check_number("max_frames", self.max_frames, 8, whole=True)
+        check_number("max_frames", self.max_frames, 8, whole=True, most=MAX_FRAMES)
         if not isinstance(self.services, Mapping):
             raise ValueError(f"services must be a table of patterns, not {self.services!r}")
         for pattern, values in self.services.items():

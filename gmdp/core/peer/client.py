@@ -95,6 +95,7 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
         stream_bytes: The most that all streams together grant in this way, INITIAL_CREDIT for each excepted.
     """
 
+    counters: ClientCounters
     #: A client begins nothing.
     features: int = SUPPORTED & ~Feature.BEGUN
 

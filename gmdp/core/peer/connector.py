@@ -50,9 +50,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from ...protocol.dialects import EXTENDED, Dialect
 from ...protocol.extension import PROBE_SERVICE, SUPPORTED, VERSION, Offer, probe_body, read_offer
+from ..numbers import MAX_FRAMES, MAX_FRAMES_READ
 from ..timers import Timers
 from .reasons import CloseReason
 from .reconnect import Reconnect
+from .statistics import ClientCounters, WorkerCounters
 
 #: The reasons that a socket reports where a broker refuses a connection.
 REFUSALS = frozenset({CloseReason.NOT_ALLOWED, CloseReason.MISMATCH})
@@ -212,6 +214,8 @@ class Connector(abc.ABC, Generic[C, E]):
     from 0 to 1.
     """
 
+    #: The counters of the client, or worker; they go on over restarts.
+    counters: ClientCounters | WorkerCounters
     #: The version of the extension that this peer speaks, and the features that it names.
     extension_version = VERSION
     features: int = SUPPORTED
@@ -394,6 +398,12 @@ class Connector(abc.ABC, Generic[C, E]):
 
     def feed(self, connection: C, frames: list[bytes], now: float, jitter: float) -> None:
         """Take one whole message from a broker.  A connection that is closed takes none."""
+        if len(frames) > MAX_FRAMES_READ:  # the socket has not kept all of them
+            if connection.phase is not Phase.CLOSED:
+                self.counters.malformed += 1
+                self._lose_connection(connection, CloseReason.TOO_MANY_FRAMES, now, jitter)
+                self._assign_waiting(now)
+            return
         if connection.phase in USABLE:
             self._on_message(connection, frames, now, jitter)
             return
@@ -408,6 +418,8 @@ class Connector(abc.ABC, Generic[C, E]):
                 self._lose_connection(connection, CloseReason.SHUTTING_DOWN, now, jitter)
                 self._assign_waiting(now)
             elif offer is not None:
+                if offer.max_frames > MAX_FRAMES:  # such messages would not be read at the other end
+                    connection.offer = offer._replace(max_frames=MAX_FRAMES)
                 connection.version = min(offer.version, self.extension_version)
                 connection.features = int(offer.features & self.features) if connection.version > 1 else 0
                 self._enter(connection, Phase.EXTENDED, now)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 
+from ..numbers import MAX_FRAMES_READ
+
 
 class CloseReason(enum.Enum):
     """Why a connection was closed, or could not be made."""
@@ -32,6 +34,7 @@ class CloseReason(enum.Enum):
 
     # The broker's conduct
     NO_CONNECTION_IN_TIME = "no connection in time"
+    TOO_MANY_FRAMES = f"the broker sent a message of more than {MAX_FRAMES_READ:,} frames"
     NOT_EXTENDED = "the broker does not speak gmdp's extension, which is required"
     NO_HEARTBEAT = "no heartbeat from the broker"
     DISCONNECT = "the broker said DISCONNECT"

@@ -70,6 +70,7 @@ class WorkerCore(Connector[WorkerConnection, Work | CallerGone | Resumed]):
         require_extensions: True if a broker that does not speak gmdp's extension is not used.
     """
 
+    counters: WorkerCounters
     #: A broker may answer the probe, and yet refuse to register this worker.
     probe_suffices = False
 

@@ -6,6 +6,7 @@ import math
 import pytest
 from cores import EXPIRY, INTERVAL, MDP01, MDP02, ClientBench, ManualClient, ManualWorker, client_core, connect
 
+from gmdp.core.numbers import MAX_FRAMES, MAX_FRAMES_READ
 from gmdp.core.outcomes import Outcome
 from gmdp.core.peer.calls import Call, CallState
 from gmdp.core.peer.connector import REFUSALS, TRANSITIONS, Close, Connection, Open, Phase, Send
@@ -473,6 +474,48 @@ def test_connections_lost_after_their_epoch_s_end_count_for_no_other_broker():
         bench.core.on_disconnected(connection, NOT_ALLOWED, 1.0, 1.0)
     assert bench.core.denied is None
     assert [call.state for call in calls] == 2 * [CallState.WAITING]
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_message_of_more_frames_than_a_client_reads_costs_the_connection(extended):
+    """Its socket has not kept all of them."""
+    bench = ClientBench()
+    call, connection = bench.extended_call() if extended else bench.connected_call()
+    bench.feed(connection, [*FINAL[:3], *(MAX_FRAMES_READ - 2) * [b""]], 1.0)
+    assert [(event.call, event.outcome, event.detail) for event in bench.act()] == [
+        (call, Outcome.BROKER_LOST, "tcp://a:1: the broker sent a message of more than 100,016 frames")
+    ]
+    assert (bench.closed, bench.core.counters.malformed) == ([connection], 1)
+    bench.feed(connection, (MAX_FRAMES_READ + 1) * [b""], 1.0)
+    assert bench.core.counters.malformed == 1  # a closed connection takes none
+
+
+def test_a_message_of_as_many_frames_as_a_client_reads_is_whole():
+    bench = ClientBench()
+    _, connection = bench.connected_call()
+    bench.feed(connection, [*FINAL[:3], *(MAX_FRAMES_READ - 3) * [b""]], 1.0)
+    (part,) = bench.act()
+    assert len(part.body) == MAX_FRAMES_READ - 3
+
+
+def test_a_message_of_more_frames_than_a_worker_reads_costs_the_connection():
+    worker = ManualWorker(MDP02)
+    worker.register()
+    worker.feed(MDP02.request(b"client", *MAX_FRAMES_READ * [b""]))
+    (lost,) = worker.take()
+    assert (type(lost), lost.reason, worker.counters.malformed) == (Close, CloseReason.TOO_MANY_FRAMES, 1)
+
+
+def test_a_broker_that_takes_more_frames_than_its_peers_read_gets_no_such_message():
+    """A broker of gmdp 0.1.0 allows any number."""
+    core = client_core(["one"])
+    call = Call(b"s", MAX_FRAMES * [b""], timeout=10.0)
+    core.submit(call, 0.0)
+    (opened,) = core.actions
+    connect(core, opened.connection, 0.0, Offer(100, 100, 2 * MAX_FRAMES, 10_000, 1.0))
+    (ended,) = core.events
+    assert ended.outcome is Outcome.TOO_LARGE
+    assert f"{MAX_FRAMES} frames" in ended.detail
 
 
 def test_G11_further_connections_to_a_broker_need_no_look_up():
