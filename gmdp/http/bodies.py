@@ -144,4 +144,4 @@ def _event(frame: bytes) -> bytes:
         frame.decode()
     except ValueError:
         return b"event: base64\ndata: %b\n\n" % base64.b64encode(frame)
-    return b"".join(b"data: %b\n" % line for line in frame.split(b"\n")) + b"\n"
+    return b"data: " + frame.replace(b"\n", b"\ndata: ") + b"\n\n"

@@ -15,6 +15,9 @@ Three more rules concern the connection:
 * A body with a transfer coding other than chunked ends the connection.
 * An answer that breaks off must not look complete: without chunks, the connection is reset.
 
+gevent switches where a connection has nothing to receive, or takes nothing more.  A fast client makes
+neither happen.  So the layer lets other greenlets run once for each request, and while it reads a body.
+
 Other servers' requests pass through unchanged.
 """
 
@@ -47,6 +50,9 @@ LINGER = 2.0
 #: Bytes of an unwanted body that are read and dropped meanwhile.
 MOST_TO_LINGER = 256 * 1024 * 1024
 
+#: Chunks of a body that are read in a row.
+CHUNKS_IN_A_ROW = 64
+
 _LINGER_NOT_AT_ALL = struct.pack("ii", 1, 0)
 
 
@@ -72,6 +78,11 @@ class _RequestBody:
         self._missing = None if "HTTP_TRANSFER_ENCODING" in environ else int(environ.get("CONTENT_LENGTH") or 0)
         self._ended = False
         self._failed = False
+        # gunicorn's reader of chunked bodies takes them from a generator, as many as a read asks for.
+        reader = getattr(self._input, "reader", None)
+        chunks = getattr(reader, "parser", None)
+        if reader is not None and chunks is not None:
+            reader.parser = _read_in_turns(chunks)
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes; RequestRefused if they do not come in time."""
@@ -89,6 +100,8 @@ class _RequestBody:
             self._ended = not piece
         else:
             self._missing -= len(piece)
+            if self._missing > 0:
+                gevent.sleep(0)
         return piece
 
     def should_end_connection(self) -> bool:
@@ -96,6 +109,14 @@ class _RequestBody:
         if self._failed or self._missing is None:
             return self._failed or not self._ended
         return self._missing > MOST_TO_DROP
+
+
+def _read_in_turns(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass chunks on, and let other greenlets run now and then: a chunk may be a single byte."""
+    for number, chunk in enumerate(chunks, 1):
+        yield chunk
+        if number % CHUNKS_IN_A_ROW == 0:
+            gevent.sleep(0)
 
 
 class _Exchange:
@@ -117,6 +138,7 @@ class _Exchange:
 
     def run(self, application: WSGIApplication) -> None:
         """Call `application`."""
+        gevent.sleep(0)  # between requests that arrive together, gunicorn never waits
         self._answer = application({**self._environ, "wsgi.input": self._body}, self._begin_answer)
         self._pieces = iter(self._answer)
 

@@ -1,6 +1,7 @@
 """Clients of gunicorn's gevent worker that stop reading, or stop in the middle of their body: real connections."""
 
 import socket
+from itertools import pairwise
 
 import gevent
 import gevent.event
@@ -13,6 +14,9 @@ from gmdp.http import slow_clients
 from gmdp.http.gateway import Gateway
 
 needs_gunicorn()
+
+from gunicorn.http.body import Body, ChunkedReader  # noqa: E402
+from gunicorn.http.unreader import IterUnreader  # noqa: E402
 
 #: Seconds for a client that does nothing.
 PATIENCE = 0.3
@@ -220,3 +224,58 @@ def test_X3_a_client_that_never_ends_its_body_is_read_for_a_while_and_others_go_
     assert len(turns) > 10
     assert connection.received <= slow_clients.MOST_TO_LINGER + slow_clients.MOST_TO_DROP
     assert connection.received >= (1_000_000 if bound == "bytes" else 1)
+
+
+# Clients that send fast
+
+
+class Neighbour:
+    """A greenlet that wants to run all the time: `seen` has what it saw of the others' work, each time it ran."""
+
+    def __init__(self, look):
+        self.seen = []
+        self._look = look
+        self._greenlet = gevent.spawn(self._run)
+
+    def _run(self):
+        while True:
+            self.seen.append(self._look())
+            gevent.sleep(0)
+
+    def __enter__(self):
+        gevent.sleep(0)
+        return self
+
+    def __exit__(self, *exc_info):
+        self._greenlet.kill()
+
+
+def test_a_client_that_sends_requests_in_a_row_leaves_others_their_turn(server):
+    """200 requests arrive at once, and are answered without a wait."""
+    requests = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 200
+    with server.dial() as connection, Neighbour(lambda: server.worker.nr) as neighbour:
+        connection.sendall(requests)
+        wait_until(lambda: server.worker.nr == 200)
+    assert max(later - earlier for earlier, later in pairwise(neighbour.seen)) < 5
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\na\r\n", b"8000\r\n" + b"a" * 0x8000 + b"\r\n"], ids=["small", "large"])
+def test_a_client_that_sends_chunks_without_a_pause_leaves_others_their_turn(chunk):
+    """gunicorn reads from memory here, and never waits."""
+    count = 20_000 if len(chunk) < 100 else 400
+    source = IterUnreader([*[chunk * 20] * (count // 20), b"0\r\n\r\n"])
+    environ = environ_of("POST", "/", HTTP_TRANSFER_ENCODING="chunked")
+    environ["wsgi.input"] = Body(ChunkedReader(None, source))
+    body = slow_clients._RequestBody(environ, 60)
+    with Neighbour(lambda: None) as neighbour:
+        while body.read(65_536):
+            pass
+    assert len(neighbour.seen) >= count // 100
+
+
+def test_a_client_that_sends_a_large_body_without_a_pause_leaves_others_their_turn():
+    size = 100 * 65_536
+    body = slow_clients._RequestBody(environ_of("POST", "/", bytes(size)), 60)
+    with Neighbour(lambda: None) as neighbour:
+        assert sum(len(body.read(65_536)) for _ in range(100)) == size
+    assert len(neighbour.seen) >= 99
