@@ -164,7 +164,8 @@ def gateway(
     /readyz are for load balancers.  The module gmdp.wsgi describes all of it.  gunicorn serves, with
     --workers processes.  Prints "listening on http://HOST:PORT" when it is ready.  SIGTERM and SIGINT
     let running requests end (--stop-timeout), then exit 0; a second signal ends at once.  SIGHUP
-    replaces the processes without losing a request, and reads files with keys and passwords again.
+    replaces the processes, and reads files with keys and passwords again.  No request is lost that ends
+    within --stop-timeout.  If a file cannot be read, nothing is replaced.
     The gateway has no TLS and does not tell users apart: the proxy in front of it does both.
     """
     configure_logging(verbose)

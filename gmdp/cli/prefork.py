@@ -6,6 +6,7 @@ gunicorn's gevent worker.  The classes here change what follows from gmdp's own 
 * SIGTERM and SIGINT both drain, and a second one ends everything at once.
 * A connection that waits for a request does not delay the end of its process.
 * The client of a worker process is made in it.  The arbiter has neither a hub nor threads.
+* The gateway goes on with what it has where files with keys and passwords cannot be read again.
 * Log records go to the handlers of the root logger, at its level.
 * The standard library is not patched: the gateway and gunicorn's worker need no more than gevent's sockets.
 """
@@ -18,6 +19,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -37,7 +39,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..client.client import Client
-from ..exceptions import BindError
+from ..exceptions import BindError, MDPError
 from ..http.gateway import Gateway
 from .printing import PrintableFormatter
 
@@ -47,6 +49,9 @@ _DESCRIPTORS_KEPT = 50 + 2 * Client.max_sockets
 
 #: Seconds that the arbiter waits for a worker process whose time to drain is up.
 _OVERTIME = 3
+
+#: Seconds that a process waits before it ends because it cannot make its gateway.  The arbiter starts another at once.
+_RETRY_PAUSE = 1.0
 
 #: Settings that are fixed.  X-Forwarded-… and SCRIPT_NAME are never believed: the gateway needs neither.
 #: The first line of a request may be as long as gunicorn allows, for a GET has its body there.
@@ -147,6 +152,10 @@ class Application(BaseApplication):  # type: ignore[misc]
         for name, value in {**_FIXED, **self._settings}.items():
             self.cfg.set(name, value)
 
+    def check(self) -> None:
+        """Raise what making a gateway raises.  The arbiter may call this: a gateway makes its client later."""
+        self._make_gateway()
+
     def load(self) -> Gateway:
         """Make the gateway, in a worker process."""
         gateway = self._make_gateway()
@@ -204,6 +213,15 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
                 pass
         os._exit(128 + sig)
 
+    def handle_hup(self) -> None:
+        """Replace the processes, unless new ones could not begin."""
+        try:
+            self.app.check()
+        except (MDPError, OSError) as error:
+            self.log.error("reload given up: %s", error)
+            return
+        super().handle_hup()
+
     def handle_usr2(self) -> None:
         """Refuse to start a second arbiter: the command line would bind its address again."""
         self.log.warning("SIGUSR2 is ignored")
@@ -242,6 +260,17 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         super().init_signals()
         # A terminal sends SIGINT to all processes.  The arbiter tells this one when to stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A terminal that closes sends SIGHUP to all processes.  The arbiter replaces this one.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def load_wsgi(self) -> None:
+        """Make the gateway; end the process if that is impossible, so that the arbiter tries again."""
+        try:
+            super().load_wsgi()
+        except (MDPError, OSError) as error:
+            self.log.error("a process cannot begin to serve: %s", error)
+            self._stopping.wait(_RETRY_PAUSE)
+            sys.exit(1)  # any other status would end the arbiter, and the processes that serve
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle SIGTERM: stop once the requests that run have been answered."""

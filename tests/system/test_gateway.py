@@ -166,6 +166,38 @@ def test_SIGHUP_replaces_the_processes_and_loses_no_request(command, slow, conne
     assert b"Traceback" not in ended.err, ended.err.decode()
 
 
+def test_a_password_that_cannot_be_read_again_stops_nothing(stack, connect, tmp_path):
+    file = tmp_path / "password"
+    file.write_text("secret\n")
+    with Gateway(stack, "--username", "u", "--password-file", str(file)) as process:
+        connection = connect(process.port)
+        assert exchange(connection, "GET", "/healthz")[0] == 200
+        (before,) = process.children()
+        file.unlink()
+        process.signal(signal.SIGHUP)
+        process.log(b"reload given up: cannot read ")
+        # A process that replaces a killed one reads the file, too; it ends, and the arbiter tries again.
+        assert exchange(connection, "GET", "/healthz")[0] == 200
+        os.kill(int(before), signal.SIGKILL)
+        process.log(b"a process cannot begin to serve: cannot read ")
+        file.write_text("secret\n")
+        assert exchange(connect(process.port), "GET", "/healthz")[0] == 200
+        process.signal(signal.SIGTERM)
+        ended = process.ended(timeout=8)
+    assert ended.status == 0
+    assert b"Traceback" not in ended.err
+
+
+def test_SIGHUP_to_a_process_that_serves_does_not_kill_it(command, connect):
+    """A terminal that closes sends it to all processes."""
+    connection = connect(command.port)
+    assert exchange(connection, "GET", "/healthz")[0] == 200
+    (worker,) = command.children()
+    os.kill(int(worker), signal.SIGHUP)
+    assert exchange(connection, "GET", "/healthz")[0] == 200
+    assert command.children() == {worker}
+
+
 def test_a_killed_process_is_replaced(stack, connect):
     with Gateway(stack, "--workers", "2") as process:
         wait_until(lambda: len(process.children()) == 2)
