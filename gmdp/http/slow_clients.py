@@ -5,8 +5,8 @@ reading its answer.  The layer ends both waits.  `patience` is a number of secon
 
 * Each read from a body may take `patience`, and one second more for each `PACE` bytes that it asks
   for.  If it takes longer, the answer is 408 and the connection ends.
-* Writing a piece of an answer may take `patience`, and one second more for each `PACE` bytes of the
-  piece.  If it takes longer, the connection is reset.
+* An answer is written in pieces of 64 KiB at most.  Writing a piece may take `patience`, and one
+  second more for each `PACE` bytes of it.  If it takes longer, the connection is reset.
 
 Three more rules concern the connection:
 
@@ -50,6 +50,8 @@ LINGER = 2.0
 #: Bytes of an unwanted body that are read and dropped meanwhile.
 MOST_TO_LINGER = 256 * 1024 * 1024
 
+#: Bytes of an answer that are written at a time.  Each such piece has its own time.
+MOST_AT_A_TIME = 65_536
 #: Chunks of a body that are read in a row.
 CHUNKS_IN_A_ROW = 64
 
@@ -132,6 +134,11 @@ class _Exchange:
         self._body = _RequestBody(environ, patience)
         self._answer: Iterable[bytes] = ()
         self._pieces: Iterator[bytes] = iter(())
+        #: The rest of the present piece.
+        self._rest = memoryview(b"")
+        #: Whether the end of the connection is the end of the answer, and whether its last piece was taken.
+        self._ends_with_connection = False
+        self._is_complete = False
         self._lingers = False
         #: Runs while the server writes.
         self._timer: gevent.Timeout | None = None
@@ -144,6 +151,9 @@ class _Exchange:
 
     def _begin_answer(self, *status_and_headers: Any) -> Any:
         self._lingers = self._body.should_end_connection()
+        if self._environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+            names = {name.lower() for name, _ in status_and_headers[1]}
+            self._ends_with_connection = "content-length" not in names
         coding = self._environ.get("HTTP_TRANSFER_ENCODING", "chunked")
         if self._lingers or coding.strip().lower() != "chunked":
             # A method of gunicorn's Response.  Only a middleware between the two hides it.
@@ -158,15 +168,28 @@ class _Exchange:
 
     def __next__(self) -> bytes:
         self._stop_timer()
+        if self._rest:
+            gevent.sleep(0)  # a client that reads fast never makes the server wait
+            return self._write_slice(self._rest)
         try:
             piece = next(self._pieces)
         except StopIteration:
+            self._is_complete = True
             self._start_timer(0)  # gunicorn writes the end of a chunked body
             raise
         except Exception as error:
             self._break_off(error)
+        if len(piece) > MOST_AT_A_TIME:
+            return self._write_slice(memoryview(piece))
         self._start_timer(len(piece))
         return piece
+
+    def _write_slice(self, piece: memoryview) -> bytes:
+        """Return the first bytes of `piece`; the rest comes next."""
+        self._rest = piece[MOST_AT_A_TIME:]
+        written = bytes(piece[:MOST_AT_A_TIME])
+        self._start_timer(len(written))
+        return written
 
     def _start_timer(self, size: int) -> None:
         seconds = self._patience + size / PACE
@@ -185,8 +208,6 @@ class _Exchange:
             _log.info("%s: %s: %s", self._environ.get("REMOTE_ADDR"), type(error).__name__, error)
         else:
             _log.error("an answer failed", exc_info=error)
-        if self._environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
-            self._reset()
         raise BrokenPipeError(errno.EPIPE, "the answer broke off") from error
 
     def _reset(self) -> None:
@@ -206,7 +227,8 @@ class _Exchange:
         close = getattr(self._answer, "close", None)
         if close is not None:
             close()
-        if was_late:
+        # The end of the server's time kills this greenlet, wherever it waits.
+        if was_late or (self._ends_with_connection and not self._is_complete):
             self._reset()
         elif self._lingers:
             self._linger()

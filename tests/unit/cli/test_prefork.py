@@ -20,6 +20,7 @@ from gateways import (
 from waiting import wait_until
 
 from gmdp import Client, Worker
+from gmdp.exceptions import BindError
 from gmdp.http import slow_clients
 from gmdp.http.gateway import Gateway
 
@@ -297,6 +298,21 @@ def test_a_stream_without_chunks_that_breaks_off_is_not_complete(server):
             server.reply_to(head("Content-Length: 4", target="/services/work?stream=1", version="1.0") + b"half")
 
 
+def test_a_stream_without_chunks_that_the_servers_end_cuts_is_not_complete(server, gated):
+    go, _ = gated
+    server.worker.app.stop_timeout = 0
+    with server.dial() as connection:
+        connection.sendall(head("Content-Length: 0", target="/services/gated?stream=1", version="1.0"))
+        go.release()
+        received = b""
+        while not received.endswith(b"0"):
+            received += connection.recv(65_536)
+        server.begin_stop()
+        server.ended(timeout=5)
+        with pytest.raises(ConnectionResetError):
+            read_to_end(connection)
+
+
 def test_a_bug_breaks_off_like_an_error(server, monkeypatch):
     def broken(*args, **options):
         yield [b"first"]
@@ -394,6 +410,12 @@ def test_the_client_starts_and_ends_with_the_server(server):
     server.begin_stop()
     server.ended()
     assert client.closed
+
+
+@pytest.mark.parametrize("host", ["127.0.0..1", "x" * 64])
+def test_what_can_be_no_host_cannot_be_bound(host):
+    with pytest.raises(BindError, match=f"cannot bind {re.escape(host)}:1: "):
+        prefork.listen(host, 1)
 
 
 def test_there_are_no_more_connections_than_descriptors(monkeypatch):

@@ -84,6 +84,18 @@ def test_X3_a_client_that_does_not_read_a_large_reply_is_cut_off(server, caplog)
             read_to_end(connection)
 
 
+def test_a_large_reply_is_given_up_as_early_as_a_stream(server, monkeypatch):
+    """As one piece, the reply would have two minutes."""
+    monkeypatch.setattr(slow_clients, "PACE", 1e5)
+    with server.dial() as connection, gevent.Timeout(20):
+        let_nothing_be_read(connection)
+        connection.sendall(many_frames(70))
+        wait_until(lambda: server.worker._requests)
+        wait_until(lambda: not server.worker._connections)
+        with pytest.raises(ConnectionResetError):
+            read_to_end(connection)
+
+
 def many_frames(count):
     """A request of `count` large frames, which come back."""
     body = multipart(b"x", b"frames", *[b"y" * 190_000] * count)
@@ -93,7 +105,7 @@ def many_frames(count):
 
 def test_a_slow_reader_gets_all_of_a_large_reply(server, monkeypatch):
     """The time for a piece grows with its length."""
-    monkeypatch.setattr(slow_clients, "PACE", 5e5)
+    monkeypatch.setattr(slow_clients, "PACE", 2e4)
     with server.dial() as connection:
         let_nothing_be_read(connection, 100_000)
         connection.sendall(many_frames(70))
