@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import import_module
 from types import ModuleType
@@ -27,6 +28,9 @@ from .spelling import Command
 #: The oldest gunicorn whose parser leaves no doubt about the end of a request.
 _OLDEST_GUNICORN = (27,)
 
+#: Variables that gunicorn would read, though the command's options are all there is: the first while it is imported.
+_NOT_FOR_GUNICORN = ("WEB_CONCURRENCY", "SCRIPT_NAME")
+
 _ADDRESS = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>[^\s:/\[\]]+)")
 
 
@@ -41,6 +45,8 @@ def _parse_address(bind: str) -> tuple[str, int]:
 def _import_prefork() -> ModuleType:
     """Import what needs gunicorn; ConfigurationError if a package is missing, or gunicorn or gevent is too old."""
     needed = "gmdp gateway needs gunicorn 27 and gevent 24.10.1: pip install 'gmdp[gateway]'"
+    for variable in _NOT_FOR_GUNICORN:
+        os.environ.pop(variable, None)
     try:
         import gunicorn
 

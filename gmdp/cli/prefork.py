@@ -13,6 +13,7 @@ gunicorn's gevent worker.  The classes here change what follows from gmdp's own 
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
 import os
@@ -81,6 +82,8 @@ def listen(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         raise BindError(error.errno, f"cannot bind {host}:{port}: {error.strerror or error}") from None
+    except UnicodeError:  # an empty label, or one of more than 63 letters
+        raise BindError(errno.EINVAL, f"cannot bind {host}:{port}: this is no name of a host") from None
     return listener
 
 

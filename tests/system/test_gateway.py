@@ -241,6 +241,11 @@ def test_an_address_that_is_taken_is_told_in_one_line_and_at_once():
     assert re.fullmatch(r"gmdp: cannot bind no\.such\.host\.invalid:1: .+", ended.one_line())
 
 
+def test_variables_for_gunicorn_change_nothing(stack, connect):
+    with Gateway(stack, WEB_CONCURRENCY="", SCRIPT_NAME="/app") as process:
+        assert exchange(connect(process.port), "GET", "/healthz") == (200, b"ok\n")
+
+
 def test_F12_a_kept_connection_is_answered_at_once(command, connect):
     """Two writes of an answer used to wait 40 ms for each other."""
     connection = connect(command.port)
