@@ -45,7 +45,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], text: 
     On a terminal it has lines, and long text is folded.  Elsewhere the columns are aligned by spaces.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty() and find_spec("rich") is not None:
+    if sys.stdout is not None and sys.stdout.isatty() and find_spec("rich") is not None:
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text

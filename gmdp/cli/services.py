@@ -41,7 +41,7 @@ def _parse_report(reply: list[bytes]) -> dict[str, Any] | None:
         if reply[0] == b"200" and len(reply) == 2:
             report = json.loads(reply[1])
             return report if isinstance(report, dict) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     return None
 
@@ -77,7 +77,7 @@ def _print_rows(report: dict[str, Any], table: str, columns: Mapping[str, str], 
     """Print the rows of a report's `table`, and how many there are beyond them.
 
     `columns`: their keys and titles.  `text`: the titles of those that are not numbers.
-    Raises KeyError, TypeError or ValueError if the report is not of gmdp.
+    Raises KeyError, TypeError, ValueError or OverflowError if the report is not of gmdp.
     """
     rows = [[_cell(row, column) for column in columns] for row in report[table]]
     more = int(report["total"]) - len(rows)
@@ -107,7 +107,7 @@ def _list(
         if service and not report[table]:
             raise MDPError(f"the broker at {answering} {absence}")
         _print_rows(report, table, columns, text)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise MDPError(f"the broker at {answering} has another mmi.{table} than gmdp's") from None
 
 
@@ -234,7 +234,7 @@ def ping(endpoint: str, timeout: float, count: int, as_json: bool, mdp: str | No
         return
     try:
         broker = f"{about['name']} {about['version']}, {about['state']}, up {about['uptime']:.0f} s"
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         broker = f"an MDP/{mdp} broker"
     click.echo(
         f"{answering}: {printable(broker)}; {count} round trips: "

@@ -115,3 +115,9 @@ def test_letters_that_an_output_does_not_have_are_escaped(broker):
     arguments = ("worker", "größe ☃", "--exec", "cat", "--broker", broker.endpoint)
     with Process(*arguments, PYTHONIOENCODING="ascii", PYTHONUTF8="0") as process:
         assert process.line() == rf"serving gr\xf6\xdfe \u2603 for {broker.endpoint}"
+
+
+def test_a_table_without_standard_output_is_not_printed(monkeypatch):
+    """Python has no standard output where its descriptor is closed."""
+    monkeypatch.setattr("sys.stdout", None)
+    print_table(("a", "b"), [("c", 1)])

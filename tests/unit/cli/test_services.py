@@ -128,6 +128,9 @@ JUNK = {
     "other keys": [b"200", b"{}"],
     "no body": [b"200"],
     "rows of numbers": [b"200", b'{"total": 1, "services": [5]}'],
+    "endless": [b"200", b'{"total": 1e999, "services": []}'],
+    "long uptime": [b"200", b'{"name": "x", "version": "1", "state": "up", "uptime": 1%b}' % (b"0" * 400)],
+    "deep": [b"200", b"[" * 200_000],
 }
 
 
