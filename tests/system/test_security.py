@@ -1080,7 +1080,10 @@ def test_B5_distinct_service_names_are_capped_and_collected(keys, count):
             wait_until(lambda: b"mine" in broker.statistics().services)
             future.cancel()
         wait_until(lambda: not broker.statistics().services)
-        assert broker.statistics().drops["user_services_full"] > count // 2
+        now = broker.statistics()
+        refused = now.drops["user_services_full"]
+        assert refused > 0
+        assert now.requests + refused == 500 + count + 1  # how many expire meanwhile depends on the machine
         assert resident() - memory < 20 * 1024 * 1024
 
 
