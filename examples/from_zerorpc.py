@@ -77,7 +77,10 @@ class Remote:
             body = [name.encode(), json.dumps(arguments).encode()]
             if self._stream:
                 return (json.loads(part[0]) for part in self._client.stream(self._service, body) if part[0])
-            return json.loads(self._client.request(self._service, body)[0])
+            answer = self._client.request(self._service, body)
+            if len(answer) != 1 or not answer[0]:
+                raise TypeError(f"{name} is a stream: call each.{name}(...)")
+            return json.loads(answer[0])
 
         return call
 

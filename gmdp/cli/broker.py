@@ -101,7 +101,7 @@ def broker(
 ) -> None:
     """Run a broker.
 
-    Prints "listening on ENDPOINT…" when it is ready.  SIGTERM and SIGINT let
+    Prints "listening on ENDPOINT…" when it is ready.  SIGTERM, SIGINT and SIGHUP let
     running work end (--stop-timeout), then exit 0; a second signal ends at once.
     Times are seconds, sizes bytes.
     """

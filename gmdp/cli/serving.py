@@ -63,9 +63,9 @@ def print_when_registered(worker: Worker, line: str) -> None:
 def serve(server: S, describe: Callable[[S], str], announce: Callable[[S, str], None] | None = None) -> None:
     """Start `server`, announce it, and run until a signal.
 
-    SIGTERM and SIGINT drain; a second one ends the process at once.  `describe` returns the
-    line that announces the started server.  The line is printed, or given to `announce`,
-    which may switch.
+    SIGTERM, SIGINT and SIGHUP (a terminal is closed) drain; a second one ends the process at once.  A SIGHUP
+    that is ignored, as under nohup, stays so.  `describe` returns the line that announces the started server.
+    The line is printed, or given to `announce`, which may switch.
     """
     hub = gevent.get_hub()
     stopping = False
@@ -79,8 +79,9 @@ def serve(server: S, describe: Callable[[S], str], announce: Callable[[S, str], 
         stopping = True
         hub.loop.run_callback_threadsafe(gevent.spawn, server.stop)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, on_signal)
     server.start()
     # All objects made so far stay.  A garbage collection that looks through them would be the longest pause of all.
     gc.freeze()

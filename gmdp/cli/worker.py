@@ -27,7 +27,7 @@ from .spelling import Command
 @click.command(cls=Command)
 @click.argument("service")
 @click.argument("target", metavar="[PACKAGE.MODULE:CALLABLE]", required=False)
-@click.option("--exec", "command", metavar="COMMAND", help="Run a command for each request instead.")
+@click.option("--exec", "command", metavar="COMMAND", help="Run a command, without a shell, for each request instead.")
 @broker_option
 @click.option("--concurrency", type=int, metavar="N", help="Requests worked on at once.  [default: 1, or --threads]")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Run a callable that computes in N threads.")
@@ -63,12 +63,13 @@ def worker(
 
     Requests go to a Python callable (it gets a gmdp.Request and returns bytes, a
     list of bytes, or an iterator of parts), or with --exec to a command: the
-    request is its standard input, its output the reply.  An exit status other
+    request is its standard input, its output the reply.  No shell reads the
+    command: for pipes and variables write sh -c '...'.  An exit status other
     than 0 is a failure: gmdp clients get an error, others the reply "500".  If the
     handler is stopped, or the worker ends in any way, the command's process group
     is killed; a process that has left the group lives on.  The
     standard library is monkey-patched for gevent.  Prints "serving SERVICE…" when
-    it is registered.  SIGTERM and SIGINT finish the present request
+    it is registered.  SIGTERM, SIGINT and SIGHUP finish the present request
     (--stop-timeout) and exit 0; a second signal ends at once.
 
     A callable that computes, and does not wait, blocks the worker's heartbeats; with

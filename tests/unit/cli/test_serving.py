@@ -39,13 +39,13 @@ def exits(monkeypatch):
     statuses = []
     monkeypatch.setattr(os, "_exit", statuses.append)
     monkeypatch.setattr(gc, "freeze", lambda: None)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield statuses
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_it_is_announced_when_it_has_started_and_a_signal_stops_it(exits, number):
     server, announced = Server(), []
     server.may_stop.set()
@@ -55,6 +55,18 @@ def test_it_is_announced_when_it_has_started_and_a_signal_stops_it(exits, number
     os.kill(os.getpid(), number)
     serving.get(timeout=20)
     assert (server.calls, exits) == (["start", "stop"], [])
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(exits):
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    server, announced = Server(), []
+    server.may_stop.set()
+    serving = gevent.spawn(serve, server, lambda server: "ready", lambda *each: announced.append(each))
+    wait_until(lambda: announced)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    os.kill(os.getpid(), signal.SIGTERM)
+    serving.get(timeout=20)
 
 
 def test_a_second_signal_ends_the_process_at_once(exits, capsys):
