@@ -22,7 +22,7 @@ Fixtures:
 * ``gmdp_broker``: a started :class:`gmdp.Broker` on a port of its own.
 * ``gmdp_worker(service, handler, **options)``: starts a :class:`gmdp.Worker` of that broker, and
   returns the worker once it is registered.
-* ``gmdp_client``: a started :class:`gmdp.AsyncClient` of that broker.
+* ``gmdp_client``: a started :class:`gmdp.AsyncClient` of that broker, whose calls take 0.8 of the test's deadline.
   ``AsyncClient(gmdp_broker.endpoint)`` makes more of them.
 * ``gmdp_simulation``: a :class:`gmdp.testing.Simulation`.
 

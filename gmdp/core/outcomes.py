@@ -93,6 +93,15 @@ class Outcome(enum.Enum):
     STALLED = "stream stalled"
 
 
+def notice_time(seconds: float) -> float:
+    """Return how long before the end of its time a caller hears that its request still waits in a queue.
+
+    Args:
+        seconds: How long the caller waits in all.
+    """
+    return min(seconds / 20, 0.25)
+
+
 _GATEWAY_FAILED = "the gateway failed"
 
 

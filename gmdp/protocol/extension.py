@@ -45,7 +45,8 @@ error's type name and message.  *Not run*, from a broker that stops, says that n
 request: its client may send the request elsewhere.  A client that did not name the feature
 ``not-run`` hears *shutting down* in its place.  To a client that has named the feature ``reasons``, a broker
 says in words why there is no answer: the field *reason*, of at most :data:`MAX_REASON` bytes.  The client shows
-the words to people, and takes no decision by them.
+the words to people, and takes no decision by them.  Such a client hears *expired* shortly before its time is up
+(:func:`gmdp.core.outcomes.notice_time`) if its request waits in a queue then.
 
 A request id is a secret of its client: any peer that knows the id can cancel the call.
 A *cancel* is a REQUEST with that flag and any body.

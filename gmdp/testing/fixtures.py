@@ -12,6 +12,7 @@ import gevent
 
 from ..broker.broker import Broker
 from ..client.async_client import AsyncClient
+from ..client.options import DEFAULT_TIMEOUT
 from ..core.states import State
 from ..exceptions import ConfigurationError
 from ..worker.handlers import Handler
@@ -71,6 +72,7 @@ class Installation:
         self._broker: Broker | None = None
         self._client: AsyncClient | None = None
         self._workers: list[Worker] = []
+        self._seconds = seconds
         self.deadline = Deadline(seconds, error)
         self.watched = False
         self.failed = False
@@ -95,9 +97,10 @@ class Installation:
 
     @property
     def client(self) -> AsyncClient:
-        """A client of the broker, which is started on the first access."""
+        """A client of the broker, which is started on the first access; its calls take 0.8 of the test's deadline."""
         if self._client is None:
-            self._client = AsyncClient(self.broker.endpoint)
+            # A call that nobody answers says why, before the test's deadline ends it.
+            self._client = AsyncClient(self.broker.endpoint, timeout=min(DEFAULT_TIMEOUT, 0.8 * self._seconds))
             self._client.start()
         return self._client
 

@@ -129,9 +129,9 @@ MUTATIONS = {
         "core.broker.delivery", "if queue.length > service.options.max_queue:", "if False:"
     ),
     "queued requests never expire": Mutation(
-        "core.broker.delivery",
-        "self._timers.arm(request, until if until < request.deadline else request.deadline)",
-        "self._timers.arm(request, 1e9)",
+        "core.broker.services",
+        "self._state.timers.arm(request, until)",
+        "self._state.timers.arm(request, 1e9)",
     ),
     "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = now\n", ""),
     # Strangers
@@ -938,6 +938,12 @@ MUTATIONS = {
         "self._close_watched(0)  # nobody",
         "pass  # nobody",
         tests="unit/io/test_lingering.py::test_L7_nobody_is_waited_for_whose_connection_has_ended",
+    ),
+    "a caller hears nothing of a request that still waits": Mutation(
+        "core.broker.services", "if noticed_at < until:", "if False:", "unit/core/broker/test_wording.py"
+    ),
+    "a request that waits at its caller's end has expired": Mutation(
+        "core.peer.client", "outcome is Outcome.EXPIRED and now", "False and now", "unit/core/peer/test_client.py"
     ),
     "a large frame of the extension ends the broker": Mutation(
         "protocol.wire", "_CALLS, bytes(last)", "_CALLS, last", "unit/io/test_frames.py"

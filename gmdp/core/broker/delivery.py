@@ -263,8 +263,7 @@ class Delivery:
         if request.client is not None:
             request.client.queued += 1
         request.queued_at = now
-        until = now + request.ttl_left
-        self._timers.arm(request, until if until < request.deadline else request.deadline)
+        self._services.arm(request, now)
         queue = service.queue
         if again:
             queue.push_front(request)

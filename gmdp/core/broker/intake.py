@@ -267,7 +267,7 @@ class Intake:
         request.deadline = math.inf if call.time_left is None else now + call.time_left
         lane = identity[0] or address[0]
         if request.place is Place.QUEUED:
-            self._services.on_new_deadline(request)
+            self._services.arm(request, now)
             if request.lane != lane:
                 request.service.queue.move(request, lane)
         else:

@@ -14,7 +14,9 @@ The rules of this module:
   it ends           when                                     a gmdp client hears
   ================  =======================================  ===================
   ``expired``       it waited for ``request_ttl``            expired
-  ``deadline``      its caller's time is up                  nothing
+  ``deadline``      its caller's time is up, or nearly up    expired, if it is
+                    and it still waits in a queue            nearly up; else
+                                                             nothing
   ``cancelled``     its caller gave it up                    nothing
   ``client_gone``   its client's connection is closed, or    nothing
                     has another user; or its retry came on
@@ -43,11 +45,12 @@ The rules of this module:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ...protocol.extension import Feature, Status
 from ...protocol.text import show_name
-from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason
+from ..outcomes import DEAD_LETTER_REASONS, STATUS_OF_REASON, EndReason, notice_time
 from .accounts import Accounts
 from .decisions import DeadLetter
 from .reasons import LossReason
@@ -56,6 +59,7 @@ from .replies import Replies
 from .state import BrokerState
 from .wording import describe_end
 
+_REASONS = int(Feature.REASONS)  # an IntFlag's own operators are Python functions
 #: Requests that end at once.  More end in bursts, between which others have their turn.
 BURST = 500
 
@@ -141,11 +145,23 @@ class Services:
 
     def on_timer(self, request: Request, now: float) -> None:
         """A queued request has waited for too long."""
-        self.withdraw(request, EndReason.DEADLINE if now >= request.deadline else EndReason.EXPIRED, now)
+        expires_at = request.queued_at + request.ttl_left
+        self.withdraw(request, EndReason.EXPIRED if expires_at <= now < request.deadline else EndReason.DEADLINE, now)
 
-    def on_new_deadline(self, request: Request) -> None:
-        """The deadline of a queued request has changed: arm its timer anew."""
-        self._state.timers.arm(request, min(request.queued_at + request.ttl_left, request.deadline))
+    def arm(self, request: Request, now: float) -> None:
+        """Arm the timer of a queued request, whose deadline may have changed.
+
+        A caller that understands words hears that its request still waits shortly before the caller gives up.
+        """
+        until = request.deadline
+        expires_at = request.queued_at + request.ttl_left
+        if expires_at < until:
+            until = expires_at
+        if until != math.inf and self._state.peers.features_of(request.address, request.terms.frame) & _REASONS:
+            noticed_at = request.deadline - notice_time(request.deadline - now)
+            if noticed_at < until:
+                until = noticed_at
+        self._state.timers.arm(request, until)
 
     def fail_those_without_worker(self, service: Service, now: float) -> None:
         """If the service has no worker left, end the requests that are to fail then: many of them in bursts."""
@@ -242,6 +258,8 @@ class Services:
         if reason is EndReason.STOPPED and not request.attempts:  # no worker has had it
             features = state.peers.features_of(request.address, request.terms.frame)
             status = Status.NOT_RUN if features & Feature.NOT_RUN else status
+        elif reason is EndReason.DEADLINE and now < request.deadline:
+            status = Status.EXPIRED  # in the words of the notice
         if status is not None:
             self._replies.send_status(request, status, reason, now, behind=behind, loss=loss)
             if not request.terms.frame and request.address and reason in _SILENT_ENDS:

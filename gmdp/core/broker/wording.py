@@ -88,10 +88,9 @@ def describe_end(
         is_stated = frame and extension.read_call(frame).flags & TIME_STATED
         ttl = service.stated_ttl if is_stated else service.options.request_ttl
         option = "request_ttl" if ttl == service.options.request_ttl else "max_request_ttl"
-        text = f"it was queued for {option}={ttl:g} s"
-        if behind and not request.attempts:
-            text += f" behind {behind} {'other' if behind == 1 else 'others'}"
-        return f"{text}, and no worker was {'free' if service.members else 'registered'}"
+        return f"it was queued for {option}={ttl:g} s{_describe_wait(request, behind)}"
+    if reason is EndReason.DEADLINE and not request.attempts:
+        return f"it was queued all that time{_describe_wait(request, behind)}"
     text = reason.text
     if reason is EndReason.ATTEMPTS:
         times = f"{request.attempts} {'time' if request.attempts == 1 else 'times'}"
@@ -99,6 +98,12 @@ def describe_end(
     if loss is not None:
         text = f"{text}: {loss.text}"
     return _with_values(text, service.options, options)
+
+
+def _describe_wait(request: Request, behind: int | None) -> str:
+    """Return the end of a sentence about a request that no worker took in time."""
+    others = f" behind {behind} {'other' if behind == 1 else 'others'}" if behind and not request.attempts else ""
+    return f"{others}, and no worker was {'free' if request.service.members else 'registered'}"
 
 
 def describe_refusal(options: BrokerOptions, reason: DropReason, status: Status | None = None) -> str:

@@ -47,7 +47,7 @@ from ...protocol.extension import (
     Feature,
     Status,
 )
-from ..outcomes import OUTCOME_OF_STATUS, Outcome
+from ..outcomes import OUTCOME_OF_STATUS, Outcome, notice_time
 from ..snapshots import copy_counts
 from .calls import Call, CallState, ClientConnection, Ended, Part
 from .connector import Connector, Phase, Send
@@ -326,7 +326,9 @@ class ClientCore(Connector[ClientConnection, Part | Ended]):
             self._assign_waiting(now, call)
             return
         self._detach(call)
-        if now >= call.deadline_at:
+        if now >= call.deadline_at or (
+            outcome is Outcome.EXPIRED and now >= call.deadline_at - notice_time(call.deadline_at - call.submitted_at)
+        ):
             # The time is up anyway.  A handler that was stopped for that reason has not failed.
             outcome, body = Outcome.TIMEOUT, []
         self._end_call(call, outcome, extension.read_reason(fields), body)

@@ -222,3 +222,49 @@ def test_answers_carry_no_words():
 def test_every_bound_in_a_text_has_its_value(reason):
     words = describe_refusal(BrokerOptions(), reason)
     assert words.count("max_") == words.count("=")
+
+
+@pytest.mark.parametrize(("time_left", "before"), [(2.0, 0.1), (60.0, 0.25)])
+@pytest.mark.parametrize(("others", "behind"), [(0, ""), (1, " behind 1 other"), (12, " behind 12 others")])
+def test_L4_a_caller_whose_request_still_waits_hears_so_shortly_before_it_gives_up(time_left, before, others, behind):
+    broker = knowing(GmdpBroker(request_ttl=100.0))
+    for number in range(others):
+        broker.ask(MDP02, b"other", b"%d" % number)
+    broker.call(b"client", 1, time_left=time_left)
+    broker.advance(time_left - before - 0.001)
+    assert told(broker) == []
+    broker.advance(0.002)
+    assert told(broker) == [
+        (1, Status.EXPIRED, f"it was queued all that time{behind}, and no worker was registered"),
+    ]
+    assert broker.core.counters.ended == {"deadline": 1}
+
+
+def test_L4_a_caller_that_understands_no_words_hears_nothing_when_its_time_is_up():
+    broker = GmdpBroker()
+    broker.call(b"client", 1, time_left=2.0)
+    broker.advance(1.99)
+    assert broker.core.queued == 1
+    broker.advance(0.02)
+    assert (told(broker), broker.core.counters.ended) == ([], {"deadline": 1})
+
+
+def test_L4_a_request_that_runs_when_its_caller_s_time_is_nearly_up_may_still_be_answered():
+    broker = knowing(GmdpBroker())
+    broker.register(b"W", 1)
+    broker.call(b"client", 1, time_left=2.0)
+    ((address, _),) = broker.requests(b"W").values()
+    broker.advance(1.99)
+    broker.session(b"W", 1, b"\x04", address, b"", b"done")
+    assert broker.answered(b"client") == [(1, Status.OK, 1, [b"done"])]
+
+
+def test_L4_a_retry_has_its_own_notice():
+    broker = knowing(GmdpBroker())
+    broker.call(b"client", 1, time_left=2.0)
+    broker.advance(1.0)
+    broker.call(b"client", 1, time_left=3.0, attempt=2)
+    broker.advance(1.5)
+    assert told(broker) == []
+    broker.advance(1.4)
+    assert [status for _, status, _ in told(broker)] == [Status.EXPIRED]

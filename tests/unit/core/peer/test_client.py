@@ -177,6 +177,17 @@ def test_a_handler_that_fails_because_the_time_is_up_did_not_fail(late):
     assert (ended.call, ended.outcome) == (call, Outcome.TIMEOUT if late else Outcome.HANDLER_FAILED)
 
 
+@pytest.mark.parametrize(("now", "outcome"), [(7.7, Outcome.EXPIRED), (7.8, Outcome.TIMEOUT), (8.0, Outcome.TIMEOUT)])
+def test_L4_what_expires_shortly_before_the_caller_gives_up_is_a_timeout_with_the_broker_s_words(now, outcome):
+    bench = ClientBench()
+    _, connection = bench.extended_call(timeout=8.0, deadline=8.0)
+    words = extension.reason_bytes("it was queued all that time")
+    frame = extension.with_fields(answer_frame(bench.sent[0][1][0], Status.EXPIRED, 1, 0), words)
+    bench.feed(connection, [frame, b"", *FINAL[:3], b""], now)
+    (ended,) = bench.act()
+    assert (ended.outcome, ended.detail) == (outcome, "it was queued all that time")
+
+
 @pytest.mark.parametrize(
     "frames",
     [
