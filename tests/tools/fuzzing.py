@@ -40,7 +40,7 @@ from gmdp.core.broker.core import BrokerCore
 from gmdp.core.broker.decisions import DeadLetter, Event, Refusal
 from gmdp.core.broker.options import BrokerOptions
 from gmdp.core.broker.reasons import DropReason
-from gmdp.core.broker.records import STRICT, Place, charged_bytes
+from gmdp.core.broker.records import STRICT, Place, Service, charged_bytes
 from gmdp.core.broker.reports import About
 from gmdp.core.broker.statistics import BrokerStatistics
 from gmdp.core.outcomes import EndReason, Outcome
@@ -1029,6 +1029,9 @@ class BrokerRun:
             if service.opener:
                 openers[service.opener] += 1
             queued += mine
+        for subject in services.ending:
+            if isinstance(subject, Service) and services.by_name.get(subject.name) is not subject:
+                queued += list(subject.queue)  # it gave way, and its requests end in bursts
         assert services.without_worker.keys() <= services.by_name.keys()
         assert services._opened_by_user == openers
         assert all(number <= OPTIONS.max_user_services for number in openers.values())

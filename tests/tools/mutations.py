@@ -1356,6 +1356,18 @@ MUTATIONS = {
         "                pass\n",
         tests="unit/core/broker/test_draining.py",
     ),
+    "a service that has given way is known until its requests have ended": Mutation(
+        "core.broker.services",
+        "        self._forget(service)\n        self.ending",
+        "        self.ending",
+        tests="unit/core/broker/test_services.py",
+    ),
+    "a broker that stops forgets the requests of a service that has given way": Mutation(
+        "core.broker.services",
+        "[*self.by_name.values(), *evicted]",
+        "list(self.by_name.values())",
+        tests="unit/core/broker/test_services.py",
+    ),
     "a user's requests go with any of the user's connections": Mutation(
         "core.broker.services",
         "request if request.client is client else None",

@@ -80,7 +80,8 @@ class Services:
         #: Requests that wait for a worker.
         self.queued = 0
         #: Why and which queued requests end in bursts: those that are to fail, of services that have lost their last
-        #: worker, and those of clients that are gone.  None: one that was looked at stays.
+        #: worker, all of services that have given way, which are not known any more, and those of clients that are
+        #: gone.  None: one that was looked at stays.
         self.ending: dict[Service | Client, tuple[EndReason, Iterator[Request | None]]] = {}
         #: How many requests may end, or be looked at, before the next tick.
         self._burst_left = BURST
@@ -99,7 +100,7 @@ class Services:
             if not for_worker or not self.without_worker:
                 return None
             oldest = self.by_name[next(iter(self.without_worker))]
-            self.end_queue(oldest, EndReason.EVICTED, now)
+            self._evict(oldest, now)
         service = self.by_name[name] = Service(name, options.for_service(name), user)
         service.stated_ttl = options.stated_ttl(name)
         if user:
@@ -110,12 +111,15 @@ class Services:
     def forget_if_unused(self, service: Service) -> None:
         """Forget a service that has neither workers nor requests."""
         if not service.members and not service.queue and self.by_name.get(service.name) is service:
-            del self.by_name[service.name]
-            del self.without_worker[service.name]
-            if service.opener:
-                opened = self._opened_by_user[service.opener] = self._opened_by_user[service.opener] - 1
-                if not opened:
-                    del self._opened_by_user[service.opener]
+            self._forget(service)
+
+    def _forget(self, service: Service) -> None:
+        del self.by_name[service.name]
+        del self.without_worker[service.name]
+        if service.opener:
+            opened = self._opened_by_user[service.opener] = self._opened_by_user[service.opener] - 1
+            if not opened:
+                del self._opened_by_user[service.opener]
 
     def has_opened_too_many(self, user: str) -> bool:
         """True if this user has opened as many services as a user may."""
@@ -177,12 +181,11 @@ class Services:
                 return
             yield request if request.terms.fail_without_worker else None
 
-    def end_queue(self, service: Service, reason: EndReason, now: float) -> None:
-        """End all requests queued for a service."""
-        while (request := service.queue.pop()) is not None:
-            self.unqueue(request, now)
-            self.end_request(request, reason, now)
-        self.forget_if_unused(service)
+    def _evict(self, service: Service, now: float) -> None:
+        """Forget a service without workers at once, and end its requests: many of them in bursts."""
+        self._forget(service)
+        self.ending[service] = EndReason.EVICTED, service.queue.walk()
+        self._end_some(now)
 
     def drop_requests_of(self, client: Client, now: float) -> None:
         """End the queued requests of a client that is gone: many of them in bursts."""
@@ -220,7 +223,8 @@ class Services:
     def end_queues(self, now: float, limit: int = BURST) -> int:
         """End up to `limit` queued requests, because the broker stops; returns how many."""
         ended = 0
-        for service in list(self.by_name.values()) if self.queued else ():
+        evicted = (subject for subject in self.ending if isinstance(subject, Service))
+        for service in [*self.by_name.values(), *evicted] if self.queued else ():
             while ended < limit and (request := service.queue.pop()) is not None:
                 self.unqueue(request, now)
                 self.end_request(request, EndReason.STOPPED, now)

@@ -192,3 +192,33 @@ def test_G19_requests_that_fail_without_a_worker_fail_in_bursts(comes_back):
         broker.core.tick(broker.now)
         assert counters(broker).ended == {"no_worker": fill_count}
     assert broker.core.deadline() > broker.now
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_G19_the_requests_of_a_service_that_gives_way_end_in_bursts(stops):
+    broker = GmdpBroker(max_services=2)
+    count = 2 * BURST + 1
+    fill(broker, count, service=b"old")
+    broker.call(b"other", 1, service=b"other")
+    broker.core.feed([b"W", *MDP02.ready(b"new")], broker.now)
+    assert set(broker.core.services) == {b"other", b"new"}
+    assert counters(broker).ended == {"evicted": BURST}
+    assert broker.core.deadline() == 0.0
+    # Its name is free: who takes it has nothing to do with what ends.
+    broker.core.feed([b"V", *MDP02.ready(b"old")], broker.now)
+    assert set(broker.core.services) == {b"new", b"old"}
+    assert broker.core.services[b"old"].statistics(broker.now).queued == 0
+    broker.core.on_connection_closed(b"c0", broker.now)
+    if stops:
+        broker.core.drain()
+        while broker.core.queued:
+            before = broker.core.queued
+            broker.core.finish(broker.now)
+            assert 0 < before - broker.core.queued <= BURST
+    else:
+        assert max(bursts(broker, lambda: broker.core.tick(broker.now))) <= BURST
+        broker.core.tick(broker.now)
+        assert counters(broker).ended.get("stopped", 0) == 0
+        assert broker.core.deadline() > broker.now
+    assert sum(counters(broker).ended.values()) == count + 1
+    assert (broker.core.queued, broker.core.held_bytes) == (0, 0)
