@@ -117,6 +117,24 @@ MUTATIONS = {
         "state.outbox, state.events = [], []",
         tests="unit/core/broker/test_unsent.py::test_what_was_sent_is_not_taken_back",
     ),
+    "each lost request looks at all idle workers": Mutation(
+        "core.broker.delivery",
+        "            no_room.add(service)\n",
+        "",
+        tests="unit/core/broker/test_delivery.py::"
+        "test_B12_a_lost_connection_looks_once_for_an_idle_worker_that_may_have_a_suspect",
+    ),
+    "suspects that have left a queue are counted": Mutation(
+        "core.broker.fairqueue",
+        "            self._suspect_counts[item.priority] -= 1\n",
+        "",
+    ),
+    "a lane of suspects only is taken to have more": Mutation(
+        "core.broker.fairqueue",
+        "if not lane.suspects or lane.length > lane.suspects.waiting)",
+        "if lane.length)",
+        tests="unit/core/broker/test_fairqueue.py",
+    ),
     "requests whose caller's time is up are delivered again": Mutation(
         "core.broker.delivery", "elif now >= request.deadline:", "elif False:"
     ),

@@ -27,7 +27,7 @@ from ..outcomes import EndReason
 from .access import CALL, Access
 from .decisions import Outgoing, QueueWait, new_tuple
 from .reasons import LossReason
-from .records import ANSWERED, ASSIGNED, QUEUED, Connection, Request, Worker
+from .records import ANSWERED, ASSIGNED, QUEUED, Connection, Request, Service, Worker
 from .replies import Replies
 from .services import Services
 from .state import BrokerState
@@ -90,8 +90,9 @@ class Delivery:
         # by FairQueue.push_front; the lane of the last one pushed is served first.
         requests.sort(key=lambda entry: entry[0])
         waiting = []
+        no_room: set[Service] = set()
         for _, request in requests:
-            if not self._deliver_again(request, reason, now):
+            if not self._deliver_again(request, reason, now, no_room):
                 waiting.append(request)
         for request in reversed(waiting):
             self._enqueue(request, now, again=True)
@@ -182,18 +183,22 @@ class Delivery:
 
     # Decisions
 
-    def _take_idle_for(self, request: Request) -> Worker | None:
-        """Take an idle worker for a request whose worker was lost; None if no idle worker may have it."""
+    def _take_idle_for(self, request: Request, no_room: set[Service]) -> Worker | None:
+        """Take an idle worker for a request whose worker was lost; None if no idle worker may have it.
+
+        `no_room`: the services of whose idle workers none may have a suspect, as was found out.
+        """
         service = request.service
         if not service.idle:
             return None
         if not request.suspect:
             return service.idle.popitem(last=False)[0]
-        if not service.queue.suspects:  # else no idle worker may have a suspect
+        if not service.queue.suspects and service not in no_room:  # else no idle worker may have a suspect
             for worker in service.idle:
                 if worker.connection.suspect is None:
                     del service.idle[worker]
                     return worker
+            no_room.add(service)
         return None
 
     def _assign(self, request: Request, worker: Worker, now: float) -> None:
@@ -227,7 +232,7 @@ class Delivery:
         frames = [*worker.request_head, address + tail, EMPTY, *request.body]
         self._state.outbox.append(new_tuple(Outgoing, (frames, worker, True)))
 
-    def _deliver_again(self, request: Request, loss: LossReason, now: float) -> bool:
+    def _deliver_again(self, request: Request, loss: LossReason, now: float, no_room: set[Service]) -> bool:
         """Find another worker for a request whose worker was lost, or end the request; False if it must wait."""
         reason: EndReason | None = None
         if request.abandon_reason is not None:
@@ -244,7 +249,7 @@ class Delivery:
             self._services.end_request(request, reason, now, loss=loss)
             return True
         self._replies.drop_joined(request)
-        worker = self._take_idle_for(request)
+        worker = self._take_idle_for(request, no_room)
         if worker is None:
             return False
         self._assign(request, worker, now)

@@ -53,6 +53,13 @@ def _number(item: Queued) -> int:
     return item.number
 
 
+class _Suspects(deque[Q]):
+    """One lane's suspects."""
+
+    #: How many of them wait.
+    waiting = 0
+
+
 class _Lane(Generic[Q]):
     """One client's items of one priority.
 
@@ -65,7 +72,7 @@ class _Lane(Generic[Q]):
     def __init__(self) -> None:
         self.items: deque[Q] = deque()
         #: Suspects that were given back; they come before `items` and may be passed over.
-        self.suspects: deque[Q] | None = None
+        self.suspects: _Suspects[Q] | None = None
         #: How many items wait.
         self.length = 0
 
@@ -96,7 +103,8 @@ class _Lane(Generic[Q]):
         if len(self.items) + len(self.suspects or ()) > 2 * self.length + _SWEEP_AT:
             self.items = deque(item for item in self.items if item.waiting)
             if self.suspects:
-                self.suspects = deque(item for item in self.suspects if item.waiting)
+                self.suspects = _Suspects(item for item in self.suspects if item.waiting)
+                self.suspects.waiting = len(self.suspects)
 
     def __iter__(self) -> Iterator[Q]:
         for part in (self.suspects, self.items):
@@ -108,12 +116,24 @@ class _Lane(Generic[Q]):
 class FairQueue(Generic[Q]):
     """Items in lanes by priority; first in, first out within a lane."""
 
-    __slots__ = ("_counts", "_lanes", "_longest", "_passed", "_pushes", "_relax_at", "length", "suspects")
+    __slots__ = (
+        "_counts",
+        "_lanes",
+        "_longest",
+        "_passed",
+        "_pushes",
+        "_relax_at",
+        "_suspect_counts",
+        "length",
+        "suspects",
+    )
 
     def __init__(self) -> None:
         #: The lanes of each priority, the next to be served first.
         self._lanes: list[OrderedDict[Hashable, _Lane[Q]]] = [OrderedDict() for _ in PRIORITIES]
+        #: How many items of each priority wait, and how many of them are suspects.
         self._counts = [0] * len(PRIORITIES)
+        self._suspect_counts = [0] * len(PRIORITIES)
         #: How many items wait, and how many of them are suspects.
         self.length = 0
         self.suspects = 0
@@ -182,11 +202,7 @@ class FairQueue(Generic[Q]):
             return self._pop_plain()
         if suspects or not self.suspects:
             return self._pop_from(self._choose_priority([p for p in PRIORITIES if self._counts[p]]), True)
-        eligible = [
-            priority
-            for priority in PRIORITIES
-            if any(lane.length > self._suspects_of(lane) for lane in self._lanes[priority].values())
-        ]
+        eligible = [priority for priority in PRIORITIES if self._counts[priority] > self._suspect_counts[priority]]
         return self._pop_from(self._choose_priority(eligible), False) if eligible else None
 
     def remove(self, item: Q) -> None:
@@ -224,11 +240,6 @@ class FairQueue(Generic[Q]):
             heapq.heappush(self._longest, (1 - backlog, when, key))
         return item
 
-    @staticmethod
-    def _suspects_of(lane: _Lane[Q]) -> int:
-        """How many suspects wait in a lane."""
-        return sum(item.waiting > 0 for item in lane.suspects or ())
-
     def _choose_priority(self, eligible: list[int]) -> int:
         """Choose which of these priorities is served: the most urgent, or one that was passed over often enough."""
         chosen = eligible[-1]
@@ -262,19 +273,16 @@ class FairQueue(Generic[Q]):
     def _pop_from(self, priority: int, suspects: bool) -> Q:
         """Take the next item of one priority; lanes that have only suspects keep their turn."""
         lanes = self._lanes[priority]
-        passed_over = []
-        while True:
+        if suspects:
             key, lane = lanes.popitem(last=False)
-            item = lane.pop(suspects)
-            if item is not None:
-                break
-            passed_over.append((key, lane))
+        else:
+            key = next(key for key, lane in lanes.items() if not lane.suspects or lane.length > lane.suspects.waiting)
+            lane = lanes.pop(key)
+        item = lane.pop(suspects)
+        assert item is not None  # the caller has looked at the counts
         self._count_out(item, lane)
         if lane.length:
             lanes[key] = lane
-        for key, lane in reversed(passed_over):
-            lanes[key] = lane
-            lanes.move_to_end(key, last=False)
         return item
 
     def _count_out(self, item: Q, lane: _Lane[Q]) -> None:
@@ -284,6 +292,9 @@ class FairQueue(Generic[Q]):
         self.length -= 1
         self._counts[item.priority] -= 1
         if item.suspect:
+            assert lane.suspects is not None  # it stood there
+            lane.suspects.waiting -= 1
+            self._suspect_counts[item.priority] -= 1
             self.suspects -= 1
         if not lane.length:
             self._lanes[item.priority].pop(item.lane, None)
@@ -306,8 +317,10 @@ class FairQueue(Generic[Q]):
         lane = self._add(item)
         if item.suspect:
             if lane.suspects is None:
-                lane.suspects = deque()
+                lane.suspects = _Suspects()
             bisect.insort(lane.suspects, item, key=_number)
+            lane.suspects.waiting += 1
+            self._suspect_counts[item.priority] += 1
             self.suspects += 1
         else:
             bisect.insort(lane.items, item, key=_number)

@@ -1,5 +1,7 @@
 """Which worker gets which request, and again after a loss."""
 
+from collections import OrderedDict
+
 import pytest
 from brokers import GmdpBroker, counters, every_dialect, failed
 from cores import MDP01, MDP02, ManualBroker
@@ -135,6 +137,45 @@ def test_W5_when_the_session_that_has_the_suspect_ends_another_may_have_the_next
     assert [(number, body) for number, (_, body) in broker.requests(b"second").items()] == [(1, [b"0"])]
     broker.session(b"second", 1, b"\x06")
     assert list(broker.requests(b"second")) == [2]
+
+
+def test_B12_a_lost_connection_looks_once_for_an_idle_worker_that_may_have_a_suspect():
+    """However many requests it had: each idle worker's connection has a suspect of another service."""
+    broker = GmdpBroker(attempts=3)
+    for number in range(3):
+        broker.call(b"client", number, service=b"other")
+        broker.register(b"first%d" % number, 1, service=b"other")
+    for number in range(3):
+        broker.feed(b"first%d" % number, MDP02.disconnect)
+    for number in range(3):
+        broker.register(b"idle%d" % number, 1, service=b"other")
+        broker.register(b"idle%d" % number, *range(2, 30))
+    service = broker.core.services[b"echo"]
+    broker.register(b"lost", *range(1, 50))
+    for worker in broker.core._registry.connections[b"lost"].workers.values():
+        service.idle.move_to_end(worker, last=False)
+    for number in range(49):
+        broker.call(b"caller", number, b"%d" % number)
+    assert len(broker.requests(b"lost")) == 49
+
+    looks = 0
+
+    class Idle(OrderedDict):
+        def __iter__(self):
+            nonlocal looks
+            for worker in super().__iter__():
+                looks += 1
+                yield worker
+
+    service.idle = Idle(service.idle)
+    assert len(service.idle) == 3 * 28
+    looks = 0
+    broker.feed(b"lost", MDP02.disconnect)
+    assert looks == 3 * 28
+    assert [request.body for request in service.queue] == [[b"%d" % number] for number in range(49)]
+    # A worker of another connection gets the first of them.
+    broker.register(b"next", 1)
+    assert [body for _, body in broker.requests(b"next").values()] == [[b"0"]]
 
 
 def test_W5_an_innocent_request_survives_any_number_of_poisoned_ones_on_its_connection_s_neighbours():

@@ -112,6 +112,12 @@ class FairQueueMachine(RuleBasedStateMachine):
         assert list(self.queue) == self.model.items()
         assert list(self.queue.heads()) == self.model.heads()
         assert self.queue.suspects == sum(item.suspect for item in self.model.items())
+        for lanes, counted in zip(self.queue._lanes, self.queue._suspect_counts, strict=True):
+            of_lanes = [lane.suspects.waiting for lane in lanes.values() if lane.suspects is not None]
+            assert of_lanes == [
+                sum(item.suspect for item in lane) for lane in lanes.values() if lane.suspects is not None
+            ]
+            assert counted == sum(of_lanes)
 
     @invariant()
     def what_it_remembers_is_bounded(self):
@@ -222,3 +228,31 @@ def test_taking_out_the_middle_of_a_long_backlog_costs_nothing_that_grows():
     (lane,) = queue._lanes[1].values()
     assert len(lane.items) <= 2 + fairqueue._SWEEP_AT
     assert queue.pop() is flood[0]
+
+
+@pytest.mark.parametrize("behind", [0, 50])
+def test_B12_suspects_are_passed_over_without_a_count(behind):
+    """Thousands wait, on each of whose connections a suspect runs: an idle session there asks for other requests."""
+    looks = 0
+
+    class Watched(Item):
+        @property
+        def waiting(self):
+            nonlocal looks
+            looks += 1
+            return self.place
+
+        @waiting.setter
+        def waiting(self, place):
+            self.place = place
+
+    queue = fairqueue.FairQueue()
+    for at in range(3_000):
+        queue.push_front(Watched(lane=at % 3, priority=1, suspect=True, waiting=0, number=at))
+    innocent = items(*["a"] * behind)
+    for item in innocent:
+        queue.push(item)
+    looks = 0
+    assert [queue.pop(False) for _ in range(behind)] == innocent
+    assert [queue.pop(False) for _ in range(1_000)] == [None] * 1_000
+    assert looks == 0
