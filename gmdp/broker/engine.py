@@ -15,6 +15,7 @@ The rules of this module:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -90,6 +91,8 @@ class BrokerEngine:
             core.trace()
         #: When mute workers are sent a HEARTBEAT; None: at the usual time.
         self._probe_at: float | None = None
+        #: When a tick first found the census changed, since its changes were last taken; infinity: none has.
+        self._changed_since = math.inf
         self._links: list[Link] = []
         #: The link on which libzmq asks the gate (ZAP); the context that belongs to this broker alone.
         self._zap_link: Link | None = None
@@ -177,21 +180,26 @@ class BrokerEngine:
 
     def on_caught_up(self, now: float) -> None:
         """Everything was read: connections that are closed by now have no message left to read."""
-        core, census = self._core, self._census
-        core.on_caught_up(now)
+        self._core.on_caught_up(now)
         # The frame may be large; what is decided later concerns no message in particular.
         self.link.last_frame = None
-        if census.changed:
-            census.changed = False
-            if len(self._heard) > len(census) + MAX_STALE:
-                self._heard.clear()
-            if census.closed and core.awaits_mute and self._probe_at is None:
-                self._probe_at = now + PROBE_DELAY
-            census.closed = False
-            for routing_id in census.take_gone():
-                core.on_connection_closed(routing_id, now)
-            self._count_connections(now)
-            core.connections = len(census)
+        if self._census.changed:
+            self._take_changes(now)
+
+    def _take_changes(self, now: float) -> None:
+        """Tell the core which connections are closed, and count them all."""
+        core, census = self._core, self._census
+        census.changed = False
+        self._changed_since = math.inf
+        if len(self._heard) > len(census) + MAX_STALE:
+            self._heard.clear()
+        if census.closed and core.awaits_mute and self._probe_at is None:
+            self._probe_at = now + PROBE_DELAY
+        census.closed = False
+        for routing_id in census.take_gone():
+            core.on_connection_closed(routing_id, now)
+        self._count_connections(now)
+        core.connections = len(census)
 
     def on_transport_connected(self, link: Link, now: float) -> None:
         """Never called: bound sockets do not connect."""
@@ -215,6 +223,11 @@ class BrokerEngine:
         if census.undecided and not self.owner.ready:
             census.judge()
             self._count_connections(now)
+        if census.changed:
+            # Other peers may send so much that there is always something more to read.
+            self._changed_since = min(self._changed_since, now)
+            if self._core.has_waited(self._changed_since, now):
+                self._take_changes(now)
         self._core.tick(now)
         if self._probe_at is not None and now >= self._probe_at:
             self._probe_at = None

@@ -124,3 +124,7 @@ class Gap:
     def may_judge(self, now: float) -> bool:
         """True if a peer that has been silent may be lost: no gap of this process explains the silence."""
         return now >= self.until
+
+    def has_waited(self, since: float, now: float) -> bool:
+        """True if what has waited `since` for the socket to be read empty need wait no longer."""
+        return now >= since + self._grace and self.may_judge(now)

@@ -389,6 +389,35 @@ MUTATIONS = {
     "ZMTP heartbeats are sent though they are off": Mutation(
         "io.link", "if times is not None:", "times = times or (2.5, 7.5)\n        if True:", "unit/io/test_dealers.py"
     ),
+    # Floods
+    "a flood keeps workers whose processes have ended": Mutation(
+        "core.broker.core",
+        "            self._registry.lose_long_unreachable(now)\n",
+        "            pass\n",
+        tests="unit/core/broker/test_registry.py::test_W1_a_flood_does_not_keep_a_busy_worker_whose_process_has_ended",
+    ),
+    "each failed message gives an unreachable worker more time": Mutation(
+        "core.broker.registry",
+        "        if unsent is None:\n            unsent = self.unreachable[connection] = set()\n"
+        "            connection.unreachable_since = now\n",
+        "        connection.unreachable_since = now\n        if unsent is None:\n"
+        "            unsent = self.unreachable[connection] = set()\n",
+        tests="unit/core/broker/test_registry.py::test_W1_a_flood_does_not_keep_a_busy_worker_whose_process_has_ended",
+    ),
+    "a blocked broker loses workers before it has read what they said": Mutation(
+        "core.liveness",
+        "return now >= since + self._grace and self.may_judge(now)",
+        "return now >= since + self._grace",
+        tests="unit/core/broker/"
+        "test_registry.py::test_B11_a_blocked_broker_reads_what_a_worker_said_before_its_connection_ended",
+    ),
+    "a flood keeps what clients that are gone have queued": Mutation(
+        "broker.engine",
+        "if self._core.has_waited(self._changed_since, now):",
+        "if False:",
+        tests="unit/broker/"
+        "test_engine.py::test_a_closed_connection_s_peer_is_gone_where_messages_tell_their_connection[True]",
+    ),
     # The broker: intake, replies, accounts and backlogs
     "a retry runs beside the first try": Mutation(
         "core.broker.intake",
@@ -979,7 +1008,7 @@ MUTATIONS = {
         "protocol/test_zmtp.py",
     ),
     "peers that are gone are remembered for ever": Mutation(
-        "broker.engine", "                self._heard.clear()\n", "                pass\n", "protocol/test_zmtp.py"
+        "broker.engine", "            self._heard.clear()\n", "            pass\n", "protocol/test_zmtp.py"
     ),
     "a closed socket's connections are not kept": Mutation(
         "io.lingering",

@@ -134,6 +134,10 @@ class BrokerCore:
         if self._registry.unreachable:
             self._registry.lose_unreachable(now)
 
+    def has_waited(self, since: float, now: float) -> bool:
+        """True if what has waited `since` for the socket to be read empty need wait no longer."""
+        return self._state.gap.has_waited(since, now)
+
     def feed(self, frames: list[bytes], now: float, user: str = "") -> None:
         """Take one whole message as received, routing id first, from a connection of `user`.
 
@@ -190,6 +194,8 @@ class BrokerCore:
         timers = self._state.timers
         if self._services.ending:
             self._services.end_in_bursts(now)
+        if self._registry.unreachable:
+            self._registry.lose_long_unreachable(now)
         for _ in range(BURST):
             item = timers.pop_due(now)
             if item is None:

@@ -339,6 +339,7 @@ class Connection(Target):
         "suspect",
         "timer",
         "token_flags",
+        "unreachable_since",
         "user",
         "workers",
     )
@@ -378,6 +379,8 @@ class Connection(Target):
         self.timer: list[Any] | None = None
         #: The flags of tokens that it understands.
         self.token_flags = TYPED_FAILURES
+        #: When sending to it first failed; infinity: it has not.
+        self.unreachable_since = math.inf
 
     def stands(self) -> bool:
         """Return True if it is registered."""

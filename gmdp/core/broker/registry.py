@@ -21,7 +21,8 @@ The rules of this module:
   connection is lost at the expiry, with or without work.  So is any where ``zmtp_heartbeats`` is off, except
   on inproc.  An RFC-only worker that was never heard while it worked has ``busy_timeout`` even then.
 * An unreachable connection is lost once there is nothing more to read: a worker that leaves
-  sends its answer and DISCONNECT before it closes.
+  sends its answer and DISCONNECT before it closes.  Other peers may send so much that there is always more;
+  then it is lost after an expiry.
 * Every table has a bound; the rule for newcomers beyond the bound stands beside it.
 """
 
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Hashable, Iterable
+from itertools import islice
 
 from ...protocol import extension, token
 from ...protocol.dialects import EMPTY, EXTENDED, MMI_PREFIX, Command, Dialect
@@ -42,7 +44,7 @@ from .delivery import Delivery
 from .options import BrokerOptions
 from .reasons import AUDITED, TABLES_FULL, DropReason, LossReason
 from .records import Connection, Request, Service, Worker
-from .services import Services
+from .services import BURST, Services
 from .state import BrokerState
 from .wording import describe_refusal
 
@@ -78,7 +80,7 @@ class Registry:
         self._refused: OrderedDict[Hashable, float] = OrderedDict()
         #: Mute connections: nothing was heard from them for two intervals.
         self.mute: dict[Connection, None] = {}
-        #: Connections to which sending failed, and the requests that could not be sent.
+        #: Connections to which sending failed, the first one first, and the requests that could not be sent.
         #: Messages that their workers sent earlier are still to be read.
         self.unreachable: dict[Connection, set[Request]] = {}
 
@@ -258,19 +260,34 @@ class Registry:
             connection = next(iter(self.unreachable))
             self.lose_connection(connection, LossReason.UNREACHABLE, now)
 
+    def lose_long_unreachable(self, now: float) -> None:
+        """Lose connections that are unreachable for so long that unread messages are no excuse: a burst of them."""
+        for connection in list(islice(self.unreachable, BURST)):
+            if not self._state.gap.has_waited(connection.unreachable_since, now):
+                return
+            self.lose_connection(connection, LossReason.UNREACHABLE, now)
+
     def send_failed(self, outgoing: Outgoing, full: bool, now: float) -> None:
         """A message to a worker could not be sent: the worker's socket is `full`, or its connection is closed."""
         target = outgoing.target
         if isinstance(target, Worker):
             if target.registered:
-                unsent = self.unreachable.setdefault(target.connection, set())
+                unsent = self._mark_unreachable(target.connection, now)
                 if target.request is not None:
                     unsent.add(target.request)
                 if full:
                     self.lose_connection(target.connection, LossReason.UNREACHABLE, now)
         elif isinstance(target, Connection) and not full and self.connections.get(target.key) is target:
             # A worker whose socket is full needs no HEARTBEAT: other messages are on their way to it.
-            self.unreachable.setdefault(target, set())
+            self._mark_unreachable(target, now)
+
+    def _mark_unreachable(self, connection: Connection, now: float) -> set[Request]:
+        """Sending to a connection has failed; returns the requests that could not be sent to it."""
+        unsent = self.unreachable.get(connection)
+        if unsent is None:
+            unsent = self.unreachable[connection] = set()
+            connection.unreachable_since = now
+        return unsent
 
     # Rights
 

@@ -86,6 +86,17 @@ def test_L1_the_end_of_a_connection_makes_the_broker_ask_for_mute_workers(monkey
         assert broker.statistics().queued == 1
 
 
+def test_W1_a_worker_that_has_ended_is_found_though_the_socket_is_never_read_empty(monkeypatch):
+    with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker, AsyncClient(broker.endpoint) as client:
+        with peers.dealer(broker.endpoint) as worker:
+            worker.send(b"MDPW02", b"\x01", b"it")
+            client.submit("it", b"x", timeout=60)
+            wait_until(lambda: broker._core.awaits_mute)
+            monkeypatch.setattr(broker._engine, "on_caught_up", lambda now: None)
+        wait_until(lambda: broker.statistics().lost_workers == {"unreachable": 1}, timeout=10)
+        assert broker.statistics().queued == 1
+
+
 def test_W2_a_frozen_workers_request_is_delivered_again_and_its_late_reply_dropped(worker_process):
     """The ZeroMQ thread of a frozen worker does not answer heartbeats, either."""
     with Broker("tcp://127.0.0.1:*", heartbeat_interval=0.1) as broker, AsyncClient(broker.endpoint) as client:
@@ -409,16 +420,31 @@ def test_a_secured_broker_has_a_context_of_its_own_that_ends_with_it(secured):
     assert broker._engine._own_context is not context
 
 
-def test_a_closed_connection_s_peer_is_gone_at_once_where_messages_tell_their_connection(secured):
-    broker, _ = secured
+class AnnsPeer(peers.Peer):
+    """A client without words for its end: its connection is closed, and nothing else is said."""
+
+    def prepare(self, socket):
+        socket.plain_username, socket.plain_password = b"ann", b"right"
+
+
+@pytest.mark.parametrize("flooded", [False, True])
+def test_a_closed_connection_s_peer_is_gone_where_messages_tell_their_connection(flooded, monkeypatch):
+    """At once; where the socket is never read empty, after an expiry."""
+    credentials = {"username": "ann", "password": "right"}
+    broker = Broker("tcp://127.0.0.1:*", plain_users=lambda name, password: True, heartbeat_interval=0.2)
     hold = Event()
-    with Worker(broker.endpoint, "ann.held", lambda r: hold.wait() and b"", username="worker", password="right"):
-        client = AsyncClient(broker.endpoint, username="ann", password="right")
-        client.submit("ann.held", b"runs")
-        client.submit("ann.held", b"waits")
-        wait_until(lambda: broker.statistics().queued == 1)
-        client.close()
+    with broker, Worker(broker.endpoint, "held", lambda request: hold.wait() and b"", **credentials):
+        wait_until(lambda: broker.statistics().workers == 1)
+        with AnnsPeer(zmq.DEALER, broker.endpoint) as client:
+            for body in (b"runs", b"waits"):
+                client.send(b"", b"MDPC02", b"\x01", b"held", body)
+            wait_until(lambda: broker.statistics().queued == 1)
+            if flooded:
+                monkeypatch.setattr(broker._engine, "on_caught_up", lambda now: None)
+            closed_at = monotonic()
         wait_until(lambda: broker.statistics().queued == 0)
+        assert not flooded or monotonic() - closed_at >= 0.6
+        assert broker.statistics().ended == {"client_gone": 1}
         hold.set()
 
 

@@ -12,6 +12,7 @@ from gmdp.core.broker.decisions import Outgoing, Refusal
 from gmdp.core.broker.options import BrokerOptions
 from gmdp.core.broker.reasons import DropReason
 from gmdp.core.broker.registry import MAX_PROBES
+from gmdp.core.broker.services import BURST
 from gmdp.protocol import extension, token
 
 
@@ -373,6 +374,70 @@ def test_L1_a_mute_worker_whose_process_has_ended_is_lost_by_its_next_heartbeat(
     assert counters(broker).lost_workers == {"unreachable": 1}
     assert not broker.core.awaits_mute
     assert broker.core.queued == 1
+
+
+def flooded(broker, seconds):
+    """Let time pass while other peers send so much that the socket is never read empty."""
+    until = broker.now + seconds
+    while broker.now < until:
+        broker.now = min(until, broker.now + 0.1)
+        broker.core.on_wake(broker.now)
+        broker.core.feed([b"stranger", b"junk"], broker.now)
+        broker.core.tick(broker.now)
+
+
+def fail_heartbeat(broker):
+    """A HEARTBEAT to the one worker fails: its process has ended."""
+    broker.core.send_failed(lost_heartbeat(broker), full=False, now=broker.now)
+
+
+def test_W1_a_flood_does_not_keep_a_busy_worker_whose_process_has_ended():
+    broker = ManualBroker(busy_timeout=1e6)
+    busy_worker(broker)
+    broker.advance(2 * INTERVAL)
+    fail_heartbeat(broker)
+    flooded(broker, EXPIRY - 0.2)
+    fail_heartbeat(broker)  # it is no later for that
+    assert list(broker.workers) == [b"W1"]
+    flooded(broker, 0.2)
+    assert counters(broker).lost_workers == {"unreachable": 1}
+    assert broker.core.queued == 1
+
+
+@pytest.mark.parametrize("count", [BURST, BURST + 1])
+def test_W1_a_flood_does_not_keep_many_workers_whose_connections_have_ended(count):
+    """A tick does only so much; the rest is due at once."""
+    broker = ManualBroker()
+    for number in range(count):
+        broker.ready(MDP02, b"%d" % number)
+    for connection in list(broker.core._registry.connections.values()):
+        broker.core.send_failed(Outgoing([*connection.address], connection, False), full=False, now=broker.now)
+    flooded(broker, INTERVAL)
+    for number in range(count):
+        broker.core.feed([b"%d" % number, *MDP02.heartbeat], broker.now)  # it was on its way
+    flooded(broker, EXPIRY - INTERVAL - 0.2)
+    assert len(broker.workers) == count
+    broker.now += 0.2
+    broker.core.on_wake(broker.now)
+    broker.core.tick(broker.now)
+    assert len(broker.workers) == count - BURST
+    assert count == BURST or broker.core.deadline() <= broker.now
+    broker.core.tick(broker.now)
+    assert broker.workers == {}
+
+
+def test_B11_a_blocked_broker_reads_what_a_worker_said_before_its_connection_ended():
+    broker = ManualBroker(busy_timeout=1e6)
+    address, _ = busy_worker(broker)
+    fail_heartbeat(broker)
+    broker.now += 10 * EXPIRY
+    broker.core.on_wake(broker.now)
+    broker.core.tick(broker.now)
+    broker.core.feed([b"W1", *MDP02.final(address, b"answer")], broker.now)
+    broker.core.on_caught_up(broker.now)
+    broker.collect()
+    assert broker.answers(MDP02, b"client") == [[b"answer"]]
+    assert counters(broker).lost_workers == {"unreachable": 1}
 
 
 def test_each_partial_starts_a_silent_workers_time_anew():
