@@ -38,6 +38,82 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = {
+    # The arbiter
+    "a reload that cannot succeed ends the gateway": Mutation(
+        "cli.prefork",
+        "        try:\n            self.app.check()\n        except (MDPError, OSError) as error:\n",
+        "        for error in ():\n",
+        tests="system/test_gateway.py::test_a_password_that_cannot_be_read_again_stops_nothing",
+    ),
+    "a process that cannot begin ends the gateway": Mutation(
+        "cli.prefork",
+        "            sys.exit(1)  # any other status",
+        "            raise  # any other status",
+        tests="system/test_gateway.py::test_a_password_that_cannot_be_read_again_stops_nothing",
+    ),
+    "SIGHUP kills a process that serves": Mutation(
+        "cli.prefork",
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)",
+        "pass",
+        tests="system/test_gateway.py::test_SIGHUP_to_a_process_that_serves_does_not_kill_it",
+    ),
+    # Whole answers and cut ones
+    "a whole answer is one piece for the time to read it": Mutation(
+        "http.slow_clients",
+        "MOST_AT_A_TIME = 65_536",
+        "MOST_AT_A_TIME = 2**40",
+        tests="unit/http/test_slow_clients.py::test_a_large_reply_is_given_up_as_early_as_a_stream",
+    ),
+    "a stream of HTTP/1.0 that is cut looks complete": Mutation(
+        "http.slow_clients",
+        "if was_late or (self._ends_with_connection and not self._is_complete):",
+        "if was_late:",
+        tests="unit/cli/test_prefork.py::test_a_stream_without_chunks_that_the_servers_end_cuts_is_not_complete",
+    ),
+    "the heads of all parts have no bound": Mutation(
+        "http.multipart",
+        "lines_left -= len(lines)",
+        "pass",
+        tests="unit/http/test_multipart.py::test_the_headers_of_all_parts_have_a_bound",
+    ),
+    "gunicorn reads a variable of its own": Mutation(
+        "cli.gateway",
+        '_NOT_FOR_GUNICORN = ("WEB_CONCURRENCY", "SCRIPT_NAME")',
+        '_NOT_FOR_GUNICORN = ("WEB_CONCURRENCY",)',
+        tests="system/test_gateway.py::test_variables_for_gunicorn_change_nothing",
+    ),
+    "a report that is nested deeply is a bug of the command": Mutation(
+        "cli.services",
+        "except (ValueError, RecursionError):",
+        "except ValueError:",
+        tests="unit/cli/test_services.py::test_what_a_foreign_broker_may_answer[deep]",
+    ),
+    "a table needs a standard output": Mutation(
+        "cli.printing",
+        "if sys.stdout is not None and sys.stdout.isatty()",
+        "if sys.stdout.isatty()",
+        tests="unit/cli/test_printing.py::test_a_table_without_standard_output_is_not_printed",
+    ),
+    # HTTP floods
+    "requests in a row keep all others waiting": Mutation(
+        "http.slow_clients",
+        "        gevent.sleep(0)  # between requests that arrive together, gunicorn never waits\n",
+        "",
+        tests="unit/http/test_slow_clients.py::test_a_client_that_sends_requests_in_a_row_leaves_others_their_turn",
+    ),
+    "chunks in a row keep all others waiting": Mutation(
+        "http.slow_clients",
+        "reader.parser = _read_in_turns(chunks)",
+        "pass",
+        tests="unit/http/test_slow_clients.py::"
+        "test_a_client_that_sends_chunks_without_a_pause_leaves_others_their_turn[small]",
+    ),
+    "the lines of an event are made one by one": Mutation(
+        "http.bodies",
+        """b"data: " + frame.replace(b"\\n", b"\\ndata: ") + b"\\n\\n\"""",
+        """b"".join(b"data: %b\\n" % line for line in frame.split(b"\\n")) + b"\\n\"""",
+        tests="unit/http/test_bodies.py::test_a_frame_of_many_lines_becomes_an_event_without_an_object_for_each",
+    ),
     # HTTP
     "an HTTP client that does not read is waited for": Mutation(
         "http.slow_clients",
