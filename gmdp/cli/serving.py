@@ -55,7 +55,11 @@ def print_when_registered(worker: Worker, line: str) -> None:
 
     def wait_and_print() -> None:
         wait_until_registered(worker)
-        print(line, flush=True)
+        try:
+            print(line, flush=True)
+        except OSError as error:
+            # Nobody reads it, and the worker serves all the same.
+            logging.getLogger("gmdp.cli").warning("%s (standard output: %s)", line, error.strerror)
 
     gevent.spawn(wait_and_print)
 

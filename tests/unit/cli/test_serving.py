@@ -1,9 +1,11 @@
 """A server runs until a signal, in this process."""
 
+import contextlib
 import gc
 import logging
 import os
 import signal
+import sys
 
 import gevent
 import pytest
@@ -91,6 +93,18 @@ def test_a_worker_is_announced_once_it_is_registered(unused_endpoint, capsys):
         printed = []
         with Broker(unused_endpoint):
             wait_until(lambda: printed.append(capsys.readouterr().out) or "serving\n" in printed)
+
+
+def test_a_worker_whose_output_nobody_takes_serves_all_the_same(unused_endpoint, monkeypatch, caplog):
+    with Broker(unused_endpoint), Worker(unused_endpoint, "svc", lambda request: b"") as worker:
+        with open("/dev/full", "w") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            print_when_registered(worker, "serving svc")
+            wait_until(lambda: caplog.messages)
+            monkeypatch.undo()
+            with contextlib.suppress(OSError):
+                full.close()
+    assert caplog.messages == ["serving svc (standard output: No space left on device)"]
 
 
 @pytest.mark.parametrize(
