@@ -1068,6 +1068,9 @@ MUTATIONS = {
     "a request that waits at its caller's end has expired": Mutation(
         "core.peer.client", "outcome is Outcome.EXPIRED and now", "False and now", "unit/core/peer/test_client.py"
     ),
+    "reports about many clients cost nothing": Mutation(
+        "core.broker.reports", "len(rows) + clients // CLIENTS_PER_ROW", "len(rows)", "unit/core/broker/test_reports.py"
+    ),
     "a large frame of the extension ends the broker": Mutation(
         "protocol.wire", "_CALLS, bytes(last)", "_CALLS, last", "unit/io/test_frames.py"
     ),

@@ -164,6 +164,11 @@ class FairQueue(Generic[Q]):
                         if item.waiting:
                             yield item
 
+    @property
+    def lane_count(self) -> int:
+        """How many lanes there are, of all priorities."""
+        return sum(map(len, self._lanes))
+
     def heads(self) -> Iterator[Q]:
         """The first item of each lane."""
         return (next(iter(lane)) for lanes in self._lanes for lane in lanes.values())

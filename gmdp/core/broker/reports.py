@@ -20,8 +20,9 @@ any but mmi.gmdp    from a user whom the  ``403``; a gmdp client hears the statu
 ==================  ====================  ====================================
 
 A list holds at most :data:`MAX_ROWS` rows; ``total`` says how many there are.  A report costs what
-its rows cost, and is charged to its asker: its user, or its connection.  A long report
-about everything is made anew only after :data:`FRESH` seconds.  No report contains a routing id.
+its rows cost, and the clients that were looked at for it, and is charged to its asker: its user, or
+its connection.  A long report about everything is made anew only after :data:`FRESH` seconds.  No
+report contains a routing id.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ FRESH = 0.1
 REPORT_RATE = 10_000.0
 #: The cost of a report besides its rows, in rows.
 REPORT_COST = 10
+#: So many clients that wait for a service cost as much as a row.
+CLIENTS_PER_ROW = 10
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ class Reports:
             made_at, encoded = self._recent[service]
             if now < made_at + FRESH:
                 return [FOUND, encoded]
-        made = report(view, name, now)
-        self._rates.charge(asker, now, sum(len(rows) for rows in made.values() if isinstance(rows, list)))
+        made, cost = report(view, name, now)
+        self._rates.charge(asker, now, cost)
         encoded = json.dumps(made, separators=(",", ":")).encode()
         if not name and len(encoded) > COSTLY:
             self._recent[service] = (now, encoded)
@@ -173,19 +176,18 @@ class Reports:
         )
 
 
-def _services(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
-    """The service `name`, or all of them."""
+def _services(view: BrokerView, name: bytes, now: float) -> tuple[dict[str, Any], int]:
+    """The service `name`, or all of them.  The oldest request of each is looked for among its clients."""
     chosen: Collection[Service] = view.services.values()
     if name:
         chosen = [view.services[name]] if name in view.services else []
-    rows = [
-        {"name": plain_name(service.name), **vars(service.statistics(now))}
-        for service in itertools.islice(chosen, MAX_ROWS)
-    ]
-    return {"total": len(chosen), "services": rows}
+    shown = list(itertools.islice(chosen, MAX_ROWS))
+    rows = [{"name": plain_name(service.name), **vars(service.statistics(now))} for service in shown]
+    clients = sum(service.queue.lane_count for service in shown)
+    return {"total": len(chosen), "services": rows}, len(rows) + clients // CLIENTS_PER_ROW
 
 
-def _workers(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
+def _workers(view: BrokerView, name: bytes, now: float) -> tuple[dict[str, Any], int]:
     """The workers of the service `name`, or all of them."""
     service = view.services.get(name)
     total = view.worker_count if not name else service.workers if service is not None else 0
@@ -203,7 +205,7 @@ def _workers(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
         for worker in itertools.islice(chosen, MAX_ROWS)
         for state, since in [_state_of(worker)]
     ]
-    return {"total": total, "workers": rows}
+    return {"total": total, "workers": rows}, len(rows)
 
 
 def _state_of(worker: Worker) -> tuple[str, float]:
@@ -214,12 +216,12 @@ def _state_of(worker: Worker) -> tuple[str, float]:
     return ("mute", service.mute[worker]) if worker in service.mute else ("idle", service.idle[worker])
 
 
-def _statistics(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
-    return view.statistics(now, with_services=False).as_dict()
+def _statistics(view: BrokerView, name: bytes, now: float) -> tuple[dict[str, Any], int]:
+    return view.statistics(now, with_services=False).as_dict(), 0
 
 
-def _broker(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
-    return {
+def _broker(view: BrokerView, name: bytes, now: float) -> tuple[dict[str, Any], int]:
+    about = {
         "name": view.about.name,
         "version": view.about.version,
         "state": "draining" if view.draining else "running",
@@ -230,9 +232,11 @@ def _broker(view: BrokerView, name: bytes, now: float) -> dict[str, Any]:
         "max_frames": view.options.max_frames,
         "max_frame_size": view.options.max_frame_size,
     }
+    return about, 0
 
 
-_REPORTS: dict[bytes, Callable[[BrokerView, bytes, float], dict[str, Any]]] = {
+#: What makes each report: the report, and what it costs in rows beside REPORT_COST.
+_REPORTS: dict[bytes, Callable[[BrokerView, bytes, float], tuple[dict[str, Any], int]]] = {
     b"mmi.services": _services,
     b"mmi.workers": _workers,
     b"mmi.statistics": _statistics,

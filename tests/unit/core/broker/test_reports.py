@@ -161,6 +161,19 @@ def test_X7_an_asker_pays_for_the_rows_it_asks_for():
     assert broker.answers(MDP02, b"greedy", service=b"mmi.services")[0][0] == b"200"
 
 
+def test_X7_an_asker_pays_for_the_clients_that_are_looked_at():
+    broker = ManualBroker()
+    for number in range(1_000):
+        broker.ask(MDP02, b"c%d" % number, b"x")
+    codes = []
+    for _ in range(200):
+        broker.advance(0.001)
+        broker.ask(MDP02, b"asker", b"echo", service=b"mmi.services")
+        codes += [code for code, *_ in broker.answers(MDP02, b"asker", service=b"mmi.services")]
+    # Each costs 1 row, 100 for the clients and 10 besides; 1.2 seconds have 12,000 rows.
+    assert 105 <= codes.count(b"200") <= 112
+
+
 @pytest.mark.parametrize("every", [0.001, 0.0317])
 def test_X7_an_asker_gets_so_many_rows_a_second_however_it_asks(every):
     """Also where the question empties the bucket, and the rows come when it is empty."""
