@@ -68,8 +68,8 @@ def serve(server: S, describe: Callable[[S], str], announce: Callable[[S, str], 
     """Start `server`, announce it, and run until a signal.
 
     SIGTERM, SIGINT and SIGHUP (a terminal is closed) drain; a second one ends the process at once.  A SIGHUP
-    that is ignored, as under nohup, stays so.  `describe` returns the line that announces the started server.
-    The line is printed, or given to `announce`, which may switch.
+    that is ignored, as under nohup, or handled already stays so.  `describe` returns the line that announces
+    the started server.  The line is printed, or given to `announce`, which may switch.
     """
     hub = gevent.get_hub()
     stopping = False
@@ -84,7 +84,7 @@ def serve(server: S, describe: Callable[[S], str], announce: Callable[[S, str], 
         hub.loop.run_callback_threadsafe(gevent.spawn, server.stop)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+        if number is not signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, on_signal)
     server.start()
     # All objects made so far stay.  A garbage collection that looks through them would be the longest pause of all.

@@ -100,7 +100,8 @@ class Installation:
         """A client of the broker, which is started on the first access; its calls take 0.8 of the test's deadline."""
         if self._client is None:
             # A call that nobody answers says why, before the test's deadline ends it.
-            self._client = AsyncClient(self.broker.endpoint, timeout=min(DEFAULT_TIMEOUT, 0.8 * self._seconds))
+            self._client = client = AsyncClient(self.broker.endpoint)
+            client._defaults = client._defaults._replace(timeout=min(DEFAULT_TIMEOUT, 0.8 * self._seconds))
             self._client.start()
         return self._client
 

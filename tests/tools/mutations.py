@@ -1193,7 +1193,7 @@ MUTATIONS = {
         "io.lifecycle",
         "            Lifecycle.stop(self, 0)\n",
         "            pass\n",
-        tests="unit/io/test_lifecycle.py::test_G3_a_start_or_stop_that_its_caller_s_timeout_ends_leaves_nothing_open",
+        tests="unit/io/test_lifecycle.py::test_G5_an_interrupt_at_the_end_of_a_start_leaves_nothing_open",
     ),
     "the child of a fork writes the parent's records": Mutation(
         "io.forks",

@@ -42,6 +42,7 @@ def exits(monkeypatch):
     monkeypatch.setattr(os, "_exit", statuses.append)
     monkeypatch.setattr(gc, "freeze", lambda: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it may be ignored where the tests run
     yield statuses
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -59,14 +60,15 @@ def test_it_is_announced_when_it_has_started_and_a_signal_stops_it(exits, number
     assert (server.calls, exits) == (["start", "stop"], [])
 
 
-def test_a_hangup_that_is_ignored_stays_ignored(exits):
-    """As under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, print])
+def test_a_hangup_that_is_ignored_or_handled_stays_so(exits, handler):
+    """As under nohup, and in the processes of `gmdp worker --processes`."""
+    signal.signal(signal.SIGHUP, handler)
     server, announced = Server(), []
     server.may_stop.set()
     serving = gevent.spawn(serve, server, lambda server: "ready", lambda *each: announced.append(each))
     wait_until(lambda: announced)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGHUP) is handler
     os.kill(os.getpid(), signal.SIGTERM)
     serving.get(timeout=20)
 

@@ -257,6 +257,22 @@ def test_G3_a_log_handler_that_raises_its_caller_s_timeout_leaves_nothing_open(u
     nothing_left()
 
 
+def test_G5_an_interrupt_at_the_end_of_a_start_leaves_nothing_open(unused_endpoint, nothing_left, monkeypatch):
+    broker = Broker(unused_endpoint)
+    advance = broker._advance
+
+    def interrupted(state, reason=""):
+        advance(state, reason)
+        if state is State.RUNNING:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(broker, "_advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        broker.start()
+    assert broker.closed
+    nothing_left()
+
+
 @pytest.mark.parametrize("where", ["main greenlet", "greenlet before the first owner"])
 def test_G3_a_log_handler_that_waits_shows_nobody_half_a_start(broker, monkeypatch, where):
     class Handler(logging.Handler):
