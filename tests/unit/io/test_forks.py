@@ -60,3 +60,25 @@ def test_the_child_of_a_fork_has_new_instances():
             os._exit(0 if client.state.value == "new" and client._owner is None else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert client.state.value == "running"
+
+
+class Loop:
+    def __init__(self):
+        self.reinits = 0
+
+    def reinit(self):
+        self.reinits += 1
+
+
+class FakeHub:
+    def __init__(self, loop):
+        self.loop = loop
+
+
+def test_the_loops_of_all_hubs_part_from_the_parent_s(registry, monkeypatch):
+    monkeypatch.setattr(forks, "_hubs", type(forks._instances)())
+    hubs = [FakeHub(Loop()), FakeHub(None)]  # the second one is gone
+    for hub in hubs:
+        forks.register_hub(hub)
+    forks._reinit_loops()
+    assert hubs[0].loop.reinits == 1

@@ -310,3 +310,32 @@ def starts(broker):
     with contextlib.suppress(BindError):  # ZeroMQ closes sockets in the background
         broker.start()
     return broker.started
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_second_start_waits_for_the_first(unused_endpoint, monkeypatch, fails):
+    broker, proceed = Broker(unused_endpoint), Event()
+    opened = broker._open
+
+    def slowly():
+        proceed.wait()
+        if fails:
+            raise BindError("taken")
+        return opened()
+
+    monkeypatch.setattr(broker, "_open", slowly)
+    first = gevent.spawn(broker.start)
+    wait_until(lambda: broker.state is State.STARTING)
+    second = gevent.spawn(broker.start)
+    wait_until(lambda: broker._start_waiters)
+    proceed.set()
+    if fails:
+        with pytest.raises(BindError):
+            first.get()
+        with pytest.raises(StateError, match="the start by another greenlet has failed: taken"):
+            second.get()
+    else:
+        gevent.joinall([first, second], raise_error=True)
+        assert broker.state is State.RUNNING
+        broker.stop()
+    assert broker.closed
