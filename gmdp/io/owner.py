@@ -10,6 +10,7 @@ The rules of this module:
 * A pass is bounded.  After :attr:`Owner.burst` messages other greenlets get their turn.
 * A descriptor is edge-triggered: EVENTS are read before every wait.
 * The hub may not have run for a while.  What the sockets have to tell is read before anything that was posted.
+* While the end of a connection is reported in part, what was posted waits: it might be sent there, and lost.
 * After each wait an owner looks whether its process was forked in C.
 * Only gmdp's own code runs unguarded in an owner (:mod:`.guarded`, :mod:`.logs`).
 * An owner that ends, for any reason, first answers all who wait for it.  Then it logs, and is gone
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from ..core.peer.connector import Connection
 
 _log = logs.QueuedLogger("gmdp.owner")
+
+#: Seconds between two looks for the last report of a connection's end, which usually comes within a millisecond.
+ENDING_INTERVAL = 0.001
 
 T = TypeVar("T")
 
@@ -140,6 +144,8 @@ class Owner:
         self.ready: set[Link] = set()
         #: Links that were used: their EVENTS are read before the next wait.
         self.used: set[Link] = set()
+        #: Links whose connection has ended, as was reported; the last report is about to come.
+        self._ending: set[Link] = set()
         self._waiter: Waiter | None = None
         #: True while a call of `wake` is planned for what was posted.
         self._wake_planned = False
@@ -246,6 +252,7 @@ class Owner:
         self._links.remove(link)
         self.ready.discard(link)
         self.used.discard(link)
+        self._ending.discard(link)
 
     def linger(self, link: Link, linger: float, until: float, listeners: int = 0, messages: bool = True) -> None:
         """Close `link` as :meth:`Link.linger` does; :attr:`lingers` is True until that has ended."""
@@ -285,6 +292,7 @@ class Owner:
         self._lingering.clear()
         self.ready.clear()
         self.used.clear()
+        self._ending.clear()
 
     def _planned_wake(self) -> None:
         self._wake_planned = False
@@ -322,11 +330,14 @@ class Owner:
             if mailbox:
                 if now > passed_at + self.idle_interval:
                     self._read_news(now)
-                steps += self._empty_mailbox()
+                if not self._ending:
+                    steps += self._empty_mailbox()
             passed_at = now
             due = now >= self._due_at  # compared once a pass: the next pass is never far
             if due:
                 ready.update(self._links)  # everything that waits is read before a peer is judged
+            if self._ending:
+                ready.update(self._ending)
             if ready:
                 for link in list(ready):
                     steps += self._read(link, now)
@@ -345,7 +356,10 @@ class Owner:
             if self._lingering:
                 self._due_at = min(self._due_at, *(lingering.due_at for lingering in self._lingering))
             try:
-                if not ready and not mailbox:
+                if not ready and self._ending:
+                    steps = 0
+                    self._wait(min(self._due_at, now + ENDING_INTERVAL))
+                elif not ready and not mailbox:
                     steps = 0
                     self._wait(self._due_at)
                 elif steps >= self.burst:
@@ -451,12 +465,15 @@ class Owner:
     def _after_reading(self, link: Link, now: float) -> None:
         self.ready.discard(link)
         established, gone = link.poll_connection(now)
+        if link.loss is not None and not gone:
+            self._ending.add(link)
         if link.transport_connected:
             link.transport_connected = False
             self._engine.on_transport_connected(link, now)
         if established:
             self._engine.on_connected(link, now)
         if gone and not link.closed:
+            self._ending.discard(link)
             # Messages that arrived before the loss count.
             while not link.closed and (frames := link.receive()) is not None:
                 self._engine.on_message(link, frames, now)

@@ -1071,6 +1071,9 @@ MUTATIONS = {
     "reports about many clients cost nothing": Mutation(
         "core.broker.reports", "len(rows) + clients // CLIENTS_PER_ROW", "len(rows)", "unit/core/broker/test_reports.py"
     ),
+    "what is posted goes to a connection that ends": Mutation(
+        "io.owner", "                if not self._ending:\n    ", "", "unit/io/test_owner.py"
+    ),
     "a large frame of the extension ends the broker": Mutation(
         "protocol.wire", "_CALLS, bytes(last)", "_CALLS, last", "unit/io/test_frames.py"
     ),

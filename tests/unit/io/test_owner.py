@@ -15,6 +15,7 @@ from waiting import wait_until
 
 from gmdp import AsyncClient
 from gmdp.exceptions import OwnerDied
+from gmdp.io.link import Link
 from gmdp.io.owner import Owner
 from gmdp.io.slots import Slot
 
@@ -226,6 +227,37 @@ def test_a_connection_is_reported_and_its_last_messages_come_before_its_end(owne
         router.close(1000)
     wait_until(lambda: "disconnected" in engine.calls)
     assert engine.messages == [[b"%d" % number] for number in range(100)]
+
+
+def test_G7_what_is_posted_waits_while_the_end_of_a_connection_is_reported_in_part(owner, engine, monkeypatch):
+    """It might be sent over that connection, and lost."""
+    parts, polled = [], []
+    poll = Link.poll_connection
+
+    def poll_connection(link, now):
+        polled.append(now)
+        established, gone = poll(link, now)
+        return established, (gone or link.loss is not None) and bool(parts)  # the last report is still to come
+
+    monkeypatch.setattr(Link, "poll_connection", poll_connection)
+    context = zmq.green.Context.instance()
+    link = owner.add_link(context.socket(zmq.DEALER), 10)
+    with context.socket(zmq.ROUTER) as router:
+        router.bind("tcp://127.0.0.1:*")
+        link.socket.set(zmq.RECONNECT_IVL, 60_000)
+        link.connect(router.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())
+        wait_until(lambda: "connected" in engine.calls)
+        router.close(0)
+    wait_until(lambda: link.loss is not None)
+    posted = []
+    owner.post(lambda: posted.append(link.closed))
+    looks = len(polled)
+    wait_until(lambda: len(polled) > looks + 3)
+    assert posted == []
+    parts.append("the last report")
+    wait_until(lambda: posted)
+    assert posted == [True]
+    wait_until(lambda: not owner._ending)
 
 
 # The end
