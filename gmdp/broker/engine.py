@@ -133,7 +133,7 @@ class BrokerEngine:
             gate.open(self, options.heartbeat_interval)
 
     def close(self) -> None:
-        """Close whatever is open, at once.  The owner need not have started."""
+        """Close everything that is open, at once.  The owner need not have started."""
         for link in self._links:
             link.close()
         if self._gate is not None:

@@ -233,7 +233,7 @@ class Lifecycle(abc.ABC):
             self._name_wait.end()
 
     def close(self) -> None:
-        """Close at once, whatever is being done.  No effect if closed.  Any thread, as for :meth:`stop`."""
+        """Close at once, and drop what is being done.  No effect if closed.  Any thread, as for :meth:`stop`."""
         self.stop(timeout=0)
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:

@@ -294,8 +294,7 @@ def is_call(frame: bytes) -> bool:
     """True if `frame` has the magic, version and length of a call frame."""
     magic = frame[:MAGIC_SIZE]
     if magic == _CALL_MAGIC:
-        # The two bytes at the end of the fixed part say how many follow them.
-        return _has_length(frame, CALL_SIZE)
+        return _has_field_size(frame, CALL_SIZE)
     return magic == CALL_MAGICS[1] and len(frame) in CALL_SIZES_1
 
 
@@ -303,13 +302,13 @@ def is_session(frame: bytes) -> bool:
     """True if `frame` has the magic, version and length of a session frame."""
     magic = frame[:MAGIC_SIZE]
     if magic == _SESSION_MAGIC:
-        return _has_length(frame, SESSION_SIZE)
+        return _has_field_size(frame, SESSION_SIZE)
     return magic == SESSION_MAGICS[1] and len(frame) == SESSION_SIZE
 
 
-def _has_length(frame: bytes, size: int) -> bool:
-    """True if as many bytes follow the fixed part, of `size` bytes, as the next two bytes say."""
-    return len(frame) - size - 2 == int.from_bytes(frame[size : size + 2], "big")
+def _has_field_size(frame: bytes, at: int) -> bool:
+    """True if the two bytes at `at` say how many bytes follow them."""
+    return len(frame) - at - 2 == int.from_bytes(frame[at : at + 2], "big")
 
 
 def to_milliseconds(time_left: float | None) -> int:

@@ -88,7 +88,7 @@ class WaitingObserver(HandlerObserver, Protocol):
 
 
 def run(owner: HandlerOwner, request: Request, work: Work, observer: HandlerObserver) -> None:
-    """Run the handler in a context of its own, and send what it yields; catch whatever it raises."""
+    """Run the handler in a context of its own, and send what it yields; catch all that it raises."""
     Context().run(_run, owner, request, work, observer)
 
 

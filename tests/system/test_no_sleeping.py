@@ -17,7 +17,6 @@ HANG = 10
 ALLOWED = {
     "system/test_forks.py: gevent.sleep(0.1)": "nothing is to happen, however long one waits",
     "unit/client/test_async_client.py: time.sleep(2)": "the hub is blocked for this long",
-    "unit/testing/test_deadline.py: gevent.sleep(0.2)": "time that does not count while the deadline pauses",
 }
 
 #: A line of a program in a string.

@@ -62,7 +62,7 @@ MUTATIONS = {
         "http.slow_clients",
         "MOST_AT_A_TIME = 65_536",
         "MOST_AT_A_TIME = 2**40",
-        tests="unit/http/test_slow_clients.py::test_a_large_reply_is_given_up_as_early_as_a_stream",
+        tests="unit/http/test_slow_clients.py::test_X3_a_client_that_does_not_read_a_large_reply_is_cut_off",
     ),
     "a stream of HTTP/1.0 that is cut looks complete": Mutation(
         "http.slow_clients",
@@ -224,8 +224,8 @@ MUTATIONS = {
     ),
     "queued requests never expire": Mutation(
         "core.broker.services",
-        "self._state.timers.arm(request, until)",
-        "self._state.timers.arm(request, 1e9)",
+        "self._timers.arm(request, until)",
+        "self._timers.arm(request, 1e9)",
     ),
     "an idle worker is forgotten": Mutation("core.broker.delivery", "        service.idle[worker] = now\n", ""),
     # Strangers

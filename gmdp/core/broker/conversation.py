@@ -81,7 +81,7 @@ class Conversation:
         self._connections = registry.connections
 
     def handle(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
-        """Take one message of a worker, of whatever kind."""
+        """Take one message of a worker, of any kind."""
         command, dialect, _, stack, _, _, session = message
         key: Hashable = (routing_id, *stack) if stack else routing_id
         connection = self._connections.get(key)

@@ -75,7 +75,7 @@ class Intake:
         self._reports = reports
 
     def handle(self, routing_id: bytes, message: Message, now: float, user: str) -> None:
-        """Take one message of a client, of whatever kind.
+        """Take one message of a client, of any kind.
 
         The order of the checks matters.  The user's rights come before any step that costs work
         or reveals something; the check for room comes last.

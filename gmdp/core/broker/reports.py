@@ -75,7 +75,7 @@ class About:
     def max_sessions(self) -> int:
         """Sessions that a worker's connection may have.
 
-        So few that the socket always has room for a request to each of them, whatever was sent
+        So few that the socket always has room for a request to each of them, however much was sent
         and not read before: ZeroMQ notices reads in steps of half a high-water mark.
         """
         return max(1, self.hwm // 2)

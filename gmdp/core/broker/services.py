@@ -165,7 +165,7 @@ class Services:
             noticed_at = request.deadline - notice_time(request.deadline - now)
             if noticed_at < until:
                 until = noticed_at
-        self._state.timers.arm(request, until)
+        self._timers.arm(request, until)
 
     def fail_those_without_worker(self, service: Service, now: float) -> None:
         """If the service has no worker left, end the requests that are to fail then: many of them in bursts."""

@@ -585,7 +585,7 @@ class Connector(abc.ABC, Generic[C, E]):
         self._open_at = now + delay
 
     def _close(self, connection: C, reason: CloseReason, after_sending: bool = False, detail: str = "") -> None:
-        """Close a connection, for whatever reason, and its socket."""
+        """Close a connection and its socket; `reason` says why."""
         if connection.phase not in USABLE:
             self._pending -= 1
         connection.become(Phase.CLOSED)

@@ -117,7 +117,8 @@ def test_letters_that_an_output_does_not_have_are_escaped(broker):
         assert process.line() == rf"serving gr\xf6\xdfe \u2603 for {broker.endpoint}"
 
 
-def test_a_table_without_standard_output_is_not_printed(monkeypatch):
+def test_a_table_without_standard_output_is_not_printed(monkeypatch, capfd):
     """Python has no standard output where its descriptor is closed."""
     monkeypatch.setattr("sys.stdout", None)
     print_table(("a", "b"), [("c", 1)])
+    assert capfd.readouterr() == ("", "")

@@ -73,20 +73,10 @@ def test_X3_a_client_that_does_not_read_a_stream_is_cut_off(server, endless, cap
     assert not any(record.exc_info for record in caplog.records)
 
 
-def test_X3_a_client_that_does_not_read_a_large_reply_is_cut_off(server, caplog):
-    """The reply is one piece; its server must not keep it for ever."""
-    with server.dial() as connection:
-        let_nothing_be_read(connection)
-        connection.sendall(many_frames(70))
-        wait_until(lambda: server.worker._requests)
-        wait_until(lambda: not server.worker._connections)
-        with pytest.raises(ConnectionResetError):
-            read_to_end(connection)
-
-
-def test_a_large_reply_is_given_up_as_early_as_a_stream(server, monkeypatch):
-    """As one piece, the reply would have two minutes."""
-    monkeypatch.setattr(slow_clients, "PACE", 1e5)
+@pytest.mark.parametrize("pace", [slow_clients.PACE, 1e5], ids=["", "as early as a stream"])
+def test_X3_a_client_that_does_not_read_a_large_reply_is_cut_off(server, monkeypatch, pace):
+    """The reply is one piece, which would have two minutes at the slower pace; its server must not keep it for ever."""
+    monkeypatch.setattr(slow_clients, "PACE", pace)
     with server.dial() as connection, gevent.Timeout(20):
         let_nothing_be_read(connection)
         connection.sendall(many_frames(70))

@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 import time
+import weakref
 
 import gevent
 import gevent.socket
@@ -51,7 +52,10 @@ def test_things_that_only_the_garbage_collector_frees_are_no_leaks():
     with no_leaks():
         cycle = [os.fdopen(os.open(os.devnull, os.O_RDONLY))]
         cycle.append(cycle)
+        watched = weakref.ref(cycle[0])
         del cycle
+        assert watched() is not None
+    assert watched() is None
 
 
 def test_a_new_descriptor_with_an_old_number_is_a_leak():

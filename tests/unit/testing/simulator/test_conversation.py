@@ -85,6 +85,8 @@ def test_an_answer_goes_to_the_address_of_the_last_request(broker):
 def test_a_request_to_another_service_redirects_no_answer(broker):
     broker.hears(b"one", CALL, b"", b"MDPC02", b"\x01", b"service", b"x")
     broker.hears(b"two", CALL, b"", b"MDPC02", b"\x01", b"another", b"x")
+    with pytest.raises(AssertionError, match="an answer goes to"):
+        broker.sends(b"two", PARTIAL, b"", b"MDPC02", b"\x02", b"service", b"part")
     broker.sends(b"one", PARTIAL, b"", b"MDPC02", b"\x02", b"service", b"part")
 
 
@@ -107,6 +109,8 @@ def test_nothing_follows_a_brokers_disconnect_until_the_worker_registers(broker)
 
 def test_a_brokers_disconnect_is_forgotten_after_an_expiry(broker):
     broker.sends(b"id", b"MDPW02", b"\x06")
+    with pytest.raises(AssertionError, match="after DISCONNECT"):
+        broker.sends(b"id", b"MDPW02", b"\x06")
     broker.clock += EXPIRY
     broker.hears(b"id", b"MDPW02", b"\x05")
     broker.sends(b"id", b"MDPW02", b"\x06")
